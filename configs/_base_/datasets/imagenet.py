@@ -1,0 +1,57 @@
+"""ImageNet-1k in class folders below data/imagenet/{train,val}; DINO's multi-crop, k-NN of [CLS] as validation."""
+
+train_dataloader = dict(
+    batch_size=128,  # per process; 8 of them make the published 1024
+    num_workers=16,
+    persistent_workers=True,
+    pin_memory=True,
+    drop_last=True,
+    sampler=dict(type='EpochSampler', shuffle=True),
+    collate_fn=dict(type='collate_samples'),
+    dataset=dict(
+        type='ImageDataset',
+        data_root='data/imagenet/train',
+        transform=dict(
+            type='MultiCrop',
+            global_size=224,
+            global_scale=(0.25, 1.0),
+            local_size=96,
+            local_scale=(0.05, 0.25),
+            num_local=10,
+            num_query=0,
+        ),
+    ),
+)
+
+# Features of the training images are the bank in which the validation images look for neighbours.
+val_dataloader = dict(
+    batch_size=128,
+    num_workers=8,
+    persistent_workers=True,
+    sampler=dict(type='EpochSampler', shuffle=False),
+    collate_fn=dict(type='collate_samples'),
+    dataset=dict(
+        type='ImageDataset',
+        data_root='data/imagenet/val',
+        with_label=True,
+        on_unreadable='raise',
+        transform=dict(type='ResizeCentreCrop', resize=256, size=224),
+    ),
+)
+val_cfg = dict(
+    type='FeatureEvalLoop',
+    bank_dataloader=dict(
+        batch_size=128,
+        num_workers=8,
+        sampler=dict(type='EpochSampler', shuffle=False),
+        collate_fn=dict(type='collate_samples'),
+        dataset=dict(
+            type='ImageDataset',
+            data_root='data/imagenet/train',
+            with_label=True,
+            on_unreadable='raise',
+            transform=dict(type='ResizeCentreCrop', resize=256, size=224),
+        ),
+    ),
+)
+val_evaluator = dict(type='WeightedKNN', k=(10, 20), temperature=0.07)

@@ -1,0 +1,5 @@
+"""Ablation of ADCLR ViT-S/16: query loss weighted by 2."""
+
+_base_ = ['../vits16_in1k.py']
+
+model = dict(query_weight=2.0)

@@ -1,0 +1,5 @@
+"""Ablation of ADCLR ViT-S/16: a query token also reads the tokens of its own crop."""
+
+_base_ = ['../vits16_in1k.py']
+
+model = dict(backbone=dict(query_keys='image+self'))

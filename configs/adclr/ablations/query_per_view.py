@@ -1,0 +1,5 @@
+"""Ablation of ADCLR ViT-S/16: colours of a query crop drawn anew for each view, so that copying pixels does not solve the term."""
+
+_base_ = ['../vits16_in1k.py']
+
+train_dataloader = dict(dataset=dict(transform=dict(query_photometric='per_view')))

@@ -1,0 +1,5 @@
+"""Ablation of ADCLR ViT-S/16: query crops of 25 to 50 % of the image."""
+
+_base_ = ['../vits16_in1k.py']
+
+train_dataloader = dict(dataset=dict(transform=dict(query_scale=(0.25, 0.5))))

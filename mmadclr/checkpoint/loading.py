@@ -1,0 +1,39 @@
+"""Strict loading of our checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.runner.checkpoint import _load_checkpoint
+from torch import Tensor, nn
+
+
+def check_state_dict(model: nn.Module, filename: str | Path) -> dict[str, Tensor]:
+    """State dict of a checkpoint, once it is certain that it fits ``model`` in every key and shape.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no checkpoint, or one of another model; names the keys that differ.
+    """
+    if not Path(filename).is_file():
+        raise FileNotFoundError(f'checkpoint {filename} does not exist')
+    try:
+        checkpoint = _load_checkpoint(str(filename), map_location='cpu')
+        state = checkpoint.get('state_dict', checkpoint)
+    except Exception as error:
+        raise ValueError(f'{filename} cannot be read as a checkpoint: {error}') from error
+    shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    differing = sorted({name for name, _ in shapes.items() ^ expected.items()})
+    if differing:
+        examples = '; '.join(f'{n}: file {shapes.get(n, "-")}, model {expected.get(n, "-")}' for n in differing[:4])
+        raise ValueError(
+            f'{filename} does not fit the model of the config: {len(differing)} of {len(expected)} tensors differ ({examples}). '
+            'Use the config the checkpoint was trained with.'
+        )
+    return state
+
+
+def load_strictly(model: nn.Module, filename: str | Path) -> None:
+    """Loads a checkpoint of this very model. Raises: see :func:`check_state_dict`."""
+    model.load_state_dict(check_state_dict(model, filename))

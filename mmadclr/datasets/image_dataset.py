@@ -1,0 +1,142 @@
+"""Images from anywhere, with reproducible randomness and an account of files that cannot be read."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from mmengine.dist import barrier, is_main_process
+from PIL import Image
+from torch.utils.data import Dataset
+
+from mmadclr.datasets.readers import read_class_folders, read_folder, read_list
+from mmadclr.datasets.shapes import write_shapes
+from mmadclr.datasets.transforms import ImageTooSmallError
+from mmadclr.registry import DATASETS, TRANSFORMS
+
+# What Pillow raises for files that are truncated, no image at all, or absurdly large.
+READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+class UnreadableImageError(RuntimeError):
+    """An image could not be read, or too many could not."""
+
+
+@DATASETS.register_module()
+class ImageDataset(Dataset):
+    """Images of a folder, of class folders or of a text list; no annotation file is needed.
+
+    Keys are ``index`` or, from ``EpochSampler``, ``(epoch, index)``. The transform gets a random generator seeded with
+    (seed, epoch, index), so a sample does not depend on the number of workers, processes or earlier samples.
+
+    Args:
+        data_root: Folder of the images, searched at any depth.
+        transform: Config of the transform, called with ``image``, ``rng``, ``index`` and, where known, ``label``.
+        ann_file: Text list of paths relative to ``data_root``; all images below it by default.
+        with_label: Labels from the class folders, or from the second column of the list.
+        seed: Seed of the transform.
+        on_unreadable: ``'raise'``, or ``'substitute'`` the next image that can be read and name the failure in
+            ``unreadable``; ``UnreadableImageHook`` logs, counts and limits those.
+
+    Raises:
+        FileNotFoundError, ValueError: See the readers.
+        UnreadableImageError: From ``dataset[key]``, with ``'raise'`` or if no image can be read.
+    """
+
+    def __init__(
+        self,
+        data_root: str,
+        transform: dict,
+        ann_file: str | None = None,
+        with_label: bool = False,
+        seed: int = 0,
+        on_unreadable: str = 'substitute',
+    ) -> None:
+        if on_unreadable not in ('raise', 'substitute'):
+            raise ValueError(f"on_unreadable={on_unreadable!r}: choose 'raise' or 'substitute'")
+        self.data_root = Path(data_root)
+        if ann_file is not None:
+            listing = read_list(ann_file, data_root, with_label)
+        else:
+            listing = read_class_folders(data_root) if with_label else read_folder(data_root)
+        # One array of bytes, not a million strings: workers share its memory instead of copying reference counts.
+        self._paths = np.array([os.fsencode(path) for path in listing.paths])
+        self.labels = None if listing.labels is None else np.array(listing.labels)
+        self.metainfo = dict(classes=listing.classes)
+        self.transform = TRANSFORMS.build(transform)
+        self.seed = seed
+        self.on_unreadable = on_unreadable
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def path(self, index: int) -> Path:
+        return self.data_root / os.fsdecode(bytes(self._paths[index]))
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        unreadable = []
+        for offset in range(len(self)):
+            try:
+                sample = self._sample(epoch, (index + offset) % len(self))
+            except UnreadableImageError as error:
+                if self.on_unreadable == 'raise':
+                    raise
+                unreadable.append(str(error))
+            else:
+                return {**sample, 'unreadable': unreadable}
+        raise UnreadableImageError(f'none of the {len(self)} images below {self.data_root} can be read: {unreadable[0]}')
+
+    def _sample(self, epoch: int, index: int) -> dict:
+        path = self.path(index)
+        results = {'index': index, 'rng': np.random.default_rng((self.seed, epoch, index))}
+        if self.labels is not None:
+            results['label'] = int(self.labels[index])
+        try:
+            results['image'] = load_rgb(path)
+        except READ_ERRORS as error:
+            raise UnreadableImageError(f'{path}: {error or type(error).__name__}') from error
+        try:
+            return self.transform(results)
+        except ImageTooSmallError as error:
+            raise UnreadableImageError(f'{path}: {error}') from error
+
+
+@DATASETS.register_module()
+class ShapesDataset(ImageDataset):
+    """The generated set of :mod:`mmadclr.datasets.shapes`, drawn on first use.
+
+    Args:
+        data_root: Folder of the set, shared by its splits.
+        split: ``'train'`` or ``'val'``.
+        num_train, num_val, image_size, draw_seed: What to draw; see ``write_shapes``.
+        **kwargs: See ``ImageDataset``.
+    """
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str,
+        num_train: int = 3000,
+        num_val: int = 1000,
+        image_size: int = 64,
+        draw_seed: int = 0,
+        **kwargs,
+    ) -> None:
+        if is_main_process():
+            write_shapes(data_root, num_train, num_val, image_size, draw_seed)
+        barrier()
+        super().__init__(str(Path(data_root) / split), **kwargs)
+
+
+def load_rgb(path: str | Path) -> Image.Image:
+    """Decodes an image file of any Pillow mode to 8-bit RGB; 16-bit grey levels are scaled, not cut off at 255."""
+    with warnings.catch_warnings(), Image.open(path) as image:
+        warnings.simplefilter('ignore')  # palette transparency, odd EXIF blocks: the pixels are fine
+        image.load()
+        if image.mode.startswith('I;16') or image.mode == 'I':
+            levels = np.asarray(image).astype(np.int64)
+            image = Image.fromarray((levels.clip(0, 65535) >> 8).astype(np.uint8))
+        return image.convert('RGB')

@@ -1,0 +1,109 @@
+"""Hooks that keep a pretraining run correct: teacher, randomness, finite losses, readable files, throughput."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from mmadclr.datasets.image_dataset import UnreadableImageError
+from mmadclr.registry import HOOKS
+
+
+@HOOKS.register_module()
+class TeacherUpdateHook(Hook):
+    """Moves teacher and centres after every *optimizer* step, also when gradients of several batches accumulate."""
+
+    def before_train(self, runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.handle = runner.optim_wrapper.optimizer.register_step_post_hook(lambda *_: model.after_step())
+
+    def after_train(self, runner) -> None:
+        self.handle.remove()
+
+
+@HOOKS.register_module()
+class EpochSeedHook(Hook):
+    """Seeds torch at the start of every epoch from (seed, epoch, rank): a resumed run drops the same paths."""
+
+    priority = 'HIGH'
+
+    def before_train_epoch(self, runner) -> None:
+        key = f'{runner.seed}/{runner.epoch}/{runner.rank}'.encode()
+        torch.manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], 'big'))
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stops training at a loss that is not finite, naming what it can.
+
+    Args:
+        interval: Iterations between checks; every check waits for the device.
+    """
+
+    def __init__(self, interval: int = 1) -> None:
+        self.interval = interval
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        broken = [name for name, value in outputs.items() if not torch.isfinite(value).all()]
+        if broken:
+            raise FloatingPointError(
+                f'{", ".join(broken)} not finite at iteration {runner.iter} (epoch {runner.epoch}, rank {runner.rank}), '
+                f'images {data_batch["index"].tolist()}. The last checkpoint in {runner.work_dir} is from before; '
+                'lower the learning rate, clip gradients (optim_wrapper.max_norm) or use precision fp32.'
+            )
+
+
+@HOOKS.register_module()
+class UnreadableImageHook(Hook):
+    """Accounts for images that could not be read: one line each, a count per epoch, an end when there are too many.
+
+    Args:
+        max_unreadable: Number of distinct unreadable images above which training stops.
+    """
+
+    def __init__(self, max_unreadable: int = 100) -> None:
+        self.max_unreadable = max_unreadable
+        self.seen: set[str] = set()
+
+    def before_train_epoch(self, runner) -> None:
+        self.in_epoch: list[str] = []
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        self.in_epoch += data_batch['unreadable']
+        self._report(runner, data_batch['unreadable'])
+        if len(self.seen) > self.max_unreadable:
+            raise UnreadableImageError(
+                f'{len(self.seen)} images cannot be read, more than max_unreadable={self.max_unreadable}; repair or remove '
+                f'them, or raise the limit of UnreadableImageHook. The last one: {self.in_epoch[-1]}'
+            )
+
+    def after_train_epoch(self, runner) -> None:
+        # Loggers of other processes than the first are silent, so theirs are told here.
+        everywhere = [message for part in dist.all_gather_object(self.in_epoch) for message in part]
+        self._report(runner, everywhere)
+        if everywhere:
+            runner.logger.warning(f'epoch {runner.epoch + 1}: {len(everywhere)} unreadable images were replaced')
+
+    def _report(self, runner, messages: list[str]) -> None:
+        for message in messages:
+            if message not in self.seen:
+                self.seen.add(message)
+                runner.logger.warning(f'unreadable image, replaced by the next one: {message}')
+
+
+@HOOKS.register_module()
+class ThroughputHook(Hook):
+    """Adds images per second, over all processes, to the log."""
+
+    priority = 55  # after IterTimerHook (50), which measures, and before LoggerHook (60), which prints
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        seconds = runner.message_hub.get_scalar('train/time').current()
+        images = len(data_batch['index']) * runner.world_size
+        runner.message_hub.update_scalar('train/images_per_s', images / max(seconds, 1e-9))

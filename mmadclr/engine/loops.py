@@ -1,0 +1,47 @@
+"""Evaluation of frozen features inside mmengine's runner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmengine.runner import BaseLoop, Runner
+
+from mmadclr.evaluation.features import extract_features
+from mmadclr.registry import LOOPS, METRICS
+
+
+@LOOPS.register_module()
+class FeatureEvalLoop(BaseLoop):
+    """Extracts features of a bank and of the evaluation images, and hands both to the evaluators.
+
+    Serves as validation during pretraining (``val_cfg``) and as the test of a checkpoint.
+
+    Args:
+        runner, dataloader, evaluator: Filled in by the runner; ``evaluator`` holds configs from the metric registry,
+            called with ``(bank, bank_labels, features, labels)`` and returning named numbers.
+        bank_dataloader: Loader of the labelled images that predictions are drawn from.
+    """
+
+    def __init__(self, runner, dataloader: dict, evaluator: dict | Sequence[dict], bank_dataloader: dict) -> None:
+        super().__init__(runner, dataloader)
+        self.bank_dataloader = Runner.build_dataloader(bank_dataloader, seed=runner.seed)
+        evaluators = [evaluator] if isinstance(evaluator, dict) else evaluator
+        self.evaluators = [METRICS.build(each) for each in evaluators]
+        if self.bank_dataloader.dataset.metainfo != self.dataloader.dataset.metainfo:
+            raise ValueError(
+                f'{self.bank_dataloader.dataset.data_root} and {self.dataloader.dataset.data_root} hold different classes: '
+                'the labels of the one mean nothing in the other'
+            )
+
+    def run(self) -> dict[str, float]:
+        """Returns the metrics, after logging them through the hooks."""
+        self.runner.call_hook('before_val')
+        self.runner.call_hook('before_val_epoch')
+        bank = extract_features(self.runner.model, self.bank_dataloader)
+        features = extract_features(self.runner.model, self.dataloader)
+        metrics: dict[str, float] = {}
+        for evaluate in self.evaluators:
+            metrics |= evaluate(*bank, *features)
+        self.runner.call_hook('after_val_epoch', metrics=metrics)
+        self.runner.call_hook('after_val')
+        return metrics

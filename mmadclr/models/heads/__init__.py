@@ -1,0 +1,3 @@
+from mmadclr.models.heads.dino_head import DINOHead
+
+__all__ = ['DINOHead']

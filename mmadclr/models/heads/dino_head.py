@@ -1,0 +1,71 @@
+"""Projection head of DINO."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmadclr.models.init import init_linear_layers
+from mmadclr.registry import MODELS
+
+
+class Prototypes(nn.Module):
+    """Weight-normed linear layer without bias: ``logits = x (g v / |v|)^T``, one row of ``v`` per prototype.
+
+    Keys ``weight_g`` (K, 1) and ``weight_v`` (K, D) are those of published checkpoints.
+    """
+
+    def __init__(self, in_dim: int, num_prototypes: int, learn_norm: bool) -> None:
+        super().__init__()
+        linear = nn.Linear(in_dim, num_prototypes, bias=False)
+        self.weight_v = linear.weight
+        self.weight_g = nn.Parameter(linear.weight.new_ones(num_prototypes, 1), requires_grad=learn_norm)
+
+    def init_weights(self) -> None:
+        """torch's default for linear layers, norm 1: DINO initialises this layer before it sets std .02 elsewhere."""
+        bound = self.weight_v.shape[1] ** -0.5
+        nn.init.uniform_(self.weight_v, -bound, bound)
+        nn.init.ones_(self.weight_g)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> logits (..., K)."""
+        return F.linear(x, self.weight_g * F.normalize(self.weight_v, dim=1))
+
+
+@MODELS.register_module()
+class DINOHead(nn.Module):
+    """MLP, L2 normalisation, weight-normed prototypes (facebookresearch/dino, ``vision_transformer.py: DINOHead``).
+
+    Args:
+        in_dim: Channels D of the backbone.
+        out_dim: Number K of prototypes.
+        hidden_dim, bottleneck_dim, num_layers: Sizes of the MLP.
+        norm_last_layer: Keep the norm of every prototype at 1. True stabilises larger models, False lifts small ones.
+        init: Scheme of the MLP, ``'dino'`` or ``'xavier'``.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int = 65536,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        num_layers: int = 3,
+        norm_last_layer: bool = True,
+        init: str = 'dino',
+    ) -> None:
+        super().__init__()
+        widths = [in_dim] + [hidden_dim] * (num_layers - 1) + [bottleneck_dim]
+        layers: list[nn.Module] = []
+        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(width_in, width_out), nn.GELU()]
+        self.mlp = nn.Sequential(*layers[:-1]) if num_layers > 1 else layers[0]
+        self.last_layer = Prototypes(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)
+        self.init = init
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        init_linear_layers(self.mlp, self.init)
+        self.last_layer.init_weights()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (..., D) -> logits (..., K)."""
+        return self.last_layer(F.normalize(self.mlp(x), dim=-1))

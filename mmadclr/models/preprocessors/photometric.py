@@ -1,0 +1,116 @@
+"""Photometric augmentation of image batches, equal to Pillow's 8-bit arithmetic.
+
+All functions take and return float tensors (N, 3, H, W) that hold integers in [0, 255]; per-image parameters are
+tensors (N,). DINO augments with torchvision on PIL images, which rounds to 8 bits after every operation; repeating that
+rounding keeps a batch on the device equal to the published pipeline, image by image.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GREY_WEIGHTS = (19595, 38470, 7471)  # Pillow, Convert.c: ITU-R 601-2 luma in 1/65536
+
+
+def to_grey(x: Tensor) -> Tensor:
+    """Luma (N, 1, H, W) of RGB images."""
+    red, green, blue = x.unbind(dim=1)
+    weighted = GREY_WEIGHTS[0] * red + GREY_WEIGHTS[1] * green + GREY_WEIGHTS[2] * blue
+    return ((weighted + 32768) / 65536).floor().unsqueeze(1)
+
+
+def blend(base: Tensor, x: Tensor, factor: Tensor) -> Tensor:
+    """``base + factor * (x - base)`` cut to [0, 255] and truncated, as ``PIL.Image.blend``."""
+    return (base + _per_image(factor) * (x - base)).clamp_(0, 255).floor_()
+
+
+def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
+    return blend(torch.zeros_like(x), x, factor)
+
+
+def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
+    mean = to_grey(x).to(torch.float64).mean(dim=(1, 2, 3), keepdim=True)
+    return blend((mean + 0.5).floor().to(x.dtype), x, factor)
+
+
+def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
+    return blend(to_grey(x), x, factor)
+
+
+def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
+    """Turns the hue by ``shift`` (a fraction of the circle in [-0.5, 0.5]) in Pillow's 8-bit HSV space."""
+    hue, saturation, value = _rgb_to_hsv(x)
+    return _hsv_to_rgb(torch.remainder(hue + _per_image(shift * 255)[:, 0].trunc(), 256), saturation, value)
+
+
+def gaussian_blur(x: Tensor, radius: Tensor) -> Tensor:
+    """Blur of standard deviation ``radius`` pixels, as ``PIL.ImageFilter.GaussianBlur``: three box blurs an axis."""
+    weights = _box_weights(radius).to(x)
+    for dim in (3, 2):
+        for _ in range(3):
+            x = _box_blur(x, weights, dim)
+    return x
+
+
+def solarise(x: Tensor, threshold: int = 128) -> Tensor:
+    """Inverts values that are not below ``threshold``."""
+    return torch.where(x < threshold, x, 255 - x)
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def _rgb_to_hsv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Hue, saturation, value, each (N, H, W) and an integer in [0, 255] (Pillow, Convert.c: ``rgb2hsv_row``)."""
+    red, green, blue = x.float().unbind(dim=1)
+    value, low = x.float().amax(dim=1), x.float().amin(dim=1)
+    chroma = value - low
+    rc, gc, bc = ((value - channel) / chroma.clamp(min=1) for channel in (red, green, blue))
+    # Stored in single, computed in double precision: values on the edge of an integer depend on it.
+    second, third = (2 + rc.double() - bc).float(), (4 + gc.double() - rc).float()
+    sector = torch.where(red == value, bc - gc, torch.where(green == value, second, third))
+    hue = (torch.remainder(sector.double() / 6 + 1, 1).float().double() * 255).trunc().float()
+    saturation = ((chroma / value.clamp(min=1)).double() * 255).trunc().float()
+    grey = chroma == 0
+    return hue.masked_fill(grey, 0), saturation.masked_fill(grey, 0), value
+
+
+def _hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """Inverse of :func:`_rgb_to_hsv` with Pillow's rounding (Convert.c: ``hsv2rgb_row``) -> (N, 3, H, W)."""
+    position = hue.double() * 6 / 255
+    sector = position.floor()
+    fraction = (position - sector).float().double()
+    fs = (saturation.double() / 255).float().double()
+    p = _round_half_up(value * (1 - fs))
+    q = _round_half_up(value * (1 - fs * fraction))
+    t = _round_half_up(value * (1 - fs * (1 - fraction)))
+    v = value
+    # Red, green and blue for each of the six sectors.
+    table = torch.stack((v, q, p, p, t, v, t, v, v, q, p, p, p, p, t, v, v, q)).unflatten(0, (3, 6))
+    index = torch.remainder(sector, 6).long().expand(3, 1, *hue.shape)
+    return table.gather(1, index)[:, 0].transpose(0, 1)
+
+
+def _round_half_up(x: Tensor) -> Tensor:
+    return (x.float() + 0.5).floor().clamp_(0, 255)
+
+
+def _box_weights(radius: Tensor, passes: int = 3) -> Tensor:
+    """(N, 2r + 1) taps of the box whose ``passes``-fold use has standard deviation ``radius`` (Pillow, BoxBlur.c)."""
+    variance = radius.double() ** 2 / passes
+    whole = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    reach = int(whole.max().item()) + 1
+    offsets = torch.arange(-reach, reach + 1, device=radius.device).abs()
+    covered = torch.where(offsets <= whole[:, None], 1.0, torch.where(offsets == whole[:, None] + 1, part[:, None], 0.0))
+    return covered / (2 * (whole + part) + 1)[:, None]
+
+
+def _box_blur(x: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """One pass of an axis-wise weighted mean with repeated border pixels, rounded to integers."""
+    reach, size = weights.shape[1] // 2, x.shape[dim]
+    padding = (reach, reach, 0, 0) if dim == 3 else (0, 0, reach, reach)
+    padded = F.pad(x, padding, mode='replicate')
+    taps = (_per_image(weights[:, k]) * padded.narrow(dim, k, size) for k in range(weights.shape[1]))
+    return (sum(taps) + 0.5).floor_()

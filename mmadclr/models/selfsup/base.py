@@ -1,0 +1,85 @@
+"""What the self-distillation methods share: a student, its moving-average teacher, and features for evaluation."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from copy import deepcopy
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from mmadclr.models.losses.self_distillation import SelfDistillationLoss
+from mmadclr.registry import MODELS
+
+
+class SelfDistillation(BaseModel):
+    """Student and teacher of one architecture; the teacher is the moving average of the student.
+
+    The teacher holds no gradient, shares no storage with the student and stays in evaluation mode (so it never drops
+    paths). :meth:`after_step` moves it, and the centres of the losses, once per *optimizer* step.
+
+    Args:
+        backbone, head: Configs of the two parts, built once for the student and copied for the teacher. The head's
+            ``in_dim`` is the backbone's width.
+        data_preprocessor: Config of the preprocessor; ``ViewPreprocessor`` by default.
+        teacher_momentum: Share of the old teacher kept at an update; the schedule hook overwrites it every iteration.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        head: dict,
+        data_preprocessor: dict | None = None,
+        teacher_momentum: float = 0.996,
+    ) -> None:
+        super().__init__(data_preprocessor=MODELS.build(data_preprocessor or dict(type='ViewPreprocessor')))
+        self.student = nn.ModuleDict({'backbone': MODELS.build(backbone)})
+        self.student['head'] = MODELS.build({'in_dim': self.student['backbone'].embed_dim, **head})
+        self.teacher = deepcopy(self.student).requires_grad_(False)
+        self.teacher_momentum = teacher_momentum
+        self.train()
+
+    def init_weights(self) -> None:
+        """Draws the student's weights anew and starts the teacher from them."""
+        for part in self.student.values():
+            part.init_weights()
+        self.teacher.load_state_dict(self.student.state_dict())
+
+    def train(self, mode: bool = True) -> SelfDistillation:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, views: dict | None = None, images: Tensor | None = None, mode: str = 'tensor'):
+        """``mode='loss'``: losses of ``views``. ``'tensor'`` and ``'predict'``: teacher features (B, D) of ``images``."""
+        if mode == 'loss':
+            return self.loss(**views)
+        return self.extract_features(images)
+
+    @abstractmethod
+    def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
+        """Named losses whose sum is minimised."""
+
+    @torch.no_grad()
+    def extract_features(self, images: Tensor) -> Tensor:
+        """Final-normed [CLS] of the teacher (B, D) for images (B, 3, H, W)."""
+        return self.teacher['backbone'](images).cls
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """To be called once after every optimizer step: moves the teacher and the centres."""
+        update_teacher(self.teacher, self.student, self.teacher_momentum)
+        for loss in self.distillation_losses():
+            loss.update_centre()
+
+    def distillation_losses(self) -> list[SelfDistillationLoss]:
+        return [module for module in self.modules() if isinstance(module, SelfDistillationLoss)]
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """``teacher = momentum * teacher + (1 - momentum) * student`` over all parameters, in one fused operation."""
+    average = get_ema_multi_avg_fn(momentum)
+    average(list(teacher.parameters()), list(student.parameters()), None)

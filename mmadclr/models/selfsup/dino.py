@@ -1,0 +1,55 @@
+"""DINO: self-distillation with no labels.
+
+Shape legend: B images, V = 2 global views, L local views, D channels, K prototypes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmadclr.models.selfsup.base import SelfDistillation
+from mmadclr.registry import MODELS
+
+
+@MODELS.register_module()
+class DINO(SelfDistillation):
+    """``L = L_cls``: the student's [CLS] of every view predicts the teacher's [CLS] of every *other* global view.
+
+    Caron et al., ICCV 2021; reproduces facebookresearch/dino, ``main_dino.py``.
+
+    Args:
+        loss_cls: Config of the ``SelfDistillationLoss``; its ``out_dim`` is the head's.
+        **kwargs: See ``SelfDistillation``.
+    """
+
+    def __init__(self, backbone: dict, head: dict, loss_cls: dict | None = None, **kwargs) -> None:
+        super().__init__(backbone, head, **kwargs)
+        self.loss_cls = self.build_loss(loss_cls)
+
+    def build_loss(self, overrides: dict | None):
+        out_dim = self.student['head'].last_layer.weight_v.shape[0]
+        return MODELS.build({'type': 'SelfDistillationLoss', 'out_dim': out_dim, **(overrides or {})})
+
+    def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor | None = None) -> dict[str, Tensor]:
+        """``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w); DINO has no use for query crops."""
+        with torch.no_grad():
+            teacher = self.project(self.teacher, global_views)
+        student = self.project(self.student, global_views, local_views)
+        return {'loss_cls': self.loss_cls(student, teacher)}
+
+    @staticmethod
+    def project(network, *view_groups: Tensor) -> Tensor:
+        """[CLS] logits (views, B, K); the backbone runs once per resolution, the head once."""
+        features = [by_view(network['backbone'](flat(views)).cls, views.shape[1]) for views in view_groups if views.shape[1]]
+        return network['head'](torch.cat(features))
+
+
+def flat(views: Tensor) -> Tensor:
+    """(B, V, ...) -> (V*B, ...), view by view."""
+    return views.transpose(0, 1).flatten(0, 1)
+
+
+def by_view(x: Tensor, num_views: int) -> Tensor:
+    """(V*B, ...) -> (V, B, ...), the inverse grouping."""
+    return x.unflatten(0, (num_views, -1))

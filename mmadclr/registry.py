@@ -1,0 +1,24 @@
+"""Child registries of mmengine's, all under the scope ``mmadclr``.
+
+``locations`` lets mmengine import the modules of a registry the first time a config asks for a name, so neither
+configs nor tools need import statements for their side effects.
+"""
+
+from mmengine import registry as root
+from mmengine.registry import Registry
+
+SCOPE = 'mmadclr'
+
+MODELS = Registry('model', parent=root.MODELS, scope=SCOPE, locations=['mmadclr.models'])
+DATASETS = Registry('dataset', parent=root.DATASETS, scope=SCOPE, locations=['mmadclr.datasets'])
+TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope=SCOPE, locations=['mmadclr.datasets'])
+DATA_SAMPLERS = Registry('data sampler', parent=root.DATA_SAMPLERS, scope=SCOPE, locations=['mmadclr.datasets'])
+FUNCTIONS = Registry('function', parent=root.FUNCTIONS, scope=SCOPE, locations=['mmadclr.datasets'])
+HOOKS = Registry('hook', parent=root.HOOKS, scope=SCOPE, locations=['mmadclr.engine'])
+LOOPS = Registry('loop', parent=root.LOOPS, scope=SCOPE, locations=['mmadclr.engine'])
+RUNNERS = Registry('runner', parent=root.RUNNERS, scope=SCOPE, locations=['mmadclr.engine'])
+OPTIM_WRAPPERS = Registry('optim wrapper', parent=root.OPTIM_WRAPPERS, scope=SCOPE, locations=['mmadclr.engine'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optim wrapper constructor', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, scope=SCOPE, locations=['mmadclr.engine']
+)
+METRICS = Registry('metric', parent=root.METRICS, scope=SCOPE, locations=['mmadclr.evaluation'])
