@@ -22,3 +22,11 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optim wrapper constructor', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, scope=SCOPE, locations=['mmadclr.engine']
 )
 METRICS = Registry('metric', parent=root.METRICS, scope=SCOPE, locations=['mmadclr.evaluation'])
+
+# Kinds of which we have none of our own: children all the same, so that mmengine finds its own without a warning.
+OPTIMIZERS = Registry('optimizer', parent=root.OPTIMIZERS, scope=SCOPE, locations=['mmadclr.engine'])
+PARAM_SCHEDULERS = Registry('parameter scheduler', parent=root.PARAM_SCHEDULERS, scope=SCOPE, locations=['mmadclr.engine'])
+LOG_PROCESSORS = Registry('log_processor', parent=root.LOG_PROCESSORS, scope=SCOPE, locations=['mmadclr.engine'])
+MODEL_WRAPPERS = Registry('model_wrapper', parent=root.MODEL_WRAPPERS, scope=SCOPE, locations=['mmadclr.engine'])
+VISUALIZERS = Registry('visualizer', parent=root.VISUALIZERS, scope=SCOPE, locations=['mmadclr.engine'])
+VISBACKENDS = Registry('vis_backend', parent=root.VISBACKENDS, scope=SCOPE, locations=['mmadclr.engine'])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmengine.runner import BaseLoop, Runner
+from torch import nn
 
 from mmadclr.evaluation.features import extract_features
 from mmadclr.registry import LOOPS, METRICS
@@ -37,11 +38,16 @@ class FeatureEvalLoop(BaseLoop):
         """Returns the metrics, after logging them through the hooks."""
         self.runner.call_hook('before_val')
         self.runner.call_hook('before_val_epoch')
-        bank = extract_features(self.runner.model, self.bank_dataloader)
-        features = extract_features(self.runner.model, self.dataloader)
-        metrics: dict[str, float] = {}
-        for evaluate in self.evaluators:
-            metrics |= evaluate(*bank, *features)
+        metrics = self.evaluate(self.runner.model)
         self.runner.call_hook('after_val_epoch', metrics=metrics)
         self.runner.call_hook('after_val')
+        return metrics
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """The metrics of any model that ``extract_features`` can use."""
+        bank = extract_features(model, self.bank_dataloader)
+        features = extract_features(model, self.dataloader)
+        metrics: dict[str, float] = {}
+        for evaluator in self.evaluators:
+            metrics |= evaluator(*bank, *features)
         return metrics

@@ -9,6 +9,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 
+class RawPixels(nn.Module):
+    """The normalised pixels themselves as features (B, 3*H*W): the baseline any representation has to beat."""
+
+    def __init__(self, data_preprocessor: nn.Module) -> None:
+        super().__init__()
+        self.data_preprocessor = data_preprocessor
+
+    def forward(self, images: Tensor, mode: str = 'tensor') -> Tensor:
+        return images.flatten(1)
+
+
 @torch.no_grad()
 def extract_features(model: nn.Module, loader: DataLoader) -> tuple[Tensor, Tensor]:
     """Features (N, D) and labels (N,) of every image of a labelled loader, in the order of the data set.

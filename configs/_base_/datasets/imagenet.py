@@ -7,7 +7,7 @@ train_dataloader = dict(
     pin_memory=True,
     drop_last=True,
     sampler=dict(type='EpochSampler', shuffle=True),
-    collate_fn=dict(type='collate_samples'),
+    collate_fn=dict(type='mmadclr.collate_samples'),
     dataset=dict(
         type='ImageDataset',
         data_root='data/imagenet/train',
@@ -29,7 +29,7 @@ val_dataloader = dict(
     num_workers=8,
     persistent_workers=True,
     sampler=dict(type='EpochSampler', shuffle=False),
-    collate_fn=dict(type='collate_samples'),
+    collate_fn=dict(type='mmadclr.collate_samples'),
     dataset=dict(
         type='ImageDataset',
         data_root='data/imagenet/val',
@@ -44,7 +44,7 @@ val_cfg = dict(
         batch_size=128,
         num_workers=8,
         sampler=dict(type='EpochSampler', shuffle=False),
-        collate_fn=dict(type='collate_samples'),
+        collate_fn=dict(type='mmadclr.collate_samples'),
         dataset=dict(
             type='ImageDataset',
             data_root='data/imagenet/train',

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 
 from mmadclr.engine.schedules import cosine_schedule, linear_warmup
 from mmadclr.registry import HOOKS
@@ -50,8 +51,10 @@ class DistillationScheduleHook(Hook):
         self.freeze_last_layer_epochs = freeze_last_layer_epochs
 
     def before_run(self, runner) -> None:
-        # Before a checkpoint is loaded: afterwards the optimizer holds the learning rate of its last step.
-        self.peak_lr = runner.optim_wrapper.optimizer.param_groups[0]['lr']
+        # Before a checkpoint is loaded: afterwards the optimizer holds the learning rate of its last step. An evaluation
+        # has no optimizer.
+        if isinstance(runner.optim_wrapper, OptimWrapper):
+            self.peak_lr = runner.optim_wrapper.optimizer.param_groups[0]['lr']
 
     def before_train(self, runner) -> None:
         """Tabulates the schedules, now that the length of the run is known."""

@@ -104,6 +104,6 @@ class ThroughputHook(Hook):
     priority = 55  # after IterTimerHook (50), which measures, and before LoggerHook (60), which prints
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        seconds = runner.message_hub.get_scalar('train/time').current()
+        seconds = runner.message_hub.get_scalar('train/time').mean(runner.log_processor.window_size)
         images = len(data_batch['index']) * runner.world_size
-        runner.message_hub.update_scalar('train/images_per_s', images / max(seconds, 1e-9))
+        runner.message_hub.update_scalar('train/images_per_s', images / seconds)

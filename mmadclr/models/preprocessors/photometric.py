@@ -44,12 +44,16 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, radius: Tensor) -> Tensor:
-    """Blur of standard deviation ``radius`` pixels, as ``PIL.ImageFilter.GaussianBlur``: three box blurs an axis."""
-    weights = _box_weights(radius).to(x)
+    """Blur of standard deviation ``radius`` pixels, as ``PIL.ImageFilter.GaussianBlur``: three box blurs an axis.
+
+    In double precision, which holds Pillow's 24-bit fixed-point sums exactly.
+    """
+    weights, dtype = _box_weights(radius).to(x.device), x.dtype
+    x = x.double()
     for dim in (3, 2):
         for _ in range(3):
             x = _box_blur(x, weights, dim)
-    return x
+    return x.to(dtype)
 
 
 def solarise(x: Tensor, threshold: int = 128) -> Tensor:
@@ -97,14 +101,22 @@ def _round_half_up(x: Tensor) -> Tensor:
 
 
 def _box_weights(radius: Tensor, passes: int = 3) -> Tensor:
-    """(N, 2r + 1) taps of the box whose ``passes``-fold use has standard deviation ``radius`` (Pillow, BoxBlur.c)."""
-    variance = radius.double() ** 2 / passes
+    """(N, 2r + 1) float64 taps of the box whose ``passes``-fold use has standard deviation ``radius`` (Pillow, BoxBlur.c).
+
+    Pixels within the whole part of the box radius weigh ``inner``, the next on each side what is left over.
+    """
+    radius = radius.float()  # Pillow works in single precision up to the integers below
+    variance = radius * radius / passes
     whole = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    box_radius = whole + part
+    whole = box_radius.floor().double()
+    inner = (2**24 / (2 * box_radius + 1)).floor().double()
+    edge = ((2**24 - (2 * whole + 1) * inner) / 2).floor()
     reach = int(whole.max().item()) + 1
-    offsets = torch.arange(-reach, reach + 1, device=radius.device).abs()
-    covered = torch.where(offsets <= whole[:, None], 1.0, torch.where(offsets == whole[:, None] + 1, part[:, None], 0.0))
-    return covered / (2 * (whole + part) + 1)[:, None]
+    offset = torch.arange(-reach, reach + 1, device=radius.device).abs()
+    inner, edge, whole = inner[:, None], edge[:, None], whole[:, None]
+    return torch.where(offset <= whole, inner, torch.where(offset == whole + 1, edge, 0.0)) / 2**24
 
 
 def _box_blur(x: Tensor, weights: Tensor, dim: int) -> Tensor:

@@ -57,21 +57,21 @@ class ViewPreprocessor(BaseDataPreprocessor):
         leading = views.shape[:-3]
         x = self._to_device(views.reshape(-1, *views.shape[-3:])).to(self.mean.dtype)
         params = params.flatten(0, -2)
-        x = self._apply(x, column(params, 'flip') > 0, lambda part, _: part.flip(-1))
+        x = self._on_rows(x, column(params, 'flip') > 0, lambda part, _: part.flip(-1))
         for step in range(len(JITTER)):
             chosen = column(params, f'order_{step}')
             for index, (name, op) in enumerate(zip(JITTER, JITTER_OPS, strict=True)):
-                x = self._apply(x, chosen == index, op, column(params, name))
-        x = self._apply(x, column(params, 'grey') > 0, lambda part, _: ops.to_grey(part).expand_as(part))
+                x = self._on_rows(x, chosen == index, op, column(params, name))
+        x = self._on_rows(x, column(params, 'grey') > 0, lambda part, _: ops.to_grey(part).expand_as(part))
         radius = column(params, 'blur_radius')
-        x = self._apply(x, radius > 0, ops.gaussian_blur, radius)
-        x = self._apply(x, column(params, 'solarise') > 0, lambda part, _: ops.solarise(part))
+        x = self._on_rows(x, radius > 0, ops.gaussian_blur, radius)
+        x = self._on_rows(x, column(params, 'solarise') > 0, lambda part, _: ops.solarise(part))
         return self.normalise(x).reshape(*leading, *views.shape[-3:])
 
     def normalise(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 
-    def _apply(self, x: Tensor, where: Tensor, op, values: Tensor | None = None) -> Tensor:
+    def _on_rows(self, x: Tensor, where: Tensor, op, values: Tensor | None = None) -> Tensor:
         """``op(images, values)`` on the images that ``where`` (N,), a CPU tensor, selects; writes into ``x``."""
         rows = where.nonzero().flatten()
         if len(rows) == 0:

@@ -1,0 +1,38 @@
+# Two commands do everything: `make demo` and `make test`. Each creates .venv on first use, installs, and runs.
+# In an environment of your own:  pip install -e '.[tests]' && make demo VENV=   (an empty VENV installs nothing)
+
+PYTHON ?= python3
+VENV ?= .venv
+
+ifeq ($(VENV),)
+RUN := $(PYTHON)
+else
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+endif
+
+.PHONY: demo test test-slow check format clean
+demo: $(INSTALLED)
+	$(RUN) tools/demo.py $(ARGS)
+
+test: $(INSTALLED)
+	$(RUN) -m pytest $(ARGS)
+
+test-slow: $(INSTALLED)
+	$(RUN) -m pytest -m slow $(ARGS)
+
+check: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(INSTALLED)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:
+	rm -rf $(VENV) data/shapes work_dirs/demo
+
+$(VENV)/installed: setup.py requirements/runtime.txt requirements/tests.txt requirements/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[tests]'
+	touch $@

@@ -1,0 +1,61 @@
+"""Generated shapes, drawn into data/shapes on first use; small views with mild colour changes, k-NN as validation."""
+
+colours = dict(jitter=0.5, brightness=0.3, contrast=0.3, saturation=0.2, hue=0.05, grey=0.0, blur=0.0, solarise=0.0)
+
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=True,
+    sampler=dict(type='EpochSampler', shuffle=True),
+    collate_fn=dict(type='mmadclr.collate_samples'),
+    dataset=dict(
+        type='ShapesDataset',
+        data_root='data/shapes',
+        split='train',
+        transform=dict(
+            type='MultiCrop',
+            global_size=32,
+            global_scale=(0.3, 1.0),
+            local_size=16,
+            local_scale=(0.1, 0.4),
+            num_local=2,
+            query_size=8,
+            num_query=0,
+            global_1=colours,
+            global_2=colours,
+            local=colours,
+            query=colours,
+        ),
+    ),
+)
+val_dataloader = dict(
+    batch_size=250,
+    num_workers=0,
+    sampler=dict(type='EpochSampler', shuffle=False),
+    collate_fn=dict(type='mmadclr.collate_samples'),
+    dataset=dict(
+        type='ShapesDataset',
+        data_root='data/shapes',
+        split='val',
+        with_label=True,
+        transform=dict(type='ResizeCentreCrop', resize=32, size=32),
+    ),
+)
+val_cfg = dict(
+    type='FeatureEvalLoop',
+    bank_dataloader=dict(
+        batch_size=250,
+        num_workers=0,
+        sampler=dict(type='EpochSampler', shuffle=False),
+        collate_fn=dict(type='mmadclr.collate_samples'),
+        dataset=dict(
+            type='ShapesDataset',
+            data_root='data/shapes',
+            split='train',
+            with_label=True,
+            transform=dict(type='ResizeCentreCrop', resize=32, size=32),
+        ),
+    ),
+)
+val_evaluator = dict(type='WeightedKNN', k=20, temperature=0.07)

@@ -1,0 +1,191 @@
+"""Batched photometric operations against Pillow itself, DINO's fixtures, and the drawn recipes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.functional as TF
+from PIL import Image, ImageFilter, ImageOps
+
+from conftest import GOLDEN
+from mmadclr.datasets.photometric import COLUMNS, NO_OP, NUM_PARAMS, RECIPES, PhotometricRecipe, build_recipe
+from mmadclr.models.preprocessors import ViewPreprocessor
+from mmadclr.models.preprocessors import photometric as ops
+
+IDENTITY = dict.fromkeys(COLUMNS, 0.0) | {f'order_{i}': NO_OP for i in range(4)}
+
+
+@pytest.fixture
+def pictures():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (40, 52, 3), dtype=np.uint8)
+    smooth = Image.fromarray(noise[:6, :8]).resize((52, 40), Image.Resampling.BICUBIC)
+    return [Image.fromarray(noise), smooth]
+
+
+def to_batch(pictures):
+    return torch.stack([torch.from_numpy(np.array(p)) for p in pictures]).permute(0, 3, 1, 2).float()
+
+
+def parameters(**values):
+    return torch.tensor([[(IDENTITY | values)[name] for name in COLUMNS]])
+
+
+AMOUNTS = {'brightness': (0.6, 1.4), 'contrast': (0.6, 1.4), 'saturation': (0.8, 1.2), 'hue': (-0.1, 0.1)}
+
+
+@pytest.mark.parametrize('name', AMOUNTS)
+def test_jitter_equals_pillow_exactly(pictures, name):
+    for amount in np.linspace(*AMOUNTS[name], 7):
+        got = getattr(ops, f'adjust_{name}')(to_batch(pictures), torch.tensor([amount, amount], dtype=torch.float32))
+        expected = to_batch([getattr(TF, f'adjust_{name}')(p, float(np.float32(amount))) for p in pictures])
+        assert torch.equal(got, expected), amount
+
+
+@pytest.mark.parametrize('radius', [0.1, 0.37, 0.8, 1.0, 1.5, 2.0, 3.3])
+def test_blur_equals_pillow_exactly(pictures, radius):
+    got = ops.gaussian_blur(to_batch(pictures), torch.tensor([radius, radius]))
+    assert torch.equal(got, to_batch([p.filter(ImageFilter.GaussianBlur(radius)) for p in pictures]))
+
+
+def test_blur_radii_are_per_image(pictures):
+    radii = torch.tensor([0.3, 1.9])
+    got = ops.gaussian_blur(to_batch(pictures), radii)
+    expected = [p.filter(ImageFilter.GaussianBlur(r)) for p, r in zip(pictures, radii.tolist(), strict=True)]
+    assert torch.equal(got, to_batch(expected))
+
+
+def test_grey_and_solarise_equal_pillow_exactly(pictures):
+    batch = to_batch(pictures)
+    assert torch.equal(ops.to_grey(batch).expand(-1, 3, -1, -1), to_batch([TF.to_grayscale(p, 3) for p in pictures]))
+    assert torch.equal(ops.solarise(batch), to_batch([ImageOps.solarize(p) for p in pictures]))
+
+
+def test_hue_over_the_whole_colour_cube():
+    levels = np.arange(0, 256, 5, dtype=np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+    picture = Image.fromarray(cube)
+    for shift in (-0.1, 0.033, 0.5):
+        got = ops.adjust_hue(to_batch([picture]), torch.tensor([shift]))
+        assert torch.equal(got, to_batch([TF.adjust_hue(picture, float(np.float32(shift)))]))
+
+
+def test_published_operations(golden):
+    """DINO's own objects and torchvision, with fixed parameters."""
+    arrays = golden('dino_augment_ops')
+    batch = torch.from_numpy(arrays['image']).permute(2, 0, 1)[None].float()
+
+    def expected(key):
+        return torch.from_numpy(arrays[key]).permute(2, 0, 1)[None].float()
+
+    assert torch.equal(ops.solarise(batch), expected('solarize/image'))
+    assert torch.equal(ops.to_grey(batch).expand(-1, 3, -1, -1), expected('gray/image'))
+    for key in [k for k in arrays if k.startswith('blur/') and k.endswith('radius')]:
+        got = ops.gaussian_blur(batch, torch.from_numpy(arrays[key])[None])
+        torch.testing.assert_close(got, expected(key.replace('radius', 'image')), rtol=0, atol=1)
+    got = batch
+    for name, factor in zip(AMOUNTS, arrays['jitter/brightness_contrast_saturation_hue'], strict=True):
+        got = getattr(ops, f'adjust_{name}')(got, torch.tensor([factor], dtype=torch.float32))
+    torch.testing.assert_close(got, expected('jitter/image'), rtol=0, atol=1)
+    preprocessor = ViewPreprocessor()
+    normalised = preprocessor.normalise(batch)[0]
+    torch.testing.assert_close(normalised, torch.from_numpy(arrays['normalize/tensor']), rtol=0, atol=2e-6)
+    flipped = preprocessor.augment(batch.byte(), parameters(flip=1.0))
+    torch.testing.assert_close(flipped, preprocessor.normalise(expected('flip/image')))
+
+
+def pillow_pipeline(picture, row):
+    """One view through Pillow and torchvision, in DINO's order, with the drawn parameters."""
+    values = dict(zip(COLUMNS, row.tolist(), strict=True))
+    if values['flip']:
+        picture = ImageOps.mirror(picture)
+    for i in range(4):
+        if values[f'order_{i}'] != NO_OP:
+            name = ('brightness', 'contrast', 'saturation', 'hue')[int(values[f'order_{i}'])]
+            picture = getattr(TF, f'adjust_{name}')(picture, values[name])
+    if values['grey']:
+        picture = TF.to_grayscale(picture, 3)
+    if values['blur_radius']:
+        picture = picture.filter(ImageFilter.GaussianBlur(values['blur_radius']))
+    return ImageOps.solarize(picture) if values['solarise'] else picture
+
+
+def test_batched_pipeline_equals_pillow_view_by_view(pictures):
+    rng = np.random.default_rng(1)
+    recipes = [build_recipe(view, dict(solarise=0.3, blur=0.5)) for view in RECIPES]
+    rows = torch.from_numpy(np.stack([recipes[i % 4].draw(rng) for i in range(40)]))
+    views = [pictures[i % 2] for i in range(40)]
+    preprocessor = ViewPreprocessor()
+    batch = to_batch(views).byte().unflatten(0, (10, 4))
+    got = preprocessor.augment(batch, rows.unflatten(0, (10, 4)))
+    expected = to_batch([pillow_pipeline(p, row) for p, row in zip(views, rows, strict=True)])
+    torch.testing.assert_close(got.flatten(0, 1), preprocessor.normalise(expected))
+    # Every operation took place and was left out at least once, so the comparison means something.
+    touched = {name: (rows[:, COLUMNS.index(name)] > 0).float().mean() for name in ('flip', 'grey', 'blur_radius', 'solarise')}
+    assert all(0 < share < 1 for share in touched.values()), touched
+
+
+def test_identity_parameters_leave_pixels_alone(pictures):
+    preprocessor = ViewPreprocessor()
+    batch = to_batch(pictures)
+    got = preprocessor.augment(batch.byte(), parameters().expand(2, -1))
+    assert torch.equal(got, preprocessor.normalise(batch))
+
+
+def published_recipe(view):
+    """Settings of a view as read from DINO's constructed transforms."""
+    (jitter,) = (o for o in PUBLISHED[view] if o['op'] == 'RandomApply')
+    found = {o['op']: o for o in PUBLISHED[view]}
+    colour = jitter['of'][0]
+    return PhotometricRecipe(
+        flip=found['RandomHorizontalFlip']['p'],
+        jitter=jitter['p'],
+        brightness=pytest.approx(colour['brightness_range'][1] - 1),
+        contrast=pytest.approx(colour['contrast_range'][1] - 1),
+        saturation=pytest.approx(colour['saturation_range'][1] - 1),
+        hue=0.1 if colour['hue_range'] == [-0.1, 0.1] else None,
+        grey=found['RandomGrayscale']['p'],
+        blur=found['GaussianBlur']['p'],
+        blur_radius=(found['GaussianBlur']['radius_min'], found['GaussianBlur']['radius_max']),
+        solarise=found.get('Solarization', {'p': 0.0})['p'],
+    )
+
+
+PUBLISHED = json.loads((GOLDEN / 'dino_augment.json').read_text())
+
+
+@pytest.mark.parametrize('view', ['global_1', 'global_2', 'local'])
+def test_default_recipes_are_the_published_ones(view):
+    assert build_recipe(view, None) == published_recipe(view)
+
+
+def test_draws_follow_the_recipe():
+    recipe = build_recipe('global_2', None)
+    rng = np.random.default_rng(0)
+    draws = {name: column for name, column in zip(COLUMNS, np.stack([recipe.draw(rng) for _ in range(4000)]).T, strict=True)}
+    for name, share in (('flip', 0.5), ('grey', 0.2), ('solarise', 0.2)):
+        assert draws[name].mean() == pytest.approx(share, abs=0.03), name
+    assert (draws['order_0'] != NO_OP).mean() == pytest.approx(0.8, abs=0.03)
+    assert (draws['blur_radius'] > 0).mean() == pytest.approx(0.1, abs=0.02)
+    for name, (low, high) in AMOUNTS.items():
+        assert low <= draws[name].min() <= low + 0.01 * (high - low) + 1e-3
+        assert high - 0.01 * (high - low) - 1e-3 <= draws[name].max() <= high + 1e-6
+    orders = np.stack([draws[f'order_{i}'] for i in range(4)], axis=1)
+    orders = orders[orders[:, 0] != NO_OP]
+    assert len({tuple(row) for row in orders}) == 24
+
+
+def test_draw_has_the_declared_length():
+    assert PhotometricRecipe().draw(np.random.default_rng(0)).shape == (NUM_PARAMS,)
+
+
+def test_jitter_of_zero_width_is_left_out():
+    row = PhotometricRecipe(jitter=1.0, hue=0.0, contrast=0.0).draw(np.random.default_rng(0))
+    assert sorted(row[1:5].tolist()) == [NO_OP, NO_OP, 0.0, 2.0]
+
+
+@pytest.mark.parametrize(('overrides', 'message'), [(dict(flip=1.5), 'flip=1.5'), (dict(hue=0.6), 'hue=0.6'), (dict(gray=0.2), 'gray')])
+def test_bad_recipes_are_explained(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        build_recipe('local', overrides)

@@ -1,0 +1,40 @@
+"""Trains a model: ``python tools/train.py CONFIG``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed, too
+
+from mmadclr.engine import Runner
+from mmadclr.engine.launch import add_common_arguments, load_config, report_bad_input
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CKPT',
+        help='continue from CKPT, or without a path from the latest checkpoint in the work dir',
+    )
+    parser.add_argument('--amp', choices=['bf16', 'fp32'], help='precision; by default bf16 on a GPU, fp32 on a CPU')
+    return parser.parse_args()
+
+
+@report_bad_input
+def main() -> None:
+    args = parse_args()
+    if args.amp:
+        args.cfg_options['optim_wrapper.precision'] = args.amp
+    cfg = load_config(args)
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
