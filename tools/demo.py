@@ -47,7 +47,6 @@ def main() -> None:
     cfg = load_config(args)
     cfg.work_dir = args.work_dir or 'work_dirs/demo'
     cfg.randomness = dict(seed=args.seed)
-    cfg.train_dataloader.dataset.seed = args.seed
     runner = Runner.from_cfg(cfg)
     evaluation = runner.build_val_loop(runner.val_loop)
     summary = {
@@ -68,9 +67,10 @@ def draw_pictures(runner: Runner, evaluation, summary: dict) -> list[Path]:
     out, model = Path(runner.work_dir), runner.model.eval()
     train = runner.train_dataloader.dataset
     preprocessor = model.data_preprocessor
-    data = collate_samples([train[i] for i in range(NUM_SHOWN)])
+    shown = spread(len(train))
+    data = collate_samples([train[i] for i in shown])
     views = preprocessor(data, True)['views']
-    images = [load_rgb(train.path(i)) for i in range(NUM_SHOWN)]
+    images = [load_rgb(train.path(i)) for i in shown]
     mean, std = preprocessor.mean, preprocessor.std
     pictures = [draw_crops(images, data, views, mean, std, out / 'crops.png')]
     baselines = {'raw pixels': summary['knn_pixels'], 'random network': summary['knn_random']}
@@ -82,7 +82,7 @@ def draw_pictures(runner: Runner, evaluation, summary: dict) -> list[Path]:
 def draw_teacher_attention(model, dataset, out: Path) -> Path:
     """Attention for query crops cut out of the shown images themselves, at random places."""
     backbone, size = model.teacher['backbone'], dataset.transform.size
-    samples = collate_samples([dataset[i] for i in range(NUM_SHOWN)])
+    samples = collate_samples([dataset[i] for i in spread(len(dataset))])
     shown = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in samples['images']]
     side = size // 3
     generator = torch.Generator().manual_seed(0)
@@ -96,6 +96,11 @@ def draw_teacher_attention(model, dataset, out: Path) -> Path:
     )
     normalise = model.data_preprocessor.normalise
     return draw_attention(backbone, normalise(samples['images'].float()), normalise(crops.float()), shown, boxes, out)
+
+
+def spread(length: int) -> list[int]:
+    """Indices over the whole data set: paths are sorted, so neighbours are of one class."""
+    return [(2 * i + 1) * length // (2 * NUM_SHOWN) for i in range(NUM_SHOWN)]
 
 
 def versions() -> dict[str, str]:

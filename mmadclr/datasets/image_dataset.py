@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from mmengine.dist import barrier, is_main_process
@@ -24,19 +25,26 @@ class UnreadableImageError(RuntimeError):
     """An image could not be read, or too many could not."""
 
 
+class SampleKey(NamedTuple):
+    """All that a random sample depends on."""
+
+    seed: int
+    epoch: int
+    index: int
+
+
 @DATASETS.register_module()
 class ImageDataset(Dataset):
     """Images of a folder, of class folders or of a text list; no annotation file is needed.
 
-    Keys are ``index`` or, from ``EpochSampler``, ``(epoch, index)``. The transform gets a random generator seeded with
-    (seed, epoch, index), so a sample does not depend on the number of workers, processes or earlier samples.
+    Keys are ``index`` or, from ``EpochSampler``, ``SampleKey``. The transform gets a random generator seeded with all of
+    the key, so a sample does not depend on the number of workers, processes or earlier samples.
 
     Args:
         data_root: Folder of the images, searched at any depth.
         transform: Config of the transform, called with ``image``, ``rng``, ``index`` and, where known, ``label``.
         ann_file: Text list of paths relative to ``data_root``; all images below it by default.
         with_label: Labels from the class folders, or from the second column of the list.
-        seed: Seed of the transform.
         on_unreadable: ``'raise'``, or ``'substitute'`` the next image that can be read and name the failure in
             ``unreadable``; ``UnreadableImageHook`` logs, counts and limits those.
 
@@ -51,7 +59,6 @@ class ImageDataset(Dataset):
         transform: dict,
         ann_file: str | None = None,
         with_label: bool = False,
-        seed: int = 0,
         on_unreadable: str = 'substitute',
     ) -> None:
         if on_unreadable not in ('raise', 'substitute'):
@@ -66,7 +73,6 @@ class ImageDataset(Dataset):
         self.labels = None if listing.labels is None else np.array(listing.labels)
         self.metainfo = dict(classes=listing.classes)
         self.transform = TRANSFORMS.build(transform)
-        self.seed = seed
         self.on_unreadable = on_unreadable
 
     def __len__(self) -> int:
@@ -75,12 +81,14 @@ class ImageDataset(Dataset):
     def path(self, index: int) -> Path:
         return self.data_root / os.fsdecode(bytes(self._paths[index]))
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+    def __getitem__(self, key: int | SampleKey) -> dict:
+        seed, epoch, index = key if isinstance(key, tuple) else (0, 0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(f'image {index} of {len(self)}')
         unreadable = []
         for offset in range(len(self)):
             try:
-                sample = self._sample(epoch, (index + offset) % len(self))
+                sample = self._sample(SampleKey(seed, epoch, (index + offset) % len(self)))
             except UnreadableImageError as error:
                 if self.on_unreadable == 'raise':
                     raise
@@ -89,11 +97,11 @@ class ImageDataset(Dataset):
                 return {**sample, 'unreadable': unreadable}
         raise UnreadableImageError(f'none of the {len(self)} images below {self.data_root} can be read: {unreadable[0]}')
 
-    def _sample(self, epoch: int, index: int) -> dict:
-        path = self.path(index)
-        results = {'index': index, 'rng': np.random.default_rng((self.seed, epoch, index))}
+    def _sample(self, key: SampleKey) -> dict:
+        path = self.path(key.index)
+        results = {'index': key.index, 'rng': np.random.default_rng(key)}
         if self.labels is not None:
-            results['label'] = int(self.labels[index])
+            results['label'] = int(self.labels[key.index])
         try:
             results['image'] = load_rgb(path)
         except READ_ERRORS as error:

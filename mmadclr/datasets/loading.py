@@ -7,15 +7,19 @@ from collections.abc import Iterator, Sequence
 from mmengine.dataset import DefaultSampler
 from torch.utils.data import default_collate
 
+from mmadclr.datasets.image_dataset import SampleKey
 from mmadclr.registry import DATA_SAMPLERS, FUNCTIONS
 
 
 @DATA_SAMPLERS.register_module()
 class EpochSampler(DefaultSampler):
-    """mmengine's sampler with keys ``(epoch, index)``: persistent workers, too, learn which epoch a sample is for."""
+    """mmengine's sampler with keys ``(seed, epoch, index)``: persistent workers, too, learn which epoch a sample is for.
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, index) for index in super(EpochSampler, self).__iter__())
+    The seed is the runner's, so it moves order and augmentation alike.
+    """
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        return (SampleKey(self.seed, self.epoch, index) for index in super(EpochSampler, self).__iter__())
 
 
 @FUNCTIONS.register_module()

@@ -31,8 +31,8 @@ def draw_crops(images: list[Image.Image], data: dict, views: dict, mean: Tensor,
     columns = 1 + sum(group.shape[1] for group in groups)
     figure = Figure(figsize=(1.3 * columns, 1.5 * len(images) + 0.4))
     grid = figure.subplots(len(images), columns, squeeze=False)
-    names = ['global', 'local', 'query, view 1', 'query, view 2']
-    titles = ['image'] + [f'{name} {i + 1}' for name, group in zip(names, groups, strict=True) for i in range(group.shape[1])]
+    names = ['global {}', 'local {}', 'query {}, view 1', 'query {}, view 2']
+    titles = ['image'] + [n.format(i + 1) for n, group in zip(names, groups, strict=True) for i in range(group.shape[1])]
     for row, image in enumerate(images):
         grid[row, 0].imshow(image)
         for kind, colour, style in (('global', GLOBAL_COLOUR, '-'), ('local', LOCAL_COLOUR, ':'), ('query', QUERY_COLOUR, '-')):
@@ -123,6 +123,6 @@ def _draw_boxes(axis: Axes, boxes: list, colour: str, style: str) -> None:
 def _save(figure: Figure, axes: np.ndarray, out: str | Path) -> Path:
     for axis in axes:
         axis.set_axis_off()
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.9, wspace=0.05, hspace=0.05)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.3 / figure.get_figheight(), wspace=0.05, hspace=0.05)
     figure.savefig(out, dpi=110)
     return Path(out)

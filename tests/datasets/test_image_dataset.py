@@ -1,0 +1,260 @@
+"""Where images come from, what is done about bad ones, and that samples depend on (seed, epoch, index) alone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmengine.runner import Runner
+from PIL import Image
+
+from mmadclr.datasets import ImageDataset, ShapesDataset, UnreadableImageError, collate_samples
+from mmadclr.datasets.image_dataset import load_rgb
+from mmadclr.datasets.readers import read_class_folders, read_folder, read_list
+
+CROPS = dict(type='MultiCrop', global_size=16, local_size=8, query_size=8, num_local=2, num_query=2)
+CENTRE = dict(type='ResizeCentreCrop', resize=16, size=16)
+
+
+def loader(root, workers, epoch, seed=0, **kwargs):
+    cfg = dict(
+        dataset=dict(type='mmadclr.ImageDataset', data_root=str(root), transform=CROPS),
+        sampler=dict(type='mmadclr.EpochSampler', shuffle=True),
+        collate_fn=dict(type='mmadclr.collate_samples'),
+        batch_size=4,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    built = Runner.build_dataloader(cfg | kwargs, seed=seed)
+    built.sampler.set_epoch(epoch)
+    return built
+
+
+def by_index(batches):
+    samples = {}
+    for batch in batches:
+        for row, index in enumerate(batch['index'].tolist()):
+            samples[index] = {k: v[row] for k, v in batch.items() if torch.is_tensor(v)}
+    return samples
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for index in a:
+        for name, value in a[index].items():
+            assert torch.equal(value, b[index][name]), (index, name)
+
+
+# --- finding images --------------------------------------------------------------------------------------------------------
+
+
+def test_folder_is_searched_at_any_depth(image_folder):
+    root = image_folder(count=6)
+    (root / 'deep' / 'er').mkdir(parents=True)
+    Image.new('RGB', (9, 9)).save(root / 'deep' / 'er' / 'UPPER.JPEG')
+    (root / 'notes.txt').write_text('no image')
+    listing = read_folder(root)
+    assert len(listing.paths) == 7
+    assert listing.paths == sorted(listing.paths)
+    assert listing.labels is None
+
+
+def test_class_folders_give_labels(image_folder):
+    listing = read_class_folders(image_folder(count=6, classes=3))
+    assert listing.classes == ('class0', 'class1', 'class2')
+    assert listing.labels == [int(path[5]) for path in listing.paths]
+
+
+def test_text_list(image_folder, tmp_path):
+    root = image_folder(count=4)
+    paths = read_folder(root).paths
+    (tmp_path / 'list.txt').write_text('\n'.join(paths[:2]) + '\n\n')
+    assert read_list(tmp_path / 'list.txt', root).paths == paths[:2]
+    (tmp_path / 'labelled.txt').write_text('a file with spaces.png 3\nb.png 0\n')
+    listing = read_list(tmp_path / 'labelled.txt', root, with_label=True)
+    assert listing.paths == ['a file with spaces.png', 'b.png']
+    assert listing.labels == [3, 0]
+
+
+def test_bad_sources_are_explained(tmp_path, image_folder):
+    with pytest.raises(FileNotFoundError, match='data_root .*nowhere does not exist; set data_root'):
+        ImageDataset(tmp_path / 'nowhere', CROPS)
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(ValueError, match='no image below .*empty'):
+        ImageDataset(tmp_path / 'empty', CROPS)
+    (tmp_path / 'empty' / 'notes.txt').write_text('')
+    with pytest.raises(ValueError, match='no image below .*empty'):
+        ImageDataset(tmp_path / 'empty', CROPS)
+    with pytest.raises(FileNotFoundError, match=r'notes\.txt is a file, not a folder'):
+        ImageDataset(tmp_path / 'empty' / 'notes.txt', CROPS)
+    root = image_folder()
+    with pytest.raises(FileNotFoundError, match=r'list of images .*missing\.txt does not exist'):
+        ImageDataset(root, CROPS, ann_file=tmp_path / 'missing.txt')
+    (tmp_path / 'list.txt').write_text('\n')
+    with pytest.raises(ValueError, match=r'list\.txt is empty'):
+        ImageDataset(root, CROPS, ann_file=tmp_path / 'list.txt')
+    (tmp_path / 'list.txt').write_text('a.png 1\nb.png\n')
+    with pytest.raises(ValueError, match='line 2: expected "path label"'):
+        ImageDataset(root, CROPS, ann_file=tmp_path / 'list.txt', with_label=True)
+    Image.new('RGB', (9, 9)).save(root / 'loose.png')
+    with pytest.raises(ValueError, match=r'loose\.png lies in none'):
+        ImageDataset(root, CROPS, with_label=True)
+    with pytest.raises(ValueError, match="on_unreadable='skip'"):
+        ImageDataset(root, CROPS, on_unreadable='skip')
+
+
+# --- decoding --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_pillow_mode_becomes_rgb(tmp_path):
+    ramp = np.tile(np.arange(64, dtype=np.uint8) * 4, (8, 1))
+    grey = Image.fromarray(ramp)
+    colour = grey.convert('RGB')
+    pictures = {
+        'grey.png': grey,
+        'alpha.png': colour.convert('RGBA'),
+        'grey_alpha.png': grey.convert('LA'),
+        'print.jpg': colour.convert('CMYK'),
+        'palette.gif': colour.quantize(),
+    }
+    for name, picture in pictures.items():
+        picture.save(tmp_path / name)
+        got = load_rgb(tmp_path / name)
+        assert got.mode == 'RGB'
+        assert abs(np.asarray(got).astype(int) - ramp[..., None]).max() <= 8, name
+    grey.convert('1').save(tmp_path / 'bits.png')
+    assert set(np.unique(load_rgb(tmp_path / 'bits.png'))) == {0, 255}
+
+
+def test_16_bit_grey_levels_are_scaled(tmp_path):
+    ramp = np.tile(np.linspace(0, 65535, 256).astype(np.uint16), (4, 1))
+    Image.fromarray(ramp).save(tmp_path / 'deep.png')
+    got = np.asarray(load_rgb(tmp_path / 'deep.png'))
+    assert np.array_equal(got[0, :, 0], np.arange(256))
+
+
+def corrupt(root):
+    """Three files no decoder accepts, among good ones."""
+    paths = [root / path for path in read_folder(root).paths]
+    paths[1].write_bytes(paths[1].read_bytes()[:60])  # cut off
+    paths[4].write_text('this is no image')
+    paths[6].write_bytes(b'')
+    return {str(paths[i]) for i in (1, 4, 6)}
+
+
+def test_unreadable_images_are_replaced_and_named(image_folder):
+    root = image_folder(count=12)
+    broken = corrupt(root)
+    samples = [ImageDataset(root, CROPS)[i] for i in range(12)]
+    named = {message.split(': ')[0] for sample in samples for message in sample['unreadable']}
+    assert named == broken
+    good = ImageDataset(root, CROPS)
+    assert torch.equal(samples[1]['global_views'], good[2]['global_views'])
+    assert samples[1]['index'] == 2
+    batch = collate_samples(samples)
+    assert len(batch['unreadable']) == 3
+    assert batch['global_views'].shape == (12, 2, 3, 16, 16)
+
+
+def test_unreadable_images_raise_in_evaluation(image_folder):
+    root = image_folder(count=12)
+    corrupt(root)
+    dataset = ImageDataset(root, CENTRE, with_label=True, on_unreadable='raise')
+    with pytest.raises(UnreadableImageError, match=str(dataset.path(1))):
+        dataset[1]
+
+
+def test_too_small_images_count_as_unreadable(image_folder):
+    root = image_folder(count=3)
+    Image.new('RGB', (5, 5)).save(root / 'class0' / '000.png')
+    sample = ImageDataset(root, CROPS)[0]
+    assert '5x5 pixels are fewer than a query crop of 8' in sample['unreadable'][0]
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    (tmp_path / 'a.png').write_text('no')
+    with pytest.raises(UnreadableImageError, match='none of the 1 images'):
+        ImageDataset(tmp_path, CROPS)[0]
+
+
+# --- reproducibility -------------------------------------------------------------------------------------------------------
+
+
+def test_samples_do_not_depend_on_workers(image_folder):
+    root = image_folder()
+    assert_same(by_index(loader(root, 0, epoch=3)), by_index(loader(root, 2, epoch=3)))
+
+
+def test_persistent_workers_learn_the_epoch(image_folder):
+    root = image_folder()
+    persistent = loader(root, 2, epoch=0)
+    list(persistent)
+    persistent.sampler.set_epoch(1)
+    assert_same(by_index(persistent), by_index(loader(root, 0, epoch=1)))
+
+
+def test_epochs_and_seeds_differ(image_folder):
+    root = image_folder()
+    first = by_index(loader(root, 0, epoch=0))
+    for other in (loader(root, 0, epoch=1), loader(root, 0, epoch=0, seed=1)):
+        assert not torch.equal(first[0]['global_views'], by_index(other)[0]['global_views'])
+
+
+def test_samples_do_not_depend_on_the_number_of_processes(image_folder, monkeypatch):
+    """The union of what two ranks load in step i is what one process with the doubled batch loads in step i."""
+    import mmengine.dataset.sampler as sampler
+
+    root = image_folder()
+    single = [sorted(batch['index'].tolist()) for batch in loader(root, 0, 2, batch_size=4)]
+    ranks = []
+    for rank in range(2):
+        monkeypatch.setattr(sampler, 'get_dist_info', lambda rank=rank: (rank, 2))
+        ranks.append([batch['index'].tolist() for batch in loader(root, 0, 2, batch_size=2)])
+    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == single
+
+
+# --- generated shapes ------------------------------------------------------------------------------------------------------
+
+
+def test_shapes_are_drawn_once_and_consistent(tmp_path):
+    root = tmp_path / 'shapes'
+    arguments = dict(data_root=str(root), num_train=20, num_val=10, image_size=48, transform=CENTRE, with_label=True)
+    train = ShapesDataset(split='train', **arguments)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob('*.png')}
+    val = ShapesDataset(split='val', **arguments)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob('*.png')} == before
+    assert (len(train), len(val)) == (20, 10)
+    names = json.loads((root / 'classes.json').read_text())
+    for split, dataset in (('train', train), ('val', val)):
+        for index in range(len(dataset)):
+            path = dataset.path(index)
+            instances = np.asarray(Image.open(root / 'instances' / split / path.name))
+            semantic = np.asarray(Image.open(root / 'semantic' / split / path.name))
+            assert instances.shape == semantic.shape == (48, 48)
+            assert np.array_equal(semantic > 0, instances > 0)
+            assert set(np.unique(semantic)) <= {0, names.index(path.parent.name) + 1}
+    assert sorted(train.labels.tolist()) == sorted(list(range(10)) * 2)
+
+
+def test_shapes_of_other_settings_are_not_overwritten(tmp_path):
+    root = tmp_path / 'shapes'
+    ShapesDataset(str(root), 'val', num_train=10, num_val=10, image_size=32, transform=CENTRE)
+    with pytest.raises(FileExistsError, match='other settings'):
+        ShapesDataset(str(root), 'val', num_train=10, num_val=20, image_size=32, transform=CENTRE)
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'thesis.tex').write_text('precious')
+    with pytest.raises(FileExistsError, match='neither empty nor a complete set'):
+        ShapesDataset(str(tmp_path / 'full'), 'val', transform=CENTRE)
+
+
+def test_raw_pixels_of_shapes_say_little(tmp_path):
+    """What the demo rests on: neighbours in pixel space find the class of fewer than half of the images."""
+    from mmadclr.evaluation.knn import WeightedKNN
+
+    arguments = dict(data_root=str(tmp_path / 's'), num_train=400, num_val=100, transform=CENTRE, with_label=True)
+    features, labels = {}, {}
+    for split in ('train', 'val'):
+        samples = collate_samples([*ShapesDataset(split=split, **arguments)])
+        features[split], labels[split] = samples['images'].flatten(1) - 128.0, samples['label']
+    accuracy = WeightedKNN(20)(features['train'], labels['train'], features['val'], labels['val'])
+    assert 10 < accuracy['knn20_T0.07_top1'] < 45
