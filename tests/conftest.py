@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-GOLDEN = Path(__file__).parent / 'data' / 'golden'
-REPO = Path(__file__).resolve().parents[1]
-# Small real data sets that live beside the project on our machines.
-REAL_DATA = REPO.parent / 'shared' / 'real-mini'
+from places import GOLDEN
 
 
 def pytest_collection_modifyitems(items) -> None:

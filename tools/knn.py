@@ -20,6 +20,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--val', required=True, metavar='DIR', help='class folders whose images are classified')
     parser.add_argument('--k', type=int, nargs='+', default=[10, 20, 100, 200], help='numbers of neighbours')
     parser.add_argument('--temperature', type=float, default=0.07)
+    parser.add_argument('--resize', type=int, help='short side before the centre crop; 8/7 of the image size by default')
     parser.add_argument('--batch-size', type=int, default=128)
     parser.add_argument('--workers', type=int, default=4)
     return parser.parse_args()
@@ -33,6 +34,7 @@ def main() -> None:
         args.train,
         args.val,
         img_size=cfg.model.backbone.get('img_size', 224),
+        resize=args.resize,
         batch_size=args.batch_size,
         num_workers=args.workers,
         k=tuple(args.k),

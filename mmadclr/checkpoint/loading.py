@@ -28,8 +28,8 @@ def check_state_dict(model: nn.Module, filename: str | Path) -> dict[str, Tensor
     if differing:
         examples = '; '.join(f'{n}: file {shapes.get(n, "-")}, model {expected.get(n, "-")}' for n in differing[:4])
         raise ValueError(
-            f'{filename} does not fit the model of the config: {len(differing)} of {len(expected)} tensors differ ({examples}). '
-            'Use the config the checkpoint was trained with.'
+            f'{filename} does not fit the model of the config: {len(differing)} of {len(expected)} tensors differ '
+            f'({examples}). Use the config the checkpoint was trained with.'
         )
     return state
 

@@ -2,4 +2,12 @@ from mmadclr.datasets.image_dataset import ImageDataset, ShapesDataset, Unreadab
 from mmadclr.datasets.loading import EpochSampler, collate_samples
 from mmadclr.datasets.transforms import MultiCrop, ResizeCentreCrop
 
-__all__ = ['EpochSampler', 'ImageDataset', 'MultiCrop', 'ResizeCentreCrop', 'ShapesDataset', 'UnreadableImageError', 'collate_samples']
+__all__ = [
+    'EpochSampler',
+    'ImageDataset',
+    'MultiCrop',
+    'ResizeCentreCrop',
+    'ShapesDataset',
+    'UnreadableImageError',
+    'collate_samples',
+]

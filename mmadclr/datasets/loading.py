@@ -19,7 +19,7 @@ class EpochSampler(DefaultSampler):
     """
 
     def __iter__(self) -> Iterator[SampleKey]:
-        return (SampleKey(self.seed, self.epoch, index) for index in super(EpochSampler, self).__iter__())
+        return (SampleKey(self.seed, self.epoch, index) for index in super().__iter__())
 
 
 @FUNCTIONS.register_module()

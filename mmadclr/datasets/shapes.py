@@ -176,7 +176,9 @@ def write_shapes(root: str | Path, num_train: int = 3000, num_val: int = 1000, s
     if stamp.is_file():
         if json.loads(stamp.read_text()) == settings:
             return root
-        raise FileExistsError(f'{root} holds generated images of other settings ({stamp}); remove it or choose another folder')
+        raise FileExistsError(
+            f'{root} holds generated images of other settings ({stamp}); remove it or choose another folder'
+        )
     if root.exists() and any(root.iterdir()):
         raise FileExistsError(f'{root} is neither empty nor a complete set of generated images; remove it')
     print_log(f'drawing {num_train} + {num_val} images of {len(CLASSES)} classes into {root}', 'current')

@@ -109,9 +109,7 @@ class MultiCrop:
         """``image`` (PIL, RGB) and ``rng`` -> ``*_views`` uint8, ``*_boxes`` int64, ``*_photometric`` float32."""
         image, rng = results.pop('image'), results.pop('rng')
         if self.num_query and min(image.size) < self.query_size:
-            raise ImageTooSmallError(
-                f'{image.width}x{image.height} pixels are fewer than a query crop of {self.query_size}'
-            )
+            raise ImageTooSmallError(f'{image.width}x{image.height} pixels are fewer than a query crop of {self.query_size}')
         whole = (0, 0, *image.size)
         boxes = [random_resized_box(rng, whole, self.global_scale) for _ in range(NUM_GLOBAL)]
         results.update(self._views('global', image, boxes, self.global_size))

@@ -41,8 +41,8 @@ class Runner(mmengine_runner.Runner):
         loader = loop.dataloader
         if len(loader) == 0:
             raise ValueError(
-                f'a batch of {loader.batch_size} x {get_world_size()} processes is more than the {len(loader.dataset)} images '
-                f'of {loader.dataset.data_root}: lower train_dataloader.batch_size'
+                f'a batch of {loader.batch_size} x {get_world_size()} processes is more than the {len(loader.dataset)} '
+                f'images of {loader.dataset.data_root}: lower train_dataloader.batch_size'
             )
         return loop
 
@@ -57,8 +57,8 @@ class Runner(mmengine_runner.Runner):
         for group in optim_wrapper.optimizer.param_groups:
             configured, group['lr'] = group['lr'], group['lr'] * total / base
         self.logger.info(
-            f'learning rate: {configured:g} per {base} images; total batch {batch_size} images x {self.world_size} processes '
-            f'x {counts} accumulated = {total}, so the peak is {configured * total / base:g}'
+            f'learning rate: {configured:g} per {base} images; total batch {batch_size} images x {self.world_size} '
+            f'processes x {counts} accumulated = {total}, so the peak is {configured * total / base:g}'
         )
 
     def load_checkpoint(self, filename, map_location='cpu', strict=True, revise_keys=((r'^module\.', ''),)):

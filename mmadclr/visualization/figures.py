@@ -18,7 +18,7 @@ GLOBAL_COLOUR, LOCAL_COLOUR, QUERY_COLOUR = 'white', 'deepskyblue', 'gold'
 
 
 def draw_crops(images: list[Image.Image], data: dict, views: dict, mean: Tensor, std: Tensor, out: str | Path) -> Path:
-    """One row per image: the image with all boxes, then its global views, local views and query crops as the model gets them.
+    """One row per image: the image with all boxes, then its views and query crops as the model gets them.
 
     Args:
         images: The B images before cropping.
@@ -35,7 +35,11 @@ def draw_crops(images: list[Image.Image], data: dict, views: dict, mean: Tensor,
     titles = ['image'] + [n.format(i + 1) for n, group in zip(names, groups, strict=True) for i in range(group.shape[1])]
     for row, image in enumerate(images):
         grid[row, 0].imshow(image)
-        for kind, colour, style in (('global', GLOBAL_COLOUR, '-'), ('local', LOCAL_COLOUR, ':'), ('query', QUERY_COLOUR, '-')):
+        for kind, colour, style in (
+            ('global', GLOBAL_COLOUR, '-'),
+            ('local', LOCAL_COLOUR, ':'),
+            ('query', QUERY_COLOUR, '-'),
+        ):
             _draw_boxes(grid[row, 0], data[f'{kind}_boxes'][row].tolist(), colour, style)
         pictures = [view for group in groups for view in group[row]]
         for axis, view in zip(grid[row, 1:], pictures, strict=True):
@@ -73,7 +77,9 @@ def draw_curves(scalars: str | Path, out: str | Path, baselines: dict[str, float
 
 
 @torch.no_grad()
-def draw_attention(backbone, images: Tensor, crops: Tensor, shown: list[Image.Image], crop_boxes: Tensor, out: str | Path) -> Path:
+def draw_attention(
+    backbone, images: Tensor, crops: Tensor, shown: list[Image.Image], crop_boxes: Tensor, out: str | Path
+) -> Path:
     """Attention of the last block, averaged over heads: of [CLS], and of each query crop, over the image.
 
     Args:
@@ -123,6 +129,8 @@ def _draw_boxes(axis: Axes, boxes: list, colour: str, style: str) -> None:
 def _save(figure: Figure, axes: np.ndarray, out: str | Path) -> Path:
     for axis in axes:
         axis.set_axis_off()
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.3 / figure.get_figheight(), wspace=0.05, hspace=0.05)
+    figure.subplots_adjust(
+        left=0.01, right=0.99, bottom=0.01, top=1 - 0.3 / figure.get_figheight(), wspace=0.05, hspace=0.05
+    )
     figure.savefig(out, dpi=110)
     return Path(out)

@@ -12,9 +12,7 @@ from mmadclr.models.preprocessors import ViewPreprocessor
 @pytest.fixture
 def case(golden):
     arrays = golden('knn_eval')
-    return arrays, [
-        torch.from_numpy(arrays[k]) for k in ('train_features', 'train_labels', 'test_features', 'test_labels')
-    ]
+    return arrays, [torch.from_numpy(arrays[k]) for k in ('train_features', 'train_labels', 'test_features', 'test_labels')]
 
 
 def neighbours(arrays):
@@ -76,7 +74,9 @@ def test_features_come_in_the_order_of_the_data_set(image_folder):
     root = image_folder(count=12, classes=3)
     model = RawPixels(ViewPreprocessor())
     features, labels = extract_features(model, build_loader(root))
-    shuffled, shuffled_labels = extract_features(model, build_loader(root, sampler=dict(type='mmadclr.EpochSampler', shuffle=True)))
+    shuffled, shuffled_labels = extract_features(
+        model, build_loader(root, sampler=dict(type='mmadclr.EpochSampler', shuffle=True))
+    )
     assert torch.equal(features, shuffled)
     assert torch.equal(labels, shuffled_labels)
     assert labels.tolist() == build_loader(root).dataset.labels.tolist()

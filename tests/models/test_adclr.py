@@ -153,7 +153,9 @@ def reference_losses(student, teacher, views, centres, temps, rule):
 @pytest.mark.parametrize('query_keys', RULES)
 @pytest.mark.parametrize(('num_local', 'query_side'), [(3, 16), (0, 8)])
 def test_losses_and_gradients_equal_the_slow_reference(query_keys, num_local, query_side):
-    model = build(query_keys=query_keys, query_weight=0.7, loss_cls=dict(teacher_temp=0.5), loss_query=dict(teacher_temp=0.3))
+    model = build(
+        query_keys=query_keys, query_weight=0.7, loss_cls=dict(teacher_temp=0.5), loss_query=dict(teacher_temp=0.3)
+    )
     for loss in model.distillation_losses():
         loss.centre.normal_()
     views = make_views(num_local=num_local, query_side=query_side)

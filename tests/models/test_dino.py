@@ -36,7 +36,9 @@ def published_run(golden, tensors):
     model.student.load_state_dict(tensors(arrays, 'init/'))
     model.teacher.load_state_dict(model.student.state_dict())
     optimizer = dict(type='AdamW', lr=config['lr'] * config['batch'] / 256)
-    wrapper = SelfDistillationOptimConstructor(dict(optimizer=optimizer, max_norm=config['clip_grad'], precision='fp32'))(model)
+    wrapper = SelfDistillationOptimConstructor(dict(optimizer=optimizer, max_norm=config['clip_grad'], precision='fp32'))(
+        model
+    )
     runner = SimpleNamespace(
         model=model,
         optim_wrapper=wrapper,

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torchvision.transforms.functional as TF
 from PIL import Image, ImageFilter, ImageOps
+from places import GOLDEN
 
-from conftest import GOLDEN
 from mmadclr.datasets.photometric import COLUMNS, NO_OP, NUM_PARAMS, RECIPES, PhotometricRecipe, build_recipe
 from mmadclr.models.preprocessors import ViewPreprocessor
 from mmadclr.models.preprocessors import photometric as ops
@@ -122,7 +122,9 @@ def test_batched_pipeline_equals_pillow_view_by_view(pictures):
     expected = to_batch([pillow_pipeline(p, row) for p, row in zip(views, rows, strict=True)])
     torch.testing.assert_close(got.flatten(0, 1), preprocessor.normalise(expected))
     # Every operation took place and was left out at least once, so the comparison means something.
-    touched = {name: (rows[:, COLUMNS.index(name)] > 0).float().mean() for name in ('flip', 'grey', 'blur_radius', 'solarise')}
+    touched = {
+        name: (rows[:, COLUMNS.index(name)] > 0).float().mean() for name in ('flip', 'grey', 'blur_radius', 'solarise')
+    }
     assert all(0 < share < 1 for share in touched.values()), touched
 
 
@@ -163,7 +165,7 @@ def test_default_recipes_are_the_published_ones(view):
 def test_draws_follow_the_recipe():
     recipe = build_recipe('global_2', None)
     rng = np.random.default_rng(0)
-    draws = {name: column for name, column in zip(COLUMNS, np.stack([recipe.draw(rng) for _ in range(4000)]).T, strict=True)}
+    draws = dict(zip(COLUMNS, np.stack([recipe.draw(rng) for _ in range(4000)]).T, strict=True))
     for name, share in (('flip', 0.5), ('grey', 0.2), ('solarise', 0.2)):
         assert draws[name].mean() == pytest.approx(share, abs=0.03), name
     assert (draws['order_0'] != NO_OP).mean() == pytest.approx(0.8, abs=0.03)
@@ -185,7 +187,9 @@ def test_jitter_of_zero_width_is_left_out():
     assert sorted(row[1:5].tolist()) == [NO_OP, NO_OP, 0.0, 2.0]
 
 
-@pytest.mark.parametrize(('overrides', 'message'), [(dict(flip=1.5), 'flip=1.5'), (dict(hue=0.6), 'hue=0.6'), (dict(gray=0.2), 'gray')])
+@pytest.mark.parametrize(
+    ('overrides', 'message'), [(dict(flip=1.5), 'flip=1.5'), (dict(hue=0.6), 'hue=0.6'), (dict(gray=0.2), 'gray')]
+)
 def test_bad_recipes_are_explained(overrides, message):
     with pytest.raises(ValueError, match=message):
         build_recipe('local', overrides)

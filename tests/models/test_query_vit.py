@@ -67,7 +67,7 @@ def test_intermediate_tokens_equal_published_dino(dino):
 
 
 def test_size_resize_is_exact_size_resize(dino):
-    arrays, state = dino
+    _, state = dino
     published, exact = build(state), build(state, pos_embed_resize='size')
     expected = timm.layers.resample_abs_pos_embed(exact.pos_embed, (6, 6), (4, 4))
     torch.testing.assert_close(exact.position_embedding(6, 6), expected)
@@ -159,7 +159,9 @@ def test_permuting_crops_permutes_outputs(inputs, query_keys):
     images, crops = inputs
     order = torch.tensor([2, 0, 1])
     model = build(query_keys=query_keys)
-    torch.testing.assert_close(model(images, crops[:, order]).queries, model(images, crops).queries[:, order], rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        model(images, crops[:, order]).queries, model(images, crops).queries[:, order], rtol=0, atol=2e-6
+    )
 
 
 def test_crops_do_not_see_each_other_by_default(inputs):
@@ -197,7 +199,9 @@ def test_gradient_checkpointing_changes_nothing(inputs):
         torch.testing.assert_close(b.grad, a.grad, rtol=0, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize('name', ['vit_small_patch16_224', 'vit_base_patch16_224', 'vit_tiny_patch16_224', 'deit_small_patch16_224'])
+@pytest.mark.parametrize(
+    'name', ['vit_small_patch16_224', 'vit_base_patch16_224', 'vit_tiny_patch16_224', 'deit_small_patch16_224']
+)
 def test_parameters_are_those_of_the_plain_timm_model(name):
     with torch.device('meta'):
         ours, theirs = QueryViT(name), timm.create_model(name, num_classes=0)
@@ -209,7 +213,10 @@ def test_parameter_counts_of_the_literature():
     for name in ('vit_small_patch16_224', 'vit_base_patch16_224'):
         with torch.device('meta'):
             counts[name] = sum(p.numel() for p in QueryViT(name).parameters()) / 1e6
-    assert counts == {'vit_small_patch16_224': pytest.approx(21.67, abs=0.005), 'vit_base_patch16_224': pytest.approx(85.80, abs=0.005)}
+    assert counts == {
+        'vit_small_patch16_224': pytest.approx(21.67, abs=0.005),
+        'vit_base_patch16_224': pytest.approx(85.80, abs=0.005),
+    }
 
 
 def test_outputs_equal_the_plain_timm_model():

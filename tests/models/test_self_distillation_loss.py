@@ -47,7 +47,8 @@ def test_cross_view_query_term(golden):
     for call, epoch in enumerate(arrays['epoch']):
         loss_fn.teacher_temp = temperatures[epoch]
         student, teacher = (
-            torch.from_numpy(arrays[k][call]).double().unflatten(0, (2, 2)) for k in ('student_query', 'teacher_query_per_view')
+            torch.from_numpy(arrays[k][call]).double().unflatten(0, (2, 2))
+            for k in ('student_query', 'teacher_query_per_view')
         )
         loss = loss_fn(student, teacher)
         loss_fn.update_centre()

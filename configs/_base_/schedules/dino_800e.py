@@ -1,4 +1,4 @@
-"""DINO's optimisation, 800 epochs: AdamW, learning rate 5e-4 per 256 images, and all schedules."""
+"""DINO's optimisation, 800 epochs: AdamW, learning rate 5e-4 per 256 images, all schedules, and the hooks of a run."""
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=800, val_interval=20)
 optim_wrapper = dict(
@@ -10,6 +10,13 @@ optim_wrapper = dict(
 )
 auto_scale_lr = dict(enable=True, base_batch_size=256)
 default_hooks = dict(
+    logger=dict(type='LoggerHook', interval=50),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_param_scheduler=False),
+    teacher=dict(type='TeacherUpdateHook'),
+    epoch_seed=dict(type='EpochSeedHook'),
+    finite_loss=dict(type='FiniteLossHook'),
+    unreadable=dict(type='UnreadableImageHook', max_unreadable=100),
+    throughput=dict(type='ThroughputHook'),
     schedule=dict(
         type='DistillationScheduleHook',
         warmup_epochs=10,
@@ -19,5 +26,5 @@ default_hooks = dict(
         teacher_temp=(0.04, 0.07),
         teacher_temp_warmup_epochs=30,
         freeze_last_layer_epochs=1,
-    )
+    ),
 )

@@ -30,7 +30,7 @@ class DistillationScheduleHook(Hook):
         freeze_last_layer_epochs: Epochs during which the student's prototypes keep still.
     """
 
-    priority = 'HIGH'
+    priority = 'HIGHEST'  # before RuntimeInfoHook logs the learning rate
 
     def __init__(
         self,

@@ -257,8 +257,10 @@ class QueryViT(VisionTransformer):
     def split(tokens: Tensor, layout: TokenLayout) -> ViTOutput:
         """Token sequence (B, S, D) -> its named parts."""
         n, t = layout.num_image, layout.tokens_per_crop
-        queries = tokens[:, n:].unflatten(1, (-1, t)) if tokens.shape[1] > n else tokens.new_empty(
-            len(tokens), 0, t, tokens.shape[2]
+        queries = (
+            tokens[:, n:].unflatten(1, (-1, t))
+            if tokens.shape[1] > n
+            else tokens.new_empty(len(tokens), 0, t, tokens.shape[2])
         )
         return ViTOutput(tokens[:, 0], tokens[:, 1:n], queries)
 

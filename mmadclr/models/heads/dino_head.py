@@ -1,5 +1,7 @@
 """Projection head of DINO."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -55,7 +57,7 @@ class DINOHead(nn.Module):
         super().__init__()
         widths = [in_dim] + [hidden_dim] * (num_layers - 1) + [bottleneck_dim]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+        for width_in, width_out in pairwise(widths):
             layers += [nn.Linear(width_in, width_out), nn.GELU()]
         self.mlp = nn.Sequential(*layers[:-1]) if num_layers > 1 else layers[0]
         self.last_layer = Prototypes(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)

@@ -1,0 +1,52 @@
+"""A training run of seconds, for tests of the engine."""
+
+import pytest
+from mmengine.config import Config
+from places import REPO
+
+from mmadclr.engine import Runner
+
+SMALL = {
+    'train_cfg.max_epochs': 2,
+    'train_cfg.val_interval': 2,
+    'train_dataloader.batch_size': 4,
+    'train_dataloader.num_workers': 0,
+    'train_dataloader.persistent_workers': False,
+    'default_hooks.schedule.warmup_epochs': 1,
+    'default_hooks.logger.interval': 1,
+    'default_hooks.checkpoint.interval': 1,
+    'default_hooks.checkpoint.max_keep_ckpts': -1,
+    'model.backbone.arch': dict(embed_dim=24, depth=2, num_heads=3, patch_size=8),
+    'val_evaluator.k': 5,
+}
+
+
+@pytest.fixture
+def small_config(tmp_path):
+    """The ADCLR demo at a size that takes seconds, on 12 + 10 generated images; ``overrides`` as dotted keys."""
+
+    def make(overrides=None, work_dir='work', config='configs/demo/adclr_vittiny_shapes.py'):
+        cfg = Config.fromfile(REPO / config)
+        data = dict(data_root=str(tmp_path / 'shapes'), num_train=12, num_val=10, image_size=32)
+        cfg.merge_from_dict(SMALL | (overrides or {}))
+        loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.val_cfg.bank_dataloader)
+        for dataset in (loader.dataset for loader in loaders):
+            if dataset.type == 'ShapesDataset':
+                dataset.update(data)
+        cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
+        cfg.work_dir = str(tmp_path / work_dir)
+        # mmengine registers visualizers by the name of the experiment; a fresh one for every run.
+        cfg.experiment_name = f'{tmp_path.name}_{work_dir}'
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def train(small_config):
+    def run(*args, **kwargs):
+        runner = Runner.from_cfg(small_config(*args, **kwargs))
+        runner.train()
+        return runner
+
+    return run

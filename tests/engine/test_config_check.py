@@ -1,0 +1,51 @@
+"""Keys that nothing would read are found, and good configs pass."""
+
+import pytest
+from mmengine.config import Config
+from places import REPO
+
+from mmadclr.engine.config_check import ConfigError, check_config
+
+CONFIGS = sorted(path for path in (REPO / 'configs').rglob('*.py') if '_base_' not in path.parts)
+
+
+@pytest.fixture
+def cfg():
+    return Config.fromfile(REPO / 'configs/adclr/vits16_in1k.py')
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: str(path.relative_to(REPO / 'configs')))
+def test_configs_of_the_tree_have_no_dead_keys(path):
+    check_config(Config.fromfile(path))
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ({'model.backbone.archh': 'x'}, r'model\.backbone\.archh: QueryViT has no such argument; did you mean arch\?'),
+        ({'model.type': 'ADLCR'}, r"model: there is no component 'ADLCR'; did you mean ADCLR\?"),
+        ({'model.query_wieght': 2}, r'model\.query_wieght: .*did you mean query_weight\?'),
+        ({'train_dataloader.batchsize': 2}, r'train_dataloader\.batchsize: a data loader .*did you mean batch_size\?'),
+        ({'train_dataloader.dataset.transform.num_queries': 2}, r'transform\.num_queries: .*did you mean num_query\?'),
+        ({'default_hooks.schedule.warmup_epoch': 2}, r'warmup_epoch: .*did you mean warmup_epochs\?'),
+        ({'optim_wrapper.optimizer.learning_rate': 2}, r'optimizer\.learning_rate: AdamW has no such argument'),
+        ({'train_cfg.max_epoch': 2}, r'train_cfg\.max_epoch: .*did you mean max_epochs\?'),
+        ({'optim_wraper': dict(a=1)}, r'optim_wraper: did you mean optim_wrapper\?'),
+    ],
+)
+def test_misspelt_keys_are_named_with_a_hint(cfg, override, message):
+    cfg.merge_from_dict(override)
+    with pytest.raises(ConfigError, match=message):
+        check_config(cfg)
+
+
+def test_overrides_that_change_nothing_are_errors(cfg):
+    with pytest.raises(ConfigError, match=r'max_epochs: no part of a run is called max_epochs'):
+        check_config(cfg, ['max_epochs'])
+    check_config(cfg, ['train_cfg.max_epochs', 'work_dir'])
+
+
+def test_all_problems_are_reported_at_once(cfg):
+    cfg.merge_from_dict({'model.backbone.archh': 'x', 'train_cfg.max_epoch': 2})
+    with pytest.raises(ConfigError, match=r'(?s)archh.*max_epoch'):
+        check_config(cfg)

@@ -1,0 +1,167 @@
+"""Whole runs: resumed equals uninterrupted, accumulated equals joint, honest batch arithmetic, clear errors."""
+
+import json
+import logging
+import math
+
+import pytest
+import torch
+from comparisons import assert_same_state
+
+from mmadclr.datasets import UnreadableImageError
+from mmadclr.engine import Runner
+
+
+def losses(runner):
+    lines = [json.loads(line) for line in open(f'{runner.log_dir}/vis_data/scalars.json')]
+    return [line['loss'] for line in lines if 'loss' in line]
+
+
+def state_dict(path):
+    return torch.load(path, weights_only=False)['state_dict']
+
+
+def test_training_moves_both_networks_and_reports_knn(train):
+    runner = train()
+    names = set(state_dict(f'{runner.work_dir}/epoch_2.pth'))
+    assert {'loss_cls.centre', 'loss_query.centre'} < names
+    assert {n.split('.', 1)[1] for n in names if n.startswith('student.')} == {
+        n.split('.', 1)[1] for n in names if n.startswith('teacher.')
+    }
+    assert len(losses(runner)) == 6
+    scalars = open(f'{runner.log_dir}/vis_data/scalars.json').read()
+    for key in ('knn5_T0.07_top1', 'images_per_s', 'lr', 'weight_decay', 'teacher_momentum', 'teacher_temp', 'loss_query'):
+        assert f'"{key}"' in scalars, key
+
+
+def test_teacher_moves_once_per_step_with_the_scheduled_momentum(train, monkeypatch):
+    """The update rule after every optimizer step, with the scheduled momentum."""
+    from mmadclr.models.selfsup.base import SelfDistillation
+
+    momenta = []
+    after_step = SelfDistillation.after_step
+
+    def checked(self):
+        before = {k: v.clone() for k, v in self.teacher.state_dict().items()}
+        student = self.student.state_dict()
+        after_step(self)
+        momenta.append(self.teacher_momentum)
+        for name, value in self.teacher.state_dict().items():
+            expected = momenta[-1] * before[name] + (1 - momenta[-1]) * student[name]
+            torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+
+    monkeypatch.setattr(SelfDistillation, 'after_step', checked)
+    train()
+    assert momenta == sorted(momenta)
+    assert len(momenta) == 6
+    assert momenta[0] == 0.98
+
+
+def test_resumed_equals_uninterrupted(train):
+    """With drop path, so that torch's random state matters too; weights, centres, optimizer and losses."""
+    random = {'model.backbone.drop_path_rate': 0.3}
+    whole = train(random, work_dir='whole')
+    resumed = train(
+        random | {'resume': True, 'load_from': f'{whole.work_dir}/epoch_1.pth'},
+        work_dir='resumed',
+    )
+    assert_same_state(whole.model.state_dict(), resumed.model.state_dict())
+    assert losses(resumed) == losses(whole)[3:]
+    moments = [runner.optim_wrapper.state_dict()['state'] for runner in (whole, resumed)]
+    for key, state in moments[0].items():
+        for name, value in state.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(moments[1][key][name])), (key, name)
+
+
+def test_accumulated_batches_equal_the_joint_batch(train):
+    joint = train({'train_dataloader.batch_size': 4, 'train_dataloader.sampler.shuffle': False}, work_dir='joint')
+    split = train(
+        {
+            'train_dataloader.batch_size': 2,
+            'train_dataloader.sampler.shuffle': False,
+            'optim_wrapper.accumulative_counts': 2,
+        },
+        work_dir='split',
+    )
+    assert split.iter == 2 * joint.iter
+    assert_same_state(joint.model.state_dict(), split.model.state_dict(), atol=1e-5)
+
+
+def test_learning_rate_follows_the_total_batch(train, caplog):
+    with caplog.at_level(logging.INFO, logger='mmengine'):
+        runner = train({'train_dataloader.batch_size': 2, 'optim_wrapper.accumulative_counts': 3, 'train_cfg.max_epochs': 1})
+    peak = 3e-3 * 6 / 64
+    hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'DistillationScheduleHook')
+    assert hook.tables['lr'].max() == pytest.approx(peak)
+    log = open(f'{runner.log_dir}/{runner.timestamp}.log').read()
+    assert 'total batch 2 images x 1 processes x 3 accumulated = 6, so the peak is 0.00028125' in log
+
+
+def test_batch_larger_than_the_data_set(train):
+    with pytest.raises(ValueError, match='a batch of 64 x 1 processes is more than the 12 images .*lower train_dataloader'):
+        train({'train_dataloader.batch_size': 64})
+
+
+def test_more_accumulated_batches_than_the_run_has(train):
+    with pytest.raises(ValueError, match='accumulative_counts=100: the whole run has only 6 batches'):
+        train({'optim_wrapper.accumulative_counts': 100})
+
+
+def test_checkpoint_of_another_architecture(train):
+    whole = train({'train_cfg.max_epochs': 1}, work_dir='first')
+    path = f'{whole.work_dir}/epoch_1.pth'
+    other = {'model.backbone.arch': dict(embed_dim=36, depth=2, num_heads=3, patch_size=8), 'load_from': path}
+    for resume in (False, True):
+        with pytest.raises(
+            ValueError, match=r'epoch_1\.pth does not fit the model of the config: \d+ of \d+ tensors differ'
+        ):
+            train(other | {'resume': resume}, work_dir=f'other{resume}')
+
+
+def test_missing_checkpoint(train):
+    with pytest.raises(FileNotFoundError, match=r'checkpoint nowhere\.pth does not exist'):
+        train({'load_from': 'nowhere.pth'})
+
+
+def image_config(small_config, root, **overrides):
+    cfg = small_config()
+    cfg.train_dataloader.dataset = dict(
+        type='ImageDataset', data_root=str(root), transform=cfg.train_dataloader.dataset.transform
+    )
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    cfg.merge_from_dict(overrides)
+    return cfg
+
+
+def test_unreadable_images_are_logged_once_counted_and_limited(small_config, image_folder):
+    root = image_folder(count=12)
+    broken = root / 'class0' / '002.png'
+    broken.write_text('no image')
+    runner = Runner.from_cfg(image_config(small_config, root))
+    runner.train()
+    log = open(f'{runner.log_dir}/{runner.timestamp}.log').read()
+    assert log.count(f'replaced by the next one: {broken}') == 1
+    for epoch in (1, 2):
+        assert f'epoch {epoch}: 1 unreadable images were replaced' in log
+    cfg = image_config(small_config, root, **{'default_hooks.unreadable.max_unreadable': 0})
+    cfg.experiment_name += '_limited'
+    with pytest.raises(UnreadableImageError, match=r'more than max_unreadable=0.*002\.png'):
+        Runner.from_cfg(cfg).train()
+
+
+def test_losses_that_are_not_finite_stop_the_run(small_config):
+    runner = Runner.from_cfg(small_config())
+    with torch.no_grad():
+        runner.model.student.backbone.cls_token.fill_(math.nan)
+    runner._init_model_weights = lambda: None
+    with pytest.raises(FloatingPointError, match=r'loss, loss_cls.* not finite at iteration 0 .*images \['):
+        runner.train()
+
+
+def test_broken_teacher_stays_where_it_began(train):
+    """The control of the demo: momentum 1 never moves the teacher, while the student trains."""
+    runner = train({'default_hooks.schedule.momentum': (1.0, 1.0)})
+    first, second = (state_dict(f'{runner.work_dir}/epoch_{epoch}.pth') for epoch in (1, 2))
+    moved = {name for name in first if not torch.equal(first[name], second[name])}
+    assert not [name for name in moved if name.startswith('teacher.')]
+    assert [name for name in moved if name.startswith('student.')]

@@ -1,0 +1,8 @@
+"""Where tests find things."""
+
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+GOLDEN = REPO / 'tests' / 'data' / 'golden'
+# Small real data sets beside the project; tests that use them skip where they are absent.
+REAL_DATA = REPO.parent / 'shared' / 'real-mini'
