@@ -213,6 +213,44 @@ def test_cls_term_does_not_depend_on_queries():
     torch.testing.assert_close(with_queries, without, rtol=0, atol=1e-12)
 
 
+def test_crops_encoded_alone_are_the_same_target_for_both_views():
+    """The released code's targets: patch tokens of the crop as an image of its own; here in closed form from the parts."""
+    model = build(teacher_queries='alone')
+    views = make_views()
+    shared = views['query_crops'][:, :1].expand(-1, 2, -1, -1, -1, -1)
+    got = model.project_alone(model.teacher, shared)
+    assert torch.equal(got[0], got[1])
+    teacher = model.teacher
+    for image in range(2):
+        expected = [teacher['head'](teacher['backbone'](crop[None]).patches[0]) for crop in shared[image, 0]]
+        torch.testing.assert_close(got[0, image], torch.cat(expected), rtol=0, atol=1e-10)
+    loss = model.loss(**(views | dict(query_crops=shared)))['loss_query']
+    student = model.project_with_queries(model.student, shared, views['global_views'])[1]
+    torch.testing.assert_close(loss, model.loss_query(student, got))
+    assert abs(loss - build().loss(**(views | dict(query_crops=shared)))['loss_query']) > 1e-6
+
+
+def test_separate_query_head():
+    """A second head: [CLS] does not use it, query tokens use nothing else, and the teacher follows it."""
+    model = build(shared_head=False)
+    losses = model.loss(**make_views())
+    gradients = torch.autograd.grad(
+        losses['loss_cls'], model.student['query_head'].parameters(), allow_unused=True, retain_graph=True
+    )
+    assert all(g is None for g in gradients)
+    trainable = [p for p in model.student['head'].parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(losses['loss_query'], trainable, allow_unused=True)
+    assert all(g is None for g in gradients)
+    before = model.teacher['query_head'].last_layer.weight_v.clone()
+    model.after_step()
+    assert not torch.equal(model.teacher['query_head'].last_layer.weight_v, before)
+
+
+def test_unknown_teacher_queries_are_explained():
+    with pytest.raises(ValueError, match="teacher_queries='both': choose 'with_view' or 'alone'"):
+        build(teacher_queries='both')
+
+
 def test_adclr_adds_no_parameter():
     names = [{name for name, _ in build(kind).named_parameters()} for kind in ('ADCLR', 'DINO')]
     assert names[0] == names[1]

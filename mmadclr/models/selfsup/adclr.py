@@ -6,7 +6,7 @@ Shape legend: B images, V = 2 global views, L local views, Q query crops, T toke
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmadclr.models.selfsup.dino import DINO, by_view, flat
 from mmadclr.registry import MODELS
@@ -19,16 +19,22 @@ class ADCLR(DINO):
     Zhang et al., *Patch-level contrasting without patch correspondence for accurate and dense contrastive representation
     learning*, ICLR 2023. The same Q query crops join both global views as extra tokens; image tokens never read them
     (see ``QueryViT``). The student's token of crop j in view v predicts the teacher's token of crop j in the *other*
-    view. With Q = 0 or without a query loss this is DINO.
+    view. With Q = 0 this is DINO.
 
-    The authors' released code trains a later method and the paper's hyper-parameters are not public: what is not stated
-    there follows our reconstruction, one option each.
+    The authors' released code (Sherrylone/PQCL) trains a later method, and the paper's hyper-parameters are not public:
+    what is not stated there follows our reconstruction, one option each.
 
     Args:
-        query_weight: lambda; 1 in the released code of the authors.
-        loss_query: Config of the query loss, with a centre of its own. Query tokens share the head of [CLS], so the
-            method adds no parameter.
+        query_weight: lambda; 1 in the released code.
+        loss_query: Config of the query loss, which has a centre of its own.
+        shared_head: Query tokens use the head of [CLS], so that the method adds no parameter, as the paper states; or
+            a second head of the same sizes.
+        teacher_queries: ``'with_view'`` (the teacher's query tokens read its view, so targets differ between views) or
+            ``'alone'`` (each crop encoded by itself as a small image, its patch tokens the targets: released code).
         **kwargs: See ``DINO``.
+
+    Raises:
+        ValueError: Unknown ``teacher_queries``.
     """
 
     def __init__(
@@ -37,11 +43,17 @@ class ADCLR(DINO):
         head: dict,
         query_weight: float = 1.0,
         loss_query: dict | None = None,
+        shared_head: bool = True,
+        teacher_queries: str = 'with_view',
         **kwargs,
     ) -> None:
-        super().__init__(backbone, head, **kwargs)
+        if teacher_queries not in ('with_view', 'alone'):
+            raise ValueError(f"teacher_queries={teacher_queries!r}: choose 'with_view' or 'alone'")
+        extra_heads = {} if shared_head else {'query_head': head}
+        super().__init__(backbone, head, extra_heads=extra_heads, **kwargs)
         self.query_weight = query_weight
         self.loss_query = self.build_loss(loss_query)
+        self.teacher_queries = teacher_queries
 
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
         """``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w), ``query_crops`` (B, V, Q, 3, q, q)."""
@@ -49,6 +61,8 @@ class ADCLR(DINO):
             return super().loss(global_views, local_views)
         with torch.no_grad():
             teacher_cls, teacher_query = self.project_with_queries(self.teacher, query_crops, global_views)
+            if self.teacher_queries == 'alone':
+                teacher_query = self.project_alone(self.teacher, query_crops)
         student_cls, student_query = self.project_with_queries(self.student, query_crops, global_views, local_views)
         return {
             'loss_cls': self.loss_cls(student_cls, teacher_cls),
@@ -57,7 +71,7 @@ class ADCLR(DINO):
 
     @staticmethod
     def project_with_queries(
-        network, query_crops: Tensor, global_views: Tensor, local_views: Tensor | None = None
+        network: nn.ModuleDict, query_crops: Tensor, global_views: Tensor, local_views: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """[CLS] logits (V + L, B, K) and query logits (V, B, Q*T, K); local views carry no queries."""
         num_views = global_views.shape[1]
@@ -66,7 +80,16 @@ class ADCLR(DINO):
         if local_views is not None and local_views.shape[1]:
             cls = torch.cat((cls, by_view(network['backbone'](flat(local_views)).cls, local_views.shape[1])))
         queries = by_view(output.queries.flatten(1, 2), num_views)
-        # One pass through the head: matrix products over all rows, split again afterwards.
-        logits = network['head'](torch.cat((cls.flatten(0, 1), queries.flatten(0, 2))))
-        cls_logits, query_logits = logits.split((cls.shape[0] * cls.shape[1], queries[..., 0].numel()))
-        return cls_logits.unflatten(0, cls.shape[:2]), query_logits.unflatten(0, queries.shape[:3])
+        return network['head'](cls), query_head(network)(queries)
+
+    @staticmethod
+    def project_alone(network: nn.ModuleDict, query_crops: Tensor) -> Tensor:
+        """Query logits (V, B, Q*T, K) of crops encoded as images of their own, without their [CLS]."""
+        _, num_views, num_queries = query_crops.shape[:3]
+        patches = network['backbone'](flat(query_crops).flatten(0, 1)).patches  # (V*B*Q, T, D)
+        return query_head(network)(by_view(patches.unflatten(0, (-1, num_queries)).flatten(1, 2), num_views))
+
+
+def query_head(network: nn.ModuleDict) -> nn.Module:
+    """The head of the query tokens: that of [CLS] unless there is a second one."""
+    return network['query_head'] if 'query_head' in network else network['head']

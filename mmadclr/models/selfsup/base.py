@@ -25,6 +25,7 @@ class SelfDistillation(BaseModel):
         backbone, head: Configs of the two parts, built once for the student and copied for the teacher. The head's
             ``in_dim`` is the backbone's width.
         data_preprocessor: Config of the preprocessor; ``ViewPreprocessor`` by default.
+        extra_heads: Configs of further heads by name, for tokens other than [CLS].
         teacher_momentum: Share of the old teacher kept at an update; the schedule hook overwrites it every iteration.
     """
 
@@ -33,11 +34,14 @@ class SelfDistillation(BaseModel):
         backbone: dict,
         head: dict,
         data_preprocessor: dict | None = None,
+        extra_heads: dict[str, dict] | None = None,
         teacher_momentum: float = 0.996,
     ) -> None:
         super().__init__(data_preprocessor=MODELS.build(data_preprocessor or dict(type='ViewPreprocessor')))
         self.student = nn.ModuleDict({'backbone': MODELS.build(backbone)})
-        self.student['head'] = MODELS.build({'in_dim': self.student['backbone'].embed_dim, **head})
+        in_dim = self.student['backbone'].embed_dim
+        for name, cfg in {'head': head, **(extra_heads or {})}.items():
+            self.student[name] = MODELS.build({'in_dim': in_dim, **cfg})
         self.teacher = deepcopy(self.student).requires_grad_(False)
         self.teacher_momentum = teacher_momentum
         self.train()

@@ -1,0 +1,109 @@
+"""Every config of the tree is built at reduced size, trains for one optimizer step and, where it validates, validates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mmengine.config import Config
+from places import REPO
+
+from mmadclr.engine import Runner
+from mmadclr.engine.config_check import check_config
+
+CONFIGS = sorted(path for path in (REPO / 'configs').rglob('*.py') if '_base_' not in path.parts)
+TINY = dict(embed_dim=24, depth=2, num_heads=3)
+
+
+def reduced(path, images, shapes, work_dir):
+    """The config with everything that costs time made small, and nothing else changed."""
+    cfg = Config.fromfile(path)
+    patch = 8 if 'demo' in path.parts else 16
+    cfg.model.backbone.arch = dict(**TINY, patch_size=patch)
+    cfg.model.head.update(out_dim=32, hidden_dim=24, bottleneck_dim=16)
+    loaders = [cfg.train_dataloader]
+    if cfg.val_cfg is not None:
+        loaders += [cfg.val_dataloader, cfg.val_cfg.bank_dataloader]
+        cfg.val_evaluator.k = 3
+    for loader in loaders:
+        loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+        if loader.dataset.type == 'ShapesDataset':
+            loader.dataset.update(data_root=str(shapes), num_train=10, num_val=10, image_size=32)
+        else:
+            loader.dataset.data_root = str(images)
+    cfg.train_cfg.update(max_epochs=1, val_interval=1)
+    cfg.default_hooks.schedule.warmup_epochs = 0
+    cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = work_dir.name
+    return cfg
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: str(path.relative_to(REPO / 'configs')))
+def test_config_builds_and_trains(path, image_folder, tmp_path):
+    cfg = reduced(path, image_folder(count=4), tmp_path / 'shapes', tmp_path)
+    check_config(cfg)
+    runner = Runner.from_cfg(cfg)
+    runner._init_model_weights = lambda: None  # the weights of the construction, so that they can be compared
+    before = {name: p.clone() for name, p in runner.model.student.named_parameters()}
+    runner.train()
+    frozen = cfg.default_hooks.schedule.freeze_last_layer_epochs > 0
+    for name, parameter in runner.model.student.named_parameters():
+        still = not parameter.requires_grad or (frozen and 'last_layer' in name)
+        assert torch.equal(parameter, before[name]) == still, name
+    if cfg.val_cfg is not None:
+        assert 0 <= runner.message_hub.get_scalar('val/knn3_T0.07_top1').current() <= 100
+
+
+def test_there_are_configs():
+    names = {str(path.relative_to(REPO / 'configs')) for path in CONFIGS}
+    assert {'adclr/vits16_in1k.py', 'dino/vitb16_in1k.py', 'demo/adclr_vittiny_shapes.py', 'adclr/vits16_small.py'} < names
+
+
+def published(cfg):
+    """What decides a run, for comparison with the published table."""
+    schedule, transform = cfg.default_hooks.schedule, cfg.train_dataloader.dataset.transform
+    return dict(
+        epochs=cfg.train_cfg.max_epochs,
+        total_batch=8 * cfg.train_dataloader.batch_size,
+        lr=cfg.optim_wrapper.optimizer.lr,
+        min_lr=schedule.min_lr,
+        warmup=schedule.warmup_epochs,
+        weight_decay=tuple(schedule.weight_decay),
+        clip=cfg.optim_wrapper.max_norm,
+        frozen=schedule.freeze_last_layer_epochs,
+        momentum=tuple(schedule.momentum),
+        teacher_temp=(*schedule.teacher_temp, schedule.teacher_temp_warmup_epochs),
+        prototypes=cfg.model.head.out_dim,
+        norm_last_layer=cfg.model.head.norm_last_layer,
+        drop_path=cfg.model.backbone.drop_path_rate,
+        crops=(transform.global_size, tuple(transform.global_scale), transform.num_local, tuple(transform.local_scale)),
+    )
+
+
+SMALL = dict(
+    epochs=800,
+    total_batch=1024,
+    lr=5e-4,
+    min_lr=1e-5,
+    warmup=10,
+    weight_decay=(0.04, 0.4),
+    clip=None,
+    frozen=1,
+    momentum=(0.996, 1.0),
+    teacher_temp=(0.04, 0.07, 30),
+    prototypes=65536,
+    norm_last_layer=False,
+    drop_path=0.1,
+    crops=(224, (0.25, 1.0), 10, (0.05, 0.25)),
+)
+BASE = SMALL | dict(
+    epochs=400, lr=7.5e-4, min_lr=2e-6, clip=0.3, frozen=3, teacher_temp=(0.04, 0.07, 50), norm_last_layer=True
+)
+
+
+@pytest.mark.parametrize('method', ['dino', 'adclr'])
+@pytest.mark.parametrize(('arch', 'expected'), [('vits16', SMALL), ('vitb16', BASE)])
+def test_imagenet_configs_hold_the_published_settings(method, arch, expected):
+    cfg = Config.fromfile(REPO / f'configs/{method}/{arch}_in1k.py')
+    assert published(cfg) == expected
+    assert cfg.train_dataloader.dataset.transform.num_query == (10 if method == 'adclr' else 0)
