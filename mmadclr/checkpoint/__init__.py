@@ -1,3 +1,3 @@
-from mmadclr.checkpoint.loading import check_state_dict, load_strictly
+from mmadclr.checkpoint.loading import check_state_dict
 
-__all__ = ['check_state_dict', 'load_strictly']
+__all__ = ['check_state_dict']

@@ -32,8 +32,3 @@ def check_state_dict(model: nn.Module, filename: str | Path) -> dict[str, Tensor
             f'({examples}). Use the config the checkpoint was trained with.'
         )
     return state
-
-
-def load_strictly(model: nn.Module, filename: str | Path) -> None:
-    """Loads a checkpoint of this very model. Raises: see :func:`check_state_dict`."""
-    model.load_state_dict(check_state_dict(model, filename))

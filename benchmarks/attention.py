@@ -1,0 +1,67 @@
+"""One rectangular attention call against the masked square one it replaces: ``python benchmarks/attention.py``.
+
+Both give every image and query row the image tokens as keys. Printed: their largest difference, exact FLOPs (torch's own
+counter), and the ratio of times with the two variants interleaved in one process.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmadclr.models.backbones.query_vit import QueryAttention, TokenLayout
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--batch', type=int, default=16)
+    parser.add_argument('--queries', type=int, default=10)
+    parser.add_argument('--heads', type=int, default=6)
+    parser.add_argument('--rounds', type=int, default=21)
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    return parser.parse_args()
+
+
+def seconds(function, device: str) -> float:
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    args = parse_args()
+    num_image, total = 197, 197 + args.queries
+    q, k, v = (torch.randn(args.batch, args.heads, total, 64, device=args.device) for _ in range(3))
+    layout = TokenLayout(num_image)
+    mask = layout.mask(total, args.device)
+    variants = {
+        'rectangular': lambda: QueryAttention.attend(q, k, v, layout),
+        'masked': lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask),
+    }
+    print(f'{args.device}: {args.batch} images x {args.heads} heads, {num_image} image and {args.queries} query tokens')
+    print(f'largest difference {(variants["rectangular"]() - variants["masked"]()).abs().max():.1e}')
+    for name, function in variants.items():
+        with FlopCounterMode(display=False) as counter:
+            function()
+        print(f'{name:<12} {counter.get_total_flops() / 1e6:.1f} MFLOP')
+    times = {name: [] for name in variants}
+    for _ in range(args.rounds):
+        for name, function in variants.items():
+            times[name].append(seconds(function, args.device))
+    ratios = sorted(b / a for a, b in zip(times['rectangular'], times['masked'], strict=True))
+    print(f'masked / rectangular, time: median {statistics.median(ratios):.2f}, range {ratios[0]:.2f} to {ratios[-1]:.2f}')
+
+
+if __name__ == '__main__':
+    main()
