@@ -22,7 +22,7 @@ def reduced(path, images, shapes, work_dir):
     cfg.model.head.update(out_dim=32, hidden_dim=24, bottleneck_dim=16)
     loaders = [cfg.train_dataloader]
     if cfg.val_cfg is not None:
-        loaders += [cfg.val_dataloader, cfg.val_cfg.bank_dataloader]
+        loaders.append(cfg.val_dataloader)
         cfg.val_evaluator.k = 3
     for loader in loaders:
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
@@ -30,6 +30,8 @@ def reduced(path, images, shapes, work_dir):
             loader.dataset.update(data_root=str(shapes), num_train=10, num_val=10, image_size=32)
         else:
             loader.dataset.data_root = str(images)
+            if cfg.val_cfg is not None:
+                cfg.val_cfg.bank.data_root = str(images)
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
     cfg.default_hooks.schedule.warmup_epochs = 0
     cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])

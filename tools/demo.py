@@ -25,7 +25,7 @@ from mmadclr.datasets import collate_samples
 from mmadclr.datasets.image_dataset import load_rgb
 from mmadclr.datasets.transforms import crop_and_resize
 from mmadclr.engine import Runner
-from mmadclr.engine.launch import add_common_arguments, load_config, report_bad_input
+from mmadclr.engine.launch import add_config_arguments, load_config, report_bad_input
 from mmadclr.evaluation import RawPixels
 from mmadclr.visualization import draw_attention, draw_crops, draw_curves
 
@@ -34,7 +34,7 @@ NUM_SHOWN = 6
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_common_arguments(parser, default_config=str(ROOT / 'configs/demo/adclr_vittiny_shapes.py'))
+    add_config_arguments(parser, default_config=str(ROOT / 'configs/demo/adclr_vittiny_shapes.py'))
     parser.add_argument('--seed', type=int, default=0, help='seed of initialisation, order and augmentation')
     return parser.parse_args()
 
@@ -98,8 +98,9 @@ def draw_teacher_attention(model, dataset, out: Path) -> Path:
             for image, row in zip(shown, boxes.tolist(), strict=True)
         ]
     )
-    normalise = model.data_preprocessor.normalise
-    return draw_attention(backbone, normalise(samples['images'].float()), normalise(crops.float()), shown, boxes, out)
+    normalise, device = model.data_preprocessor.normalise, model.data_preprocessor.mean.device
+    images, crops = (normalise(pixels.to(device).float()) for pixels in (samples['images'], crops))
+    return draw_attention(backbone, images, crops, shown, boxes, out)
 
 
 def spread(length: int) -> list[int]:

@@ -7,14 +7,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmengine.dist import is_main_process
+
 from mmadclr.engine import Runner
-from mmadclr.engine.launch import add_common_arguments, load_config, report_bad_input
+from mmadclr.engine.launch import add_config_arguments, add_launcher_arguments, load_config, report_bad_input
 from mmadclr.evaluation.settings import knn_settings
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_common_arguments(parser)
+    add_config_arguments(parser)
+    add_launcher_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint of a run with this config')
     parser.add_argument('--train', required=True, metavar='DIR', help='class folders whose images vote')
     parser.add_argument('--val', required=True, metavar='DIR', help='class folders whose images are classified')
@@ -44,7 +47,8 @@ def main() -> None:
         cfg[name] = value
     cfg.load_from = args.checkpoint
     metrics = Runner.from_cfg(cfg).val()
-    print(json.dumps({name: round(value, 2) for name, value in metrics.items()}, indent=1))
+    if is_main_process():
+        print(json.dumps({name: round(value, 2) for name, value in metrics.items()}, indent=1))
 
 
 if __name__ == '__main__':

@@ -7,12 +7,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed, too
 
 from mmadclr.engine import Runner
-from mmadclr.engine.launch import add_common_arguments, load_config, report_bad_input
+from mmadclr.engine.launch import add_config_arguments, add_launcher_arguments, load_config, report_bad_input
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_common_arguments(parser)
+    add_config_arguments(parser)
+    add_launcher_arguments(parser)
     parser.add_argument(
         '--resume',
         nargs='?',

@@ -8,8 +8,16 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
 
 
+def architecture(model: nn.Module) -> dict[str, int]:
+    """What a state dict does not tell about a model: the number of heads of every attention, by module name.
+
+    Weights of six heads load into eight without a complaint, and compute something else.
+    """
+    return {name: module.num_heads for name, module in model.named_modules() if hasattr(module, 'num_heads')}
+
+
 def check_state_dict(model: nn.Module, filename: str | Path) -> dict[str, Tensor]:
-    """State dict of a checkpoint, once it is certain that it fits ``model`` in every key and shape.
+    """State dict of a checkpoint, once it is certain that it fits ``model`` in every key, shape and head count.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -23,12 +31,18 @@ def check_state_dict(model: nn.Module, filename: str | Path) -> dict[str, Tensor
     except Exception as error:
         raise ValueError(f'{filename} cannot be read as a checkpoint: {error}') from error
     shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    differing = sorted({name for name, _ in shapes.items() ^ expected.items()})
+    _compare(filename, 'tensors', shapes, {name: tuple(value.shape) for name, value in model.state_dict().items()})
+    heads = checkpoint.get('meta', {}).get('architecture')
+    if heads is not None:
+        _compare(filename, 'numbers of attention heads', heads, architecture(model))
+    return state
+
+
+def _compare(filename: str | Path, what: str, found: dict, expected: dict) -> None:
+    differing = sorted({name for name, _ in found.items() ^ expected.items()})
     if differing:
-        examples = '; '.join(f'{n}: file {shapes.get(n, "-")}, model {expected.get(n, "-")}' for n in differing[:4])
+        examples = '; '.join(f'{n}: file {found.get(n, "-")}, model {expected.get(n, "-")}' for n in differing[:4])
         raise ValueError(
-            f'{filename} does not fit the model of the config: {len(differing)} of {len(expected)} tensors differ '
+            f'{filename} does not fit the model of the config: {len(differing)} of {len(expected)} {what} differ '
             f'({examples}). Use the config the checkpoint was trained with.'
         )
-    return state

@@ -21,6 +21,10 @@ from mmadclr.registry import DATASETS, TRANSFORMS
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
+# More failures in a row than this are no accident: looking further would only delay the message.
+MAX_SUBSTITUTIONS = 100
+
+
 class UnreadableImageError(RuntimeError):
     """An image could not be read, or too many could not."""
 
@@ -45,12 +49,13 @@ class ImageDataset(Dataset):
         transform: Config of the transform, called with ``image``, ``rng``, ``index`` and, where known, ``label``.
         ann_file: Text list of paths relative to ``data_root``; all images below it by default.
         with_label: Labels from the class folders, or from the second column of the list.
-        on_unreadable: ``'raise'``, or ``'substitute'`` the next image that can be read and name the failure in
-            ``unreadable``; ``UnreadableImageHook`` logs, counts and limits those.
+
+    A file that cannot be read is replaced by the next one that can, and named in the sample's ``unreadable``: training
+    (``UnreadableImageHook``) and evaluation (``extract_features``) log, count and limit those.
 
     Raises:
         FileNotFoundError, ValueError: See the readers.
-        UnreadableImageError: From ``dataset[key]``, with ``'raise'`` or if no image can be read.
+        UnreadableImageError: From ``dataset[key]``, if ``MAX_SUBSTITUTIONS`` images in a row cannot be read.
     """
 
     def __init__(
@@ -59,10 +64,7 @@ class ImageDataset(Dataset):
         transform: dict,
         ann_file: str | None = None,
         with_label: bool = False,
-        on_unreadable: str = 'substitute',
     ) -> None:
-        if on_unreadable not in ('raise', 'substitute'):
-            raise ValueError(f"on_unreadable={on_unreadable!r}: choose 'raise' or 'substitute'")
         self.data_root = Path(data_root)
         if ann_file is not None:
             listing = read_list(ann_file, data_root, with_label)
@@ -73,7 +75,6 @@ class ImageDataset(Dataset):
         self.labels = None if listing.labels is None else np.array(listing.labels)
         self.metainfo = dict(classes=listing.classes)
         self.transform = TRANSFORMS.build(transform)
-        self.on_unreadable = on_unreadable
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -86,16 +87,17 @@ class ImageDataset(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f'image {index} of {len(self)}')
         unreadable = []
-        for offset in range(len(self)):
+        for offset in range(min(len(self), MAX_SUBSTITUTIONS)):
             try:
                 sample = self._sample(SampleKey(seed, epoch, (index + offset) % len(self)))
             except UnreadableImageError as error:
-                if self.on_unreadable == 'raise':
-                    raise
                 unreadable.append(str(error))
             else:
                 return {**sample, 'unreadable': unreadable}
-        raise UnreadableImageError(f'none of the {len(self)} images below {self.data_root} can be read: {unreadable[0]}')
+        raise UnreadableImageError(
+            f'{len(unreadable)} images in a row of {len(self)} below {self.data_root} cannot be read, '
+            f'the first: {unreadable[0]}'
+        )
 
     def _sample(self, key: SampleKey) -> dict:
         path = self.path(key.index)
@@ -140,10 +142,16 @@ class ShapesDataset(ImageDataset):
 
 
 def load_rgb(path: str | Path) -> Image.Image:
-    """Decodes an image file of any Pillow mode to 8-bit RGB; 16-bit grey levels are scaled, not cut off at 255."""
+    """Decodes an image file to 8-bit RGB; 16-bit grey levels are scaled, not cut off at 255.
+
+    Raises:
+        OSError, SyntaxError, ValueError: The file is no image, cut off, or of floating-point pixels.
+    """
     with warnings.catch_warnings(), Image.open(path) as image:
         warnings.simplefilter('ignore')  # palette transparency, odd EXIF blocks: the pixels are fine
         image.load()
+        if image.mode == 'F':
+            raise ValueError('floating-point pixels have no known range: convert the file to 8 or 16 bits')
         if image.mode.startswith('I;16') or image.mode == 'I':
             levels = np.asarray(image).astype(np.int64)
             image = Image.fromarray((levels.clip(0, 65535) >> 8).astype(np.uint8))

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmadclr import registry as our_registries
+from mmadclr.datasets.photometric import RECIPES, PhotometricRecipe
 
 
 class ConfigError(ValueError):
@@ -26,6 +27,16 @@ CONSUMED = {
     '_delete_',
     'constructor',
     'paramwise_cfg',
+}
+# Settings that are read without naming a type, by the last part of their path.
+UNTYPED = {
+    'auto_scale_lr': {'enable', 'base_batch_size'},
+    'randomness': {'seed', 'diff_rank_seed', 'deterministic'},
+    'env_cfg': {'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'},
+    'loss_cls': 'SelfDistillationLoss',
+    'loss_query': 'SelfDistillationLoss',
+    'data_preprocessor': 'ViewPreprocessor',
+    **{view: set(PhotometricRecipe.__dataclass_fields__) for view in RECIPES},
 }
 LOADER_KEYS = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch', 'disable_subprocess_warning'}
 RUNNER_KEYS = {
@@ -81,6 +92,9 @@ def _walk(path: str, node: Any) -> Iterator[str]:
         yield from _check_component(path, node)
     elif path.endswith('dataloader'):
         yield from _unknown(path, node, LOADER_KEYS, 'a data loader')
+    elif (known := UNTYPED.get(path.rpartition('.')[2])) is not None:
+        accepted = accepted_arguments(_find(known)) if isinstance(known, str) else known
+        yield from _unknown(path, node, accepted, path.rpartition('.')[2])
     for name, child in node.items():
         yield from _walk(f'{path}.{name}', child)
 

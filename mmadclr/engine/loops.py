@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from mmadclr.engine.config_check import check_config
 from mmadclr.evaluation.features import extract_features
 from mmadclr.registry import LOOPS, METRICS
 
@@ -20,11 +21,18 @@ class FeatureEvalLoop(BaseLoop):
     Args:
         runner, dataloader, evaluator: Filled in by the runner; ``evaluator`` holds configs from the metric registry,
             called with ``(bank, bank_labels, features, labels)`` and returning named numbers.
-        bank_dataloader: Loader of the labelled images that predictions are drawn from.
+        bank: What the bank, the labelled images that predictions are drawn from, differs in from the data set of
+            ``dataloader``: usually ``data_root``.
+
+    Raises:
+        ConfigError: ``bank`` has keys the data set does not know.
+        ValueError: The two sets hold different classes.
     """
 
-    def __init__(self, runner, dataloader: dict, evaluator: dict | Sequence[dict], bank_dataloader: dict) -> None:
+    def __init__(self, runner, dataloader: dict, evaluator: dict | Sequence[dict], bank: dict) -> None:
         super().__init__(runner, dataloader)
+        bank_dataloader = {**dataloader, 'dataset': {**dataloader['dataset'], **bank}}
+        check_config({'bank_dataloader': bank_dataloader})
         self.bank_dataloader = Runner.build_dataloader(bank_dataloader, seed=runner.seed)
         evaluators = [evaluator] if isinstance(evaluator, dict) else evaluator
         self.evaluators = [METRICS.build(each) for each in evaluators]

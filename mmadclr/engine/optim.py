@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from contextlib import contextmanager, nullcontext
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, root
 
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16}
@@ -83,7 +83,7 @@ class SelfDistillationOptimWrapper(OptimWrapper):
 def resolve_precision(precision: str) -> str:
     """``'auto'`` -> ``'bf16'`` on a GPU that supports it, else ``'fp32'``."""
     if precision == 'auto':
-        return 'bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else 'fp32'
+        return 'bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: choose 'auto', 'fp32' or 'bf16'")
     return precision
@@ -112,7 +112,7 @@ class SelfDistillationOptimConstructor:
         self.cfg = optim_wrapper_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrapped(model)
         cfg = {'type': 'SelfDistillationOptimWrapper', **self.cfg}
         decayed, exempt = split_by_decay(model.named_parameters())
         groups = [{'params': decayed}, {'params': exempt, 'weight_decay': 0.0}]

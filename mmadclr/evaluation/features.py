@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from mmengine import dist
-from mmengine.model import is_model_wrapper
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+
+from mmadclr.datasets.image_dataset import UnreadableImageError
+from mmadclr.models.wrappers import unwrapped
 
 
 class RawPixels(nn.Module):
@@ -21,36 +26,53 @@ class RawPixels(nn.Module):
 
 
 @torch.no_grad()
-def extract_features(model: nn.Module, loader: DataLoader) -> tuple[Tensor, Tensor]:
-    """Features (N, D) and labels (N,) of every image of a labelled loader, in the order of the data set.
+def extract_features(model: nn.Module, loader: DataLoader, max_unreadable: int = 100) -> tuple[Tensor, Tensor]:
+    """Features (N, D) and labels (N,) of a labelled data set, in its order.
 
     ``model`` takes ``data_preprocessor`` output with ``mode='tensor'``. Works with any number of processes; images that
-    the sampler repeats to even out the processes count once, and every process gets the whole result.
+    the sampler repeats to even out the processes count once, and every process gets the whole result. Images that
+    cannot be read are logged and left out of N.
 
     Raises:
         ValueError: The data set has no labels, or the sampler left images out.
+        UnreadableImageError: More than ``max_unreadable`` images cannot be read.
     """
-    model = model.module if is_model_wrapper(model) else model
+    dataset, model = loader.dataset, unwrapped(model)
+    if dataset.labels is None:
+        raise ValueError(f'{dataset.data_root}: evaluation needs labels; set with_label=True on a labelled set')
     was_training = model.training
     model.eval()
-    features, labels, indices = [], [], []
+    features, indices, unreadable = [], [], []
     for data in loader:
-        if 'label' not in data:
-            raise ValueError(f'{loader.dataset.data_root}: evaluation needs labels; set with_label=True on a labelled set')
         features.append(model(**model.data_preprocessor(data, False), mode='tensor'))
-        labels.append(data['label'])
         indices.append(data['index'])
+        unreadable += data['unreadable']
     model.train(was_training)
-    device = features[0].device
-    return _in_order(torch.cat(features), torch.cat(labels).to(device), torch.cat(indices).to(device), len(loader.dataset))
+    left_out = _report_unreadable(unreadable, dataset, max_unreadable)
+    features = torch.cat(features)
+    features, indices = _in_order(features, torch.cat(indices).to(features.device))
+    missing = len(dataset) - left_out - len(indices)
+    if missing:
+        raise ValueError(f'{missing} of {len(dataset)} images were left out: use drop_last=False for evaluation')
+    return features, torch.from_numpy(dataset.labels).to(features.device)[indices]
 
 
-def _in_order(features: Tensor, labels: Tensor, indices: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """Gathers the parts of all processes and puts row i in place i, dropping repeats."""
-    features, labels, indices = (torch.cat(dist.all_gather(part.contiguous())) for part in (features, labels, indices))
-    seen = len(indices.unique())
-    if seen != total:
-        raise ValueError(f'{total - seen} of {total} images were left out: use drop_last=False for evaluation')
-    position = torch.empty(total, dtype=torch.int64, device=indices.device)
-    position[indices] = torch.arange(len(indices), device=indices.device)
-    return features[position], labels[position]
+def _in_order(features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of all processes by ascending index of their image, each image once."""
+    features, indices = (torch.cat(dist.all_gather(part.contiguous())) for part in (features, indices))
+    unique, rows = indices.unique(return_inverse=True)
+    position = torch.empty_like(unique)
+    position[rows] = torch.arange(len(indices), device=indices.device)
+    return features[position], unique
+
+
+def _report_unreadable(messages: list[str], dataset, limit: int) -> int:
+    """Logs every unreadable image of any process once and returns their number."""
+    distinct = sorted({message for part in dist.all_gather_object(messages) for message in part})
+    if len(distinct) > limit:
+        raise UnreadableImageError(
+            f'{len(distinct)} of {len(dataset)} images below {dataset.data_root} cannot be read, the first: {distinct[0]}'
+        )
+    for message in distinct:
+        print_log(f'unreadable image, left out of the evaluation: {message}', 'current', logging.WARNING)
+    return len(distinct)

@@ -18,23 +18,20 @@ def knn_settings(
     Images are resized to ``resize`` pixels (8/7 of ``img_size`` by default: 256 for 224) and cropped at the centre.
     """
 
-    def loader(data_root: str) -> dict:
-        return dict(
+    dataset = dict(
+        type='ImageDataset',
+        data_root=val,
+        with_label=True,
+        transform=dict(type='ResizeCentreCrop', resize=resize or round(img_size * 8 / 7), size=img_size),
+    )
+    return dict(
+        val_dataloader=dict(
             batch_size=batch_size,
             num_workers=num_workers,
             sampler=dict(type='EpochSampler', shuffle=False),
             collate_fn=dict(type='mmadclr.collate_samples'),
-            dataset=dict(
-                type='ImageDataset',
-                data_root=data_root,
-                with_label=True,
-                on_unreadable='raise',
-                transform=dict(type='ResizeCentreCrop', resize=resize or round(img_size * 8 / 7), size=img_size),
-            ),
-        )
-
-    return dict(
-        val_dataloader=loader(val),
-        val_cfg=dict(type='FeatureEvalLoop', bank_dataloader=loader(train)),
+            dataset=dataset,
+        ),
+        val_cfg=dict(type='FeatureEvalLoop', bank=dict(data_root=train)),
         val_evaluator=dict(type='WeightedKNN', k=k, temperature=temperature),
     )

@@ -99,8 +99,6 @@ def test_bad_sources_are_explained(tmp_path, image_folder):
     Image.new('RGB', (9, 9)).save(root / 'loose.png')
     with pytest.raises(ValueError, match=r'loose\.png lies in none'):
         ImageDataset(root, CROPS, with_label=True)
-    with pytest.raises(ValueError, match="on_unreadable='skip'"):
-        ImageDataset(root, CROPS, on_unreadable='skip')
 
 
 # --- decoding --------------------------------------------------------------------------------------------------------------
@@ -156,14 +154,6 @@ def test_unreadable_images_are_replaced_and_named(image_folder):
     assert batch['global_views'].shape == (12, 2, 3, 16, 16)
 
 
-def test_unreadable_images_raise_in_evaluation(image_folder):
-    root = image_folder(count=12)
-    corrupt(root)
-    dataset = ImageDataset(root, CENTRE, with_label=True, on_unreadable='raise')
-    with pytest.raises(UnreadableImageError, match=str(dataset.path(1))):
-        dataset[1]
-
-
 def test_too_small_images_count_as_unreadable(image_folder):
     root = image_folder(count=3)
     Image.new('RGB', (5, 5)).save(root / 'class0' / '000.png')
@@ -171,10 +161,20 @@ def test_too_small_images_count_as_unreadable(image_folder):
     assert '5x5 pixels are fewer than a query crop of 8' in sample['unreadable'][0]
 
 
-def test_nothing_readable_is_an_error(tmp_path):
-    (tmp_path / 'a.png').write_text('no')
-    with pytest.raises(UnreadableImageError, match='none of the 1 images'):
+def test_many_unreadable_images_in_a_row_are_an_error(tmp_path, monkeypatch):
+    for name in 'abcde':
+        (tmp_path / f'{name}.png').write_text('no')
+    with pytest.raises(UnreadableImageError, match=r'5 images in a row of 5 .* cannot be read, the first: .*a\.png'):
         ImageDataset(tmp_path, CROPS)[0]
+    monkeypatch.setattr('mmadclr.datasets.image_dataset.MAX_SUBSTITUTIONS', 2)
+    with pytest.raises(UnreadableImageError, match=r'2 images in a row of 5 .*b\.png'):
+        ImageDataset(tmp_path, CROPS)[1]
+
+
+def test_floating_point_pixels_are_not_guessed(tmp_path):
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / 'a.tif')
+    with pytest.raises(ValueError, match='floating-point pixels have no known range'):
+        load_rgb(tmp_path / 'a.tif')
 
 
 # --- reproducibility -------------------------------------------------------------------------------------------------------

@@ -29,10 +29,8 @@ def small_config(tmp_path):
         cfg = Config.fromfile(REPO / config)
         data = dict(data_root=str(tmp_path / 'shapes'), num_train=12, num_val=10, image_size=32)
         cfg.merge_from_dict(SMALL | (overrides or {}))
-        loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.val_cfg.bank_dataloader)
-        for dataset in (loader.dataset for loader in loaders):
-            if dataset.type == 'ShapesDataset':
-                dataset.update(data)
+        for loader in (cfg.train_dataloader, cfg.val_dataloader):
+            loader.dataset.update(data)
         cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
         cfg.work_dir = str(tmp_path / work_dir)
         # mmengine registers visualizers by the name of the experiment; a fresh one for every run.

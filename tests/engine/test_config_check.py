@@ -30,6 +30,12 @@ def test_configs_of_the_tree_have_no_dead_keys(path):
         ({'default_hooks.schedule.warmup_epoch': 2}, r'warmup_epoch: .*did you mean warmup_epochs\?'),
         ({'optim_wrapper.optimizer.learning_rate': 2}, r'optimizer\.learning_rate: AdamW has no such argument'),
         ({'train_cfg.max_epoch': 2}, r'train_cfg\.max_epoch: .*did you mean max_epochs\?'),
+        ({'model.loss_cls.studen_temp': 2}, r'model\.loss_cls\.studen_temp: .*did you mean student_temp\?'),
+        ({'model.data_preprocessor': dict(men=0)}, r'data_preprocessor\.men: .*did you mean mean\?'),
+        ({'auto_scale_lr.enabled': False}, r'auto_scale_lr\.enabled: .*did you mean enable\?'),
+        ({'randomness.sed': 1}, r'randomness\.sed: .*did you mean seed\?'),
+        ({'env_cfg.cudnn_benchmak': True}, r'cudnn_benchmak: .*did you mean cudnn_benchmark\?'),
+        ({'train_dataloader.dataset.transform.local': dict(blurr=1)}, r'local\.blurr: .*did you mean blur\?'),
         ({'optim_wraper': dict(a=1)}, r'optim_wraper: did you mean optim_wrapper\?'),
     ],
 )

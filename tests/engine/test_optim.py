@@ -64,7 +64,9 @@ def test_precision_follows_the_hardware(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     assert resolve_precision('auto') == 'fp32'
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: including_emulation)
+    assert resolve_precision('auto') == 'fp32'  # emulated bf16 is slower than fp32
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: True)
     assert resolve_precision('auto') == 'bf16'
 
 

@@ -22,12 +22,11 @@ def state_dict(path):
 
 
 def test_training_moves_both_networks_and_reports_knn(train):
-    runner = train()
-    names = set(state_dict(f'{runner.work_dir}/epoch_2.pth'))
-    assert {'loss_cls.centre', 'loss_query.centre'} < names
-    assert {n.split('.', 1)[1] for n in names if n.startswith('student.')} == {
-        n.split('.', 1)[1] for n in names if n.startswith('teacher.')
-    }
+    runner = train({'default_hooks.schedule.momentum': (0.9, 0.9)})
+    first, second = (state_dict(f'{runner.work_dir}/epoch_{epoch}.pth') for epoch in (1, 2))
+    still = {name for name in first if torch.equal(first[name], second[name])}
+    assert still == {f'{network}.head.last_layer.weight_g' for network in ('student', 'teacher')}
+    assert {'loss_cls.centre', 'loss_query.centre'} < set(first)
     assert len(losses(runner)) == 6
     scalars = open(f'{runner.log_dir}/vis_data/scalars.json').read()
     for key in ('knn5_T0.07_top1', 'images_per_s', 'lr', 'weight_decay', 'teacher_momentum', 'teacher_temp', 'loss_query'):
@@ -118,6 +117,46 @@ def test_checkpoint_of_another_architecture(train):
             train(other | {'resume': resume}, work_dir=f'other{resume}')
 
 
+def test_checkpoint_of_another_number_of_heads(train):
+    """Every tensor fits, and yet it would be another network."""
+    whole = train({'train_cfg.max_epochs': 1}, work_dir='first')
+    arch = dict(embed_dim=24, depth=2, num_heads=6, patch_size=8)
+    with pytest.raises(ValueError, match=r'attention heads differ \(student\.backbone\.blocks\.0\.attn: file 3, model 6'):
+        train({'model.backbone.arch': arch, 'load_from': f'{whole.work_dir}/epoch_1.pth'}, work_dir='other')
+
+
+@pytest.mark.parametrize('batch_size', [2, 6])
+def test_resuming_with_another_batch_size_goes_on_at_the_right_place(train, batch_size):
+    whole = train(work_dir='whole')
+    resumed = train(
+        {'train_dataloader.batch_size': batch_size, 'resume': True, 'load_from': f'{whole.work_dir}/epoch_1.pth'},
+        work_dir='resumed',
+    )
+    assert resumed.iter == resumed.max_iters == 2 * 12 // batch_size
+    log = open(f'{resumed.log_dir}/{resumed.timestamp}.log').read()
+    assert f'written at iteration 3, but 1 epochs of this run are {12 // batch_size}' in log
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    [
+        ({'train_dataloader.batch_size': 0}, 'batch_size=0: a data loader needs'),
+        ({'train_cfg.max_epochs': 0}, 'max_epochs=0: there is nothing to train'),
+        ({'default_hooks.schedule.momentum': (0.9, 1.5)}, r'momentum=\(0\.9, 1\.5\): both ends must lie in'),
+        ({'default_hooks.schedule.teacher_temp': (0.0, 0.1)}, 'both ends must be positive'),
+        ({'train_cfg': dict(_delete_=True, type='IterBasedTrainLoop', max_iters=3)}, 'the schedules go by epochs'),
+    ],
+)
+def test_impossible_settings_are_explained(train, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        train(overrides)
+
+
+def test_persistent_workers_are_dropped_where_there_are_no_workers(train):
+    runner = train({'train_dataloader.persistent_workers': True, 'train_cfg.max_epochs': 1})
+    assert not runner.train_dataloader.persistent_workers
+
+
 def test_missing_checkpoint(train):
     with pytest.raises(FileNotFoundError, match=r'checkpoint nowhere\.pth does not exist'):
         train({'load_from': 'nowhere.pth'})
@@ -165,3 +204,18 @@ def test_broken_teacher_stays_where_it_began(train):
     moved = {name for name in first if not torch.equal(first[name], second[name])}
     assert not [name for name in moved if name.startswith('teacher.')]
     assert [name for name in moved if name.startswith('student.')]
+
+
+def test_bank_that_does_not_fit_the_validation_set(small_config, image_folder):
+    cfg = small_config({'val_cfg.bank': dict(splt='train')})
+    with pytest.raises(ValueError, match=r'bank_dataloader\.dataset\.splt: .*did you mean split\?'):
+        Runner.from_cfg(cfg).val()
+    val, bank = (image_folder(classes=classes, name=f'{classes}') for classes in (2, 3))
+    cfg = small_config()
+    cfg.val_cfg.bank = dict(data_root=str(bank))
+    cfg.val_dataloader.dataset = dict(
+        type='ImageDataset', data_root=str(val), with_label=True, transform=cfg.val_dataloader.dataset.transform
+    )
+    cfg.experiment_name += '_classes'
+    with pytest.raises(ValueError, match='hold different classes'):
+        Runner.from_cfg(cfg).val()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
+from mmadclr.datasets import UnreadableImageError
 from mmadclr.evaluation import RawPixels, WeightedKNN, extract_features, knn_votes, top_accuracies
 from mmadclr.models.preprocessors import ViewPreprocessor
 
@@ -82,6 +83,19 @@ def test_features_come_in_the_order_of_the_data_set(image_folder):
     assert labels.tolist() == build_loader(root).dataset.labels.tolist()
     first = build_loader(root).dataset[0]['images']
     assert torch.equal(features[0], ViewPreprocessor().normalise(first.float()).flatten())
+
+
+def test_unreadable_images_are_left_out_and_limited(image_folder):
+    root = image_folder(count=12, classes=3)
+    broken = build_loader(root).dataset.path(4)
+    whole = extract_features(RawPixels(ViewPreprocessor()), build_loader(root))
+    broken.write_bytes(broken.read_bytes()[:50])
+    features, labels = extract_features(RawPixels(ViewPreprocessor()), build_loader(root))
+    kept = [0, 1, 2, 3, *range(5, 12)]
+    assert torch.equal(features, whole[0][kept])
+    assert torch.equal(labels, whole[1][kept])
+    with pytest.raises(UnreadableImageError, match=f'1 of 12 images .* cannot be read, the first: {broken}'):
+        extract_features(RawPixels(ViewPreprocessor()), build_loader(root), max_unreadable=0)
 
 
 def test_missing_labels_and_images_are_explained(image_folder):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from mmengine.runner import EpochBasedTrainLoop
 
 from mmadclr.engine.hooks import DistillationScheduleHook, TeacherUpdateHook
 from mmadclr.engine.optim import SelfDistillationOptimConstructor, split_by_decay
@@ -41,6 +42,7 @@ def published_run(golden, tensors):
     )
     runner = SimpleNamespace(
         model=model,
+        train_loop=EpochBasedTrainLoop.__new__(EpochBasedTrainLoop),
         optim_wrapper=wrapper,
         message_hub=MessageHub('published_run'),
         iter=0,

@@ -7,7 +7,18 @@ import pytest
 import torch
 
 from mmadclr.engine.schedules import linear_warmup
-from mmadclr.models.losses.self_distillation import SelfDistillationLoss, cross_view_pairs, same_view_pairs
+from mmadclr.models.heads.dino_head import DINOHead
+from mmadclr.models.losses.self_distillation import (
+    Projection,
+    SelfDistillationLoss,
+    cross_view_pairs,
+    same_view_pairs,
+)
+
+
+def logits(values):
+    """Logits as they are, in place of features and prototypes."""
+    return Projection(values, torch.nn.Identity())
 
 
 def run(case, batch, temperatures, epochs, dtype):
@@ -18,7 +29,7 @@ def run(case, batch, temperatures, epochs, dtype):
     for s, t, epoch in zip(student, teacher, epochs, strict=True):
         loss_fn.teacher_temp = temperatures[epoch]
         s = s.unflatten(0, (-1, batch)).requires_grad_()
-        loss = loss_fn(s, t.unflatten(0, (-1, batch)))
+        loss = loss_fn(logits(s), logits(t.unflatten(0, (-1, batch))))
         loss.backward()
         loss_fn.update_centre()
         results.append((loss.detach(), s.grad.flatten(0, 1), loss_fn.centre.clone()))
@@ -50,7 +61,7 @@ def test_cross_view_query_term(golden):
             torch.from_numpy(arrays[k][call]).double().unflatten(0, (2, 2))
             for k in ('student_query', 'teacher_query_per_view')
         )
-        loss = loss_fn(student, teacher)
+        loss = loss_fn(logits(student), logits(teacher))
         loss_fn.update_centre()
         expected = {k.rsplit('/', 1)[1]: v[call] for k, v in arrays.items() if k.startswith('ref64/cross_view/')}
         value = next(v for k, v in expected.items() if k.startswith('loss'))
@@ -82,21 +93,23 @@ def test_equals_explicit_loop(pairing, views, tokens):
     loss_fn.centre.normal_()
     keep = (lambda u, v: u != v) if pairing == 'cross-view' else (lambda u, v: u == v)
     expected = slow_loss(student, teacher, loss_fn.centre, 0.2, 0.3, keep)
-    torch.testing.assert_close(loss_fn(student, teacher), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(loss_fn(logits(student), logits(teacher)), expected, rtol=0, atol=1e-12)
 
 
 def test_uniform_outputs_cost_ln_k():
     loss_fn = SelfDistillationLoss(50)
-    assert loss_fn(torch.zeros(2, 4, 50), torch.zeros(2, 4, 50)).item() == pytest.approx(np.log(50), abs=1e-5)
+    assert loss_fn(logits(torch.zeros(2, 4, 50)), logits(torch.zeros(2, 4, 50))).item() == pytest.approx(
+        np.log(50), abs=1e-5
+    )
 
 
 def test_centre_over_accumulated_batches_is_that_of_the_joint_batch():
     teacher = torch.randn(2, 8, 5)
     joint, parts = SelfDistillationLoss(5), SelfDistillationLoss(5)
-    joint.teacher_probs(teacher)
+    joint.remember(logits(teacher))
     joint.update_centre()
     for part in teacher.split((2, 6), dim=1):  # of unequal size, on purpose
-        parts.teacher_probs(part)
+        parts.remember(logits(part))
     parts.update_centre()
     torch.testing.assert_close(parts.centre, joint.centre)
     torch.testing.assert_close(joint.centre, 0.1 * teacher.mean(dim=(0, 1)))
@@ -108,7 +121,7 @@ def test_centre_stays_without_teacher_rows_and_in_evaluation():
     before = loss_fn.centre.clone()
     loss_fn.update_centre()
     loss_fn.eval()
-    loss_fn.teacher_probs(torch.randn(2, 3, 5))
+    loss_fn.remember(logits(torch.randn(2, 3, 5)))
     loss_fn.update_centre()
     assert torch.equal(loss_fn.centre, before)
 
@@ -116,7 +129,7 @@ def test_centre_stays_without_teacher_rows_and_in_evaluation():
 def test_targets_carry_no_gradient_and_centre_is_saved():
     loss_fn = SelfDistillationLoss(5)
     teacher = torch.randn(2, 3, 5, requires_grad=True)
-    loss_fn(torch.randn(2, 3, 5, requires_grad=True), teacher).backward()
+    loss_fn(logits(torch.randn(2, 3, 5, requires_grad=True)), logits(teacher)).backward()
     assert teacher.grad is None
     assert set(loss_fn.state_dict()) == {'centre'}
 
@@ -125,9 +138,10 @@ def test_bf16_logits_are_evaluated_in_fp32():
     student, teacher = torch.randn(2, 3, 500), torch.randn(2, 3, 500)
     loss_fn = SelfDistillationLoss(500)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        loss = loss_fn(student.bfloat16(), teacher.bfloat16())
+        loss = loss_fn(logits(student.bfloat16()), logits(teacher.bfloat16()))
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, loss_fn(student.bfloat16().float(), teacher.bfloat16().float()))
+    expected = loss_fn(logits(student.bfloat16().float()), logits(teacher.bfloat16().float()))
+    torch.testing.assert_close(loss, expected)
 
 
 def test_pairings():
@@ -139,4 +153,46 @@ def test_bad_arguments_are_explained():
     with pytest.raises(ValueError, match="pairing='crossview'"):
         SelfDistillationLoss(5, pairing='crossview')
     with pytest.raises(ValueError, match='1 teacher and 1 student views is empty'):
-        SelfDistillationLoss(5)(torch.zeros(1, 2, 5), torch.zeros(1, 2, 5))
+        SelfDistillationLoss(5)(logits(torch.zeros(1, 2, 5)), logits(torch.zeros(1, 2, 5)))
+    with pytest.raises(ValueError, match='chunk_size=0'):
+        SelfDistillationLoss(5, chunk_size=0)
+
+
+@pytest.mark.parametrize('chunk_size', [1, 2, 5, 100])
+@pytest.mark.parametrize('tokens', [(), (3,)])
+def test_chunks_change_neither_value_nor_gradients_nor_centre(chunk_size, tokens):
+    heads = [DINOHead(6, 40, hidden_dim=8, bottleneck_dim=5, norm_last_layer=False).double() for _ in range(2)]
+    student = torch.randn(4, 5, *tokens, 6, dtype=torch.float64)
+    teacher = torch.randn(2, 5, *tokens, 6, dtype=torch.float64)
+    results = []
+    for size in (None, chunk_size):
+        heads[0].zero_grad()
+        x = student.clone().requires_grad_()
+        loss_fn = SelfDistillationLoss(40, chunk_size=size).double()
+        loss = loss_fn(heads[0].project(x), heads[1].project(teacher))
+        loss.backward()
+        loss_fn.update_centre()
+        results.append([loss.detach(), x.grad, loss_fn.centre, *(p.grad.clone() for p in heads[0].parameters())])
+    for plain, chunked in zip(*results, strict=True):
+        torch.testing.assert_close(chunked, plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(results[0][2], 0.1 * heads[1](teacher).flatten(0, -2).mean(0), rtol=0, atol=1e-12)
+
+
+def test_chunks_hold_fewer_logits():
+    """Bytes kept for the backward pass: with one image at a time, less than a quarter of all logits of eight images."""
+    head = DINOHead(6, 4096, hidden_dim=8, bottleneck_dim=5)
+    kept = {}
+    for size in (None, 1):
+        saved = {}
+
+        def pack(tensor, saved=saved):
+            saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            SelfDistillationLoss(4096, chunk_size=size)(
+                head.project(torch.randn(4, 8, 6)), head.project(torch.randn(2, 8, 6))
+            )
+        kept[size] = sum(saved.values())
+    assert kept[None] > 4 * 8 * 4096 * 4
+    assert kept[1] < kept[None] / 4

@@ -16,7 +16,7 @@ from places import REAL_DATA, REPO
 ADCLR_DEMO = 'configs/demo/adclr_vittiny_shapes.py'
 SHAPES = [
     f'{loader}.dataset.{key}'
-    for loader in ('train_dataloader', 'val_dataloader', 'val_cfg.bank_dataloader')
+    for loader in ('train_dataloader', 'val_dataloader')
     for key in ('data_root={root}', 'num_train=16', 'num_val=10', 'image_size=32')
 ]
 SMALL = [
@@ -29,6 +29,12 @@ SMALL = [
     'default_hooks.checkpoint.interval=1',
     'default_hooks.checkpoint.max_keep_ckpts=-1',
     'val_evaluator.k=5',
+]
+
+BAD_IMAGES = [
+    'train_dataloader.dataset.data_root=tests/data/bad_images',
+    'train_dataloader.num_workers=1',
+    'train_dataloader.batch_size=1',
 ]
 
 
@@ -154,6 +160,10 @@ def test_own_folder_of_jpegs_needs_one_changed_line(tmp_path):
             'error: data_root /nowhere does not exist; set data_root of the dataset in the config',
         ),
         (
+            ['configs/adclr/vits16_folder.py', '--cfg-options', *BAD_IMAGES],
+            'error: 2 images in a row of 2 below tests/data/bad_images cannot be read',
+        ),
+        (
             [ADCLR_DEMO, '--cfg-options', 'train_dataloader.dataset.transform.query_size=12'],
             'error: input of 12x12 pixels: both sides must be multiples of the patch size 8',
         ),
@@ -171,7 +181,7 @@ def test_mistakes_end_with_a_message_not_a_traceback(arguments, message, tmp_pat
 def test_real_photographs_train(tmp_path):
     smaller = ['model.backbone.arch=vit_tiny_patch16_224', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2']
     smaller += ['default_hooks.schedule.warmup_epochs=0.5', 'train_dataloader.num_workers=1']
-    for key, split in (('train_dataloader', 'train'), ('val_dataloader', 'val'), ('val_cfg.bank_dataloader', 'train')):
-        smaller.append(f'{key}.dataset.data_root={REAL_DATA / "cls" / split}')
+    for key, split in (('train_dataloader.dataset', 'train'), ('val_dataloader.dataset', 'val'), ('val_cfg.bank', 'train')):
+        smaller.append(f'{key}.data_root={REAL_DATA / "cls" / split}')
     tool('train', 'configs/adclr/vits16_small.py', '--work-dir', tmp_path, '--cfg-options', *smaller, timeout=3000)
     assert logged(tmp_path, 'knn20_T0.07_top1')[-1] > 10  # chance is 1.4

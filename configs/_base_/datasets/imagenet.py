@@ -34,24 +34,8 @@ val_dataloader = dict(
         type='ImageDataset',
         data_root='data/imagenet/val',
         with_label=True,
-        on_unreadable='raise',
         transform=dict(type='ResizeCentreCrop', resize=256, size=224),
     ),
 )
-val_cfg = dict(
-    type='FeatureEvalLoop',
-    bank_dataloader=dict(
-        batch_size=128,
-        num_workers=8,
-        sampler=dict(type='EpochSampler', shuffle=False),
-        collate_fn=dict(type='mmadclr.collate_samples'),
-        dataset=dict(
-            type='ImageDataset',
-            data_root='data/imagenet/train',
-            with_label=True,
-            on_unreadable='raise',
-            transform=dict(type='ResizeCentreCrop', resize=256, size=224),
-        ),
-    ),
-)
+val_cfg = dict(type='FeatureEvalLoop', bank=dict(data_root='data/imagenet/train'))
 val_evaluator = dict(type='WeightedKNN', k=(10, 20), temperature=0.07)

@@ -42,20 +42,5 @@ val_dataloader = dict(
         transform=dict(type='ResizeCentreCrop', resize=32, size=32),
     ),
 )
-val_cfg = dict(
-    type='FeatureEvalLoop',
-    bank_dataloader=dict(
-        batch_size=250,
-        num_workers=0,
-        sampler=dict(type='EpochSampler', shuffle=False),
-        collate_fn=dict(type='mmadclr.collate_samples'),
-        dataset=dict(
-            type='ShapesDataset',
-            data_root='data/shapes',
-            split='train',
-            with_label=True,
-            transform=dict(type='ResizeCentreCrop', resize=32, size=32),
-        ),
-    ),
-)
+val_cfg = dict(type='FeatureEvalLoop', bank=dict(split='train'))
 val_evaluator = dict(type='WeightedKNN', k=20, temperature=0.07)

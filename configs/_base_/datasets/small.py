@@ -37,24 +37,8 @@ val_dataloader = dict(
         type='ImageDataset',
         data_root='data/images/val',
         with_label=True,
-        on_unreadable='raise',
         transform=dict(type='ResizeCentreCrop', resize=96, size=96),
     ),
 )
-val_cfg = dict(
-    type='FeatureEvalLoop',
-    bank_dataloader=dict(
-        batch_size=128,
-        num_workers=2,
-        sampler=dict(type='EpochSampler', shuffle=False),
-        collate_fn=dict(type='mmadclr.collate_samples'),
-        dataset=dict(
-            type='ImageDataset',
-            data_root='data/images/train',
-            with_label=True,
-            on_unreadable='raise',
-            transform=dict(type='ResizeCentreCrop', resize=96, size=96),
-        ),
-    ),
-)
+val_cfg = dict(type='FeatureEvalLoop', bank=dict(data_root='data/images/train'))
 val_evaluator = dict(type='WeightedKNN', k=20, temperature=0.07)

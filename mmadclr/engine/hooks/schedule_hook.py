@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
+from mmengine.runner import EpochBasedTrainLoop
 
 from mmadclr.engine.schedules import cosine_schedule, linear_warmup
+from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import HOOKS
 
 
@@ -28,6 +29,9 @@ class DistillationScheduleHook(Hook):
         teacher_temp: Start and end of the teacher's temperature.
         teacher_temp_warmup_epochs: Epochs over which the temperature goes from start to end.
         freeze_last_layer_epochs: Epochs during which the student's prototypes keep still.
+
+    Raises:
+        ValueError: A momentum or temperature is out of range, or the run is not organised in epochs.
     """
 
     priority = 'HIGHEST'  # before RuntimeInfoHook logs the learning rate
@@ -42,6 +46,10 @@ class DistillationScheduleHook(Hook):
         teacher_temp_warmup_epochs: int = 0,
         freeze_last_layer_epochs: int = 1,
     ) -> None:
+        if not all(0 <= value <= 1 for value in momentum):
+            raise ValueError(f'momentum={tuple(momentum)}: both ends must lie in [0, 1]')
+        if not all(value > 0 for value in teacher_temp):
+            raise ValueError(f'teacher_temp={tuple(teacher_temp)}: both ends must be positive')
         self.warmup_epochs = warmup_epochs
         self.min_lr = min_lr
         self.weight_decay = weight_decay
@@ -58,6 +66,8 @@ class DistillationScheduleHook(Hook):
 
     def before_train(self, runner) -> None:
         """Tabulates the schedules, now that the length of the run is known."""
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ValueError('the schedules go by epochs: use EpochBasedTrainLoop (epochs of any length) in train_cfg')
         counts = runner.optim_wrapper.accumulative_counts
         total = -(-runner.max_iters // counts)
         warmup = int(self.warmup_epochs * runner.max_iters / runner.max_epochs) // counts
@@ -67,7 +77,7 @@ class DistillationScheduleHook(Hook):
             'teacher_momentum': cosine_schedule(*self.momentum, total),
         }
         self.temperatures = linear_warmup(*self.teacher_temp, runner.max_epochs, self.teacher_temp_warmup_epochs)
-        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.model = unwrapped(runner.model)
         self.last_layer = [p for name, p in self.model.student.named_parameters() if 'last_layer' in name]
 
     def before_train_epoch(self, runner) -> None:

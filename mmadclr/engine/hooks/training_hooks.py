@@ -7,9 +7,9 @@ import hashlib
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from mmadclr.datasets.image_dataset import UnreadableImageError
+from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import HOOKS
 
 
@@ -18,7 +18,7 @@ class TeacherUpdateHook(Hook):
     """Moves teacher and centres after every *optimizer* step, also when gradients of several batches accumulate."""
 
     def before_train(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         self.handle = runner.optim_wrapper.optimizer.register_step_post_hook(lambda *_: model.after_step())
 
     def after_train(self, runner) -> None:
@@ -88,7 +88,8 @@ class UnreadableImageHook(Hook):
         everywhere = [message for part in dist.all_gather_object(self.in_epoch) for message in part]
         self._report(runner, everywhere)
         if everywhere:
-            runner.logger.warning(f'epoch {runner.epoch + 1}: {len(everywhere)} unreadable images were replaced')
+            count = len(set(everywhere))
+            runner.logger.warning(f'epoch {runner.epoch + 1}: {count} unreadable images were replaced')
 
     def _report(self, runner, messages: list[str]) -> None:
         for message in messages:

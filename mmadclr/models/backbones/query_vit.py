@@ -21,6 +21,7 @@ from mmadclr.models.init import init_linear_layers
 from mmadclr.registry import MODELS
 
 QUERY_KEYS = ('image', 'image+self', 'image+queries')
+SIZES = ('patch_size', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio')
 
 
 class ViTOutput(NamedTuple):
@@ -269,10 +270,11 @@ def resolve_arch(arch: str | dict) -> dict:
     """Sizes of a plain ViT given by timm name or explicitly.
 
     Raises:
-        ValueError: The name is unknown, or names a model whose weights are not those of a plain ViT.
+        ValueError: The name is unknown, or names a model whose weights are not those of a plain ViT, or the explicit
+            sizes are not those of one.
     """
     if not isinstance(arch, str):
-        return dict(arch)
+        return _check_sizes(dict(arch))
     if not timm.is_model(arch):
         close = difflib.get_close_matches(arch, timm.list_models('*vit*') + timm.list_models('deit*'))
         hint = f'; did you mean {" or ".join(close)}?' if close else ''
@@ -295,6 +297,16 @@ def resolve_arch(arch: str | dict) -> dict:
     if differing:
         names = ', '.join(sorted({name for name, _ in differing})[:4])
         raise ValueError(f'arch {arch!r} is not a plain ViT with a class token: it differs in {names}')
+    return sizes
+
+
+def _check_sizes(sizes: dict) -> dict:
+    unknown, missing = sizes.keys() - SIZES, {'embed_dim', 'depth', 'num_heads', 'patch_size'} - sizes.keys()
+    if unknown or missing:
+        problem = f'unknown {", ".join(sorted(unknown))}' if unknown else f'missing {", ".join(sorted(missing))}'
+        raise ValueError(f'arch={sizes}: {problem}; the sizes of a plain ViT are {", ".join(SIZES)}')
+    if sizes['embed_dim'] % sizes['num_heads']:
+        raise ValueError(f'arch={sizes}: embed_dim must be a multiple of num_heads')
     return sizes
 
 

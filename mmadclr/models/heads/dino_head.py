@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmadclr.models.init import init_linear_layers
+from mmadclr.models.losses.self_distillation import Projection
 from mmadclr.registry import MODELS
 
 
@@ -70,4 +71,8 @@ class DINOHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (..., D) -> logits (..., K)."""
-        return self.last_layer(F.normalize(self.mlp(x), dim=-1))
+        return self.project(x).logits()
+
+    def project(self, x: Tensor) -> Projection:
+        """Features (..., D) -> what meets the prototypes, normalised to length 1, and the prototypes."""
+        return Projection(F.normalize(self.mlp(x), dim=-1), self.last_layer)

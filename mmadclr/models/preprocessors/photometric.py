@@ -46,7 +46,8 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
 def gaussian_blur(x: Tensor, radius: Tensor) -> Tensor:
     """Blur of standard deviation ``radius`` pixels, as ``PIL.ImageFilter.GaussianBlur``: three box blurs an axis.
 
-    In double precision, which holds Pillow's 24-bit fixed-point sums exactly.
+    In double precision, which holds Pillow's 24-bit fixed-point sums exactly. ``radius`` (N,) may stay on the CPU, and
+    should: the width of the box has to be known there.
     """
     weights, dtype = _box_weights(radius).to(x.device), x.dtype
     x = x.double()

@@ -64,7 +64,7 @@ class ViewPreprocessor(BaseDataPreprocessor):
                 x = self._on_rows(x, chosen == index, op, column(params, name))
         x = self._on_rows(x, column(params, 'grey') > 0, lambda part, _: ops.to_grey(part).expand_as(part))
         radius = column(params, 'blur_radius')
-        x = self._on_rows(x, radius > 0, ops.gaussian_blur, radius)
+        x = self._on_rows(x, radius > 0, lambda part, _: ops.gaussian_blur(part, radius[radius > 0]))
         x = self._on_rows(x, column(params, 'solarise') > 0, lambda part, _: ops.solarise(part))
         return self.normalise(x).reshape(*leading, *views.shape[-3:])
 

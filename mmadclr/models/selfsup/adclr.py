@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmadclr.models.losses.self_distillation import Projection
 from mmadclr.models.selfsup.dino import DINO, by_view, flat
 from mmadclr.registry import MODELS
 
@@ -60,9 +61,10 @@ class ADCLR(DINO):
         if query_crops.shape[2] == 0:
             return super().loss(global_views, local_views)
         with torch.no_grad():
-            teacher_cls, teacher_query = self.project_with_queries(self.teacher, query_crops, global_views)
-            if self.teacher_queries == 'alone':
-                teacher_query = self.project_alone(self.teacher, query_crops)
+            if self.teacher_queries == 'with_view':
+                teacher_cls, teacher_query = self.project_with_queries(self.teacher, query_crops, global_views)
+            else:
+                teacher_cls, teacher_query = self.project(self.teacher, global_views), self.project_alone(query_crops)
         student_cls, student_query = self.project_with_queries(self.student, query_crops, global_views, local_views)
         return {
             'loss_cls': self.loss_cls(student_cls, teacher_cls),
@@ -72,22 +74,22 @@ class ADCLR(DINO):
     @staticmethod
     def project_with_queries(
         network: nn.ModuleDict, query_crops: Tensor, global_views: Tensor, local_views: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """[CLS] logits (V + L, B, K) and query logits (V, B, Q*T, K); local views carry no queries."""
+    ) -> tuple[Projection, Projection]:
+        """[CLS] of all V + L views, and the V * B * Q*T query tokens, projected; local views carry no queries."""
         num_views = global_views.shape[1]
         output = network['backbone'](flat(global_views), flat(query_crops))
         cls = by_view(output.cls, num_views)
         if local_views is not None and local_views.shape[1]:
             cls = torch.cat((cls, by_view(network['backbone'](flat(local_views)).cls, local_views.shape[1])))
         queries = by_view(output.queries.flatten(1, 2), num_views)
-        return network['head'](cls), query_head(network)(queries)
+        return network['head'].project(cls), query_head(network).project(queries)
 
-    @staticmethod
-    def project_alone(network: nn.ModuleDict, query_crops: Tensor) -> Tensor:
-        """Query logits (V, B, Q*T, K) of crops encoded as images of their own, without their [CLS]."""
+    def project_alone(self, query_crops: Tensor) -> Projection:
+        """The teacher's V * B * Q*T patch tokens of crops encoded as images of their own, without their [CLS]."""
         _, num_views, num_queries = query_crops.shape[:3]
-        patches = network['backbone'](flat(query_crops).flatten(0, 1)).patches  # (V*B*Q, T, D)
-        return query_head(network)(by_view(patches.unflatten(0, (-1, num_queries)).flatten(1, 2), num_views))
+        patches = self.teacher['backbone'](flat(query_crops).flatten(0, 1)).patches  # (V*B*Q, T, D)
+        tokens = by_view(patches.unflatten(0, (-1, num_queries)).flatten(1, 2), num_views)
+        return query_head(self.teacher).project(tokens)
 
 
 def query_head(network: nn.ModuleDict) -> nn.Module:

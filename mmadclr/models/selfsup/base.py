@@ -37,7 +37,7 @@ class SelfDistillation(BaseModel):
         extra_heads: dict[str, dict] | None = None,
         teacher_momentum: float = 0.996,
     ) -> None:
-        super().__init__(data_preprocessor=MODELS.build(data_preprocessor or dict(type='ViewPreprocessor')))
+        super().__init__(data_preprocessor=MODELS.build({'type': 'ViewPreprocessor', **(data_preprocessor or {})}))
         self.student = nn.ModuleDict({'backbone': MODELS.build(backbone)})
         in_dim = self.student['backbone'].embed_dim
         for name, cfg in {'head': head, **(extra_heads or {})}.items():

@@ -6,8 +6,9 @@ Shape legend: B images, V = 2 global views, L local views, D channels, K prototy
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmadclr.models.losses.self_distillation import Projection, SelfDistillationLoss
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.registry import MODELS
 
@@ -27,7 +28,7 @@ class DINO(SelfDistillation):
         super().__init__(backbone, head, **kwargs)
         self.loss_cls = self.build_loss(loss_cls)
 
-    def build_loss(self, overrides: dict | None):
+    def build_loss(self, overrides: dict | None) -> SelfDistillationLoss:
         out_dim = self.student['head'].last_layer.weight_v.shape[0]
         return MODELS.build({'type': 'SelfDistillationLoss', 'out_dim': out_dim, **(overrides or {})})
 
@@ -39,10 +40,10 @@ class DINO(SelfDistillation):
         return {'loss_cls': self.loss_cls(student, teacher)}
 
     @staticmethod
-    def project(network, *view_groups: Tensor) -> Tensor:
-        """[CLS] logits (views, B, K); the backbone runs once per resolution, the head once."""
+    def project(network: nn.ModuleDict, *view_groups: Tensor) -> Projection:
+        """[CLS] of all views, projected; the backbone runs once per resolution, the head once."""
         features = [by_view(network['backbone'](flat(views)).cls, views.shape[1]) for views in view_groups if views.shape[1]]
-        return network['head'](torch.cat(features))
+        return network['head'].project(torch.cat(features))
 
 
 def flat(views: Tensor) -> Tensor:

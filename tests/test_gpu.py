@@ -1,0 +1,62 @@
+"""The parts that behave differently on a GPU; skipped without one."""
+
+import pytest
+import torch
+
+from mmadclr.datasets import MultiCrop, collate_samples
+from mmadclr.models.preprocessors import ViewPreprocessor
+from mmadclr.registry import MODELS
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def batch():
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    transform = MultiCrop(global_size=32, local_size=16, num_local=3, query_size=8, num_query=2, local=dict(blur=0.5))
+    images = [Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)) for _ in range(8)]
+    samples = [transform(dict(image=image, rng=rng, index=i)) | dict(unreadable=[]) for i, image in enumerate(images)]
+    return collate_samples(samples)
+
+
+def build():
+    torch.manual_seed(0)
+    backbone = dict(type='QueryViT', arch=dict(embed_dim=48, depth=2, num_heads=3, patch_size=8), img_size=32)
+    head = dict(type='DINOHead', out_dim=64, hidden_dim=48, bottleneck_dim=16)
+    return MODELS.build(dict(type='ADCLR', backbone=backbone, head=head, loss_cls=dict(chunk_size=3)))
+
+
+def test_augmented_views_are_those_of_the_cpu(batch):
+    cpu, gpu = ViewPreprocessor(), ViewPreprocessor().cuda()
+    expected, got = cpu(batch, True)['views'], gpu(batch, True)['views']
+    for name, value in expected.items():
+        assert got[name].is_cuda
+        torch.testing.assert_close(got[name].cpu(), value, rtol=0, atol=1e-5)
+
+
+def test_losses_and_gradients_are_those_of_the_cpu(batch):
+    cpu, gpu = build(), build().cuda()
+    for model in (cpu, gpu):
+        views = model.data_preprocessor(batch, True)['views']
+        losses = model.loss(**views)
+        sum(losses.values()).backward()
+        model.losses = {name: value.detach().cpu() for name, value in losses.items()}
+    for name, value in cpu.losses.items():
+        torch.testing.assert_close(gpu.losses[name], value, rtol=0, atol=1e-4)
+    for (name, a), b in zip(cpu.student.named_parameters(), gpu.student.parameters(), strict=True):
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad.cpu(), a.grad, rtol=0, atol=1e-3, msg=name)
+
+
+def test_bf16_step_keeps_the_teacher_in_fp32(batch):
+    model = build().cuda()
+    with torch.autocast('cuda', dtype=torch.bfloat16):
+        losses = model.loss(**model.data_preprocessor(batch, True)['views'])
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    sum(losses.values()).backward()
+    model.after_step()
+    assert all(p.dtype == torch.float32 for p in model.teacher.parameters())
+    assert all(loss.centre.isfinite().all() for loss in model.distillation_losses())
