@@ -13,7 +13,7 @@ from mmadclr.registry import METRICS
 
 @torch.no_grad()
 def knn_votes(
-    bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int, temperature: float, num_classes: int, chunk: int = 1024
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int, temperature: float, num_classes: int, chunk: int = 256
 ) -> Tensor:
     """Votes (M, C) for M queries: each of the k nearest of a bank adds ``exp(cosine / temperature)`` to its class.
 
@@ -51,7 +51,7 @@ class WeightedKNN:
         chunk: Queries handled at a time.
     """
 
-    def __init__(self, k: int | Sequence[int] = 20, temperature: float = 0.07, chunk: int = 1024) -> None:
+    def __init__(self, k: int | Sequence[int] = 20, temperature: float = 0.07, chunk: int = 256) -> None:
         self.ks = (k,) if isinstance(k, int) else tuple(k)
         self.temperature = temperature
         self.chunk = chunk
