@@ -19,8 +19,6 @@ from mmadclr.registry import DATASETS, TRANSFORMS
 
 # What Pillow raises for files that are truncated, no image at all, or absurdly large.
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
 # More failures in a row than this are no accident: looking further would only delay the message.
 MAX_SUBSTITUTIONS = 100
 
@@ -42,16 +40,15 @@ class ImageDataset(Dataset):
     """Images of a folder, of class folders or of a text list; no annotation file is needed.
 
     Keys are ``index`` or, from ``EpochSampler``, ``SampleKey``. The transform gets a random generator seeded with all of
-    the key, so a sample does not depend on the number of workers, processes or earlier samples.
+    the key, so a sample does not depend on the number of workers, processes or earlier samples. A file that cannot be
+    read is replaced by the next one that can, and named in the sample's ``unreadable``: training
+    (``UnreadableImageHook``) and evaluation (``extract_features``) log, count and limit those.
 
     Args:
         data_root: Folder of the images, searched at any depth.
         transform: Config of the transform, called with ``image``, ``rng``, ``index`` and, where known, ``label``.
         ann_file: Text list of paths relative to ``data_root``; all images below it by default.
         with_label: Labels from the class folders, or from the second column of the list.
-
-    A file that cannot be read is replaced by the next one that can, and named in the sample's ``unreadable``: training
-    (``UnreadableImageHook``) and evaluation (``extract_features``) log, count and limit those.
 
     Raises:
         FileNotFoundError, ValueError: See the readers.
