@@ -70,6 +70,24 @@ def test_cross_view_query_term(golden):
         np.testing.assert_allclose(loss_fn.centre.numpy(), centre.ravel(), rtol=0, atol=1e-10)
 
 
+def test_released_query_term(golden):
+    """The authors' released pairing, one target for both views, is the cross-view one with equal teacher views."""
+    arrays = golden('query_loss')
+    loss_fn = SelfDistillationLoss(48)
+    temperatures = linear_warmup(0.03, 0.05, 9, 4)
+    for call, epoch in enumerate(arrays['epoch']):
+        loss_fn.teacher_temp = temperatures[epoch]
+        student = torch.from_numpy(arrays['student_query'][call]).unflatten(0, (2, 2)).requires_grad_()
+        teacher = torch.from_numpy(arrays['teacher_query'][call]).expand(2, -1, -1, -1)
+        loss = loss_fn(logits(student), logits(teacher))
+        loss.backward()
+        loss_fn.update_centre()
+        assert loss.item() == pytest.approx(float(arrays['official/loss_query'][call]), abs=1e-5)
+        expected = arrays['official/grad_student_query'][call]
+        np.testing.assert_allclose(student.grad.flatten(0, 1).numpy(), expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(loss_fn.centre.numpy(), arrays['official/center3'][call].ravel(), rtol=0, atol=1e-6)
+
+
 def slow_loss(student, teacher, centre, student_temp, teacher_temp, keep):
     """The definition: every pair, image and token by itself."""
     terms = []
