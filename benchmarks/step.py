@@ -12,9 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from attention import seconds
+from attention import count_flops, seconds
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 import mmadclr.models  # noqa: F401  fills the registry
 from mmadclr.registry import MODELS
@@ -74,11 +73,9 @@ def main() -> None:
     flops = {}
     for kind, step in steps.items():
         step()
-        with FlopCounterMode(display=False) as counter:
-            step()
         with OperationCounter() as operations:
             step()
-        flops[kind] = counter.get_total_flops() / args.batch
+        flops[kind] = count_flops(step) / args.batch
         print(f'{kind:<6} {flops[kind] / 1e9:.2f} GFLOP per image, {operations.count} operations per step')
     times = {kind: [] for kind in steps}
     for _ in range(args.rounds):

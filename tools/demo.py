@@ -6,6 +6,7 @@ prints a table. Everything lands in the work dir; ``summary.json`` holds the num
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
@@ -120,7 +121,7 @@ def table(summary: dict, pictures: list[Path]) -> str:
         ('ADCLR teacher', summary['knn_teacher']),
     ]
     lines = ['', f'{"features":<24}k-NN top-1 (k = 20)', '-' * 43, *(f'{name:<24}{value:>6.1f} %' for name, value in rows)]
-    lines += ['-' * 43, f'{summary["seconds"]:.0f} s; pictures: {", ".join(map(str, pictures))}']
+    lines += ['-' * 43, f'{summary["seconds"]:.0f} s; pictures: {", ".join(map(os.path.relpath, pictures))}']
     return '\n'.join(lines)
 
 
