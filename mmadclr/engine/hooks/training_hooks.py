@@ -77,11 +77,6 @@ class UnreadableImageHook(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self.in_epoch += data_batch['unreadable']
         self._report(runner, data_batch['unreadable'])
-        if len(self.seen) > self.max_unreadable:
-            raise UnreadableImageError(
-                f'{len(self.seen)} images cannot be read, more than max_unreadable={self.max_unreadable}; repair or remove '
-                f'them, or raise the limit of UnreadableImageHook. The last one: {self.in_epoch[-1]}'
-            )
 
     def after_train_epoch(self, runner) -> None:
         # Loggers of other processes than the first are silent, so theirs are told here.
@@ -96,6 +91,11 @@ class UnreadableImageHook(Hook):
             if message not in self.seen:
                 self.seen.add(message)
                 runner.logger.warning(f'unreadable image, replaced by the next one: {message}')
+            if len(self.seen) > self.max_unreadable:
+                raise UnreadableImageError(
+                    f'{len(self.seen)} images cannot be read, more than max_unreadable={self.max_unreadable}; repair or '
+                    f'remove them, or raise the limit of UnreadableImageHook. The last one: {message}'
+                )
 
 
 @HOOKS.register_module()
