@@ -40,6 +40,15 @@ def seconds(function, device: str) -> float:
     return time.perf_counter() - start
 
 
+def time_ratio(function, reference, rounds: int, device: str) -> str:
+    """Median and range of the ratio of times, the two functions taking turns."""
+    ratios = []
+    for _ in range(rounds):
+        base = seconds(reference, device)
+        ratios.append(seconds(function, device) / base)
+    return f'median {statistics.median(ratios):.2f}, range {min(ratios):.2f} to {max(ratios):.2f}'
+
+
 def count_flops(function) -> int:
     """Exact FLOPs by torch's counter, which sees attention only in its unfused form."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -61,12 +70,7 @@ def main() -> None:
     print(f'largest difference {(variants["rectangular"]() - variants["masked"]()).abs().max():.1e}')
     for name, function in variants.items():
         print(f'{name:<12} {count_flops(function) / 1e6:.1f} MFLOP')
-    times = {name: [] for name in variants}
-    for _ in range(args.rounds):
-        for name, function in variants.items():
-            times[name].append(seconds(function, args.device))
-    ratios = sorted(b / a for a, b in zip(times['rectangular'], times['masked'], strict=True))
-    print(f'masked / rectangular, time: median {statistics.median(ratios):.2f}, range {ratios[0]:.2f} to {ratios[-1]:.2f}')
+    print(f'masked / rectangular, time: {time_ratio(variants["masked"], variants["rectangular"], args.rounds, args.device)}')
 
 
 if __name__ == '__main__':

@@ -5,14 +5,13 @@ backward (torch's own counter), dispatched operations, and the ratio of step tim
 """
 
 import argparse
-import statistics
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from attention import count_flops, seconds
+from attention import count_flops, time_ratio
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmadclr.models  # noqa: F401  fills the registry
@@ -77,13 +76,8 @@ def main() -> None:
             step()
         flops[kind] = count_flops(step) / args.batch
         print(f'{kind:<6} {flops[kind] / 1e9:.2f} GFLOP per image, {operations.count} operations per step')
-    times = {kind: [] for kind in steps}
-    for _ in range(args.rounds):
-        for kind, step in steps.items():
-            times[kind].append(seconds(step, args.device))
-    ratios = sorted(a / d for a, d in zip(times['ADCLR'], times['DINO'], strict=True))
     print(f'ADCLR / DINO, FLOPs: {flops["ADCLR"] / flops["DINO"]:.3f}')
-    print(f'ADCLR / DINO, time: median {statistics.median(ratios):.2f}, range {ratios[0]:.2f} to {ratios[-1]:.2f}')
+    print(f'ADCLR / DINO, time: {time_ratio(steps["ADCLR"], steps["DINO"], args.rounds, args.device)}')
 
 
 if __name__ == '__main__':
