@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
+
+from mmadclr.checkpoint.reading import read_checkpoint
 
 
 def architecture(model: nn.Module) -> dict[str, int]:
@@ -16,20 +17,17 @@ def architecture(model: nn.Module) -> dict[str, int]:
     return {name: module.num_heads for name, module in model.named_modules() if hasattr(module, 'num_heads')}
 
 
-def check_state_dict(model: nn.Module, filename: str | Path) -> dict[str, Tensor]:
+def check_state_dict(model: nn.Module, filename: str | Path, checkpoint: dict | None = None) -> dict[str, Tensor]:
     """State dict of a checkpoint, once it is certain that it fits ``model`` in every key, shape and head count.
+
+    ``checkpoint`` is the content of the file if it has been read already.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is no checkpoint, or one of another model; names the keys that differ.
     """
-    if not Path(filename).is_file():
-        raise FileNotFoundError(f'checkpoint {filename} does not exist')
-    try:
-        checkpoint = _load_checkpoint(str(filename), map_location='cpu')
-        state = checkpoint.get('state_dict', checkpoint)
-    except Exception as error:
-        raise ValueError(f'{filename} cannot be read as a checkpoint: {error}') from error
+    checkpoint = checkpoint or read_checkpoint(filename)
+    state = checkpoint.get('state_dict', checkpoint)
     shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
     _compare(filename, 'tensors', shapes, {name: tuple(value.shape) for name, value in model.state_dict().items()})
     heads = checkpoint.get('meta', {}).get('architecture')

@@ -1,0 +1,158 @@
+"""Putting the backbone of a checkpoint into a model, with an account of every tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone
+from mmadclr.checkpoint.reading import read_checkpoint
+
+
+@dataclass
+class LoadReport:
+    """What became of the tensors of a file and of a model; names are timm's.
+
+    ``matched`` and ``resized`` were loaded. ``missing``: in the model alone. ``unexpected``: in the file alone.
+    ``left_out``: in the file, and known to be of no use to this model.
+    """
+
+    filename: str
+    prefix: str
+    matched: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        origin = f'{self.filename}, {self.prefix}*' if self.prefix else self.filename
+        kinds = {
+            'matched': self.matched,
+            'resized': self.resized,
+            'missing': self.missing,
+            'unexpected': self.unexpected,
+            'left out': self.left_out,
+        }
+        counts = ', '.join(f'{len(names)} {kind}' for kind, names in kinds.items())
+        details = [f'{kind}: {_shortened(names)}' for kind, names in kinds.items() if names and kind != 'matched']
+        return '; '.join((f'backbone from {origin}: {counts} tensors', *details))
+
+
+def load_backbone(
+    model: nn.Module,
+    filename: str | Path,
+    which: str = 'teacher',
+    prefix: str | None = None,
+    allow: Sequence[str] = (),
+    unused: Sequence[str] = (),
+) -> LoadReport:
+    """Loads a plain vision transformer from any known checkpoint, logs a report and returns it.
+
+    Position embeddings are resized to the model's grid (bicubic, by size, as bytedance/ibot does for detection).
+
+    Args:
+        model: A ``QueryViT`` or ``DenseViT``.
+        filename: See :mod:`mmadclr.checkpoint.layouts` for the known layouts. Nothing in the file is executed.
+        which: ``'teacher'`` or ``'student'``, where the file has both.
+        prefix: Of the backbone in the file, if it should not be found automatically.
+        allow: Patterns (``'norm.*'``) of tensors that may be missing or unexpected, and ``'num_heads'`` if the number
+            of heads may differ from that of pretraining.
+        unused: Patterns of tensors that the model has no use for by its own design.
+
+    Raises:
+        FileNotFoundError, ValueError: The file cannot be read, or does not fit beyond what is allowed.
+    """
+    try:
+        weights = find_backbone(read_checkpoint(filename), which, prefix)
+    except ValueError as error:
+        raise ValueError(str(error) if str(filename) in str(error) else f'{filename}: {error}') from error
+    report = LoadReport(str(filename), weights.prefix, left_out=list(weights.left_out))
+    state = dict(weights.state)
+    target = model.state_dict()
+    if 'pos_embed' in state:
+        state['pos_embed'] = _fit_positions(model, state, report)
+    for name in [name for name in state if name not in target]:
+        (report.left_out if _matches(name, unused) else report.unexpected).append(name)
+    report.missing = [name for name in target if name not in state]
+    loaded = {name: tensor for name, tensor in state.items() if name in target}
+    report.matched = [name for name in loaded if name not in report.resized]
+    _check(model, weights, loaded, report, allow)
+    report.resized = [f'{name} {_grid_text(weights.state[name], target[name])}' for name in report.resized]
+    model.load_state_dict(loaded, strict=False)
+    print_log(str(report), 'current')
+    return report
+
+
+def _fit_positions(model: nn.Module, state: dict[str, Tensor], report: LoadReport) -> Tensor:
+    """Position embedding of the file (1, p + n, D) for the prefix tokens and the grid of the model."""
+    found, own = state['pos_embed'].float(), model.pos_embed
+    num_prefix = int('cls_token' in state)
+    if found.shape == own.shape and num_prefix == model.num_prefix_tokens:
+        return found
+    if found.ndim != 3 or found.shape[2] != own.shape[2]:
+        return found  # another width: reported with all other shapes
+    prefix, grid = found[:, :num_prefix], found[:, num_prefix:]
+    if num_prefix != model.num_prefix_tokens:
+        prefix = own.detach()[:, : model.num_prefix_tokens].cpu()
+    if grid.shape[1] != own.shape[1] - model.num_prefix_tokens:
+        grid = _resize_square(grid, model.patch_embed.grid_size, report.filename)
+    report.resized.append('pos_embed')
+    return torch.cat((prefix, grid), dim=1)
+
+
+def _resize_square(grid: Tensor, size: tuple[int, int], filename: str) -> Tensor:
+    side = math.isqrt(grid.shape[1])
+    if side**2 != grid.shape[1]:
+        raise ValueError(
+            f'{filename}: {grid.shape[1]} positions are no square grid, so they cannot be resized; set img_size of the '
+            'backbone to the size it was trained with'
+        )
+    grid = F.interpolate(grid.unflatten(1, (side, side)).permute(0, 3, 1, 2), size=size, mode='bicubic')
+    return grid.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _check(
+    model: nn.Module, weights: BackboneWeights, loaded: dict[str, Tensor], report: LoadReport, allow: Sequence[str]
+) -> None:
+    problems = []
+    target = model.state_dict()
+    shapes = [
+        f'{name} {tuple(t.shape)} in the file, {tuple(target[name].shape)} in the model'
+        for name, t in loaded.items()
+        if t.shape != target[name].shape
+    ]
+    if shapes:
+        problems.append(f'{len(shapes)} of another shape ({_shortened(shapes)}): arch or patch size differ')
+    for kind, names in (('missing from the file', report.missing), ('not in the model', report.unexpected)):
+        refused = [name for name in names if not _matches(name, allow)]
+        if refused:
+            problems.append(f'{len(refused)} {kind} ({_shortened(refused)})')
+    heads = model.blocks[0].attn.num_heads
+    if weights.num_heads not in (None, heads) and 'num_heads' not in allow:
+        problems.append(f"pretrained with {weights.num_heads} attention heads, not {heads} ('num_heads')")
+    if problems:
+        raise ValueError(
+            f'{report.filename} does not fit the backbone: {"; ".join(problems)}. Correct the backbone of the config, or '
+            "name what may differ in allow=[...] of its init_cfg, for example allow=['norm.*']"
+        )
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _grid_text(found: Tensor, own: Tensor) -> str:
+    return f'({found.shape[1]} -> {own.shape[1]} positions)'
+
+
+def _shortened(names: Sequence[str], most: int = 4) -> str:
+    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')

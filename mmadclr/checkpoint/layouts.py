@@ -1,0 +1,107 @@
+"""Where the backbone is in a checkpoint, and what its tensors are called there.
+
+Known layouts: ours (``state_dict`` with ``teacher.backbone.*``), DINO, iBOT and SelfPatch (``teacher`` and ``student``
+dicts, the latter below ``module.``), their backbone-only files, timm and MAE (flat, or below ``model``), mmpretrain and
+mmseg (``state_dict`` with their own names), and detectors or segmentors trained here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+# Every layout has this tensor exactly once per backbone; what precedes it is the prefix.
+ANCHOR = re.compile(r'(?P<prefix>.*?)patch_embed\.proj(ection)?\.weight$')
+# mmpretrain and mmseg -> timm.
+RENAMES = (
+    (r'^layers\.', 'blocks.'),
+    (r'^(blocks\.\d+)\.ln([12])\.', r'\1.norm\2.'),
+    (r'\.ffn\.layers\.0\.0\.', '.mlp.fc1.'),
+    (r'\.ffn\.layers\.1\.', '.mlp.fc2.'),
+    (r'\.attn\.attn\.in_proj_', '.attn.qkv.'),
+    (r'\.attn\.attn\.out_proj\.', '.attn.proj.'),
+    (r'^ln1\.', 'norm.'),
+    (r'^patch_embed\.projection\.', 'patch_embed.proj.'),
+)
+# Tensors beside the backbone in flat files: classifiers, mask tokens, and modules the released code of ADCLR's authors
+# creates but never uses (Sherrylone/PQCL, models/pos_transformer.py).
+NOT_BACKBONE = re.compile(
+    r'^(head|head_dist|fc|fc_norm|pre_logits|decoder\w*|mask_token|masked_embed|norm2|query_block|fpn\d)(\.|$)'
+)
+
+
+class BackboneWeights(NamedTuple):
+    """A backbone as found in a file.
+
+    ``state``: tensors under timm's names. ``prefix``: what preceded them in the file. ``left_out``: tensors under the
+    same prefix that belong to no backbone. ``num_heads``: attention heads, where the file tells.
+    """
+
+    state: dict[str, Tensor]
+    prefix: str
+    left_out: list[str]
+    num_heads: int | None
+
+
+def find_backbone(checkpoint: Mapping, which: str = 'teacher', prefix: str | None = None) -> BackboneWeights:
+    """The backbone of a checkpoint; ``which`` of the two if there is a teacher and a student.
+
+    ``prefix`` (with its final dot) chooses one of several by hand.
+
+    Raises:
+        ValueError: There is no backbone of a plain vision transformer, or several that ``which`` does not tell apart.
+    """
+    tensors = dict(_tensors(checkpoint))
+    found = [match['prefix'] for match in map(ANCHOR.match, tensors) if match]
+    prefix = _choose(found, which) if prefix is None else prefix
+    if prefix not in found:
+        raise ValueError(f'no backbone below prefix={prefix!r}; found: {", ".join(map(repr, found)) or "none"}')
+    state, left_out = {}, []
+    for name, tensor in tensors.items():
+        if not name.startswith(prefix):
+            continue
+        name = name.removeprefix(prefix)
+        if NOT_BACKBONE.match(name):
+            left_out.append(name)
+        else:
+            state[_timm_name(name)] = tensor
+    return BackboneWeights(state, prefix, left_out, _num_heads(checkpoint, prefix))
+
+
+def _tensors(node: Mapping, path: str = '') -> Iterator[tuple[str, Tensor]]:
+    """All tensors of nested dicts by dotted path, those of the optimizer left out."""
+    for key, value in node.items():
+        if isinstance(value, Tensor):
+            yield f'{path}{key}', value
+        elif isinstance(value, Mapping) and key != 'optimizer':
+            yield from _tensors(value, f'{path}{key}.')
+
+
+def _choose(prefixes: list[str], which: str) -> str:
+    if which not in ('teacher', 'student'):
+        raise ValueError(f"which={which!r}: choose 'teacher' or 'student'")
+    paired = [prefix for prefix in prefixes if {'teacher', 'student'} & set(prefix.split('.'))]
+    candidates = [prefix for prefix in paired if which in prefix.split('.')] if paired else prefixes
+    if len(candidates) == 1:
+        return candidates[0]
+    if not prefixes:
+        raise ValueError('there is no patch_embed.proj.weight: this is no checkpoint of a plain vision transformer')
+    raise ValueError(f'which of the backbones below {", ".join(map(repr, prefixes))} is meant? Choose with prefix=...')
+
+
+def _timm_name(name: str) -> str:
+    for pattern, replacement in RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _num_heads(checkpoint: Mapping, prefix: str) -> int | None:
+    """From ``meta.architecture`` of our checkpoints, which lists the heads of every attention module."""
+    meta = checkpoint.get('meta')
+    architecture = meta.get('architecture') if isinstance(meta, Mapping) else None
+    blocks = prefix.removeprefix('state_dict.') + 'blocks.'
+    heads = {number for name, number in (architecture or {}).items() if name.startswith(blocks)}
+    return heads.pop() if len(heads) == 1 else None
