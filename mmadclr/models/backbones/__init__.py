@@ -1,3 +1,4 @@
-from mmadclr.models.backbones.query_vit import QueryViT
+from mmadclr.models.backbones.dense_vit import DenseViT
+from mmadclr.models.backbones.query_vit import QueryViT, TokenLayout, ViTOutput
 
-__all__ = ['QueryViT']
+__all__ = ['DenseViT', 'QueryViT', 'TokenLayout', 'ViTOutput']

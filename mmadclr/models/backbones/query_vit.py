@@ -25,9 +25,9 @@ SIZES = ('patch_size', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio')
 
 
 class ViTOutput(NamedTuple):
-    """Final-normed tokens: ``cls`` (B, D), ``patches`` (B, N, D), ``queries`` (B, Q, T, D)."""
+    """Final-normed tokens: ``cls`` (B, D; None without class token), ``patches`` (B, N, D), ``queries`` (B, Q, T, D)."""
 
-    cls: Tensor
+    cls: Tensor | None
     patches: Tensor
     queries: Tensor
 
@@ -113,7 +113,7 @@ class QueryViT(VisionTransformer):
     Args:
         arch: Name of a plain ViT of timm (``'vit_small_patch16_224'``), or its sizes
             (``dict(embed_dim=64, depth=4, num_heads=4, patch_size=8)``).
-        img_size: Side in pixels of the images the position embedding is stored for.
+        img_size: Side, or (height, width), in pixels of the images the position embedding is stored for.
         drop_path_rate: Stochastic depth of the last block; grows linearly over the blocks.
         query_keys: What a query token reads: ``'image'`` ([CLS] and patches), ``'image+self'`` (and the tokens of its
             own crop), ``'image+queries'`` (and all query tokens: the released code of the authors).
@@ -126,6 +126,7 @@ class QueryViT(VisionTransformer):
         init: ``'dino'`` (truncated normal, std .02) or ``'xavier'`` for narrow models: at width 64, .02 is six times
             too small for signals to pass.
         grad_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
+        class_token: Whether there is a [CLS]; SelfPatch's backbone has none.
 
     Raises:
         ValueError: Unknown or non-plain ``arch``, unknown ``query_keys`` or ``pos_embed_resize``.
@@ -134,7 +135,7 @@ class QueryViT(VisionTransformer):
     def __init__(
         self,
         arch: str | dict = 'vit_small_patch16_224',
-        img_size: int = 224,
+        img_size: int | tuple[int, int] = 224,
         drop_path_rate: float = 0.0,
         query_keys: str = 'image',
         bidirectional: bool = False,
@@ -142,6 +143,7 @@ class QueryViT(VisionTransformer):
         pos_embed_resize: str = 'dino',
         init: str = 'dino',
         grad_checkpointing: bool = False,
+        class_token: bool = True,
     ) -> None:
         _check_choice('query_keys', query_keys, QUERY_KEYS)
         _check_choice('pos_embed_resize', pos_embed_resize, ('dino', 'size'))
@@ -150,6 +152,9 @@ class QueryViT(VisionTransformer):
         super().__init__(
             img_size=img_size,
             num_classes=0,
+            global_pool='token' if class_token else 'avg',
+            class_token=class_token,
+            fc_norm=False,
             drop_path_rate=drop_path_rate,
             dynamic_img_size=True,
             block_fn=QueryBlock,
@@ -164,17 +169,22 @@ class QueryViT(VisionTransformer):
         self.init = init
         self.patch_size = self.patch_embed.patch_size[0]
         self.set_grad_checkpointing(grad_checkpointing)
-        self.init_weights()
+        self.reset_parameters()
 
-    def init_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """DINO's initialisation: linear layers, [CLS] and positions; the patch convolution keeps torch's default."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        if self.cls_token is not None:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.patch_embed.proj.reset_parameters()
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
         init_linear_layers(self.blocks, self.init)
+
+    def init_weights(self) -> None:
+        """Called by the runner before training."""
+        self.reset_parameters()
 
     def forward(self, images: Tensor, query_crops: Tensor | None = None) -> ViTOutput:
         """Encodes images (B, 3, H, W) and, read-only, query crops (B, Q, 3, q, q); sides are multiples of the patch."""
@@ -210,9 +220,11 @@ class QueryViT(VisionTransformer):
         return torch.cat((tokens, queries.flatten(1, 2)), dim=1), layout
 
     def embed_image(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 1 + N, D) with positions."""
+        """(B, 3, H, W) -> (B, 1 + N, D), or (B, N, D) without class token, with positions."""
         grid = self.embed_patches(images)
-        tokens = torch.cat((self.cls_token.expand(len(grid), -1, -1), grid.flatten(1, 2)), dim=1)
+        tokens = grid.flatten(1, 2)
+        if self.cls_token is not None:
+            tokens = torch.cat((self.cls_token.expand(len(grid), -1, -1), tokens), dim=1)
         return tokens + self.position_embedding(*grid.shape[1:3])
 
     def embed_queries(self, crops: Tensor) -> Tensor:
@@ -220,7 +232,7 @@ class QueryViT(VisionTransformer):
         grid = self.embed_patches(crops.flatten(0, 1))
         tokens = grid.flatten(1, 2)
         if self.query_pos_embed:
-            tokens = tokens + self.position_embedding(*grid.shape[1:3])[:, 1:]
+            tokens = tokens + self.position_embedding(*grid.shape[1:3])[:, self.num_prefix_tokens :]
         return tokens.unflatten(0, crops.shape[:2])
 
     def embed_patches(self, images: Tensor) -> Tensor:
@@ -234,28 +246,25 @@ class QueryViT(VisionTransformer):
 
     def position_embedding(self, height: int, width: int) -> Tensor:
         """(1, 1 + height*width, D), resized unless the grid is the stored one."""
-        if (height, width) == self.patch_embed.grid_size:
+        stored = self.patch_embed.grid_size
+        if (height, width) == stored:
             return self.pos_embed
         if self.pos_embed_resize == 'size':
-            return resample_abs_pos_embed(self.pos_embed, (height, width), self.patch_embed.grid_size)
-        stored_h, stored_w = self.patch_embed.grid_size
-        grid = self.pos_embed[:, 1:].unflatten(1, (stored_h, stored_w)).permute(0, 3, 1, 2)
-        # facebookresearch/dino, vision_transformer.py: the 0.1 guards the output size against rounding, and moves the
-        # sampling points by doing so.
-        scale = ((height + 0.1) / stored_h, (width + 0.1) / stored_w)
-        grid = F.interpolate(grid, scale_factor=scale, mode='bicubic')
-        return torch.cat((self.pos_embed[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)), dim=1)
+            return resample_abs_pos_embed(self.pos_embed, (height, width), stored, self.num_prefix_tokens)
+        return resize_positions(self.pos_embed, stored, (height, width), self.num_prefix_tokens)
 
     def run_blocks(self, x: Tensor, layout: TokenLayout) -> Tensor:
         for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, layout, use_reentrant=False)
-            else:
-                x = block(x, layout)
+            x = self.run_block(block, x, layout)
         return x
 
-    @staticmethod
-    def split(tokens: Tensor, layout: TokenLayout) -> ViTOutput:
+    def run_block(self, block: QueryBlock, x: Tensor, layout: TokenLayout) -> Tensor:
+        """One block (B, S, D) -> (B, S, D), recomputed in the backward pass if activations are not to be kept."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, layout, use_reentrant=False)
+        return block(x, layout)
+
+    def split(self, tokens: Tensor, layout: TokenLayout) -> ViTOutput:
         """Token sequence (B, S, D) -> its named parts."""
         n, t = layout.num_image, layout.tokens_per_crop
         queries = (
@@ -263,7 +272,21 @@ class QueryViT(VisionTransformer):
             if tokens.shape[1] > n
             else tokens.new_empty(len(tokens), 0, t, tokens.shape[2])
         )
-        return ViTOutput(tokens[:, 0], tokens[:, 1:n], queries)
+        cls = None if self.cls_token is None else tokens[:, 0]
+        return ViTOutput(cls, tokens[:, self.num_prefix_tokens : n], queries)
+
+
+def resize_positions(pos_embed: Tensor, stored: tuple[int, int], grid: tuple[int, int], num_prefix: int = 1) -> Tensor:
+    """Position embedding (1, num_prefix + h*w, D) of a ``stored`` grid (h, w) for another ``grid``, as DINO resizes it.
+
+    Bicubic by scale factors. facebookresearch/dino, ``vision_transformer.py: interpolate_pos_encoding`` adds 0.1 to the
+    new size to guard it against rounding, and moves the sampling points a little by doing so.
+    """
+    prefix, positions = pos_embed[:, :num_prefix], pos_embed[:, num_prefix:]
+    scale = tuple((new + 0.1) / old for new, old in zip(grid, stored, strict=True))
+    positions = positions.unflatten(1, stored).permute(0, 3, 1, 2)
+    positions = F.interpolate(positions, scale_factor=scale, mode='bicubic')
+    return torch.cat((prefix, positions.permute(0, 2, 3, 1).flatten(1, 2)), dim=1)
 
 
 def resolve_arch(arch: str | dict) -> dict:

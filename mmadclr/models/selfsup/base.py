@@ -58,9 +58,12 @@ class SelfDistillation(BaseModel):
         return self
 
     def forward(self, views: dict | None = None, images: Tensor | None = None, mode: str = 'tensor'):
-        """``mode='loss'``: losses of ``views``. ``'tensor'`` and ``'predict'``: teacher features (B, D) of ``images``."""
+        """``mode='loss'``: losses of ``views``. ``'tensor'`` and ``'predict'``: teacher features (B, D) of ``images``;
+        ``'patches'``: those of every patch (B, N, D)."""
         if mode == 'loss':
             return self.loss(**views)
+        if mode == 'patches':
+            return self.extract_patches(images)
         return self.extract_features(images)
 
     @abstractmethod
@@ -71,6 +74,11 @@ class SelfDistillation(BaseModel):
     def extract_features(self, images: Tensor) -> Tensor:
         """Final-normed [CLS] of the teacher (B, D) for images (B, 3, H, W)."""
         return self.teacher['backbone'](images).cls
+
+    @torch.no_grad()
+    def extract_patches(self, images: Tensor) -> Tensor:
+        """Final-normed patch tokens of the teacher (B, N, D) for images (B, 3, H, W)."""
+        return self.teacher['backbone'](images).patches
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum to be minimised here, and the terms to be logged: means over all processes, so of the whole batch."""
