@@ -7,14 +7,21 @@ from mmadclr.engine.hooks import (
     UnreadableImageHook,
 )
 from mmadclr.engine.loops import FeatureEvalLoop
-from mmadclr.engine.optim import SelfDistillationOptimConstructor, SelfDistillationOptimWrapper
+from mmadclr.engine.optim import (
+    AutocastOptimWrapper,
+    LayerDecayOptimConstructor,
+    SelfDistillationOptimConstructor,
+    SelfDistillationOptimWrapper,
+)
 from mmadclr.engine.runner import Runner
 
 __all__ = [
+    'AutocastOptimWrapper',
     'DistillationScheduleHook',
     'EpochSeedHook',
     'FeatureEvalLoop',
     'FiniteLossHook',
+    'LayerDecayOptimConstructor',
     'Runner',
     'SelfDistillationOptimConstructor',
     'SelfDistillationOptimWrapper',

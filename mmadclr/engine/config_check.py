@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine import registry as root_registries
@@ -27,16 +29,23 @@ CONSUMED = {
     '_delete_',
     'constructor',
     'paramwise_cfg',
+    'convert_to_iter_based',
 }
 # Settings that are read without naming a type, by the last part of their path.
 UNTYPED = {
     'auto_scale_lr': {'enable', 'base_batch_size'},
     'randomness': {'seed', 'diff_rank_seed', 'deterministic'},
+    'dataset_check': {'num_items', 'allow_other_categories'},
     'env_cfg': {'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'},
     'loss_cls': 'SelfDistillationLoss',
     'loss_query': 'SelfDistillationLoss',
     'data_preprocessor': 'ViewPreprocessor',
     **{view: set(PhotometricRecipe.__dataclass_fields__) for view in RECIPES},
+}
+# Keys beyond the signature of the named type, read by whoever builds it, by the last part of their path.
+EXTRA = {
+    'norm_cfg': {'requires_grad'},  # mmcv
+    'init_cfg': {'which', 'prefix', 'allow'},  # DenseViT
 }
 LOADER_KEYS = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch', 'disable_subprocess_warning'}
 RUNNER_KEYS = {
@@ -48,6 +57,7 @@ RUNNER_KEYS = {
     'activation_checkpointing',
     'efficient_conv_bn_eval',
     'custom_imports',
+    'dataset_check',
 } - {'self', 'cfg'}
 
 
@@ -60,9 +70,10 @@ def check_config(cfg: Mapping, overrides: Iterable[str] = ()) -> None:
     Raises:
         ConfigError: Lists all problems, each with its key path and where possible the nearest valid name.
     """
+    registries = _registries(cfg.get('default_scope') or our_registries.SCOPE)
     problems = [*_misspelt_top_level(cfg), *_useless_overrides(overrides)]
     for name, value in cfg.items():
-        problems += _walk(name, value)
+        problems += _walk(name, value, registries)
     if problems:
         raise ConfigError('\n  '.join(('the config has keys that nothing would read:', *problems)))
 
@@ -81,31 +92,34 @@ def _useless_overrides(overrides: Iterable[str]) -> Iterator[str]:
             yield f'{key}: no part of a run is called {top}{_hint(top, RUNNER_KEYS)}'
 
 
-def _walk(path: str, node: Any) -> Iterator[str]:
+def _walk(path: str, node: Any, registries: Sequence[Registry]) -> Iterator[str]:
     """Problems of a config node and all below it."""
     if isinstance(node, (list, tuple)):
         for i, child in enumerate(node):
-            yield from _walk(f'{path}.{i}', child)
+            yield from _walk(f'{path}.{i}', child, registries)
     if not isinstance(node, Mapping):
         return
     if isinstance(node.get('type'), str):
-        yield from _check_component(path, node)
+        yield from _check_component(path, node, registries)
     elif path.endswith('dataloader'):
         yield from _unknown(path, node, LOADER_KEYS, 'a data loader')
     elif (known := UNTYPED.get(path.rpartition('.')[2])) is not None:
-        accepted = accepted_arguments(_find(known)) if isinstance(known, str) else known
+        accepted = accepted_arguments(_find(known, registries)) if isinstance(known, str) else known
         yield from _unknown(path, node, accepted, path.rpartition('.')[2])
     for name, child in node.items():
-        yield from _walk(f'{path}.{name}', child)
+        yield from _walk(f'{path}.{name}', child, registries)
 
 
-def _check_component(path: str, node: Mapping) -> Iterator[str]:
+def _check_component(path: str, node: Mapping, registries: Sequence[Registry]) -> Iterator[str]:
     name = node['type']
-    component = _find(name)
+    component = _find(name, registries)
     if component is not None:
-        yield from _unknown(path, node, accepted_arguments(component), name)
-    elif '.' not in name and '_scope_' not in node:
-        known = {key for registry in _registries() for key in registry.module_dict}
+        accepted = accepted_arguments(component)
+        if accepted is not None:
+            accepted |= EXTRA.get(path.rpartition('.')[2], set())
+        yield from _unknown(path, node, accepted, name)
+    elif '.' not in name and '_scope_' not in node and not _is_mmcv_op(name):
+        known = {key for registry in registries for key in registry.module_dict}
         yield f'{path}: there is no component {name!r}{_hint(name, known)}'
 
 
@@ -137,20 +151,30 @@ def _takes_anything(parameters: Mapping[str, inspect.Parameter]) -> bool:
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
-def _find(name: str) -> Any:
-    for registry in _registries():
+def _find(name: str, registries: Sequence[Registry]) -> Any:
+    for registry in registries:
         component = registry.get(name)
         if component is not None:
             return component
     return None
 
 
-def _registries() -> list[Registry]:
-    """Ours first; each falls back to its parent, so mmengine's of the same kind are searched with it."""
-    ours = [value for value in vars(our_registries).values() if isinstance(value, Registry)]
-    parents = {registry.parent.name for registry in ours}
+def _is_mmcv_op(name: str) -> bool:
+    """mmdet names operations (``RoIAlign``, ``nms``) that no registry lists."""
+    ops = sys.modules.get('mmcv.ops')
+    return hasattr(ops, name)
+
+
+def _registries(scope: str) -> list[Registry]:
+    """Those of the config's scope first, then ours; each falls back to its parent, mmengine's of the same kind."""
+    modules = [our_registries]
+    if scope not in (our_registries.SCOPE, 'mmengine'):
+        modules.insert(0, importlib.import_module(f'{scope}.registry'))
+    found = [value for module in modules for value in vars(module).values() if isinstance(value, Registry)]
+    children = [registry for registry in found if registry.parent is not None]  # the modules import the parents too
+    parents = {registry.parent.name for registry in children}
     roots = [value for value in vars(root_registries).values() if isinstance(value, Registry)]
-    return ours + [registry for registry in roots if registry.name not in parents]
+    return children + [registry for registry in roots if registry.name not in parents]
 
 
 def _hint(name: str, known: Iterable[str] | None) -> str:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import sys
 import traceback
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, DictAction
 
+import mmadclr.ops  # noqa: F401  stands in for mmcv's compiled operations before any config imports mmdet
 from mmadclr.datasets.image_dataset import UnreadableImageError
-from mmadclr.engine.config_check import check_config
+from mmadclr.engine.config_check import ConfigError, check_config
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def add_config_arguments(parser: ArgumentParser, default_config: str | None = None) -> None:
@@ -46,6 +51,9 @@ def add_launcher_arguments(parser: ArgumentParser) -> None:
 def load_config(args: Namespace) -> Config:
     """Config with the overrides of the command line, checked.
 
+    Two overrides are short for several: ``pretrained=PATH`` for the checkpoint of the backbone's ``init_cfg``, and
+    ``data_root=DIR`` for the folder of all data sets and of the annotation files evaluators read.
+
     Raises:
         FileNotFoundError: There is no such config.
         ConfigError: A key would never be read.
@@ -53,13 +61,42 @@ def load_config(args: Namespace) -> Config:
     if not Path(args.config).is_file():
         raise FileNotFoundError(f'config {args.config} does not exist')
     cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
-    check_config(cfg, args.cfg_options)
+    overrides = spell_out(cfg, args.cfg_options)
+    cfg.merge_from_dict(overrides)
+    check_config(cfg, overrides)
     if 'launcher' in args:
         cfg.launcher = args.launcher
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     return cfg
+
+
+def spell_out(cfg: Config, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides by full key, with ``pretrained`` and ``data_root`` replaced by what they stand for.
+
+    Raises:
+        ConfigError: The data sets of the config lie in different folders, so that one cannot stand for all.
+    """
+    full = dict(overrides)
+    if 'pretrained' in full:
+        full['model.backbone.init_cfg.checkpoint'] = full.pop('pretrained')
+    if 'data_root' in full:
+        full |= _data_root_overrides(cfg, str(full.pop('data_root')))
+    return full
+
+
+def _data_root_overrides(cfg: Config, folder: str) -> dict[str, str]:
+    keys = [f'{name}.dataset.data_root' for name in LOADERS if cfg.get(name)]
+    olds = {operator.attrgetter(key)(cfg) for key in keys}
+    if len(olds) != 1:
+        raise ConfigError(f'data_root: the data sets lie in {", ".join(sorted(olds))}; set {" and ".join(keys)} instead')
+    (old,) = olds
+    full = dict.fromkeys(keys, folder)
+    for name in ('val_evaluator', 'test_evaluator'):
+        ann_file = (cfg.get(name) or {}).get('ann_file')
+        if ann_file:
+            full[f'{name}.ann_file'] = str(Path(folder) / Path(ann_file).relative_to(old))
+    return full
 
 
 def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:

@@ -23,19 +23,26 @@ class FeatureEvalLoop(BaseLoop):
             called with ``(bank, bank_labels, features, labels)`` and returning named numbers.
         bank: What the bank, the labelled images that predictions are drawn from, differs in from the data set of
             ``dataloader``: usually ``data_root``.
+        dense_probe: Settings of a ``DenseProbe`` to be run as well.
 
     Raises:
         ConfigError: ``bank`` has keys the data set does not know.
         ValueError: The two sets hold different classes.
     """
 
-    def __init__(self, runner, dataloader: dict, evaluator: dict | Sequence[dict], bank: dict) -> None:
+    def __init__(
+        self, runner, dataloader: dict, evaluator: dict | Sequence[dict], bank: dict, dense_probe: dict | None = None
+    ) -> None:
         super().__init__(runner, dataloader)
+        self.dense_probe = None
         bank_dataloader = {**dataloader, 'dataset': {**dataloader['dataset'], **bank}}
         check_config({'bank_dataloader': bank_dataloader})
         self.bank_dataloader = Runner.build_dataloader(bank_dataloader, seed=runner.seed)
         evaluators = [evaluator] if isinstance(evaluator, dict) else evaluator
         self.evaluators = [METRICS.build(each) for each in evaluators]
+        if dense_probe is not None:
+            check_config({'dense_probe': {'type': 'DenseProbe', **dense_probe}})
+            self.dense_probe = METRICS.build({'type': 'DenseProbe', **dense_probe})
         if self.bank_dataloader.dataset.metainfo != self.dataloader.dataset.metainfo:
             raise ValueError(
                 f'{self.bank_dataloader.dataset.data_root} and {self.dataloader.dataset.data_root} hold different classes: '
@@ -58,4 +65,6 @@ class FeatureEvalLoop(BaseLoop):
         metrics: dict[str, float] = {}
         for evaluator in self.evaluators:
             metrics |= evaluator(*bank, *features)
+        if self.dense_probe is not None:
+            metrics |= self.dense_probe(model)
         return metrics

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import torch
 from mmengine import runner as mmengine_runner
-from mmengine.dist import get_world_size, is_distributed
-from mmengine.model import is_model_wrapper
+from mmengine.dist import get_world_size, is_distributed, is_main_process
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
 
 from mmadclr.checkpoint.loading import architecture, check_state_dict
+from mmadclr.checkpoint.reading import read_checkpoint
+from mmadclr.datasets.checks import check_dataset
 from mmadclr.models.wrappers import unwrapped
-from mmadclr.registry import RUNNERS
+from mmadclr.registry import RUNNERS, SCOPE
 
 
 @RUNNERS.register_module()
@@ -21,6 +24,7 @@ class Runner(mmengine_runner.Runner):
     * A batch that the data set cannot fill, or no batch at all, is an error.
     * A checkpoint must fit the model; mmengine would load what fits and warn.
     * A run resumed with another number of batches per epoch goes on at the right place of its schedules.
+    * Annotated data is checked before training starts.
     * Distributed runs without a GPU use gloo (under ``torchrun``).
     """
 
@@ -32,6 +36,9 @@ class Runner(mmengine_runner.Runner):
     def wrap_model(self, model_wrapper_cfg, model):
         if not is_distributed() or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
+        if not torch.cuda.is_available() and any(isinstance(m, torch.nn.SyncBatchNorm) for m in model.modules()):
+            self.logger.warning('SyncBN becomes BN, with the statistics of one process: torch has SyncBN on GPUs only')
+            model = revert_sync_batchnorm(model)
         settings = dict(
             type='MMDistributedDataParallel',
             broadcast_buffers=False,
@@ -51,43 +58,79 @@ class Runner(mmengine_runner.Runner):
             dataloader = {**dataloader, 'persistent_workers': False}  # without workers there are none to keep
         return mmengine_runner.Runner.build_dataloader(dataloader, *args, **kwargs)
 
+    def train(self):
+        self.check_data('train', 'val')
+        return super().train()
+
+    def val(self):
+        self.check_data('val')
+        return super().val()
+
+    def test(self):
+        self.check_data('test')
+        return super().test()
+
+    def check_data(self, *parts: str) -> None:
+        """Looks for mistakes in annotated data before time is spent; ``dataset_check=None`` in the config skips it."""
+        settings = self.cfg.get('dataset_check', dict(num_items=16))
+        if settings is None or not is_main_process():
+            return
+        loaders = [getattr(self, f'_{part}_dataloader') for part in parts]
+        for dataset in (loader['dataset'] for loader in loaders if isinstance(loader, dict)):
+            # Pretraining accounts for unreadable images as it goes.
+            if self.default_scope.scope_name != SCOPE:
+                self.logger.info(check_dataset(dataset, **{'num_items': 16, **settings}))
+
     def build_train_loop(self, loop):
         loop = super().build_train_loop(loop)
         loader = loop.dataloader
         if len(loader) == 0:
             raise ValueError(
-                f'a batch of {loader.batch_size} x {get_world_size()} processes is more than the {len(loader.dataset)} '
-                f'images of {loader.dataset.data_root}: lower train_dataloader.batch_size'
+                f'a batch of {loader.batch_sampler.batch_size} x {get_world_size()} processes is more than the '
+                f'{len(loader.dataset)} images of {loader.dataset.data_root}: lower train_dataloader.batch_size'
             )
         if loop.max_iters < 1:
-            raise ValueError(f'train_cfg.max_epochs={loop.max_epochs}: there is nothing to train')
+            raise ValueError('train_cfg asks for no iterations: there is nothing to train')
         return loop
 
     def scale_lr(self, optim_wrapper, auto_scale_lr=None) -> None:
         counts = getattr(optim_wrapper, 'accumulative_counts', 1)
-        batch_size = self.train_dataloader.batch_size
+        batch_size = self.train_dataloader.batch_sampler.batch_size
         if counts > self.max_iters:
             raise ValueError(f'accumulative_counts={counts}: the whole run has only {self.max_iters} batches')
         if not (auto_scale_lr or {}).get('enable', False):
             return
         total, base = batch_size * self.world_size * counts, auto_scale_lr['base_batch_size']
-        for group in optim_wrapper.optimizer.param_groups:
-            configured, group['lr'] = group['lr'], group['lr'] * total / base
+        groups = optim_wrapper.optimizer.param_groups
+        configured = max(group['lr'] for group in groups)  # under layer-wise decay, that of the top
+        for group in groups:
+            group['lr'] = group['lr'] * total / base
         self.logger.info(
             f'learning rate: {configured:g} per {base} images; total batch {batch_size} images x {self.world_size} '
             f'processes x {counts} accumulated = {total}, so the peak is {configured * total / base:g}'
         )
 
-    def load_checkpoint(self, filename, map_location='cpu', strict=True, **kwargs):
+    def load_checkpoint(self, filename, map_location='cpu', strict=True, **kwargs) -> dict:
+        """Strict. Nothing in a file is executed, unless it is one of this run's own to resume from."""
+        checkpoint = read_checkpoint(filename)
         if strict:
-            check_state_dict(unwrapped(self.model), filename)
-        return super().load_checkpoint(filename, map_location, strict, **kwargs)
+            check_state_dict(unwrapped(self.model), filename, checkpoint)
+        if self._resume:
+            return super().load_checkpoint(filename, map_location, strict, **kwargs)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        unwrapped(self.model).load_state_dict(checkpoint.get('state_dict', checkpoint), strict)
+        self._has_loaded = True
+        self.logger.info(f'loaded {filename}')
+        return checkpoint
 
     def save_checkpoint(self, *args, meta=None, **kwargs) -> None:
         super().save_checkpoint(*args, meta={**(meta or {}), 'architecture': architecture(unwrapped(self.model))}, **kwargs)
 
     def resume(self, *args, **kwargs) -> None:
+        self._resume = True
         super().resume(*args, **kwargs)
+        if not isinstance(self.train_loop, EpochBasedTrainLoop):
+            return
         expected = self.epoch * len(self.train_dataloader)
         if self.iter != expected:
             self.logger.warning(

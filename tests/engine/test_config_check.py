@@ -7,6 +7,17 @@ from places import REPO
 from mmadclr.engine.config_check import ConfigError, check_config
 
 CONFIGS = sorted(path for path in (REPO / 'configs').rglob('*.py') if '_base_' not in path.parts)
+BENCHMARKS = [path for path in CONFIGS if 'benchmarks' in path.parts]
+
+
+def name(path):
+    return str(path.relative_to(REPO / 'configs'))
+
+
+@pytest.mark.dense
+@pytest.mark.parametrize('path', BENCHMARKS, ids=name)
+def test_benchmark_configs_have_no_dead_keys(path):
+    check_config(Config.fromfile(path))
 
 
 @pytest.fixture
@@ -14,7 +25,7 @@ def cfg():
     return Config.fromfile(REPO / 'configs/adclr/vits16_in1k.py')
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: str(path.relative_to(REPO / 'configs')))
+@pytest.mark.parametrize('path', [path for path in CONFIGS if path not in BENCHMARKS], ids=name)
 def test_configs_of_the_tree_have_no_dead_keys(path):
     check_config(Config.fromfile(path))
 
