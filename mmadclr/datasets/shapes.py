@@ -7,11 +7,12 @@ Besides the images, instance masks and semantic maps are stored for detection an
 
 Layout below the root (``<split>`` is train or val)::
 
-    <split>/<class>/<number>.png       RGB image
-    instances/<split>/<number>.png     8-bit: 0 = background, i = i-th object (visible pixels)
-    semantic/<split>/<number>.png      8-bit: 0 = background, c + 1 = class c
-    classes.json                       names of the classes, in the order of their labels
-    settings.json                      arguments of the call, to tell whether the set on disk is the one asked for
+    <split>/<class>/<number>.png             RGB image
+    instances/<split>/<class>/<number>.png   8-bit: 0 = background, i = i-th object (visible pixels)
+    semantic/<split>/<class>/<number>.png    8-bit: 0 = background, c + 1 = class c
+    annotations/instances_<split>.json       the objects in COCO's format
+    classes.json                             names of the classes, in the order of their labels
+    settings.json                            arguments of the call, to tell whether this is the set asked for
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import colorsys
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +29,7 @@ from mmengine.logging import print_log
 from PIL import Image
 
 Field = np.ndarray  # (S, S) float
+MIN_PIXELS = 12  # visible pixels below which an object is not annotated: nobody could tell what it is
 
 
 class ShapeClass(NamedTuple):
@@ -171,7 +174,7 @@ def write_shapes(root: str | Path, num_train: int = 3000, num_val: int = 1000, s
         FileExistsError: ``root`` holds something else.
     """
     root = Path(root)
-    settings = dict(num_train=num_train, num_val=num_val, size=size, seed=seed, version=1)
+    settings = dict(num_train=num_train, num_val=num_val, size=size, seed=seed, version=2)
     stamp = root / 'settings.json'
     if stamp.is_file():
         if json.loads(stamp.read_text()) == settings:
@@ -185,8 +188,12 @@ def write_shapes(root: str | Path, num_train: int = 3000, num_val: int = 1000, s
     partial = root.with_name(root.name + '.partial')  # renamed when complete: an interrupted call leaves no half set
     shutil.rmtree(partial, ignore_errors=True)
     for split, (name, count) in enumerate([('train', num_train), ('val', num_val)]):
-        for number in range(count):
+        drawings = [
             _write_sample(partial, name, number, np.random.default_rng((seed, split, number)), size)
+            for number in range(count)
+        ]
+        (partial / 'annotations').mkdir(exist_ok=True)
+        (partial / 'annotations' / f'instances_{name}.json').write_text(json.dumps(coco_annotations(drawings)))
     (partial / 'classes.json').write_text(json.dumps([kind.name for kind in CLASSES], indent=1))
     (partial / 'settings.json').write_text(json.dumps(settings))
     if root.exists():
@@ -195,14 +202,56 @@ def write_shapes(root: str | Path, num_train: int = 3000, num_val: int = 1000, s
     return root
 
 
-def _write_sample(root: Path, split: str, number: int, rng: np.random.Generator, size: int) -> None:
+def _write_sample(root: Path, split: str, number: int, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Writes image, instance mask and semantic map, and returns the instance mask."""
     label = number % len(CLASSES)
     drawing = draw_image(CLASSES[label], rng, size)
     semantic = np.where(drawing.instances > 0, label + 1, 0).astype(np.uint8)
+    file = _file_name(number)
     for folder, pixels in (
-        (root / split / CLASSES[label].name, drawing.image),
+        (root / split, drawing.image),
         (root / 'instances' / split, drawing.instances),
         (root / 'semantic' / split, semantic),
     ):
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / f'{number:06d}.png')
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / file)
+    return drawing.instances
+
+
+def _file_name(number: int) -> str:
+    """Below a split; the class is the folder."""
+    return f'{CLASSES[number % len(CLASSES)].name}/{number:06d}.png'
+
+
+def coco_annotations(masks: Sequence[np.ndarray]) -> dict:
+    """COCO's format for instance masks (H, W) of samples 0, 1, ...; objects of fewer than ``MIN_PIXELS`` are left out."""
+    images, annotations = [], []
+    for number, mask in enumerate(masks):
+        height, width = mask.shape
+        images.append(dict(id=number, file_name=_file_name(number), height=height, width=width))
+        for instance in range(1, int(mask.max(initial=0)) + 1):
+            visible = mask == instance
+            if visible.sum() < MIN_PIXELS:
+                continue
+            rows, columns = visible.any(axis=1).nonzero()[0], visible.any(axis=0).nonzero()[0]
+            left, top = int(columns[0]), int(rows[0])
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=number,
+                    category_id=number % len(CLASSES) + 1,
+                    bbox=[left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+                    area=int(visible.sum()),
+                    iscrowd=0,
+                    segmentation=dict(size=[height, width], counts=run_lengths(visible)),
+                )
+            )
+    categories = [dict(id=label + 1, name=kind.name) for label, kind in enumerate(CLASSES)]
+    return dict(images=images, annotations=annotations, categories=categories)
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's uncompressed run-length code of a boolean mask: column by column, starting with the zeros."""
+    flat = np.concatenate(([False], mask.flatten(order='F')))
+    changes = np.concatenate((flat[1:] != flat[:-1], [True])).nonzero()[0]
+    return np.diff(changes, prepend=0).tolist()

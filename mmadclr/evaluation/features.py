@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import torch
+import torch.nn.functional as F
 from mmengine import dist
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -15,13 +16,19 @@ from mmadclr.models.wrappers import unwrapped
 
 
 class RawPixels(nn.Module):
-    """The normalised pixels themselves as features (B, 3*H*W): the baseline any representation has to beat."""
+    """The normalised pixels themselves as features: the baseline any representation has to beat.
 
-    def __init__(self, data_preprocessor: nn.Module) -> None:
+    Of whole images (B, 3*H*W), or with ``mode='patches'`` of patches (B, N, 3*P*P).
+    """
+
+    def __init__(self, data_preprocessor: nn.Module, patch_size: int = 16) -> None:
         super().__init__()
         self.data_preprocessor = data_preprocessor
+        self.patch_size = patch_size
 
     def forward(self, images: Tensor, mode: str = 'tensor') -> Tensor:
+        if mode == 'patches':
+            return F.unfold(images, self.patch_size, stride=self.patch_size).transpose(1, 2)
         return images.flatten(1)
 
 
@@ -37,14 +44,24 @@ def extract_features(model: nn.Module, loader: DataLoader, max_unreadable: int =
         ValueError: The data set has no labels, or the sampler left images out.
         UnreadableImageError: More than ``max_unreadable`` images cannot be read.
     """
-    dataset, model = loader.dataset, unwrapped(model)
+    dataset = loader.dataset
     if dataset.labels is None:
         raise ValueError(f'{dataset.data_root}: evaluation needs labels; set with_label=True on a labelled set')
+    features, indices = gather_features(model, loader, max_unreadable)
+    return features, torch.from_numpy(dataset.labels).to(features.device)[indices]
+
+
+@torch.no_grad()
+def gather_features(
+    model: nn.Module, loader: DataLoader, max_unreadable: int = 100, mode: str = 'tensor'
+) -> tuple[Tensor, Tensor]:
+    """As :func:`extract_features`, for unlabelled sets and any ``mode`` of the model: features (N, ...) and indices (N,)."""
+    dataset, model = loader.dataset, unwrapped(model)
     was_training = model.training
     model.eval()
     features, indices, unreadable = [], [], []
     for data in loader:
-        features.append(model(**model.data_preprocessor(data, False), mode='tensor'))
+        features.append(model(**model.data_preprocessor(data, False), mode=mode))
         indices.append(data['index'])
         unreadable += data['unreadable']
     model.train(was_training)
@@ -54,7 +71,7 @@ def extract_features(model: nn.Module, loader: DataLoader, max_unreadable: int =
     missing = len(dataset) - left_out - len(indices)
     if missing:
         raise ValueError(f'{missing} of {len(dataset)} images were left out: use drop_last=False for evaluation')
-    return features, torch.from_numpy(dataset.labels).to(features.device)[indices]
+    return features, indices
 
 
 def _in_order(features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:

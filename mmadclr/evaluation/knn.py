@@ -23,15 +23,30 @@ def knn_votes(
     Raises:
         ValueError: The bank has fewer than k features.
     """
-    if k > len(bank):
-        raise ValueError(f'k={k} neighbours asked of a bank of {len(bank)} images: choose a smaller k')
     votes = []
     for part in queries.split(chunk):
-        similarity, nearest = (part @ bank.T).topk(k, dim=1)
-        weights = (similarity / temperature).exp()
+        weights, nearest = _neighbours(bank, part, k, temperature)
         empty = weights.new_zeros(len(part), num_classes)
         votes.append(empty.scatter_add_(1, bank_labels[nearest], weights))
     return torch.cat(votes)
+
+
+@torch.no_grad()
+def knn_shares(bank: Tensor, bank_shares: Tensor, queries: Tensor, k: int, temperature: float, chunk: int = 256) -> Tensor:
+    """As :func:`knn_votes` for a bank of soft labels (N, C): weighted means (M, C) over the k nearest."""
+    shares = []
+    for part in queries.split(chunk):
+        weights, nearest = _neighbours(bank, part, k, temperature)
+        shares.append(torch.einsum('mk,mkc->mc', weights / weights.sum(dim=1, keepdim=True), bank_shares[nearest]))
+    return torch.cat(shares)
+
+
+def _neighbours(bank: Tensor, queries: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """Weights ``exp(cosine / temperature)`` and indices (M, k) of the k nearest of the bank."""
+    if k > len(bank):
+        raise ValueError(f'k={k} neighbours asked of a bank of {len(bank)} features: choose a smaller k')
+    similarity, nearest = (queries @ bank.T).topk(k, dim=1)
+    return (similarity / temperature).exp(), nearest
 
 
 def top_accuracies(votes: Tensor, labels: Tensor, tops: Sequence[int] = (1, 5)) -> list[float]:
