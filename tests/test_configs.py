@@ -1,4 +1,4 @@
-"""Every config of the tree is built at reduced size, trains for one optimizer step and, where it validates, validates."""
+"""Every pretraining config is built at reduced size, trains for one optimizer step and, where it validates, validates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from places import REPO
 from mmadclr.engine import Runner
 from mmadclr.engine.config_check import check_config
 
-CONFIGS = sorted(path for path in (REPO / 'configs').rglob('*.py') if '_base_' not in path.parts)
+CONFIGS = sorted(path for path in (REPO / 'configs').rglob('*.py') if not {'_base_', 'benchmarks'} & set(path.parts))
 TINY = dict(embed_dim=24, depth=2, num_heads=3)
 
 
@@ -32,6 +32,8 @@ def reduced(path, images, shapes, work_dir):
             loader.dataset.data_root = str(images)
             if cfg.val_cfg is not None:
                 cfg.val_cfg.bank.data_root = str(images)
+    if (cfg.val_cfg or {}).get('dense_probe'):
+        cfg.val_cfg.dense_probe.train.data_root = str(shapes)
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
     cfg.default_hooks.schedule.warmup_epochs = 0
     cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])

@@ -42,5 +42,16 @@ val_dataloader = dict(
         transform=dict(type='ResizeCentreCrop', resize=32, size=32),
     ),
 )
-val_cfg = dict(type='FeatureEvalLoop', bank=dict(split='train'))
+val_cfg = dict(
+    type='FeatureEvalLoop',
+    bank=dict(split='train'),
+    # Background and ten classes from frozen patch features: what pretraining does for dense tasks, while it runs.
+    dense_probe=dict(
+        train=dict(
+            data_root='data/shapes', img_dir='train', mask_dir='semantic/train', size=64, num_classes=11, max_images=300
+        ),
+        val=dict(img_dir='val', mask_dir='semantic/val', max_images=150),
+        bank_size=4000,
+    ),
+)
 val_evaluator = dict(type='WeightedKNN', k=20, temperature=0.07)

@@ -1,0 +1,50 @@
+"""UperNet over ViT-S/16 as iBOT's: four normed taps, deconvolution pyramid, auxiliary head on the third level."""
+
+norm_cfg = dict(type='SyncBN', requires_grad=True)
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+        size=(512, 512),
+    ),
+    backbone=dict(
+        type='mmadclr.DenseViT',
+        arch='vit_small_patch16_224',
+        img_size=512,
+        out_norm=True,
+        drop_path_rate=0.1,
+        init_cfg=dict(type='Pretrained', checkpoint=None),
+    ),
+    neck=dict(type='mmadclr.ViTPyramid', embed_dim=384),
+    decode_head=dict(
+        type='UPerHead',
+        in_channels=[384] * 4,
+        in_index=[0, 1, 2, 3],
+        pool_scales=(1, 2, 3, 6),
+        channels=384,
+        dropout_ratio=0.1,
+        num_classes=150,
+        norm_cfg=norm_cfg,
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+    ),
+    auxiliary_head=dict(
+        type='FCNHead',
+        in_channels=384,
+        in_index=2,
+        channels=256,
+        num_convs=1,
+        concat_input=False,
+        dropout_ratio=0.1,
+        num_classes=150,
+        norm_cfg=norm_cfg,
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4),
+    ),
+    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
+)
