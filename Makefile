@@ -1,5 +1,5 @@
 # Two commands do everything: `make demo` and `make test`. Each creates .venv on first use, installs, and runs.
-# In an environment of your own:  pip install -e '.[tests]' && make demo VENV=   (an empty VENV installs nothing)
+# In an environment of your own:  pip install -e '.[dense,tests]' && make demo VENV=   (an empty VENV installs nothing)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,7 +32,7 @@ format: $(INSTALLED)
 clean:
 	rm -rf $(VENV) data/shapes work_dirs/demo
 
-$(VENV)/installed: setup.py requirements/runtime.txt requirements/tests.txt requirements/constraints.txt
+$(VENV)/installed: setup.py $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[tests]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[dense,tests]'
 	touch $@

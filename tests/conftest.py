@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,15 @@ import torch
 from PIL import Image
 from places import GOLDEN
 
+DENSE = all(importlib.util.find_spec(name) for name in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain'))
+
 
 def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if 'gpu' in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason='needs a GPU'))
+        if 'dense' in item.keywords and not DENSE:
+            item.add_marker(pytest.mark.skip(reason='needs the packages of requirements/dense.txt'))
 
 
 @pytest.fixture(autouse=True)

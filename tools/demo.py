@@ -1,7 +1,8 @@
-"""Pretrains ADCLR on generated images and shows that its features improve: ``make demo``.
+"""Pretrains ADCLR on generated images and shows what its features are worth: ``make demo``.
 
-Draws the images, measures k-NN of raw pixels and of the untrained network, trains, measures again, draws pictures and
-prints a table. Everything lands in the work dir; ``summary.json`` holds the numbers.
+Draws the images, measures raw pixels and the untrained network, pretrains, measures again, draws pictures; then trains
+Mask R-CNN and UperNet from the pretrained teacher and from random initialisation, and prints one table. Everything lands in
+the work dir; ``summary.json`` holds the numbers, and parts that are run alone add theirs.
 """
 
 import argparse
@@ -19,6 +20,8 @@ import mmengine
 import timm
 import torch
 import torchvision
+from mmengine.config import DictAction
+from mmengine.runner import find_latest_checkpoint
 from PIL import Image
 
 import mmadclr
@@ -31,40 +34,94 @@ from mmadclr.evaluation import RawPixels
 from mmadclr.visualization import draw_attention, draw_crops, draw_curves
 
 NUM_SHOWN = 6
+PARTS = ('pretraining', 'detection', 'segmentation')
+# Config of a dense task, and its numbers: name in the summary -> metric of the package and its factor to percent.
+DENSE = {
+    'detection': (
+        'configs/benchmarks/demo/mask-rcnn_shapes.py',
+        {'box_ap': ('coco/bbox_mAP', 100), 'mask_ap': ('coco/segm_mAP', 100)},
+    ),
+    'segmentation': ('configs/benchmarks/demo/upernet_shapes.py', {'miou': ('mIoU', 1)}),
+}
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_arguments(parser, default_config=str(ROOT / 'configs/demo/adclr_vittiny_shapes.py'))
     parser.add_argument('--seed', type=int, default=0, help='seed of initialisation, order and augmentation')
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS, help='what to run; all by default')
+    parser.add_argument(
+        '--dense-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='as --cfg-options, dense configs',
+    )
     return parser.parse_args()
 
 
 @report_bad_input
 def main() -> None:
     args = parse_args()
-    start = time.time()
+    args.work_dir = args.work_dir or 'work_dirs/demo'
+    file = Path(args.work_dir, 'summary.json')
+    # Read before the first part writes: a part that is run alone adds to what the others found.
+    summary = json.loads(file.read_text()) if file.is_file() and len(args.parts) < len(PARTS) else {}
+    for part in args.parts:
+        start = time.time()
+        summary |= pretrain(args) if part == 'pretraining' else finetune(args, part)
+        summary[f'seconds_{part}'] = round(time.time() - start, 1)
+        summary['versions'] = versions()
+        file.write_text(json.dumps(summary, indent=1) + '\n')
+    print(table(summary))
+
+
+def pretrain(args: argparse.Namespace) -> dict[str, float]:
+    """Measures, trains, measures again; pictures land in the work dir."""
     cfg = load_config(args)
-    cfg.work_dir = args.work_dir or 'work_dirs/demo'
     cfg.randomness = dict(seed=args.seed)
     runner = Runner.from_cfg(cfg)
     evaluation = runner.build_val_loop(runner.val_loop)
-    summary = {
-        'knn_pixels': headline(evaluation.evaluate(RawPixels(runner.model.data_preprocessor))),
-        'knn_random': headline(evaluation.evaluate(runner.model)),
-    }
+    pixels = RawPixels(runner.model.data_preprocessor, cfg.model.backbone.arch.patch_size)
+    summary = headline(evaluation.evaluate(pixels), 'pixels') | headline(evaluation.evaluate(runner.model), 'random')
     runner.train()
-    summary['knn_teacher'] = headline(evaluation.evaluate(runner.model))
-    pictures = draw_pictures(runner, evaluation, summary)
-    summary['seconds'] = round(time.time() - start, 1)
-    summary['versions'] = versions()
-    Path(cfg.work_dir, 'summary.json').write_text(json.dumps(summary, indent=1) + '\n')
-    print(table(summary, pictures))
+    summary |= headline(evaluation.evaluate(runner.model), 'teacher')
+    for picture in draw_pictures(runner, evaluation, summary):
+        print(f'picture: {os.path.relpath(picture)}')
+    return summary
 
 
-def headline(metrics: dict[str, float]) -> float:
-    """The first metric of the first evaluator: k-NN top-1."""
-    return round(next(iter(metrics.values())), 2)
+def finetune(args: argparse.Namespace, part: str) -> dict[str, float]:
+    """Trains a dense task from the pretrained teacher and from random initialisation, alike in all else."""
+    config, metrics = DENSE[part]
+    checkpoints = {'pretrained': latest_checkpoint(args.work_dir), 'random': None}
+    summary = {}
+    for name, checkpoint in checkpoints.items():
+        options = {**args.dense_options, 'pretrained': checkpoint}
+        folder = str(Path(args.work_dir, f'{part}_{name}'))
+        cfg = load_config(argparse.Namespace(config=str(ROOT / config), cfg_options=options, work_dir=folder))
+        cfg.randomness = dict(seed=args.seed)
+        cfg.experiment_name = f'{part}_{name}_{time.time_ns()}'  # loggers and scopes are global by this name
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        for key, (metric, scale) in metrics.items():
+            value = runner.message_hub.get_scalar(f'val/{metric}').current()
+            summary[f'{key}_{name}'] = round(scale * float(value), 2)
+    return summary
+
+
+def latest_checkpoint(work_dir: str) -> str:
+    checkpoint = find_latest_checkpoint(work_dir)
+    if checkpoint is None:
+        sys.exit(f'error: {work_dir} holds no pretrained checkpoint: run the part pretraining first')
+    return checkpoint
+
+
+def headline(metrics: dict[str, float], name: str) -> dict[str, float]:
+    """k-NN top-1 of the images, and mIoU of the linear probe on frozen patches."""
+    knn, probe = next(iter(metrics.values())), metrics['patch_linear_miou']
+    return {f'knn_{name}': round(knn, 2), f'probe_miou_{name}': round(probe, 2)}
 
 
 def draw_pictures(runner: Runner, evaluation, summary: dict) -> list[Path]:
@@ -114,15 +171,17 @@ def versions() -> dict[str, str]:
     return {'python': platform.python_version(), **{module.__name__: module.__version__ for module in modules}}
 
 
-def table(summary: dict, pictures: list[Path]) -> str:
-    rows = [
-        ('raw pixels', summary['knn_pixels']),
-        ('random initialisation', summary['knn_random']),
-        ('ADCLR teacher', summary['knn_teacher']),
-    ]
-    lines = ['', f'{"features":<24}k-NN top-1 (k = 20)', '-' * 43, *(f'{name:<24}{value:>6.1f} %' for name, value in rows)]
-    lines += ['-' * 43, f'{summary["seconds"]:.0f} s; pictures: {", ".join(map(os.path.relpath, pictures))}']
-    return '\n'.join(lines)
+def table(summary: dict) -> str:
+    """One line per initialisation; numbers of parts that were not run stay empty."""
+    columns = {'knn': 'k-NN top-1', 'probe_miou': 'probe mIoU', 'box_ap': 'box AP', 'mask_ap': 'mask AP', 'miou': 'mIoU'}
+    rows = {'raw pixels': ('pixels',), 'random initialisation': ('random',), 'ADCLR teacher': ('teacher', 'pretrained')}
+    rule = '-' * (22 + 13 * len(columns))
+    lines = ['', ' ' * 22 + ''.join(f'{title:>13}' for title in columns.values()), rule]
+    for title, names in rows.items():
+        found = [next((summary[f'{key}_{name}'] for name in names if f'{key}_{name}' in summary), None) for key in columns]
+        lines.append(f'{title:<22}' + ''.join(f'{"" if value is None else f"{value:.1f} %":>13}' for value in found))
+    seconds = sum(value for key, value in summary.items() if key.startswith('seconds_'))
+    return '\n'.join([*lines, rule, f'{"frozen features":>48}{"fine-tuned":>26}', f'{seconds:.0f} s'])
 
 
 if __name__ == '__main__':
