@@ -71,6 +71,8 @@ def load_backbone(
     Raises:
         FileNotFoundError, ValueError: The file cannot be read, or does not fit beyond what is allowed.
     """
+    if isinstance(allow, str):
+        raise ValueError(f'allow={allow!r}: give a list of patterns, [{allow!r}]')
     try:
         weights = find_backbone(read_checkpoint(filename), which, prefix)
     except ValueError as error:

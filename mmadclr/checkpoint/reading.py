@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 # What tensors are made of. Everything else a pickle may name becomes a placeholder.
 TRUSTED = {
@@ -68,18 +69,21 @@ def read_checkpoint(filename: str | Path) -> dict:
     path = Path(filename)
     if not path.is_file():
         raise FileNotFoundError(f'checkpoint {filename} does not exist')
-    if path.suffix == '.safetensors':
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith('/constants.pkl') for name in archive.namelist()):
-                raise ValueError(f'{filename} is a TorchScript program, not a checkpoint: save its state_dict() instead')
     try:
+        if path.suffix == '.safetensors':
+            return load_file(path)
+        if _is_torchscript(path):
+            raise ValueError('it is a TorchScript program; save its state_dict() instead')
         content = torch.load(path, map_location='cpu', pickle_module=_INERT_PICKLE, weights_only=False)
     except Exception as error:
         raise ValueError(f'{filename} cannot be read as a checkpoint: {error}') from error
     if not isinstance(content, dict):
         raise ValueError(f'{filename} holds a {type(content).__name__}, not a dict of tensors: it is no checkpoint')
     return content
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith('/constants.pkl') for name in archive.namelist())

@@ -156,6 +156,8 @@ class LayerDecayOptimConstructor:
         settings = {'no_decay': (), **(paramwise_cfg or {})}
         if settings.keys() != {'decay_rate', 'no_decay'} or not 0 < settings['decay_rate'] <= 1:
             raise ValueError(f'paramwise_cfg={paramwise_cfg}: set decay_rate in (0, 1] and, if needed, no_decay')
+        if isinstance(settings['no_decay'], str):
+            raise ValueError(f'no_decay={settings["no_decay"]!r}: give a list of names, [{settings["no_decay"]!r}]')
         self.cfg, self.decay_rate, self.no_decay = optim_wrapper_cfg, settings['decay_rate'], tuple(settings['no_decay'])
 
     def __call__(self, model: nn.Module) -> OptimWrapper:

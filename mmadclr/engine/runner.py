@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from mmengine import runner as mmengine_runner
-from mmengine.dist import get_world_size, is_distributed, is_main_process
+from mmengine.dist import get_world_size, is_distributed
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
@@ -73,7 +73,7 @@ class Runner(mmengine_runner.Runner):
     def check_data(self, *parts: str) -> None:
         """Looks for mistakes in annotated data before time is spent; ``dataset_check=None`` in the config skips it."""
         settings = self.cfg.get('dataset_check', dict(num_items=16))
-        if settings is None or not is_main_process():
+        if settings is None:
             return
         loaders = [getattr(self, f'_{part}_dataloader') for part in parts]
         for dataset in (loader['dataset'] for loader in loaders if isinstance(loader, dict)):

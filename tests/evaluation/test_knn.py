@@ -47,7 +47,7 @@ def test_features_of_any_norm_are_accepted(case):
 
 def test_too_many_neighbours_are_explained(case):
     _, (bank, bank_labels, queries, labels) = case
-    with pytest.raises(ValueError, match='k=500 neighbours asked of a bank of 300 images'):
+    with pytest.raises(ValueError, match='k=500 neighbours asked of a bank of 300 features'):
         WeightedKNN(500)(bank, bank_labels, queries, labels)
 
 

@@ -124,19 +124,6 @@ def test_bf16_trains_on_the_cpu_too(single, tmp_path):
     assert bf16 != fp32
 
 
-def test_demo_writes_its_summary_and_pictures(single, tmp_path):
-    root, _ = single
-    done = tool('demo', '--work-dir', tmp_path, *options(root, 'train_dataloader.batch_size=8'))
-    summary = json.loads((tmp_path / 'summary.json').read_text())
-    assert set(summary) == {'knn_pixels', 'knn_random', 'knn_teacher', 'seconds', 'versions'}
-    assert summary['versions']['torch'] == torch.__version__
-    for name in ('crops', 'curves', 'attention'):
-        picture = np.asarray(Image.open(tmp_path / f'{name}.png').convert('L'))
-        assert picture.std() > 10, name
-    for row in ('raw pixels', 'random initialisation', 'ADCLR teacher'):
-        assert row in done.stdout
-
-
 def test_own_folder_of_jpegs_needs_one_changed_line(tmp_path):
     rng = np.random.default_rng(0)
     for number in range(10):

@@ -30,7 +30,13 @@ model = dict(
             featmap_strides=strides,
             finest_scale=14,
         ),
-        mask_head=dict(num_convs=2, in_channels=channels, conv_out_channels=channels),
+        mask_head=dict(
+            num_convs=2,
+            in_channels=channels,
+            conv_out_channels=channels,
+            class_agnostic=True,
+            norm_cfg=dict(type='GN', num_groups=8),
+        ),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),

@@ -9,9 +9,7 @@ Minutes on two CPU cores. Measured: see "Real images" in the README.
 _base_ = ['../../_base_/models/mask-rcnn_mini.py', '../../_base_/detection_runtime.py']
 
 model = dict(
-    backbone=dict(
-        arch=dict(embed_dim=96, depth=4, num_heads=4, patch_size=8), img_size=48, out_indices=(0, 1, 2, 3)
-    ),
+    backbone=dict(arch=dict(embed_dim=96, depth=4, num_heads=4, patch_size=8), img_size=48, out_indices=(0, 1, 2, 3)),
     neck=[
         dict(type='mmadclr.ViTPyramid', embed_dim=96),
         dict(type='FPN', in_channels=[96] * 4, out_channels=48, num_outs=4),
@@ -62,9 +60,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    type='CocoMetric', ann_file='data/nuclei/annotations/instances_val.json', metric=['bbox', 'segm']
-)
+val_evaluator = dict(type='CocoMetric', ann_file='data/nuclei/annotations/instances_val.json', metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=4)

@@ -11,9 +11,7 @@ _base_ = ['../../_base_/models/upernet_mini.py', '../../_base_/segmentation_runt
 metainfo = dict(classes=('building', 'land', 'road', 'vegetation', 'water'))
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
-    backbone=dict(
-        arch=dict(embed_dim=96, depth=4, num_heads=4, patch_size=8), img_size=48, out_indices=(0, 1, 2, 3)
-    ),
+    backbone=dict(arch=dict(embed_dim=96, depth=4, num_heads=4, patch_size=8), img_size=48, out_indices=(0, 1, 2, 3)),
     neck=dict(embed_dim=96),
     decode_head=dict(in_channels=[96] * 4, num_classes=5),
 )

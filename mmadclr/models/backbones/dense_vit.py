@@ -12,6 +12,7 @@ from mmadclr.checkpoint.backbone import load_backbone
 from mmadclr.models.backbones.query_vit import QueryViT, TokenLayout
 from mmadclr.registry import MODELS
 
+MAX_SIZES = 32  # input sizes whose positions are kept
 INIT_KEYS = {'type', 'checkpoint', 'which', 'prefix', 'allow'}
 
 
@@ -60,13 +61,13 @@ class DenseViT(QueryViT):
             grad_checkpointing=grad_checkpointing,
             class_token=class_token,
         )
+        self._resized_positions: dict[tuple[int, int, int | None], Tensor] = {}
         _check_blocks(out_indices, frozen_stages, len(self.blocks))
         _check_init_cfg(init_cfg)
         self.out_indices = tuple(out_indices)
         self.out_norm = out_norm
         self.frozen_stages = frozen_stages
         self.init_cfg = init_cfg
-        self._resized_positions: dict[tuple, Tensor] = {}
         if not out_norm:
             self.norm = nn.Identity()
         for module in (*self.frozen_modules(), *self.blocks[self.out_indices[-1] + 1 :]):
@@ -75,6 +76,7 @@ class DenseViT(QueryViT):
             self.pos_embed.requires_grad_(False)
             if self.cls_token is not None:
                 self.cls_token.requires_grad_(False)
+        self.train()
 
     def init_weights(self) -> None:
         """Draws the weights, then loads those of ``init_cfg``; called by the runner before training."""
@@ -102,12 +104,23 @@ class DenseViT(QueryViT):
         return patches.transpose(1, 2).unflatten(2, (height, width)).contiguous()
 
     def position_embedding(self, height: int, width: int) -> Tensor:
-        if torch.is_grad_enabled() and self.pos_embed.requires_grad:
+        if self.pos_embed.requires_grad and (self.training or torch.is_grad_enabled()):
             return super().position_embedding(height, width)
-        key = (height, width, self.pos_embed.device, self.pos_embed._version)
+        if len(self._resized_positions) >= MAX_SIZES:
+            self._resized_positions.clear()
+        # The version tells in-place changes; it does not exist in inference mode, where there are none.
+        key = (height, width, None if self.pos_embed.is_inference() else self.pos_embed._version)
         if key not in self._resized_positions:
             self._resized_positions[key] = super().position_embedding(height, width).detach()
         return self._resized_positions[key]
+
+    def _apply(self, *args, **kwargs) -> DenseViT:
+        self._resized_positions.clear()  # another device or type
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        self._resized_positions.clear()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
@@ -147,8 +160,13 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
 
 
 def _check_blocks(out_indices: Sequence[int], frozen_stages: int, depth: int) -> None:
-    indices = list(out_indices)
-    if not indices or indices != sorted(indices) or not 0 <= indices[0] <= indices[-1] < depth:
+    indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+    if (
+        isinstance(out_indices, int)
+        or not indices
+        or indices != sorted(indices)
+        or not 0 <= indices[0] <= indices[-1] < depth
+    ):
         raise ValueError(f'out_indices={tuple(indices)}: name blocks from 0 to {depth - 1} in ascending order')
     if not -1 <= frozen_stages <= depth:
         raise ValueError(f'frozen_stages={frozen_stages}: choose -1 (none) to {depth} (all blocks)')

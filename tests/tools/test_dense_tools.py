@@ -1,0 +1,158 @@
+"""Detection, segmentation and probes from the command line: separate processes, real files, exit codes and messages."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_tools import ADCLR_DEMO, options, run, tool
+
+from mmadclr.datasets.shapes import write_shapes
+
+pytestmark = pytest.mark.dense
+DRAWN = ['num_train=16', 'num_val=10', 'image_size=32']
+TASKS = {
+    'detection': ('configs/benchmarks/demo/mask-rcnn_shapes.py', ('coco/bbox_mAP', 'coco/segm_mAP')),
+    'segmentation': ('configs/benchmarks/demo/upernet_shapes.py', ('mIoU', 'mAcc', 'aAcc')),
+}
+
+
+def small(root, task):
+    """Overrides that make a dense demo a matter of seconds."""
+    loaders = [f'{name}_dataloader' for name in ('train', 'val', 'test')]
+    changes = [f'{loader}.dataset.{change}' for loader in loaders for change in DRAWN]
+    changes += [f'{loader}.num_workers=0' for loader in loaders] + ['train_dataloader.persistent_workers=False']
+    changes += ['train_dataloader.batch_size=2', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2']
+    changes += ['default_hooks.checkpoint.interval=2', f'data_root={root}']
+    # Untrained detectors are sure of nothing.
+    return changes + (['model.test_cfg.rcnn.score_thr=0.0'] if task == 'detection' else [])
+
+
+def printed(done):
+    return json.loads(done.stdout[done.stdout.rindex('{') : done.stdout.rindex('}') + 1])
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    return write_shapes(tmp_path_factory.mktemp('data') / 'shapes', num_train=16, num_val=10, size=32)
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_two_processes_train_and_evaluate_as_one_does(task, shapes, tmp_path):
+    config, metrics = TASKS[task]
+    changes = ['--cfg-options', *small(shapes, task)]
+    work = tmp_path / 'work'
+    done = run('tools/dist_train.sh', config, 2, '--work-dir', work, *changes)
+    assert 'SyncBN becomes BN' in done.stdout + done.stderr
+    (scalars,) = work.glob('*/vis_data/scalars.json')
+    logged = [line for line in map(json.loads, scalars.read_text().splitlines()) if metrics[0] in line][-1]
+    arguments = [config, work / 'iter_2.pth', '--work-dir', tmp_path / 'test']
+    alone = tool('test', *arguments, '--out', tmp_path / 'found.pkl', '--show-dir', tmp_path / 'shown', *changes)
+    both = run('tools/dist_test.sh', *arguments[:2], 2, *arguments[2:], *changes)
+    for name in metrics:
+        assert printed(alone)[name] == pytest.approx(logged[name], abs=2e-4), name
+        assert printed(both)[name] == pytest.approx(printed(alone)[name], abs=2e-4), name
+    with open(tmp_path / 'found.pkl', 'rb') as file:
+        assert len(pickle.load(file)) == 10
+    pictures = sorted((tmp_path / 'shown').rglob('*.png'))
+    assert len(pictures) == 10
+    originals = {np.asarray(Image.open(path)).shape for path in (shapes / 'val').rglob('*.png')}
+    assert all(np.asarray(Image.open(path)).shape not in originals for path in pictures)  # beside the ground truth
+
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory):
+    """The whole demo at a size of seconds: (data root, work dir, what it printed)."""
+    folder = tmp_path_factory.mktemp('demo')
+    probe = ['val_cfg.dense_probe.train.data_root={root}', 'val_cfg.dense_probe.k=3', 'train_dataloader.batch_size=8']
+    dense = ['--dense-options', *small(folder / 'shapes', 'segmentation')]
+    done = tool('demo', '--work-dir', folder / 'work', *options(folder / 'shapes', *probe), *dense, timeout=600)
+    return folder / 'shapes', folder / 'work', done.stdout
+
+
+def test_demo_ends_with_the_table_and_its_summary(demo):
+    _, work, text = demo
+    summary = json.loads((work / 'summary.json').read_text())
+    kinds = {f'{key}_{name}' for key in ('box_ap', 'mask_ap', 'miou') for name in ('pretrained', 'random')}
+    frozen = {f'{key}_{name}' for key in ('knn', 'probe_miou') for name in ('pixels', 'random', 'teacher')}
+    seconds = {f'seconds_{part}' for part in ('pretraining', 'detection', 'segmentation')}
+    assert set(summary) == kinds | frozen | seconds | {'versions'}
+    table = text[text.rindex('k-NN top-1') :]
+    (teacher,) = [line for line in table.splitlines() if line.startswith('ADCLR teacher')]
+    order = ('knn_teacher', 'probe_miou_teacher', 'box_ap_pretrained', 'mask_ap_pretrained', 'miou_pretrained')
+    assert [float(word) for word in teacher.split() if word[0].isdigit()] == [round(summary[key], 1) for key in order]
+    for name in ('crops', 'curves', 'attention'):
+        assert np.asarray(Image.open(work / f'{name}.png').convert('L')).std() > 10, name
+
+
+def test_parts_of_the_demo_run_alone_and_keep_the_other_numbers(demo):
+    root, work, _ = demo
+    before = json.loads((work / 'summary.json').read_text())
+    dense = ['--dense-options', *small(root, 'segmentation')]
+    tool('demo', '--work-dir', work, '--parts', 'segmentation', *dense)
+    after = json.loads((work / 'summary.json').read_text())
+    del before['seconds_segmentation'], after['seconds_segmentation']
+    assert after == before
+
+
+def test_parts_of_the_demo_need_their_checkpoint(tmp_path):
+    done = tool('demo', '--work-dir', tmp_path, '--parts', 'detection', check=False)
+    assert done.returncode != 0
+    assert 'holds no pretrained checkpoint: run the part pretraining first' in done.stderr
+
+
+def test_dense_probe_repeats_the_validation_of_the_run(demo, tmp_path):
+    root, work, _ = demo
+    places = ['--data-root', root, '--train', 'train', 'semantic/train', '--val', 'val', 'semantic/val']
+    settings = ['--num-classes', 11, '--bank-size', 4000, '--k', 3, '--workers', 0]
+    done = tool('dense_probe', ADCLR_DEMO, work / 'epoch_2.pth', *places, *settings, '--work-dir', tmp_path)
+    summary = json.loads((work / 'summary.json').read_text())
+    assert printed(done)['patch_linear_miou'] == pytest.approx(summary['probe_miou_teacher'], abs=0.011)
+
+
+def test_bad_annotations_end_training_before_it_starts(shapes, tmp_path):
+    root = tmp_path / 'shapes'
+    root.mkdir()
+    for name in ('train', 'val', 'settings.json'):
+        (root / name).symlink_to(shapes / name)
+    (root / 'annotations').mkdir()
+    for split in ('train', 'val'):
+        content = json.loads((shapes / f'annotations/instances_{split}.json').read_text())
+        content['annotations'][0]['category_id'] = 77
+        (root / f'annotations/instances_{split}.json').write_text(json.dumps(content))
+    config, _ = TASKS['detection']
+    changes = ['--cfg-options', *small(root, 'detection')]
+    message = 'instances_train.json: 1 annotations have category_id 77, which categories does not list'
+    for command in ('train', 'check_dataset'):
+        done = tool(command, config, '--work-dir', tmp_path / 'work', *changes, check=False)
+        assert done.returncode != 0
+        assert message in done.stderr
+        assert 'Traceback' not in done.stderr
+    assert not list((tmp_path / 'work').glob('*.pth'))
+
+
+def test_checked_data_is_reported(shapes):
+    config, _ = TASKS['segmentation']
+    done = tool('check_dataset', config, '--cfg-options', *small(shapes, 'segmentation'))
+    assert done.stdout.count('all items fit') == 2  # the test set is the validation set
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([TASKS['detection'][0], 'nowhere.pth'], 'error: checkpoint nowhere.pth does not exist'),
+        ([TASKS['detection'][0], 'a.pth', '--out', 'a.json'], 'error: --out a.json: predictions are written as pickle'),
+        ([ADCLR_DEMO, 'a.pth', '--show-dir', 'x'], 'error: --out and --show-dir are for detection and segmentation'),
+        ([ADCLR_DEMO, 'a.pth', '--cfg-options', 'pretrained=x'], 'QueryViT has no such argument'),
+        (
+            ['configs/benchmarks/coco/mask-rcnn_vits16_fpn_1x.py', 'a.pth'],
+            'data_root data/coco does not exist; put the data there or set data_root of the data set in the config',
+        ),
+    ],
+)
+def test_mistakes_end_with_a_message_not_a_traceback(arguments, message, tmp_path):
+    done = tool('test', *arguments, '--work-dir', tmp_path, check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert 'Traceback' not in done.stderr
