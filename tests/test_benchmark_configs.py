@@ -12,6 +12,7 @@ from mmengine.config import Config, ConfigDict
 from PIL import Image
 from places import REPO
 
+from mmadclr.datasets.scenes import write_scenes
 from mmadclr.datasets.shapes import write_shapes
 from mmadclr.engine import Runner
 from mmadclr.engine.launch import spell_out
@@ -30,11 +31,16 @@ def shapes(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def data_roots(shapes, tmp_path_factory):
+def scenes(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp('data') / 'scenes', num_train=10, num_val=10)
+
+
+@pytest.fixture(scope='module')
+def data_roots(shapes, scenes, tmp_path_factory):
     """Miniatures in the layouts the configs expect, by the name of the data set's type or folder."""
     root = tmp_path_factory.mktemp('miniatures')
     rng = np.random.default_rng(0)
-    coco_miniature(shapes, root / 'coco')
+    coco_miniature(scenes, root / 'coco')
     for split in ('training', 'validation'):
         for folder, suffix in (('images', 'jpg'), ('annotations', 'png')):
             (root / 'ade' / folder / split).mkdir(parents=True)
@@ -42,23 +48,29 @@ def data_roots(shapes, tmp_path_factory):
                 size = (64, 64, 3) if folder == 'images' else (64, 64)
                 pixels = rng.integers(0, 5, size, dtype=np.uint8)
                 Image.fromarray(pixels).save(root / 'ade' / folder / split / f'{number}.{suffix}')
-    return {'CocoDataset': root / 'coco', 'ADE20KDataset': root / 'ade', 'BaseSegDataset': root / 'ade'}
+    return {
+        'CocoDataset': root / 'coco',
+        'ADE20KDataset': root / 'ade',
+        'BaseSegDataset': root / 'ade',
+        'mmadclr.ScenesDetection': scenes,
+        'mmadclr.ShapesSegmentation': shapes,
+    }
 
 
-def coco_miniature(shapes, root):
+def coco_miniature(scenes, root):
     """The generated objects under COCO's folder names, category names and category ids."""
     from mmdet.datasets import CocoDataset
 
     names = CocoDataset.METAINFO['classes']
     for split in ('train', 'val'):
-        content = json.loads((shapes / f'annotations/instances_{split}.json').read_text())
+        content = json.loads((scenes / f'annotations/instances_{split}.json').read_text())
         content['categories'] = [dict(id=number + 5, name=name) for number, name in enumerate(names)]
         for annotation in content['annotations']:
             annotation['category_id'] += 4
         for suffix in ('2017', ''):  # COCO's own names, and plain ones
             (root / 'annotations').mkdir(parents=True, exist_ok=True)
             (root / 'annotations' / f'instances_{split}{suffix}.json').write_text(json.dumps(content))
-            (root / f'{split}{suffix}').symlink_to(shapes / split)
+            (root / f'{split}{suffix}').symlink_to(scenes / split)
 
 
 def narrowed(node, width):
@@ -83,7 +95,7 @@ def shrink_pipeline(node):
             shrink_pipeline(branch)
 
 
-def reduced(path, data_roots, shapes, work_dir):
+def reduced(path, data_roots, work_dir):
     cfg = Config.fromfile(path)
     backbone = cfg.model.backbone
     sizes = resolve_arch(dict(backbone.arch) if isinstance(backbone.arch, dict) else backbone.arch)
@@ -106,11 +118,10 @@ def reduced(path, data_roots, shapes, work_dir):
         loader = cfg[name]
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
         loader.dataset.indices = 2
-        if loader.dataset.type.startswith('mmadclr.Shapes'):
+        if loader.dataset.type.startswith('mmadclr.'):
             loader.dataset.update(num_train=10, num_val=10)
         shrink_pipeline(loader.dataset.pipeline)
-    kind = cfg.train_dataloader.dataset.type
-    root = shapes if kind.startswith('mmadclr.Shapes') else data_roots[kind]
+    root = data_roots[cfg.train_dataloader.dataset.type]
     cfg.merge_from_dict(spell_out(cfg, dict(data_root=str(root))))
     for scheduler in cfg.param_scheduler:
         if 'start_factor' in scheduler:
@@ -136,8 +147,8 @@ def pretrained_file(cfg, folder):
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: str(path.relative_to(FOLDER)))
-def test_config_loads_trains_and_predicts(path, data_roots, shapes, tmp_path):
-    cfg = reduced(path, data_roots, shapes, tmp_path)
+def test_config_loads_trains_and_predicts(path, data_roots, tmp_path):
+    cfg = reduced(path, data_roots, tmp_path)
     weights, file = pretrained_file(cfg, tmp_path)
     cfg.merge_from_dict(spell_out(cfg, dict(pretrained=str(file))))
     runner = Runner.from_cfg(cfg)

@@ -50,14 +50,15 @@ def parse_args() -> argparse.Namespace:
     add_config_arguments(parser, default_config=str(ROOT / 'configs/demo/adclr_vittiny_shapes.py'))
     parser.add_argument('--seed', type=int, default=0, help='seed of initialisation, order and augmentation')
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS, help='what to run; all by default')
-    parser.add_argument(
-        '--dense-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='as --cfg-options, dense configs',
-    )
+    for part in DENSE:
+        parser.add_argument(
+            f'--{part}-options',
+            nargs='+',
+            action=DictAction,
+            default={},
+            metavar='KEY=VALUE',
+            help=f'override keys of the config of {part}',
+        )
     return parser.parse_args()
 
 
@@ -98,7 +99,7 @@ def finetune(args: argparse.Namespace, part: str) -> dict[str, float]:
     checkpoints = {'pretrained': latest_checkpoint(args.work_dir), 'random': None}
     summary = {}
     for name, checkpoint in checkpoints.items():
-        options = {**args.dense_options, 'pretrained': checkpoint}
+        options = {**getattr(args, f'{part}_options'), 'pretrained': checkpoint}
         folder = str(Path(args.work_dir, f'{part}_{name}'))
         cfg = load_config(argparse.Namespace(config=str(ROOT / config), cfg_options=options, work_dir=folder))
         cfg.randomness = dict(seed=args.seed)

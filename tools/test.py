@@ -37,9 +37,7 @@ def main() -> None:
     cfg.load_from = args.checkpoint
     if cfg.get('test_cfg') is None:
         if args.out or args.show_dir:
-            sys.exit(
-                f'error: {args.config} has no predictions to write: --out and --show-dir are for detection and segmentation'
-            )
+            sys.exit(f'error: --out and --show-dir are for detection and segmentation; {args.config} predicts nothing')
         metrics = Runner.from_cfg(cfg).val()
     else:
         store_predictions(cfg, args)

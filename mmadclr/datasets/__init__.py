@@ -1,4 +1,4 @@
-from mmadclr.datasets.dense_shapes import shapes_detection, shapes_segmentation
+from mmadclr.datasets.dense_shapes import scenes_detection, shapes_segmentation
 from mmadclr.datasets.image_dataset import ImageDataset, ShapesDataset, UnreadableImageError
 from mmadclr.datasets.loading import EpochSampler, collate_samples
 from mmadclr.datasets.masked_images import MaskedImageDataset, ResizeSquare
@@ -14,6 +14,6 @@ __all__ = [
     'ShapesDataset',
     'UnreadableImageError',
     'collate_samples',
-    'shapes_detection',
+    'scenes_detection',
     'shapes_segmentation',
 ]

@@ -59,7 +59,7 @@ def _name(cfg: Mapping) -> str:
 
 def _root_problems(cfg: Mapping) -> Iterator[str]:
     folder = cfg.get('data_root')
-    if folder and not str(cfg['type']).rpartition('.')[2].startswith('Shapes') and not Path(folder).is_dir():
+    if folder and not str(cfg['type']).rpartition('.')[2].startswith(('Shapes', 'Scenes')) and not Path(folder).is_dir():
         yield f'data_root {folder} does not exist; put the data there or set data_root of the data set in the config'
 
 

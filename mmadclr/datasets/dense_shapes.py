@@ -1,25 +1,35 @@
-"""The generated shapes as a detection set of mmdet and a segmentation set of mmseg, drawn on first use.
+"""The generated images as a detection set of mmdet and a segmentation set of mmseg, drawn on first use.
 
 Functions, not classes, so that the packages are imported only when a config asks for them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from mmengine.dist import barrier, is_main_process
 from torch.utils.data import Dataset
 
+from mmadclr.datasets.scenes import write_scenes
 from mmadclr.datasets.shapes import CLASSES, write_shapes
 from mmadclr.registry import DATASETS
 
-DRAWN = dict(num_train=3000, num_val=1000, image_size=64, draw_seed=0)
 
-
-@DATASETS.register_module(name='ShapesDetection')
-def shapes_detection(data_root: str, split: str, **kwargs) -> Dataset:
-    """``mmdet.CocoDataset`` over the objects of a split; what to draw, and the arguments of that class, in ``kwargs``."""
+@DATASETS.register_module(name='ScenesDetection')
+def scenes_detection(
+    data_root: str,
+    split: str,
+    num_train: int = 1500,
+    num_val: int = 300,
+    image_size: int = 96,
+    draw_seed: int = 0,
+    **kwargs,
+) -> Dataset:
+    """``mmdet.CocoDataset`` over a split of the generated scenes; ``kwargs`` are arguments of that class."""
     from mmdet.datasets import CocoDataset
 
-    _draw(data_root, kwargs)
+    _draw(write_scenes, data_root, num_train, num_val, image_size, draw_seed)
     return CocoDataset(
         data_root=data_root,
         ann_file=f'annotations/instances_{split}.json',
@@ -30,11 +40,19 @@ def shapes_detection(data_root: str, split: str, **kwargs) -> Dataset:
 
 
 @DATASETS.register_module(name='ShapesSegmentation')
-def shapes_segmentation(data_root: str, split: str, **kwargs) -> Dataset:
-    """``mmseg.BaseSegDataset`` over background and classes of a split; ``kwargs`` as above."""
+def shapes_segmentation(
+    data_root: str,
+    split: str,
+    num_train: int = 3000,
+    num_val: int = 1000,
+    image_size: int = 64,
+    draw_seed: int = 0,
+    **kwargs,
+) -> Dataset:
+    """``mmseg.BaseSegDataset`` over background and classes of a split of the generated shapes; ``kwargs`` as above."""
     from mmseg.datasets import BaseSegDataset
 
-    _draw(data_root, kwargs)
+    _draw(write_shapes, data_root, num_train, num_val, image_size, draw_seed)
     return BaseSegDataset(
         data_root=data_root,
         data_prefix=dict(img_path=split, seg_map_path=f'semantic/{split}'),
@@ -46,9 +64,8 @@ def shapes_segmentation(data_root: str, split: str, **kwargs) -> Dataset:
     )
 
 
-def _draw(data_root: str, kwargs: dict) -> None:
-    """Draws the set, and takes what concerns drawing out of ``kwargs``."""
-    num_train, num_val, image_size, draw_seed = (kwargs.pop(name, default) for name, default in DRAWN.items())
+def _draw(write: Callable[..., Path], *settings) -> None:
+    """By one process, while the others wait."""
     if is_main_process():
-        write_shapes(data_root, num_train, num_val, image_size, draw_seed)
+        write(*settings)
     barrier()

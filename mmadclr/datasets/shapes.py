@@ -3,14 +3,14 @@
 A class ties a shape, a texture and a pair of hues together; everything else about an image varies without regard to the
 class: number, place, size, turn and phase of the objects, lighting, tint, background texture and colours, and occluding
 clutter. Raw pixels therefore say little about the class, while what is learnt from crops of the same image can.
-Besides the images, instance masks and semantic maps are stored for detection and segmentation.
+Besides the images, instance masks and semantic maps are stored. :mod:`mmadclr.datasets.scenes` mixes the classes on larger
+images, for detection.
 
 Layout below the root (``<split>`` is train or val)::
 
     <split>/<class>/<number>.png             RGB image
     instances/<split>/<class>/<number>.png   8-bit: 0 = background, i = i-th object (visible pixels)
     semantic/<split>/<class>/<number>.png    8-bit: 0 = background, c + 1 = class c
-    annotations/instances_<split>.json       the objects in COCO's format
     classes.json                             names of the classes, in the order of their labels
     settings.json                            arguments of the call, to tell whether this is the set asked for
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 import colorsys
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,6 @@ from mmengine.logging import print_log
 from PIL import Image
 
 Field = np.ndarray  # (S, S) float
-MIN_PIXELS = 12  # visible pixels below which an object is not annotated: nobody could tell what it is
 
 
 class ShapeClass(NamedTuple):
@@ -64,10 +63,17 @@ class Drawing(NamedTuple):
 
 def draw_image(kind: ShapeClass, rng: np.random.Generator, size: int = 64) -> Drawing:
     """One image with three to five objects of a class on a textured background, now and then behind clutter."""
+    return draw_objects(lambda: [kind] * int(rng.integers(3, 6)), rng, size, radius=(0.22, 0.38))
+
+
+def draw_objects(
+    choose: Callable[[], Sequence[ShapeClass]], rng: np.random.Generator, size: int, radius: tuple[float, float]
+) -> Drawing:
+    """Objects of the chosen classes, in this order from back to front; ``radius`` in shares of the side."""
     canvas = _background(rng, size)
     instances = np.zeros((size, size), np.uint8)
-    for number in range(1, int(rng.integers(3, 6)) + 1):
-        mask, u, v = _place(kind.shape, rng, size, radius=rng.uniform(0.22, 0.38))
+    for number, kind in enumerate(choose(), start=1):
+        mask, u, v = _place(kind.shape, rng, size, radius=rng.uniform(*radius))
         canvas[mask] = _paint(kind.texture, kind.hues, u, v, rng)[mask]
         instances[mask] = number
     for _ in range(rng.integers(0, 2)):
@@ -173,8 +179,24 @@ def write_shapes(root: str | Path, num_train: int = 3000, num_val: int = 1000, s
     Raises:
         FileExistsError: ``root`` holds something else.
     """
-    root = Path(root)
     settings = dict(num_train=num_train, num_val=num_val, size=size, seed=seed, version=2)
+
+    def write(folder: Path) -> None:
+        for split, (name, count) in enumerate([('train', num_train), ('val', num_val)]):
+            for number in range(count):
+                _write_sample(folder, name, number, np.random.default_rng((seed, split, number)), size)
+        (folder / 'classes.json').write_text(json.dumps([kind.name for kind in CLASSES], indent=1))
+
+    return write_once(root, settings, write)
+
+
+def write_once(root: str | Path, settings: dict, write: Callable[[Path], None]) -> Path:
+    """Calls ``write(folder)`` and makes the folder ``root``, unless that holds the result for these settings already.
+
+    Raises:
+        FileExistsError: ``root`` holds something else.
+    """
+    root = Path(root)
     stamp = root / 'settings.json'
     if stamp.is_file():
         if json.loads(stamp.read_text()) == settings:
@@ -184,17 +206,11 @@ def write_shapes(root: str | Path, num_train: int = 3000, num_val: int = 1000, s
         )
     if root.exists() and any(root.iterdir()):
         raise FileExistsError(f'{root} is neither empty nor a complete set of generated images; remove it')
-    print_log(f'drawing {num_train} + {num_val} images of {len(CLASSES)} classes into {root}', 'current')
+    print_log(f'drawing {settings["num_train"]} + {settings["num_val"]} images into {root}', 'current')
     partial = root.with_name(root.name + '.partial')  # renamed when complete: an interrupted call leaves no half set
     shutil.rmtree(partial, ignore_errors=True)
-    for split, (name, count) in enumerate([('train', num_train), ('val', num_val)]):
-        drawings = [
-            _write_sample(partial, name, number, np.random.default_rng((seed, split, number)), size)
-            for number in range(count)
-        ]
-        (partial / 'annotations').mkdir(exist_ok=True)
-        (partial / 'annotations' / f'instances_{name}.json').write_text(json.dumps(coco_annotations(drawings)))
-    (partial / 'classes.json').write_text(json.dumps([kind.name for kind in CLASSES], indent=1))
+    partial.mkdir(parents=True)
+    write(partial)
     (partial / 'settings.json').write_text(json.dumps(settings))
     if root.exists():
         root.rmdir()
@@ -202,56 +218,15 @@ def write_shapes(root: str | Path, num_train: int = 3000, num_val: int = 1000, s
     return root
 
 
-def _write_sample(root: Path, split: str, number: int, rng: np.random.Generator, size: int) -> np.ndarray:
-    """Writes image, instance mask and semantic map, and returns the instance mask."""
+def _write_sample(root: Path, split: str, number: int, rng: np.random.Generator, size: int) -> None:
     label = number % len(CLASSES)
     drawing = draw_image(CLASSES[label], rng, size)
     semantic = np.where(drawing.instances > 0, label + 1, 0).astype(np.uint8)
-    file = _file_name(number)
     for folder, pixels in (
         (root / split, drawing.image),
         (root / 'instances' / split, drawing.instances),
         (root / 'semantic' / split, semantic),
     ):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / file)
-    return drawing.instances
-
-
-def _file_name(number: int) -> str:
-    """Below a split; the class is the folder."""
-    return f'{CLASSES[number % len(CLASSES)].name}/{number:06d}.png'
-
-
-def coco_annotations(masks: Sequence[np.ndarray]) -> dict:
-    """COCO's format for instance masks (H, W) of samples 0, 1, ...; objects of fewer than ``MIN_PIXELS`` are left out."""
-    images, annotations = [], []
-    for number, mask in enumerate(masks):
-        height, width = mask.shape
-        images.append(dict(id=number, file_name=_file_name(number), height=height, width=width))
-        for instance in range(1, int(mask.max(initial=0)) + 1):
-            visible = mask == instance
-            if visible.sum() < MIN_PIXELS:
-                continue
-            rows, columns = visible.any(axis=1).nonzero()[0], visible.any(axis=0).nonzero()[0]
-            left, top = int(columns[0]), int(rows[0])
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=number,
-                    category_id=number % len(CLASSES) + 1,
-                    bbox=[left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
-                    area=int(visible.sum()),
-                    iscrowd=0,
-                    segmentation=dict(size=[height, width], counts=run_lengths(visible)),
-                )
-            )
-    categories = [dict(id=label + 1, name=kind.name) for label, kind in enumerate(CLASSES)]
-    return dict(images=images, annotations=annotations, categories=categories)
-
-
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed run-length code of a boolean mask: column by column, starting with the zeros."""
-    flat = np.concatenate(([False], mask.flatten(order='F')))
-    changes = np.concatenate((flat[1:] != flat[:-1], [True])).nonzero()[0]
-    return np.diff(changes, prepend=0).tolist()
+        file = folder / CLASSES[label].name / f'{number:06d}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)

@@ -8,7 +8,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmadclr.datasets.checks import DatasetError, check_dataset
-from mmadclr.datasets.shapes import write_shapes
+from mmadclr.datasets.scenes import write_scenes
 
 pytestmark = pytest.mark.dense
 
@@ -20,7 +20,7 @@ def _stand_in():
 
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory):
-    return write_shapes(tmp_path_factory.mktemp('data') / 'shapes', num_train=10, num_val=10, size=32)
+    return write_scenes(tmp_path_factory.mktemp('data') / 'scenes', num_train=10, num_val=10, size=32)
 
 
 @pytest.fixture
@@ -61,15 +61,15 @@ def first(content, **changes):
         ),
         (
             lambda c: first(c, segmentation=dict(size=[64, 32], counts=[2048])),
-            r'annotation 1 has a mask of 32x64 pixels, its image striped_disc/000000\.png 32x32',
+            r'annotation 1 has a mask of 32x64 pixels, its image 000000\.png 32x32',
         ),
         (
             lambda c: first(c, segmentation=[[1, 1, 60, 1, 60, 9]]),
-            r'annotation 1 has a polygon outside its image of 32x32 pixels \(striped_disc/000000\.png\)',
+            r'annotation 1 has a polygon outside its image of 32x32 pixels \(000000\.png\)',
         ),
         (
             lambda c: c['images'][2].update(width=50),
-            r'image 2: .*dotted_triangle/000002\.png has 32x32 pixels, its annotation 50x32',
+            r'image 2: .*train/000002\.png has 32x32 pixels, its annotation 50x32',
         ),
         (lambda c: c['images'][1].update(file_name='gone.png'), r'image 1: .*gone\.png cannot be read'),
         (lambda c: c['images'][1].update(id=0), r'train\.json: 2 images have the id 0'),

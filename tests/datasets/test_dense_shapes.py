@@ -1,4 +1,4 @@
-"""The generated set's annotations agree with its instance masks, and the packages read them."""
+"""Annotations of the generated scenes agree with their masks, and the packages read the generated sets."""
 
 import json
 
@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmadclr.datasets.shapes import CLASSES, MIN_PIXELS, coco_annotations, run_lengths, write_shapes
-
-
-@pytest.fixture(scope='module')
-def root(tmp_path_factory):
-    return write_shapes(tmp_path_factory.mktemp('data') / 'shapes', num_train=12, num_val=10)
+from mmadclr.datasets.scenes import MIN_PIXELS, Scene, coco_annotations, draw_scene, run_lengths, write_scenes
+from mmadclr.datasets.shapes import CLASSES, write_shapes
 
 
 def decode(counts, size):
@@ -39,42 +35,58 @@ def test_run_lengths_are_those_of_pycocotools():
     assert (coco_mask.decode(encoded) == mask).all()
 
 
-def test_annotations_describe_the_instance_masks(root):
-    content = json.loads((root / 'annotations/instances_train.json').read_text())
+def test_annotations_describe_the_instance_masks():
+    scenes = [draw_scene(np.random.default_rng(seed)) for seed in range(6)]
+    content = coco_annotations(scenes)
     assert [category['name'] for category in content['categories']] == [kind.name for kind in CLASSES]
-    described = {image['id']: np.zeros((64, 64), int) for image in content['images']}
-    files = {image['id']: image['file_name'] for image in content['images']}
+    found = {number: [] for number in range(len(scenes))}
     for annotation in content['annotations']:
+        scene = scenes[annotation['image_id']]
         mask = decode(annotation['segmentation']['counts'], annotation['segmentation']['size'])
+        (instance,) = set(scene.instances[mask].tolist())
+        assert (mask == (scene.instances == instance)).all()
+        assert annotation['category_id'] == scene.labels[instance - 1] + 1
         left, top, width, height = annotation['bbox']
-        assert mask.sum() == mask[top : top + height, left : left + width].sum() == annotation['area'] >= MIN_PIXELS
+        assert mask.sum() == mask[top : top + height, left : left + width].sum() == annotation['area']
         for edge in (mask[top], mask[top + height - 1], mask[:, left], mask[:, left + width - 1]):
             assert edge.any()
-        described[annotation['image_id']] += mask
-        assert files[annotation['image_id']].startswith(CLASSES[annotation['category_id'] - 1].name)
-    for number, mask in described.items():
-        instances = np.asarray(Image.open(root / 'instances/train' / files[number]))
-        sizes = np.bincount(instances.ravel())
-        visible = (instances > 0) & (sizes[instances] >= MIN_PIXELS)
-        assert (mask == visible).all()
+        found[annotation['image_id']].append(instance)
+    for number, scene in enumerate(scenes):
+        sizes = np.bincount(scene.instances.ravel(), minlength=len(scene.labels) + 1)[1:]
+        assert found[number] == [i for i, size in enumerate(sizes, start=1) if size >= MIN_PIXELS]
 
 
 def test_hidden_objects_are_left_out():
     mask = np.zeros((8, 8), np.uint8)
     mask[:2, :5], mask[4:, 4:] = 1, 2
-    assert [each['bbox'] for each in coco_annotations([mask])['annotations']] == [[4, 4, 4, 4]]
+    annotations = coco_annotations([Scene(np.zeros((8, 8, 3)), mask, [3, 7])])['annotations']
+    assert [(each['bbox'], each['category_id']) for each in annotations] == [([4, 4, 4, 4], 8)]
+
+
+def test_scenes_are_written_once_and_repeat(tmp_path):
+    write_scenes(tmp_path / 'a', num_train=3, num_val=2, size=48)
+    before = {path: path.read_bytes() for path in (tmp_path / 'a').rglob('*.*')}
+    write_scenes(tmp_path / 'a', num_train=3, num_val=2, size=48)
+    write_scenes(tmp_path / 'b', num_train=2, num_val=2, size=48)
+    assert before == {path: path.read_bytes() for path in (tmp_path / 'a').rglob('*.*')}
+    for name in ('train/000001.png', 'val/000001.png', 'annotations/instances_val.json'):
+        assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
+    assert (tmp_path / 'a/train/000001.png').read_bytes() != (tmp_path / 'a/val/000001.png').read_bytes()
+    with pytest.raises(FileExistsError, match='generated images of other settings'):
+        write_scenes(tmp_path / 'a', num_train=4, num_val=2, size=48)
 
 
 @pytest.mark.dense
-def test_packages_read_the_set(root):
+def test_packages_read_the_sets(tmp_path):
     import mmadclr.ops  # noqa: F401
-    from mmadclr.datasets import shapes_detection, shapes_segmentation
+    from mmadclr.datasets import scenes_detection, shapes_segmentation
 
-    settings = dict(data_root=str(root), split='train', num_train=12, num_val=10, pipeline=[])
-    detection = shapes_detection(**settings)
-    assert len(detection) == 12
-    labels = {instance['bbox_label'] for instance in detection.get_data_info(3)['instances']}
-    assert labels == {3}
-    item = shapes_segmentation(**settings).get_data_info(0)
+    scenes = write_scenes(tmp_path / 'scenes', num_train=3, num_val=2)
+    detection = scenes_detection(str(scenes), 'val', num_train=3, num_val=2, pipeline=[])
+    annotations = json.loads((scenes / 'annotations/instances_val.json').read_text())['annotations']
+    expected = [each['category_id'] - 1 for each in annotations if each['image_id'] == 1]
+    assert [each['bbox_label'] for each in detection.get_data_info(1)['instances']] == expected
+    shapes = write_shapes(tmp_path / 'shapes', num_train=10, num_val=10)
+    item = shapes_segmentation(str(shapes), 'train', num_train=10, num_val=10, pipeline=[]).get_data_info(0)
     semantic = np.asarray(Image.open(item['seg_map_path']))
     assert set(np.unique(semantic)) == {0, 1 + [kind.name for kind in CLASSES].index(item['img_path'].split('/')[-2])}

@@ -228,8 +228,8 @@ def test_shapes_are_drawn_once_and_consistent(tmp_path):
     for split, dataset in (('train', train), ('val', val)):
         for index in range(len(dataset)):
             path = dataset.path(index)
-            instances = np.asarray(Image.open(root / 'instances' / split / path.name))
-            semantic = np.asarray(Image.open(root / 'semantic' / split / path.name))
+            instances = np.asarray(Image.open(root / 'instances' / split / path.parent.name / path.name))
+            semantic = np.asarray(Image.open(root / 'semantic' / split / path.parent.name / path.name))
             assert instances.shape == semantic.shape == (48, 48)
             assert np.array_equal(semantic > 0, instances > 0)
             assert set(np.unique(semantic)) <= {0, names.index(path.parent.name) + 1}

@@ -31,6 +31,7 @@ def small_config(tmp_path):
         cfg.merge_from_dict(SMALL | (overrides or {}))
         for loader in (cfg.train_dataloader, cfg.val_dataloader):
             loader.dataset.update(data)
+        cfg.val_cfg.dense_probe = None
         cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
         cfg.work_dir = str(tmp_path / work_dir)
         # mmengine registers visualizers by the name of the experiment; a fresh one for every run.

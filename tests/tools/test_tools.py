@@ -18,7 +18,7 @@ SHAPES = [
     f'{loader}.dataset.{key}'
     for loader in ('train_dataloader', 'val_dataloader')
     for key in ('data_root={root}', 'num_train=16', 'num_val=10', 'image_size=32')
-]
+] + ['val_cfg.dense_probe.train.data_root={root}', 'val_cfg.dense_probe.k=3']
 SMALL = [
     'train_cfg.max_epochs=2',
     'train_cfg.val_interval=2',
