@@ -60,3 +60,27 @@ def test_bf16_step_keeps_the_teacher_in_fp32(batch):
     model.after_step()
     assert all(p.dtype == torch.float32 for p in model.teacher.parameters())
     assert all(loss.centre.isfinite().all() for loss in model.distillation_losses())
+
+
+@pytest.mark.dense
+@pytest.mark.parametrize('task', ['mask-rcnn', 'upernet'])
+def test_dense_tasks_train_in_bf16(task, tmp_path):
+    from mmengine.config import Config
+    from places import REPO
+
+    from mmadclr.engine import Runner
+
+    cfg = Config.fromfile(REPO / f'configs/benchmarks/demo/{task}_shapes.py')
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[name].update(batch_size=2, num_workers=0, persistent_workers=False)
+        cfg[name].dataset.update(data_root=str(tmp_path / 'data'), num_train=10, num_val=10)
+    if task == 'mask-rcnn':
+        cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = f'{tmp_path}/data/annotations/instances_val.json'
+    cfg.train_cfg.update(max_iters=2, val_interval=2)
+    cfg.work_dir, cfg.experiment_name = str(tmp_path), f'{tmp_path.name}_{task}'
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.optim_wrapper.dtype is torch.bfloat16
+    for name, parameter in runner.model.named_parameters():
+        assert parameter.is_cuda, name
+        assert torch.isfinite(parameter).all(), name

@@ -117,6 +117,13 @@ def test_dense_probe_repeats_the_validation_of_the_run(demo, roots, tmp_path):
     assert printed(done)['patch_linear_miou'] == pytest.approx(summary['probe_miou_teacher'], abs=0.011)
 
 
+def test_pretraining_configs_are_tested_by_their_validation(demo, roots, tmp_path):
+    work, _ = demo
+    done = tool('test', ADCLR_DEMO, work / 'epoch_2.pth', '--work-dir', tmp_path, *options(roots['segmentation']))
+    summary = json.loads((work / 'summary.json').read_text())
+    assert printed(done)['knn5_T0.07_top1'] == pytest.approx(summary['knn_teacher'], abs=0.01)
+
+
 def test_bad_annotations_end_training_before_it_starts(roots, tmp_path):
     scenes, root = roots['detection'], tmp_path / 'scenes'
     root.mkdir()
