@@ -30,7 +30,7 @@ format: $(INSTALLED)
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) data/shapes work_dirs/demo
+	rm -rf $(VENV) data/shapes data/scenes work_dirs/demo
 
 $(VENV)/installed: setup.py $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)

@@ -67,8 +67,8 @@ def main() -> None:
     args = parse_args()
     args.work_dir = args.work_dir or 'work_dirs/demo'
     file = Path(args.work_dir, 'summary.json')
-    # Read before the first part writes: a part that is run alone adds to what the others found.
-    summary = json.loads(file.read_text()) if file.is_file() and len(args.parts) < len(PARTS) else {}
+    # A dense part that is run alone adds to what was found; numbers of another teacher do not stay.
+    summary = json.loads(file.read_text()) if file.is_file() and 'pretraining' not in args.parts else {}
     for part in args.parts:
         start = time.time()
         summary |= pretrain(args) if part == 'pretraining' else finetune(args, part)

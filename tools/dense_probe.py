@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 from mmengine.dist import is_main_process
 
 from mmadclr.engine import Runner
@@ -56,7 +57,7 @@ def main() -> None:
         data_root=args.data_root,
         img_dir=args.train[0],
         mask_dir=args.train[1],
-        size=args.size or 2 * cfg.model.backbone.get('img_size', 224),
+        size=args.size or 2 * int(np.max(cfg.model.backbone.get('img_size', 224))),
         num_classes=args.num_classes,
         ignore_index=args.ignore_index,
         reduce_zero_label=args.reduce_zero_label,

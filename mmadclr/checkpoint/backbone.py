@@ -57,7 +57,8 @@ def load_backbone(
 ) -> LoadReport:
     """Loads a plain vision transformer from any known checkpoint, logs a report and returns it.
 
-    Position embeddings are resized to the model's grid (bicubic, by size, as bytedance/ibot does for detection).
+    Position embeddings are resized to the model's grid (bicubic, by size, as bytedance/ibot does for detection). A file
+    does not tell its grid: numbers of positions that differ from the model's are taken for a square.
 
     Args:
         model: A ``QueryViT`` or ``DenseViT``.

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from mmengine import registry as root
 from PIL import Image, ImageOps
-from torch.utils.data import Dataset
 
 from mmadclr.datasets.image_dataset import READ_ERRORS, ImageDataset, load_rgb
 
@@ -42,9 +41,8 @@ def check_dataset(cfg: Mapping, num_items: int | None = None, allow_other_catego
     if inner is not None:
         return '; '.join(check_dataset(part, num_items, allow_other_categories) for part in inner)
     problems = list(_root_problems(cfg))
-    dataset = None if problems else _build_lazily(cfg)
-    if dataset is not None:
-        problems = list(_problems(dataset, num_items, allow_other_categories))
+    if not problems:
+        problems = list(_problems(cfg, num_items, allow_other_categories))
     if problems:
         more = [f'and {len(problems) - MAX_SHOWN} more'] if len(problems) > MAX_SHOWN else []
         raise DatasetError('\n  '.join((f'{_name(cfg)} has {len(problems)} problems:', *problems[:MAX_SHOWN], *more)))
@@ -59,28 +57,31 @@ def _name(cfg: Mapping) -> str:
 
 def _root_problems(cfg: Mapping) -> Iterator[str]:
     folder = cfg.get('data_root')
-    if folder and not str(cfg['type']).rpartition('.')[2].startswith(('Shapes', 'Scenes')) and not Path(folder).is_dir():
+    drawn = str(cfg['type']).rpartition('.')[2].startswith(('Shapes', 'Scenes'))
+    if folder and not drawn and '://' not in str(folder) and not Path(folder).is_dir():
         yield f'data_root {folder} does not exist; put the data there or set data_root of the data set in the config'
 
 
-def _build_lazily(cfg: Mapping) -> Dataset:
-    """The data set with its paths resolved, its annotations not yet loaded, and without a pipeline."""
-    component = root.DATASETS.get(cfg['type'])
-    if isinstance(component, type) and issubclass(component, ImageDataset):
-        return root.DATASETS.build(dict(cfg))
-    return root.DATASETS.build({**cfg, 'lazy_init': True, 'pipeline': []})
-
-
-def _problems(dataset: Dataset, num_items: int | None, allow_other_categories: bool) -> Iterator[str]:
-    if isinstance(dataset, ImageDataset):
-        return image_problems(dataset, num_items)
-    kinds = {cls.__name__ for cls in type(dataset).__mro__}
-    if 'CocoDataset' in kinds:
-        classes = dataset.metainfo['classes']
-        return coco_problems(dataset.ann_file, dataset.data_prefix['img'], classes, num_items, allow_other_categories)
-    if 'BaseSegDataset' in kinds:
+def _problems(cfg: Mapping, num_items: int | None, allow_other_categories: bool) -> Iterator[str]:
+    """Those of the kinds of data sets known here; of others, none."""
+    with root.DATASETS.switch_scope_and_registry(cfg.get('_scope_')) as registry:
+        component = registry.get(cfg['type'])
+        if isinstance(component, type) and issubclass(component, ImageDataset):
+            return image_problems(registry.build(dict(cfg)), num_items)
+        if isinstance(component, type) and not _reads_as(component, 'CocoDataset') | _reads_as(component, 'BaseSegDataset'):
+            return iter(())
+        # Paths resolved, annotations not yet loaded.
+        dataset = registry.build({**cfg, 'lazy_init': True, 'pipeline': []})
+    if _reads_as(type(dataset), 'BaseSegDataset'):
         return segmentation_problems(dataset, num_items)
-    return iter(())
+    classes, img_dir = dataset.metainfo['classes'], dataset.data_prefix['img']
+    return coco_problems(dataset.ann_file, img_dir, classes, num_items, allow_other_categories, dataset.test_mode)
+
+
+def _reads_as(component: type, name: str) -> bool:
+    """Whether a class loads its annotations exactly as the named class of mmdet or mmseg (subclasses may differ)."""
+    bases = {cls.__name__: cls for cls in component.__mro__}
+    return name in bases and component.load_data_list is bases[name].load_data_list
 
 
 def image_problems(dataset: ImageDataset, num_items: int | None = None) -> Iterator[str]:
@@ -93,19 +94,20 @@ def image_problems(dataset: ImageDataset, num_items: int | None = None) -> Itera
 
 
 def coco_problems(
-    ann_file: str, img_dir: str, classes: tuple[str, ...], num_items: int | None = None, allow_other: bool = False
+    ann_file: str,
+    img_dir: str,
+    classes: tuple[str, ...],
+    num_items: int | None = None,
+    allow_other: bool = False,
+    test_mode: bool = False,
 ) -> Iterator[str]:
-    """Problems of an annotation file in COCO's format, in itself, with its images and with a class list."""
-    try:
-        content = json.loads(Path(ann_file).read_text())
-    except (OSError, ValueError) as error:
-        yield f'{ann_file}: {error}'
-        return
-    missing = [
-        key for key in ('images', 'annotations', 'categories') if not isinstance(content, dict) or not content.get(key)
-    ]
-    if missing:
-        yield f'{ann_file}: empty or without {", ".join(missing)}; training needs all of images, annotations, categories'
+    """Problems of an annotation file in COCO's format, in itself, with its images and with a class list.
+
+    With ``test_mode`` there need be no annotations, as in the files of COCO's test sets.
+    """
+    content, problems = _read_coco(ann_file, test_mode)
+    yield from problems
+    if problems:
         return
     for key in ('images', 'annotations'):
         for value, count in Counter(record['id'] for record in content[key]).items():
@@ -121,6 +123,33 @@ def coco_problems(
         problem = _size_problem(Path(img_dir, image['file_name']), image['width'], image['height'])
         if problem:
             yield f'{ann_file}: image {image["id"]}: {problem}'
+
+
+def _read_coco(ann_file: str, test_mode: bool) -> tuple[dict, list[str]]:
+    """Content of an annotation file, and what keeps its records from being read."""
+    try:
+        content = json.loads(Path(ann_file).read_text())
+    except (OSError, ValueError) as error:
+        return {}, [f'{ann_file}: {error}']
+    content = {'annotations': [], **content} if isinstance(content, dict) else {}
+    needed = ('images', 'categories') if test_mode else ('images', 'annotations', 'categories')
+    missing = [key for key in needed if not content.get(key)]
+    if missing:
+        return content, [f'{ann_file}: empty or without {", ".join(missing)}; needed are {", ".join(needed)}']
+    return content, list(_incomplete_records(ann_file, content))
+
+
+def _incomplete_records(ann_file: str, content: dict) -> Iterator[str]:
+    keys = {
+        'images': ('id', 'file_name', 'width', 'height'),
+        'annotations': ('id', 'image_id', 'category_id', 'bbox'),
+        'categories': ('id', 'name'),
+    }
+    for part, needed in keys.items():
+        for number, record in enumerate(content[part]):
+            absent = [key for key in needed if key not in record]
+            if absent:
+                yield f'{ann_file}: record {number} of {part} has no {", ".join(absent)}'
 
 
 def _category_problems(ann_file: str, content: dict, classes: tuple[str, ...], allow_other: bool) -> Iterator[str]:
@@ -170,7 +199,7 @@ def _size_problem(path: Path, width: int, height: int) -> str | None:
 def segmentation_problems(dataset: Any, num_items: int | None = None) -> Iterator[str]:
     """Problems of the masks of an ``mmseg.BaseSegDataset`` (built lazily): missing, of another size, unknown labels."""
     for folder in dataset.data_prefix.values():
-        if folder and not Path(folder).is_dir():
+        if folder and '://' not in str(folder) and not Path(folder).is_dir():
             yield f'folder {folder} does not exist'
             return
     if dataset.ann_file and not Path(dataset.ann_file).is_file():
@@ -179,6 +208,8 @@ def segmentation_problems(dataset: Any, num_items: int | None = None) -> Iterato
     items = dataset.load_data_list()
     if not items:
         yield f'{dataset.data_prefix["img_path"]}: there is no image *{dataset.img_suffix}'
+    if not dataset.data_prefix.get('seg_map_path'):
+        return  # images to predict on, without masks
     classes = type(dataset).METAINFO.get('classes') or dataset.metainfo['classes']
     # With reduce_zero_label, 0 becomes "ignore" and the rest moves down by one.
     allowed = {

@@ -39,12 +39,21 @@ UNTYPED = {
     'env_cfg': {'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'},
     'loss_cls': 'SelfDistillationLoss',
     'loss_query': 'SelfDistillationLoss',
+    # mmengine's, mmdet's and mmpretrain's constructors, and ours.
+    'paramwise_cfg': {
+        *('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult', 'dwconv_decay_mult'),
+        *('dcn_offset_lr_mult', 'bypass_duplicate', 'layer_decay_rate', 'decay_type', 'num_layers'),
+        *('decay_rate', 'no_decay'),
+    },
     'data_preprocessor': 'ViewPreprocessor',
     **{view: set(PhotometricRecipe.__dataclass_fields__) for view in RECIPES},
 }
 # Keys beyond the signature of the named type, read by whoever builds it, by the last part of their path.
 EXTRA = {
     'norm_cfg': {'requires_grad'},  # mmcv
+    'backbone_norm_cfg': {'requires_grad'},
+    'dcn': {'fallback_on_stride'},  # mmdet
+    'loss_cls': {'bg_cls_weight'},
     'init_cfg': {'which', 'prefix', 'allow'},  # DenseViT
 }
 LOADER_KEYS = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch', 'disable_subprocess_warning'}
@@ -70,9 +79,12 @@ def check_config(cfg: Mapping, overrides: Iterable[str] = ()) -> None:
     Raises:
         ConfigError: Lists all problems, each with its key path and where possible the nearest valid name.
     """
-    registries = _registries(cfg.get('default_scope') or our_registries.SCOPE)
+    scope = cfg.get('default_scope') or our_registries.SCOPE
+    registries = _registries(scope)
     problems = [*_misspelt_top_level(cfg), *_useless_overrides(overrides)]
     for name, value in cfg.items():
+        if name == 'data_preprocessor' and scope != our_registries.SCOPE:
+            continue  # merged into the model's by mmengine
         problems += _walk(name, value, registries)
     if problems:
         raise ConfigError('\n  '.join(('the config has keys that nothing would read:', *problems)))
@@ -171,8 +183,8 @@ def _registries(scope: str) -> list[Registry]:
     if scope not in (our_registries.SCOPE, 'mmengine'):
         modules.insert(0, importlib.import_module(f'{scope}.registry'))
     found = [value for module in modules for value in vars(module).values() if isinstance(value, Registry)]
-    children = [registry for registry in found if registry.parent is not None]  # the modules import the parents too
-    parents = {registry.parent.name for registry in children}
+    children = [registry for registry in found if registry.scope != 'mmengine']  # the modules import the parents too
+    parents = {registry.parent.name for registry in children if registry.parent is not None}
     roots = [value for value in vars(root_registries).values() if isinstance(value, Registry)]
     return children + [registry for registry in roots if registry.name not in parents]
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import operator
 import os
 import sys
 import traceback
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from mmengine.config import Config, DictAction
 import mmadclr.ops  # noqa: F401  stands in for mmcv's compiled operations before any config imports mmdet
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.engine.config_check import ConfigError, check_config
-
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def add_config_arguments(parser: ArgumentParser, default_config: str | None = None) -> None:
@@ -81,22 +78,33 @@ def spell_out(cfg: Config, overrides: Mapping[str, Any]) -> dict[str, Any]:
     if 'pretrained' in full:
         full['model.backbone.init_cfg.checkpoint'] = full.pop('pretrained')
     if 'data_root' in full:
-        full |= _data_root_overrides(cfg, str(full.pop('data_root')))
+        full = {**_data_root_overrides(cfg, str(full.pop('data_root'))), **full}
     return full
 
 
 def _data_root_overrides(cfg: Config, folder: str) -> dict[str, str]:
-    keys = [f'{name}.dataset.data_root' for name in LOADERS if cfg.get(name)]
-    olds = {operator.attrgetter(key)(cfg) for key in keys}
+    """Every ``data_root`` of a component of the config, and every annotation file of an evaluator below it."""
+    places = {path: value for path, value in _leaves(cfg.to_dict()) if path.endswith('.data_root') and value}
+    olds = set(places.values())
     if len(olds) != 1:
-        raise ConfigError(f'data_root: the data sets lie in {", ".join(sorted(olds))}; set {" and ".join(keys)} instead')
+        keys = ' and '.join(places)
+        raise ConfigError(f'data_root: the data sets lie in {", ".join(sorted(olds)) or "no folder"}; set {keys} instead')
     (old,) = olds
-    full = dict.fromkeys(keys, folder)
-    for name in ('val_evaluator', 'test_evaluator'):
-        ann_file = (cfg.get(name) or {}).get('ann_file')
-        if ann_file:
-            full[f'{name}.ann_file'] = str(Path(folder) / Path(ann_file).relative_to(old))
+    full = dict.fromkeys(places, folder)
+    for path, value in _leaves(cfg.to_dict()):
+        if 'evaluator' in path and path.endswith('.ann_file') and value and Path(value).is_relative_to(old):
+            full[path] = str(Path(folder) / Path(value).relative_to(old))
     return full
+
+
+def _leaves(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+    """Values of nested dicts and lists by dotted path."""
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, (list, tuple)) else None
+    if children is None:
+        yield path, node
+        return
+    for key, child in children:
+        yield from _leaves(child, f'{path}.{key}' if path else str(key))
 
 
 def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:

@@ -87,7 +87,8 @@ class Runner(mmengine_runner.Runner):
         if len(loader) == 0:
             raise ValueError(
                 f'a batch of {loader.batch_sampler.batch_size} x {get_world_size()} processes is more than the '
-                f'{len(loader.dataset)} images of {loader.dataset.data_root}: lower train_dataloader.batch_size'
+                f'{len(loader.dataset)} images of {getattr(loader.dataset, "data_root", "the data set")}: lower '
+                'train_dataloader.batch_size'
             )
         if loop.max_iters < 1:
             raise ValueError('train_cfg asks for no iterations: there is nothing to train')
@@ -105,6 +106,8 @@ class Runner(mmengine_runner.Runner):
         configured = max(group['lr'] for group in groups)  # under layer-wise decay, that of the top
         for group in groups:
             group['lr'] = group['lr'] * total / base
+        if optim_wrapper.base_param_settings:
+            optim_wrapper.base_param_settings['lr'] *= total / base  # what the log calls base_lr
         self.logger.info(
             f'learning rate: {configured:g} per {base} images; total batch {batch_size} images x {self.world_size} '
             f'processes x {counts} accumulated = {total}, so the peak is {configured * total / base:g}'

@@ -75,6 +75,8 @@ def first(content, **changes):
         (lambda c: c['images'][1].update(id=0), r'train\.json: 2 images have the id 0'),
         (lambda c: c['annotations'].clear(), r'train\.json: empty or without annotations'),
         (lambda c: c.pop('categories'), r'train\.json: empty or without categories'),
+        (lambda c: c['annotations'][1].pop('bbox'), r'train\.json: record 1 of annotations has no bbox'),
+        (lambda c: c['images'][2].pop('width'), r'train\.json: record 2 of images has no width'),
         (lambda c: c['categories'][0].update(name='blob'), r'no category is called striped_disc; .*blob'),
     ],
 )
@@ -85,6 +87,14 @@ def test_mistakes_in_coco_files_are_named(coco, change, message):
 
 def test_images_beyond_the_first_are_not_opened(coco):
     coco(lambda c: c['images'][5].update(file_name='gone.png'), num_items=5)
+
+
+def test_test_sets_need_no_annotations(coco):
+    assert coco(lambda c: c.pop('annotations'), test_mode=True).endswith('all items fit')
+
+
+def test_sets_that_are_read_in_another_way_are_left_alone(coco):
+    assert coco(lambda c: c.clear(), type='mmdet.LVISV1Dataset')
 
 
 def test_categories_outside_the_class_list_need_consent(coco):
@@ -167,7 +177,11 @@ def test_mistakes_in_masks_are_named(segmentation, kwargs, message):
         segmentation(**kwargs)
 
 
-def test_unlabelled_images_are_decoded_too():
-    cfg = dict(type='mmadclr.ImageDataset', data_root='tests/data/bad_images', transform=dict(type='ResizeSquare', size=8))
-    with pytest.raises(DatasetError, match=r'(?s)has 2 problems.*text\.png.*truncated\.jpg'):
+@pytest.mark.parametrize('scope', ['mmadclr', 'mmdet'])
+def test_unlabelled_images_are_decoded_too(scope):
+    prefix = '' if scope == 'mmadclr' else 'mmadclr.'
+    transform = dict(type=f'{prefix}ResizeSquare', size=8)
+    cfg = dict(type=f'{prefix}ImageDataset', data_root='tests/data/bad_images', transform=transform)
+    message = r'(?s)has 2 problems.*text\.png.*truncated\.jpg'
+    with DefaultScope.overwrite_default_scope(scope), pytest.raises(DatasetError, match=message):
         check_dataset(cfg)

@@ -56,6 +56,24 @@ def test_misspelt_keys_are_named_with_a_hint(cfg, override, message):
         check_config(cfg)
 
 
+@pytest.mark.dense
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mmdet::mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py',
+        'mmdet::dcn/mask-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py',
+        'mmdet::detr/detr_r50_8xb2-150e_coco.py',
+        'mmpretrain::vision_transformer/vit-base-p16_64xb64_in1k.py',
+    ],
+)
+def test_configs_of_the_packages_pass(name):
+    from mmengine.hub import get_config
+
+    import mmadclr.ops  # noqa: F401
+
+    check_config(get_config(name))
+
+
 def test_overrides_that_change_nothing_are_errors(cfg):
     with pytest.raises(ConfigError, match=r'max_epochs: no part of a run is called max_epochs'):
         check_config(cfg, ['max_epochs'])

@@ -1,0 +1,46 @@
+"""Short overrides stand for all they promise."""
+
+import pytest
+from mmengine.config import Config
+from places import REPO
+
+from mmadclr.engine.config_check import ConfigError
+from mmadclr.engine.launch import spell_out
+
+
+def changed(config, **overrides):
+    cfg = Config.fromfile(REPO / 'configs' / config)
+    full = spell_out(cfg, overrides)
+    cfg.merge_from_dict(full)
+    return cfg, full
+
+
+@pytest.mark.dense
+def test_data_root_moves_data_sets_and_annotation_files():
+    cfg, full = changed('benchmarks/coco/mask-rcnn_vits16_fpn_1x.py', data_root='/big/coco')
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        assert cfg[name].dataset.data_root == '/big/coco'
+    for name in ('val_evaluator', 'test_evaluator'):
+        assert cfg[name].ann_file == '/big/coco/annotations/instances_val2017.json'
+    assert len(full) == 5
+
+
+def test_data_root_reaches_the_probe_and_yields_to_longer_keys():
+    cfg, _ = changed(
+        'demo/adclr_vittiny_shapes.py', **{'data_root': '/other', 'train_dataloader.dataset.data_root': '/special'}
+    )
+    assert cfg.val_dataloader.dataset.data_root == cfg.val_cfg.dense_probe.train.data_root == '/other'
+    assert cfg.train_dataloader.dataset.data_root == '/special'
+
+
+def test_data_root_of_several_folders_is_refused():
+    with pytest.raises(
+        ConfigError, match=r'data/images/train, data/images/val; set train_dataloader\.dataset\.data_root and'
+    ):
+        changed('adclr/vits16_small.py', data_root='/other')
+
+
+@pytest.mark.dense
+def test_pretrained_is_the_checkpoint_of_the_backbone():
+    cfg, _ = changed('benchmarks/coco/mask-rcnn_vits16-8heads_fpn_1x.py', pretrained='a.pth')
+    assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint='a.pth', allow=['num_heads'])
