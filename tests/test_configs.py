@@ -17,7 +17,8 @@ TINY = dict(embed_dim=24, depth=2, num_heads=3)
 def reduced(path, images, shapes, work_dir):
     """The config with everything that costs time made small, and nothing else changed."""
     cfg = Config.fromfile(path)
-    patch = 8 if 'demo' in path.parts else 16
+    arch = cfg.model.backbone.arch
+    patch = 16 if isinstance(arch, str) else arch.patch_size
     cfg.model.backbone.arch = dict(**TINY, patch_size=patch)
     cfg.model.head.update(out_dim=32, hidden_dim=24, bottleneck_dim=16)
     loaders = [cfg.train_dataloader]
