@@ -37,40 +37,43 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def data_roots(shapes, scenes, tmp_path_factory):
-    """Miniatures in the layouts the configs expect, by the name of the data set's type or folder."""
+    """Folders by the type of the data set, in the layouts the configs expect."""
     root = tmp_path_factory.mktemp('miniatures')
     rng = np.random.default_rng(0)
-    coco_miniature(scenes, root / 'coco')
     for split in ('training', 'validation'):
         for folder, suffix in (('images', 'jpg'), ('annotations', 'png')):
-            (root / 'ade' / folder / split).mkdir(parents=True)
+            (root / folder / split).mkdir(parents=True)
             for number in range(2):
                 size = (64, 64, 3) if folder == 'images' else (64, 64)
                 pixels = rng.integers(0, 5, size, dtype=np.uint8)
-                Image.fromarray(pixels).save(root / 'ade' / folder / split / f'{number}.{suffix}')
+                Image.fromarray(pixels).save(root / folder / split / f'{number}.{suffix}')
     return {
-        'CocoDataset': root / 'coco',
-        'ADE20KDataset': root / 'ade',
-        'BaseSegDataset': root / 'ade',
+        'ADE20KDataset': root,
+        'BaseSegDataset': root,
         'mmadclr.ScenesDetection': scenes,
         'mmadclr.ShapesSegmentation': shapes,
+        'CocoDataset': scenes,
     }
 
 
-def coco_miniature(scenes, root):
-    """The generated objects under COCO's folder names, category names and category ids."""
-    from mmdet.datasets import CocoDataset
-
-    names = CocoDataset.METAINFO['classes']
+def coco_miniature(scenes, root, names):
+    """The generated objects in COCO's layout under other category names, with ids that do not start at 1."""
+    (root / 'annotations').mkdir(parents=True)
     for split in ('train', 'val'):
         content = json.loads((scenes / f'annotations/instances_{split}.json').read_text())
         content['categories'] = [dict(id=number + 5, name=name) for number, name in enumerate(names)]
         for annotation in content['annotations']:
-            annotation['category_id'] += 4
-        for suffix in ('2017', ''):  # COCO's own names, and plain ones
-            (root / 'annotations').mkdir(parents=True, exist_ok=True)
+            annotation['category_id'] = annotation['category_id'] % len(names) + 5
+        for suffix in ('2017', ''):  # COCO's own file names, and plain ones
             (root / 'annotations' / f'instances_{split}{suffix}.json').write_text(json.dumps(content))
             (root / f'{split}{suffix}').symlink_to(scenes / split)
+    return root
+
+
+def coco_classes():
+    from mmdet.datasets import CocoDataset
+
+    return CocoDataset.METAINFO['classes']
 
 
 def narrowed(node, width):
@@ -112,6 +115,7 @@ def reduced(path, data_roots, work_dir):
             stage.sampler.num = 8
         cfg.model.test_cfg.rpn.max_per_img = 20
         cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5)
+    cfg.model.backbone.drop_path_rate = 0.0  # a branch that every sample of a batch of two drops gets no gradient
     # A grid that differs from pretraining's where it does in the full config.
     cfg.model.backbone.img_size = 32 if backbone.img_size in (32, 48, 224) else 64
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -121,7 +125,11 @@ def reduced(path, data_roots, work_dir):
         if loader.dataset.type.startswith('mmadclr.'):
             loader.dataset.update(num_train=10, num_val=10)
         shrink_pipeline(loader.dataset.pipeline)
-    root = data_roots[cfg.train_dataloader.dataset.type]
+    kind = cfg.train_dataloader.dataset.type
+    root = data_roots[kind]
+    if kind == 'CocoDataset':
+        names = (cfg.train_dataloader.dataset.get('metainfo') or dict(classes=coco_classes()))['classes']
+        root = coco_miniature(root, work_dir / 'coco', names)
     cfg.merge_from_dict(spell_out(cfg, dict(data_root=str(root))))
     for scheduler in cfg.param_scheduler:
         if 'start_factor' in scheduler:

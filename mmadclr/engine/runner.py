@@ -91,7 +91,8 @@ class Runner(mmengine_runner.Runner):
                 'train_dataloader.batch_size'
             )
         if loop.max_iters < 1:
-            raise ValueError('train_cfg asks for no iterations: there is nothing to train')
+            key = 'max_epochs' if isinstance(loop, EpochBasedTrainLoop) else 'max_iters'
+            raise ValueError(f'train_cfg.{key}={getattr(loop, key)}: there is nothing to train')
         return loop
 
     def scale_lr(self, optim_wrapper, auto_scale_lr=None) -> None:
