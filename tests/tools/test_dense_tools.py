@@ -111,7 +111,7 @@ def test_parts_of_the_demo_need_their_checkpoint(tmp_path):
 def test_dense_probe_repeats_the_validation_of_the_run(demo, roots, tmp_path):
     work, _ = demo
     places = ['--data-root', roots['segmentation'], '--train', 'train', 'semantic/train', '--val', 'val', 'semantic/val']
-    settings = ['--num-classes', 11, '--bank-size', 4000, '--k', 3, '--workers', 0]
+    settings = ['--num-classes', 11, '--bank-size', 2000, '--k', 3, '--workers', 0]
     done = tool('dense_probe', ADCLR_DEMO, work / 'epoch_2.pth', *places, *settings, '--work-dir', tmp_path)
     summary = json.loads((work / 'summary.json').read_text())
     assert printed(done)['patch_linear_miou'] == pytest.approx(summary['probe_miou_teacher'], abs=0.011)

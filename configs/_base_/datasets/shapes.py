@@ -50,8 +50,8 @@ val_cfg = dict(
         train=dict(
             data_root='data/shapes', img_dir='train', mask_dir='semantic/train', size=64, num_classes=11, max_images=300
         ),
-        val=dict(img_dir='val', mask_dir='semantic/val', max_images=150),
-        bank_size=4000,
+        val=dict(img_dir='val', mask_dir='semantic/val', max_images=100),
+        bank_size=2000,
     ),
 )
 val_evaluator = dict(type='WeightedKNN', k=20, temperature=0.07)
