@@ -23,7 +23,7 @@ model = dict(
     head=dict(type='DINOHead', out_dim=64, hidden_dim=128, bottleneck_dim=32, norm_last_layer=True, init='xavier'),
     loss_cls=dict(student_temp=0.1, centre_momentum=0.9),
 )
-train_cfg = dict(max_epochs=50, val_interval=5)
+train_cfg = dict(max_epochs=50, val_interval=10)
 optim_wrapper = dict(optimizer=dict(lr=3e-3), max_norm=3.0)
 auto_scale_lr = dict(base_batch_size=64)
 default_hooks = dict(

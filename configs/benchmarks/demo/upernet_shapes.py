@@ -42,14 +42,14 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=150, val_interval=150)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=300, val_interval=300)
 optim_wrapper = dict(
     type='mmadclr.AutocastOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=25),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=25, end=150),
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=50, end=300),
 ]
-default_hooks = dict(checkpoint=dict(interval=150, max_keep_ckpts=1))
+default_hooks = dict(checkpoint=dict(interval=300, max_keep_ckpts=1))
 auto_scale_lr = dict(enable=True, base_batch_size=16)
