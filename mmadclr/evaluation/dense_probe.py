@@ -46,7 +46,8 @@ def fit_linear(features: Tensor, targets: Tensor, weights: Tensor, decay: float,
 
     The problem is convex, so there is neither learning rate nor seed. ``decay``: weight of half the squared norm.
     """
-    layer = nn.Linear(features.shape[1], targets.shape[1], device=features.device)
+    # Without an initialisation of its own: that would draw from the generator of the training run.
+    layer = nn.utils.skip_init(nn.Linear, features.shape[1], targets.shape[1], device=features.device)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=steps, line_search_fn='strong_wolfe')
