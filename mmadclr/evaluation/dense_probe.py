@@ -116,7 +116,12 @@ class DenseProbe:
         """Patch features (N, P, D) of a data set, and the indices of its readable images (N,)."""
         sampler = EpochSampler(dataset, shuffle=False, seed=0)
         loader = DataLoader(
-            dataset, self.batch_size, sampler=sampler, num_workers=self.num_workers, collate_fn=collate_samples
+            dataset,
+            self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate_samples,
+            generator=torch.Generator(),  # else every pass would draw a seed from the generator of the training run
         )
         return gather_features(unwrapped(model), loader, mode='patches')
 
