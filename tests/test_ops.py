@@ -181,7 +181,6 @@ def test_operations_without_a_counterpart_say_how_to_get_them():
     module = sys.modules[ops.EXTENSION]
     with pytest.raises(ops.UnsupportedOpError, match=r"mmcv\.ops\.carafe_forward needs .*'MMCV_WITH_OPS=1 pip install "):
         module.carafe_forward(torch.zeros(1), scale=2)
-    assert isinstance(ops.UnsupportedOpError('x'), NotImplementedError)
     assert not hasattr(module, '__path__')
 
 

@@ -5,10 +5,6 @@ Functions, not classes, so that the packages are imported only when a config ask
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
-from mmengine.dist import barrier, is_main_process
 from torch.utils.data import Dataset
 
 from mmadclr.datasets.scenes import write_scenes
@@ -29,7 +25,7 @@ def scenes_detection(
     """``mmdet.CocoDataset`` over a split of the generated scenes; ``kwargs`` are arguments of that class."""
     from mmdet.datasets import CocoDataset
 
-    _draw(write_scenes, data_root, num_train, num_val, image_size, draw_seed)
+    write_scenes(data_root, num_train, num_val, image_size, draw_seed)
     return CocoDataset(
         data_root=data_root,
         ann_file=f'annotations/instances_{split}.json',
@@ -52,7 +48,7 @@ def shapes_segmentation(
     """``mmseg.BaseSegDataset`` over background and classes of a split of the generated shapes; ``kwargs`` as above."""
     from mmseg.datasets import BaseSegDataset
 
-    _draw(write_shapes, data_root, num_train, num_val, image_size, draw_seed)
+    write_shapes(data_root, num_train, num_val, image_size, draw_seed)
     return BaseSegDataset(
         data_root=data_root,
         data_prefix=dict(img_path=split, seg_map_path=f'semantic/{split}'),
@@ -62,10 +58,3 @@ def shapes_segmentation(
         metainfo=dict(classes=('background', *(kind.name for kind in CLASSES))),
         **kwargs,
     )
-
-
-def _draw(write: Callable[..., Path], *settings) -> None:
-    """By one process, while the others wait."""
-    if is_main_process():
-        write(*settings)
-    barrier()

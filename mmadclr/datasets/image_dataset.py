@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from mmengine.dist import barrier, is_main_process
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -132,9 +131,7 @@ class ShapesDataset(ImageDataset):
         draw_seed: int = 0,
         **kwargs,
     ) -> None:
-        if is_main_process():
-            write_shapes(data_root, num_train, num_val, image_size, draw_seed)
-        barrier()
+        write_shapes(data_root, num_train, num_val, image_size, draw_seed)
         super().__init__(str(Path(data_root) / split), **kwargs)
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 from PIL import Image
 
@@ -193,14 +194,22 @@ def write_shapes(root: str | Path, num_train: int = 3000, num_val: int = 1000, s
 def write_once(root: str | Path, settings: dict, write: Callable[[Path], None]) -> Path:
     """Calls ``write(folder)`` and makes the folder ``root``, unless that holds the result for these settings already.
 
+    The main process does so while the others wait.
+
     Raises:
         FileExistsError: ``root`` holds something else.
     """
-    root = Path(root)
+    if is_main_process():
+        _write_once(Path(root), settings, write)
+    barrier()
+    return Path(root)
+
+
+def _write_once(root: Path, settings: dict, write: Callable[[Path], None]) -> None:
     stamp = root / 'settings.json'
     if stamp.is_file():
         if json.loads(stamp.read_text()) == settings:
-            return root
+            return
         raise FileExistsError(
             f'{root} holds generated images of other settings ({stamp}); remove it or choose another folder'
         )
@@ -215,7 +224,6 @@ def write_once(root: str | Path, settings: dict, write: Callable[[Path], None]) 
     if root.exists():
         root.rmdir()
     partial.rename(root)
-    return root
 
 
 def _write_sample(root: Path, split: str, number: int, rng: np.random.Generator, size: int) -> None:

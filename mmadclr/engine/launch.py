@@ -13,9 +13,11 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-import mmadclr.ops  # noqa: F401  stands in for mmcv's compiled operations before any config imports mmdet
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.engine.config_check import ConfigError, check_config
+from mmadclr.ops import UnsupportedOpError  # the import puts the stand-in in place before any config imports mmdet
+
+BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError, FloatingPointError, UnreadableImageError, UnsupportedOpError)
 
 
 def add_config_arguments(parser: ArgumentParser, default_config: str | None = None) -> None:
@@ -117,7 +119,7 @@ def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:
     def wrapped() -> None:
         try:
             main()
-        except (ValueError, FileNotFoundError, FileExistsError, UnreadableImageError, FloatingPointError) as error:
+        except BAD_INPUT as error:
             if not _is_ours(error):
                 raise
             sys.exit(f'error: {_message(error)}')

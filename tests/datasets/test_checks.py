@@ -86,7 +86,9 @@ def test_mistakes_in_coco_files_are_named(coco, change, message):
 
 
 def test_images_beyond_the_first_are_not_opened(coco):
-    coco(lambda c: c['images'][5].update(file_name='gone.png'), num_items=5)
+    assert coco(lambda c: c['images'][5].update(file_name='gone.png'), num_items=5).endswith('the first 5 items fit')
+    with pytest.raises(DatasetError, match='gone.png'):
+        coco(num_items=6)
 
 
 def test_test_sets_need_no_annotations(coco):

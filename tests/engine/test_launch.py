@@ -44,3 +44,15 @@ def test_data_root_of_several_folders_is_refused():
 def test_pretrained_is_the_checkpoint_of_the_backbone():
     cfg, _ = changed('benchmarks/coco/mask-rcnn_vits16-8heads_fpn_1x.py', pretrained='a.pth')
     assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint='a.pth', allow=['num_heads'])
+
+
+def test_operations_that_are_missing_end_a_tool_with_their_message():
+    from mmadclr.engine.launch import report_bad_input
+    from mmadclr.ops import nms
+
+    @report_bad_input
+    def main():
+        nms(None, None, 0.5, offset=1)
+
+    with pytest.raises(SystemExit, match=r'error: mmcv\.ops\.nms\(offset=1\) needs the compiled operations'):
+        main()
