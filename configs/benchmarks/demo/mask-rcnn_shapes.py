@@ -6,7 +6,11 @@
 Ten classes, three to six objects on an image of 96 pixels. ``make demo`` runs both and reports COCO's box and mask AP.
 """
 
-_base_ = ['../../_base_/models/mask-rcnn_mini.py', '../../_base_/detection_runtime.py']
+_base_ = [
+    '../../_base_/models/mask-rcnn_mini.py',
+    '../../_base_/schedules/adamw_mini.py',
+    '../../_base_/detection_runtime.py',
+]
 
 model = dict(roi_head=dict(bbox_head=dict(num_classes=10), mask_head=dict(num_classes=10)))
 train_dataloader = dict(
@@ -49,10 +53,6 @@ val_evaluator = dict(type='CocoMetric', ann_file='data/scenes/annotations/instan
 test_evaluator = val_evaluator
 
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=250, val_interval=250)
-optim_wrapper = dict(
-    type='mmadclr.AutocastOptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
-)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=50, end=250),

@@ -6,7 +6,11 @@
 Minutes on two CPU cores. Measured: see "Real images" in the README.
 """
 
-_base_ = ['../../_base_/models/mask-rcnn_mini.py', '../../_base_/detection_runtime.py']
+_base_ = [
+    '../../_base_/models/mask-rcnn_mini.py',
+    '../../_base_/schedules/adamw_mini.py',
+    '../../_base_/detection_runtime.py',
+]
 
 model = dict(
     backbone=dict(arch=dict(embed_dim=96, depth=4, num_heads=4, patch_size=8), img_size=48, out_indices=(0, 1, 2, 3)),
@@ -64,10 +68,6 @@ val_evaluator = dict(type='CocoMetric', ann_file='data/nuclei/annotations/instan
 test_evaluator = val_evaluator
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=2)
-optim_wrapper = dict(
-    type='mmadclr.AutocastOptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
-)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=100),
     dict(type='CosineAnnealingLR', T_max=2, by_epoch=True, begin=0, end=2, convert_to_iter_based=True),

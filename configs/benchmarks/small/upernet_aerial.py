@@ -6,7 +6,11 @@
 labels 0 to 4 and 255 where unlabelled. Minutes on two CPU cores. Measured: see "Real images" in the README.
 """
 
-_base_ = ['../../_base_/models/upernet_mini.py', '../../_base_/segmentation_runtime.py']
+_base_ = [
+    '../../_base_/models/upernet_mini.py',
+    '../../_base_/schedules/adamw_mini.py',
+    '../../_base_/segmentation_runtime.py',
+]
 
 metainfo = dict(classes=('building', 'land', 'road', 'vegetation', 'water'))
 model = dict(
@@ -51,10 +55,6 @@ val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=300, val_interval=300)
-optim_wrapper = dict(
-    type='mmadclr.AutocastOptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
-)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=50, end=300),

@@ -1,0 +1,6 @@
+"""AdamW at 1e-3 for the small detectors and segmentors; their lengths and learning-rate curves are their own."""
+
+optim_wrapper = dict(
+    type='mmadclr.AutocastOptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
+)
