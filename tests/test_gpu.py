@@ -26,7 +26,7 @@ def build():
     torch.manual_seed(0)
     backbone = dict(type='QueryViT', arch=dict(embed_dim=48, depth=2, num_heads=3, patch_size=8), img_size=32)
     head = dict(type='DINOHead', out_dim=64, hidden_dim=48, bottleneck_dim=16)
-    return MODELS.build(dict(type='ADCLR', backbone=backbone, head=head, loss_cls=dict(chunk_size=3)))
+    return MODELS.build(dict(type='ADCLR', backbone=backbone, head=head, loss_cls=dict(logits_mib=0.01)))
 
 
 def test_augmented_views_are_those_of_the_cpu(batch):

@@ -20,7 +20,7 @@ model = dict(
     type='ADCLR',
     backbone=dict(query_keys='image'),
     query_weight=1.0,
-    loss_query=dict(student_temp=0.1, centre_momentum=0.9, chunk_size=16),
+    loss_query=dict(student_temp=0.1, centre_momentum=0.9),
 )
 train_dataloader = dict(
     dataset=dict(

@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from counters import PeakBytes
 
 from mmadclr.engine.schedules import linear_warmup
-from mmadclr.models.heads.dino_head import DINOHead
+from mmadclr.models.heads.dino_head import DINOHead, Prototypes
 from mmadclr.models.losses.self_distillation import (
     Projection,
     SelfDistillationLoss,
@@ -15,16 +16,21 @@ from mmadclr.models.losses.self_distillation import (
     same_view_pairs,
 )
 
+FORMS = pytest.mark.parametrize('logits_mib', [None, 64, 1e-3], ids=['plain', 'one chunk', 'chunks'])
+
 
 def logits(values):
-    """Logits as they are, in place of features and prototypes."""
-    return Projection(values, torch.nn.Identity())
+    """Logits as they are: one prototype along every axis."""
+    prototypes = Prototypes(values.shape[-1], values.shape[-1], learn_norm=False).to(values.dtype)
+    with torch.no_grad():
+        prototypes.weight_v.copy_(torch.eye(values.shape[-1]))
+    return Projection(values, prototypes)
 
 
-def run(case, batch, temperatures, epochs, dtype):
+def run(case, batch, temperatures, epochs, dtype, logits_mib):
     """Losses, student gradients and centres of three calls in a row."""
     student, teacher = (torch.from_numpy(case[k]).to(dtype) for k in ('student', 'teacher'))
-    loss_fn = SelfDistillationLoss(student.shape[-1]).to(dtype)
+    loss_fn = SelfDistillationLoss(student.shape[-1], logits_mib=logits_mib).to(dtype)
     results = []
     for s, t, epoch in zip(student, teacher, epochs, strict=True):
         loss_fn.teacher_temp = temperatures[epoch]
@@ -36,24 +42,26 @@ def run(case, batch, temperatures, epochs, dtype):
     return [torch.stack(part) for part in zip(*results, strict=True)]
 
 
+@FORMS
 @pytest.mark.parametrize('name', ['multicrop', 'two_views'])
-def test_equals_published_dino_loss(golden, name):
+def test_equals_published_dino_loss(golden, name, logits_mib):
     arrays = golden('dino_loss')
     case = {k.split('/')[1]: v for k, v in arrays.items() if k.startswith(f'{name}/')}
     temperatures = linear_warmup(0.04, 0.07, 10, 5)
     np.testing.assert_allclose(temperatures, arrays['teacher_temp_schedule'], rtol=0, atol=1e-12)
-    losses, gradients, centres = run(case, 3, temperatures, case['epoch'], torch.float32)
+    losses, gradients, centres = run(case, 3, temperatures, case['epoch'], torch.float32, logits_mib)
     torch.testing.assert_close(losses, torch.from_numpy(case['loss']), rtol=3e-6, atol=1e-5)
     torch.testing.assert_close(gradients, torch.from_numpy(case['grad_student']), rtol=0, atol=1e-6)
     torch.testing.assert_close(centres, torch.from_numpy(case['center'])[:, 0], rtol=0, atol=1e-6)
-    losses, _, _ = run(case, 3, temperatures, case['epoch'], torch.float64)
+    losses, _, _ = run(case, 3, temperatures, case['epoch'], torch.float64, logits_mib)
     np.testing.assert_allclose(losses.numpy(), case['loss_f64'], rtol=0, atol=1e-10)
 
 
-def test_cross_view_query_term(golden):
+@FORMS
+def test_cross_view_query_term(golden, logits_mib):
     """Float64 reference of ADCLR's query term: teacher view u against student view v != u, mean over tokens."""
     arrays = golden('query_loss')
-    loss_fn = SelfDistillationLoss(48).double()
+    loss_fn = SelfDistillationLoss(48, logits_mib=logits_mib).double()
     temperatures = linear_warmup(0.03, 0.05, 9, 4)
     for call, epoch in enumerate(arrays['epoch']):
         loss_fn.teacher_temp = temperatures[epoch]
@@ -70,10 +78,11 @@ def test_cross_view_query_term(golden):
         np.testing.assert_allclose(loss_fn.centre.numpy(), centre.ravel(), rtol=0, atol=1e-10)
 
 
-def test_released_query_term(golden):
+@FORMS
+def test_released_query_term(golden, logits_mib):
     """The authors' released pairing, one target for both views, is the cross-view one with equal teacher views."""
     arrays = golden('query_loss')
-    loss_fn = SelfDistillationLoss(48)
+    loss_fn = SelfDistillationLoss(48, logits_mib=logits_mib)
     temperatures = linear_warmup(0.03, 0.05, 9, 4)
     for call, epoch in enumerate(arrays['epoch']):
         loss_fn.teacher_temp = temperatures[epoch]
@@ -100,14 +109,15 @@ def slow_loss(student, teacher, centre, student_temp, teacher_temp, keep):
     return torch.stack(terms).mean()
 
 
+@FORMS
 @pytest.mark.parametrize('pairing', ['cross-view', 'same-view'])
 @pytest.mark.parametrize('views', [(2, 2), (2, 5), (3, 3)])
 @pytest.mark.parametrize('tokens', [(), (4,)])
-def test_equals_explicit_loop(pairing, views, tokens):
+def test_equals_explicit_loop(pairing, views, tokens, logits_mib):
     num_teacher, num_student = views
     student = torch.randn(num_student, 3, *tokens, 7, dtype=torch.float64)
     teacher = torch.randn(num_teacher, 3, *tokens, 7, dtype=torch.float64)
-    loss_fn = SelfDistillationLoss(7, student_temp=0.2, teacher_temp=0.3, pairing=pairing).double()
+    loss_fn = SelfDistillationLoss(7, student_temp=0.2, teacher_temp=0.3, pairing=pairing, logits_mib=logits_mib).double()
     loss_fn.centre.normal_()
     keep = (lambda u, v: u != v) if pairing == 'cross-view' else (lambda u, v: u == v)
     expected = slow_loss(student, teacher, loss_fn.centre, 0.2, 0.3, keep)
@@ -124,10 +134,10 @@ def test_uniform_outputs_cost_ln_k():
 def test_centre_over_accumulated_batches_is_that_of_the_joint_batch():
     teacher = torch.randn(2, 8, 5)
     joint, parts = SelfDistillationLoss(5), SelfDistillationLoss(5)
-    joint.remember(logits(teacher))
+    joint(logits(teacher), logits(teacher))
     joint.update_centre()
     for part in teacher.split((2, 6), dim=1):  # of unequal size, on purpose
-        parts.remember(logits(part))
+        parts(logits(part), logits(part))
     parts.update_centre()
     torch.testing.assert_close(parts.centre, joint.centre)
     torch.testing.assert_close(joint.centre, 0.1 * teacher.mean(dim=(0, 1)))
@@ -139,7 +149,7 @@ def test_centre_stays_without_teacher_rows_and_in_evaluation():
     before = loss_fn.centre.clone()
     loss_fn.update_centre()
     loss_fn.eval()
-    loss_fn.remember(logits(torch.randn(2, 3, 5)))
+    loss_fn(logits(torch.randn(2, 3, 5)), logits(torch.randn(2, 3, 5)))
     loss_fn.update_centre()
     assert torch.equal(loss_fn.centre, before)
 
@@ -172,45 +182,85 @@ def test_bad_arguments_are_explained():
         SelfDistillationLoss(5, pairing='crossview')
     with pytest.raises(ValueError, match='1 teacher and 1 student views is empty'):
         SelfDistillationLoss(5)(logits(torch.zeros(1, 2, 5)), logits(torch.zeros(1, 2, 5)))
-    with pytest.raises(ValueError, match='chunk_size=0'):
-        SelfDistillationLoss(5, chunk_size=0)
+    with pytest.raises(ValueError, match='logits_mib=0: use a number of MiB above 0'):
+        SelfDistillationLoss(5, logits_mib=0)
 
 
-@pytest.mark.parametrize('chunk_size', [1, 2, 5, 100])
-@pytest.mark.parametrize('tokens', [(), (3,)])
-def test_chunks_change_neither_value_nor_gradients_nor_centre(chunk_size, tokens):
+def both_heads():
     heads = [DINOHead(6, 40, hidden_dim=8, bottleneck_dim=5, norm_last_layer=False).double() for _ in range(2)]
+    for head in heads:
+        torch.nn.init.normal_(head.last_layer.weight_g)  # of both signs
+    return heads
+
+
+@pytest.mark.parametrize('logits_mib', [1e-4, 0.01, 0.02, 64])
+@pytest.mark.parametrize('tokens', [(), (3,)])
+@pytest.mark.parametrize('pairing', ['cross-view', 'same-view'])
+def test_chunks_change_neither_value_nor_gradients_nor_centre(logits_mib, tokens, pairing):
+    heads = both_heads()
     student = torch.randn(4, 5, *tokens, 6, dtype=torch.float64)
     teacher = torch.randn(2, 5, *tokens, 6, dtype=torch.float64)
     results = []
-    for size in (None, chunk_size):
+    for size in (None, logits_mib):
         heads[0].zero_grad()
         x = student.clone().requires_grad_()
-        loss_fn = SelfDistillationLoss(40, chunk_size=size).double()
+        loss_fn = SelfDistillationLoss(40, logits_mib=size, pairing=pairing).double()
+        loss_fn.centre.normal_(generator=torch.Generator().manual_seed(1))
         loss = loss_fn(heads[0].project(x), heads[1].project(teacher))
-        loss.backward()
+        (3 * loss).backward()
         loss_fn.update_centre()
         results.append([loss.detach(), x.grad, loss_fn.centre, *(p.grad.clone() for p in heads[0].parameters())])
+        assert all(p.grad is None for p in heads[1].parameters())
     for plain, chunked in zip(*results, strict=True):
         torch.testing.assert_close(chunked, plain, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(results[0][2], 0.1 * heads[1](teacher).flatten(0, -2).mean(0), rtol=0, atol=1e-12)
 
 
-def test_chunks_hold_fewer_logits():
-    """Bytes kept for the backward pass: with one image at a time, less than a quarter of all logits of eight images."""
-    head = DINOHead(6, 4096, hidden_dim=8, bottleneck_dim=5)
-    kept = {}
-    for size in (None, 1):
-        saved = {}
+def test_centre_is_the_mean_of_the_logits():
+    heads = both_heads()
+    teacher = torch.randn(2, 5, 3, 6, dtype=torch.float64)
+    loss_fn = SelfDistillationLoss(40).double()
+    loss_fn(heads[0].project(teacher), heads[1].project(teacher))
+    loss_fn.update_centre()
+    torch.testing.assert_close(loss_fn.centre, 0.1 * heads[1](teacher).flatten(0, -2).mean(0), rtol=0, atol=1e-12)
 
-        def pack(tensor, saved=saved):
-            saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            SelfDistillationLoss(4096, chunk_size=size)(
-                head.project(torch.randn(4, 8, 6)), head.project(torch.randn(2, 8, 6))
-            )
-        kept[size] = sum(saved.values())
-    assert kept[None] > 4 * 8 * 4096 * 4
-    assert kept[1] < kept[None] / 4
+def test_second_backward_pass_is_refused():
+    x = torch.randn(2, 3, 5, requires_grad=True)
+    loss = SelfDistillationLoss(5)(logits(x), logits(torch.randn(2, 3, 5)))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match='set logits_mib=None'):
+        loss.backward()
+
+
+def test_products_in_bf16_stay_close_to_single_precision():
+    heads = [DINOHead(16, 300, hidden_dim=32, bottleneck_dim=24) for _ in range(2)]
+    x, teacher = torch.randn(4, 6, 16), torch.randn(2, 6, 16)
+    results = {}
+    for mib in (None, 0.05):
+        for low in (False, True):
+            projections = heads[0].project(x), heads[1].project(teacher)
+            heads[0].zero_grad()
+            with torch.autocast('cpu', dtype=torch.bfloat16, enabled=low):
+                loss = SelfDistillationLoss(300, logits_mib=mib)(*projections)
+            loss.backward()
+            results[mib, low] = loss.detach(), heads[0].last_layer.weight_v.grad.clone()
+            assert loss.dtype == torch.float32
+    for exact, low in ((results[0.05, False], results[0.05, True]), (results[None, True], results[0.05, True])):
+        torch.testing.assert_close(low[0], exact[0], rtol=2e-3, atol=0)
+        torch.testing.assert_close(low[1], exact[1], rtol=0, atol=0.02 * exact[1].abs().max().item())
+
+
+def live_bytes(logits_mib, batch, prototypes):
+    """Most bytes of tensors that exist at a time during forward and backward, beyond the heads and their inputs."""
+    heads = [DINOHead(6, prototypes, hidden_dim=8, bottleneck_dim=5) for _ in range(2)]
+    projections = heads[0].project(torch.randn(4, batch, 6)), heads[1].project(torch.randn(2, batch, 6))
+    with PeakBytes() as peak:
+        SelfDistillationLoss(prototypes, logits_mib=logits_mib)(*projections).backward()
+    return peak.most
+
+
+def test_memory_grows_neither_with_the_batch_nor_with_more_logits_than_allowed():
+    few, many = live_bytes(2, 16, 4096), live_bytes(2, 128, 4096)
+    assert many < few + 112 * 6 * 5 * 4 * 4  # the rows and their gradients
+    assert few < 2 * 2**20 + 5 * 4096 * 5 * 4  # the allowance and a few arrays of the prototypes' size
+    assert live_bytes(None, 128, 4096) > 10 * many

@@ -1,7 +1,10 @@
 """Projection head of DINO."""
 
+from __future__ import annotations
+
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -76,3 +79,11 @@ class DINOHead(nn.Module):
     def project(self, x: Tensor) -> Projection:
         """Features (..., D) -> what meets the prototypes, normalised to length 1, and the prototypes."""
         return Projection(F.normalize(self.mlp(x), dim=-1), self.last_layer)
+
+
+def project_jointly(head: DINOHead, *groups: Tensor) -> list[Projection]:
+    """Groups of tokens (..., D), each projected as by ``head.project``; the MLP runs once over the rows of all."""
+    rows = torch.cat([group.flatten(0, -2) for group in groups])
+    features, prototypes = head.project(rows)
+    parts = features.split([group.shape[:-1].numel() for group in groups])
+    return [Projection(part.unflatten(0, g.shape[:-1]), prototypes) for part, g in zip(parts, groups, strict=True)]

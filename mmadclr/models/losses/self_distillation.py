@@ -5,20 +5,20 @@ Shape legend: U teacher views, V student views, B images, D channels, K prototyp
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine import dist
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from mmadclr.models.losses.chunked_cross_entropy import Prototyped, at_least_fp32, chunked_cross_entropy
 from mmadclr.registry import MODELS
 
 
 class Projection(NamedTuple):
     """What a head makes of tokens, up to the last layer: ``features`` (views, B, ..., D) and the ``prototypes`` to meet.
 
-    The logits are the large part, (views, B, ..., K): the loss asks for them piece by piece.
+    The logits are the large part, (views, B, ..., K): the loss forms them a few rows at a time.
     """
 
     features: Tensor
@@ -27,9 +27,9 @@ class Projection(NamedTuple):
     def logits(self) -> Tensor:
         return self.prototypes(self.features)
 
-    def split(self, images: int) -> list[Projection]:
-        """Parts of at most ``images`` images each."""
-        return [Projection(part, self.prototypes) for part in self.features.split(images, dim=1)]
+    def prototyped(self) -> Prototyped:
+        """Rows (views, M, D) and the parameters of the weight-normed prototypes."""
+        return Prototyped(self.features.flatten(1, -2), self.prototypes.weight_v, self.prototypes.weight_g)
 
 
 def cross_view_pairs(num_teacher: int, num_student: int, device: torch.device | str = 'cpu') -> Tensor:
@@ -72,11 +72,11 @@ class SelfDistillationLoss(nn.Module):
         teacher_temp: Temperature of the teacher; the schedule hook overwrites it every epoch.
         centre_momentum: Share of the old centre kept at an update.
         pairing: ``'cross-view'`` or ``'same-view'``.
-        chunk_size: Images whose logits exist at a time, in the forward and in the backward pass, which computes them
-            again; same value and gradients. None for all at once. Pays where K is large.
+        logits_mib: MiB of logits and probabilities that exist at a time (``chunked_cross_entropy``); same value and
+            gradients for every choice. None keeps all of them for the backward pass: the plain form.
 
     Raises:
-        ValueError: Unknown pairing, or no pair to compare.
+        ValueError: Unknown pairing, no memory for logits, or no pair to compare.
     """
 
     def __init__(
@@ -86,71 +86,87 @@ class SelfDistillationLoss(nn.Module):
         teacher_temp: float = 0.04,
         centre_momentum: float = 0.9,
         pairing: str = 'cross-view',
-        chunk_size: int | None = None,
+        logits_mib: float | None = 64,
     ) -> None:
         super().__init__()
         if pairing not in PAIRINGS:
             raise ValueError(f'pairing={pairing!r}: choose one of {", ".join(map(repr, PAIRINGS))}')
-        if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f'chunk_size={chunk_size}: use a number of images, or None for all at once')
+        if logits_mib is not None and logits_mib <= 0:
+            raise ValueError(f'logits_mib={logits_mib}: use a number of MiB above 0, or None for all logits at once')
         self.student_temp = student_temp
         self.teacher_temp = teacher_temp
         self.centre_momentum = centre_momentum
         self.pairing = pairing
-        self.chunk_size = chunk_size
+        self.logits_mib = logits_mib
         self.register_buffer('centre', torch.zeros(out_dim))
-        # Sum of teacher rows and, last, their number: one tensor, so one all-reduce.
-        self.register_buffer('pending', torch.zeros(out_dim + 1), persistent=False)
+        self.pending: list[PendingMean] = []
 
     def forward(self, student: Projection, teacher: Projection) -> Tensor:
         """Student (V views) and teacher (U views) -> scalar loss in nats."""
-        num_teacher, num_images = teacher.features.shape[:2]
-        num_student = len(student.features)
-        if not PAIRINGS[self.pairing](num_teacher, num_student).any():
+        num_teacher, num_student = len(teacher.features), len(student.features)
+        pairs = PAIRINGS[self.pairing](num_teacher, num_student, self.centre.device)
+        if self.pairing == 'cross-view' and num_teacher == num_student == 1:
             raise ValueError(f'{self.pairing} pairing of {num_teacher} teacher and {num_student} student views is empty')
-        self.remember(teacher)
-        if self.chunk_size is None or self.chunk_size >= num_images:
-            return self.cross_entropy(student, teacher)
-        parts = zip(student.split(self.chunk_size), teacher.split(self.chunk_size), strict=True)
-        terms = [(checkpoint(self.cross_entropy, s, t, use_reentrant=False), s.features.shape[1]) for s, t in parts]
-        return sum(term * images for term, images in terms) / num_images
+        if self.training:
+            self.pending.append(PendingMean.of(teacher))
+        if self.logits_mib is None:
+            return self.plain(student, teacher, pairs)
+        return chunked_cross_entropy(
+            student.prototyped(),
+            teacher.prototyped(),
+            self.centre,
+            pairs,
+            self.student_temp,
+            self.teacher_temp,
+            int(self.logits_mib * 2**20),
+        )
 
-    def cross_entropy(self, student: Projection, teacher: Projection) -> Tensor:
-        """The loss of some of the images; changes no state."""
-        logits, targets = student.logits(), self.targets(teacher)
+    def plain(self, student: Projection, teacher: Projection, pairs: Tensor) -> Tensor:
+        """The loss as it is defined, with all logits at once."""
+        logits, teacher_logits = student.logits(), teacher.logits()
         with torch.autocast(logits.device.type, enabled=False):
-            log_probs = (_at_least_fp32(logits) / self.student_temp).log_softmax(dim=-1)
-            pairs = PAIRINGS[self.pairing](len(targets), len(log_probs), logits.device)
-            return paired_cross_entropy(targets, log_probs, pairs)
+            log_probs = (at_least_fp32(logits) / self.student_temp).log_softmax(dim=-1)
+            return paired_cross_entropy(self.targets(teacher_logits), log_probs, pairs)
 
     @torch.no_grad()
-    def targets(self, teacher: Projection) -> Tensor:
+    def targets(self, logits: Tensor) -> Tensor:
         """Centred and sharpened teacher probabilities (U, B, ..., K)."""
-        return ((_at_least_fp32(teacher.logits()) - self.centre) / self.teacher_temp).softmax(dim=-1)
-
-    @torch.no_grad()
-    def remember(self, teacher: Projection) -> None:
-        """Adds the teacher's raw logits to what the next centre is made of.
-
-        Prototypes are linear, so the sum of the logits is the image of the sum of the features: no logits are needed.
-        """
-        if not self.training:
-            return
-        with torch.autocast(teacher.features.device.type, enabled=False):
-            rows = _at_least_fp32(teacher.features).flatten(0, -2)
-            self.pending[:-1] += teacher.prototypes(rows.sum(dim=0))
-        self.pending[-1] += len(rows)
+        return ((at_least_fp32(logits) - self.centre) / self.teacher_temp).softmax(dim=-1)
 
     @torch.no_grad()
     def update_centre(self) -> None:
-        """Moves the centre towards the mean teacher logits since the last update, over all processes."""
-        dist.all_reduce(self.pending)
-        total, count = self.pending[:-1], self.pending[-1]
-        # Without a row since the last update (no queries, say) the centre stays; `where` keeps this free of a sync.
-        mean = torch.where(count > 0, total / count.clamp(min=1), self.centre)
-        self.centre.lerp_(mean, 1 - self.centre_momentum)
-        self.pending.zero_()
+        """Moves the centre towards the mean teacher logits since the last update, over all processes.
+
+        To be called before the teacher moves: the mean logits are those of its prototypes of this step.
+        """
+        pending, self.pending = self.pending, []
+        if pending:
+            total = sum(part.wait() for part in pending)
+            with torch.autocast(total.device.type, enabled=False):
+                mean = pending[0].prototypes(total[:-1] / total[-1])
+            self.centre.lerp_(mean, 1 - self.centre_momentum)
 
 
-def _at_least_fp32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+class PendingMean(NamedTuple):
+    """The teacher's rows of one forward pass, summed over all processes while the backward pass runs.
+
+    Prototypes are linear, so the mean of the logits is the image of the mean of the rows: D + 1 numbers are
+    exchanged, not K.
+    """
+
+    sums: Tensor  # (D + 1,): the sum of the rows and their number
+    work: Any
+    prototypes: nn.Module
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, teacher: Projection) -> PendingMean:
+        rows = at_least_fp32(teacher.features.detach()).flatten(0, -2)
+        sums = torch.cat((rows.sum(dim=0), rows.new_full((1,), len(rows))))
+        work = torch.distributed.all_reduce(sums, async_op=True) if dist.is_distributed() else None
+        return cls(sums, work, teacher.prototypes)
+
+    def wait(self) -> Tensor:
+        if self.work is not None:
+            self.work.wait()
+        return self.sums

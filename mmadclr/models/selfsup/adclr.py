@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmadclr.models.heads.dino_head import project_jointly
 from mmadclr.models.losses.self_distillation import Projection
 from mmadclr.models.selfsup.dino import DINO, by_view, flat
 from mmadclr.registry import MODELS
@@ -82,7 +83,9 @@ class ADCLR(DINO):
         if local_views is not None and local_views.shape[1]:
             cls = torch.cat((cls, by_view(network['backbone'](flat(local_views)).cls, local_views.shape[1])))
         queries = by_view(output.queries.flatten(1, 2), num_views)
-        return network['head'].project(cls), query_head(network).project(queries)
+        if 'query_head' in network:
+            return network['head'].project(cls), network['query_head'].project(queries)
+        return tuple(project_jointly(network['head'], cls, queries))
 
     def project_alone(self, query_crops: Tensor) -> Projection:
         """The teacher's V * B * Q*T patch tokens of crops encoded as images of their own, without their [CLS]."""

@@ -19,7 +19,7 @@ class SelfDistillation(BaseModel):
     """Student and teacher of one architecture; the teacher is the moving average of the student.
 
     The teacher holds no gradient, shares no storage with the student and stays in evaluation mode (so it never drops
-    paths). :meth:`after_step` moves it, and the centres of the losses, once per *optimizer* step.
+    paths). :meth:`after_step` moves it, and before it the centres of the losses, once per *optimizer* step.
 
     Args:
         backbone, head: Configs of the two parts, built once for the student and copied for the teacher. The head's
@@ -89,10 +89,10 @@ class SelfDistillation(BaseModel):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """To be called once after every optimizer step: moves the teacher and the centres."""
-        update_teacher(self.teacher, self.student, self.teacher_momentum)
+        """To be called once after every optimizer step: moves the centres and the teacher."""
         for loss in self.distillation_losses():
             loss.update_centre()
+        update_teacher(self.teacher, self.student, self.teacher_momentum)
 
     def distillation_losses(self) -> list[SelfDistillationLoss]:
         return [module for module in self.modules() if isinstance(module, SelfDistillationLoss)]

@@ -1,0 +1,150 @@
+"""The cross-entropy of self-distillation without ever holding all logits, in value and gradient.
+
+Shape legend: U teacher views, V student views, M rows (images x tokens) a view, D channels, K prototypes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Prototyped(NamedTuple):
+    """Rows ``x`` (views, M, D) and the weight-normed prototypes they meet: ``logits = x (g v / |v|)^T``."""
+
+    x: Tensor
+    v: Tensor  # (K, D)
+    g: Tensor  # (K, 1)
+
+    def detached(self) -> Prototyped:
+        """Single precision at least, without a graph."""
+        return Prototyped(*(at_least_fp32(part.detach()) for part in self))
+
+    def norms(self) -> Tensor:
+        """|v| (K,)."""
+        return self.v.norm(dim=1)
+
+
+class Settings(NamedTuple):
+    """What the loss is besides its two sides; see :func:`chunked_cross_entropy`."""
+
+    centre: Tensor
+    pairs: Tensor
+    student_temp: float
+    teacher_temp: float
+    rows: int
+    dtype: torch.dtype
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def chunked_cross_entropy(
+    student: Prototyped,
+    teacher: Prototyped,
+    centre: Tensor,
+    pairs: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+    max_bytes: int,
+) -> Tensor:
+    """``paired_cross_entropy`` of two heads, a few rows at a time; same value and gradients as the plain form.
+
+    Memory: the gradients of student rows and prototypes, and ``max_bytes`` of logits, whatever the batch and K. The
+    gradients are formed in the forward pass while the logits are at hand, so nothing is computed twice. Every student
+    row costs one softmax, because targets enter linearly and are summed first. Products are computed in the precision
+    of autocast, everything else in single precision at least.
+
+    Args:
+        student, teacher: The two sides; no gradient reaches the teacher.
+        centre: (K,), subtracted from the teacher's logits.
+        pairs: (U, V) weights.
+        student_temp, teacher_temp: Temperatures.
+        max_bytes: Of the logits and probabilities that exist at a time; holds one row of every view at least.
+    """
+    row_bytes = (3 * len(student.x) + len(teacher.x)) * len(centre) * centre.element_size()
+    device = student.x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else at_least_fp32(student.x).dtype
+    settings = Settings(centre, pairs, student_temp, teacher_temp, max(1, max_bytes // row_bytes), dtype)
+    return _ChunkedCrossEntropy.apply(*student, teacher, settings)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Value and gradients in one pass over chunks of rows."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, v: Tensor, g: Tensor, teacher: Prototyped, settings: Settings) -> Tensor:
+        student = Prototyped(x, v, g).detached()
+        with torch.autocast(x.device.type, enabled=False):
+            total = _Accumulator(student, teacher.detached(), settings)
+            for start in range(0, x.shape[1], settings.rows):
+                total.add(slice(start, start + settings.rows))
+            gradients = (total.grad_x, *_weight_norm_gradients(total.product, student))
+        ctx.gradients = tuple(gradient.to(part.dtype) for gradient, part in zip(gradients, (x, v, g), strict=True))
+        return total.loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError('the chunked loss gives its gradients away once; for a second backward set logits_mib=None')
+        gradients, ctx.gradients = ctx.gradients, None
+        wanted = zip(gradients, ctx.needs_input_grad[:3], strict=True)
+        return *(gradient.mul_(upstream) if needed else None for gradient, needed in wanted), None, None
+
+
+class _Accumulator:
+    """Loss and gradients of the chunks so far: ``loss``, ``grad_x`` (V, M, D), and ``product`` (K, D), which is the
+    gradient for the logits, transposed, times the student's rows."""
+
+    def __init__(self, student: Prototyped, teacher: Prototyped, settings: Settings) -> None:
+        self.student, self.teacher, self.settings = student, teacher, settings
+        self.v, self.teacher_v = student.v.to(settings.dtype), teacher.v.to(settings.dtype)
+        self.scale, self.teacher_scale = (side.g[:, 0] / side.norms() for side in (student, teacher))
+        self.pairs = settings.pairs.to(student.x.dtype) / (student.x.shape[1] * settings.pairs.sum())
+        self.loss, self.grad_x = student.x.new_zeros(()), torch.empty_like(student.x)
+        self.product = torch.zeros_like(student.v)
+
+    def add(self, part: slice) -> None:
+        """Takes in the rows ``part`` of every view; uses and leaves behind as few arrays as it can."""
+        x = self.student.x[:, part].to(self.settings.dtype)
+        targets = self.targets(self.teacher.x[:, part].to(self.settings.dtype))
+        log_probs = _product(x, self.v).mul_(self.scale / self.settings.student_temp).log_softmax(-1)
+        self.loss -= torch.einsum('vmk,vmk->vm', targets, log_probs).sum()
+        grad = log_probs.exp_().mul_(self.pairs.sum(0)[:, None, None]).sub_(targets).div_(self.settings.student_temp)
+        grad, rows = grad.flatten(0, 1), x.flatten(0, 1)
+        _add_product(self.product, grad.to(rows.dtype).T, rows)
+        self.grad_x[:, part] = (grad.mul_(self.scale).to(rows.dtype) @ self.v).unflatten(0, x.shape[:2])
+
+    def targets(self, x: Tensor) -> Tensor:
+        """For every student view the weighted sum of the targets it is paired with (V, m, K)."""
+        logits = _product(x, self.teacher_v).mul_(self.teacher_scale).sub_(self.settings.centre)
+        targets = logits.div_(self.settings.teacher_temp).softmax(-1)
+        return (self.pairs.T @ targets.flatten(1)).unflatten(1, targets.shape[1:])
+
+
+def _product(x: Tensor, v: Tensor) -> Tensor:
+    """``x v^T`` (views, m, K), in single precision at least; on a GPU without rounding to the operands' precision."""
+    rows, exact = x.flatten(0, 1), x.is_cuda and x.dtype in (torch.float16, torch.bfloat16)
+    logits = torch.mm(rows, v.T, out_dtype=torch.float32) if exact else at_least_fp32(rows @ v.T)
+    return logits.unflatten(0, x.shape[:2])
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """``total += a b``, without a temporary of its size where the precision is the same."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
+
+
+def _weight_norm_gradients(product: Tensor, student: Prototyped) -> tuple[Tensor, Tensor]:
+    """Gradients of ``v`` and ``g``, from that of the effective weight ``g v / |v|``; overwrites ``product`` (K, D)."""
+    norms = student.norms()[:, None]
+    along = torch.einsum('kd,kd->k', product, student.v)[:, None] / norms  # the part that changes the length
+    product.addcmul_(student.v, along / norms, value=-1).mul_(student.g / norms)
+    return product, along
