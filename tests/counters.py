@@ -9,6 +9,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
+class SyncCounter(TorchDispatchMode):
+    """Names of dispatched operations for which a host would wait for its device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.split('.')[0]
+        if name in ('_local_scalar_dense', 'nonzero', 'masked_select', 'is_nonzero', 'equal'):
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+
 class PeakBytes(TorchDispatchMode):
     """Most bytes of storages that were made while active and exist at a time (temporaries inside an operation left out)."""
 

@@ -1,7 +1,7 @@
 from mmadclr.engine.hooks import (
     DistillationScheduleHook,
     EpochSeedHook,
-    FiniteLossHook,
+    LossRecordHook,
     TeacherUpdateHook,
     ThroughputHook,
     UnreadableImageHook,
@@ -20,8 +20,8 @@ __all__ = [
     'DistillationScheduleHook',
     'EpochSeedHook',
     'FeatureEvalLoop',
-    'FiniteLossHook',
     'LayerDecayOptimConstructor',
+    'LossRecordHook',
     'Runner',
     'SelfDistillationOptimConstructor',
     'SelfDistillationOptimWrapper',

@@ -116,6 +116,12 @@ def split_by_decay(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> tupl
     return decayed, exempt
 
 
+def with_fused_kernel(optimizer: dict, device: torch.device) -> dict:
+    """Config of an optimizer with ``fused=True`` where torch has one kernel for the whole step, unless it says otherwise."""
+    has_kernel = optimizer['type'] in ('Adam', 'AdamW', 'SGD') and device.type in ('cpu', 'cuda')
+    return optimizer if optimizer.keys() & {'fused', 'foreach'} or not has_kernel else {**optimizer, 'fused': True}
+
+
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class SelfDistillationOptimConstructor:
     """Builds the optimizer over two groups: the first decays (and follows the schedule), the second does not."""
@@ -130,7 +136,8 @@ class SelfDistillationOptimConstructor:
         cfg = {'type': 'SelfDistillationOptimWrapper', **self.cfg}
         decayed, exempt = split_by_decay(model.named_parameters())
         groups = [{'params': decayed}, {'params': exempt, 'weight_decay': 0.0}]
-        optimizer = root.OPTIMIZERS.build({**cfg.pop('optimizer'), 'params': groups})
+        settings = with_fused_kernel(cfg.pop('optimizer'), next(model.parameters()).device)
+        optimizer = root.OPTIMIZERS.build({**settings, 'params': groups})
         return OPTIM_WRAPPERS.build({**cfg, 'optimizer': optimizer})
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from mmadclr.checkpoint.loading import architecture, check_state_dict
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.datasets.checks import check_dataset
+from mmadclr.engine.compilation import compile_blocks
 from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import RUNNERS, SCOPE
 
@@ -23,6 +24,7 @@ class Runner(mmengine_runner.Runner):
     * ``auto_scale_lr`` counts accumulated batches, and the log spells the product out.
     * A batch that the data set cannot fill, or no batch at all, is an error.
     * A checkpoint must fit the model; mmengine would load what fits and warn.
+    * ``compile`` compiles transformer blocks one by one.
     * A run resumed with another number of batches per epoch goes on at the right place of its schedules.
     * Annotated data is checked before training starts.
     * Distributed runs without a GPU use gloo (under ``torchrun``).
@@ -127,7 +129,15 @@ class Runner(mmengine_runner.Runner):
         self.logger.info(f'loaded {filename}')
         return checkpoint
 
+    def _maybe_compile(self, target: str) -> None:
+        """``compile`` in the config compiles transformer blocks, not the whole step with its hooks and wrappers."""
+        if self.default_scope.scope_name != SCOPE:
+            super()._maybe_compile(target)
+        elif compile_blocks(unwrapped(self.model), self.cfg.get('compile', False)):
+            self.logger.info('transformer blocks are compiled: the first iterations take minutes')
+
     def save_checkpoint(self, *args, meta=None, **kwargs) -> None:
+        self.call_hook('flush_losses')  # on all processes: a state behind a loss that is not finite is not saved
         super().save_checkpoint(*args, meta={**(meta or {}), 'architecture': architecture(unwrapped(self.model))}, **kwargs)
 
     def resume(self, *args, **kwargs) -> None:

@@ -52,6 +52,7 @@ def extract_features(model: nn.Module, loader: DataLoader, max_unreadable: int =
 
 
 @torch.no_grad()
+@torch.compiler.set_stance('force_eager')  # blocks compiled for training are compiled for its batches alone
 def gather_features(
     model: nn.Module, loader: DataLoader, max_unreadable: int = 100, mode: str = 'tensor'
 ) -> tuple[Tensor, Tensor]:

@@ -85,3 +85,18 @@ def test_bad_arguments_are_explained(kwargs, message):
         SelfDistillationOptimWrapper(optimizer, **kwargs)
     with pytest.raises(ValueError, match='paramwise_cfg has no effect'):
         SelfDistillationOptimConstructor({}, dict(norm_decay_mult=0))
+
+
+def test_fused_kernels_are_the_default_and_change_nothing():
+    models = [nn.Linear(3, 2) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    wrappers = [
+        build(model, optimizer=dict(type='AdamW', lr=0.1, weight_decay=0.5) | choice)
+        for model, choice in zip(models, (dict(), dict(foreach=False)), strict=True)
+    ]
+    assert [wrapper.optimizer.defaults['fused'] for wrapper in wrappers] == [True, None]
+    for _ in range(3):
+        for model, wrapper in zip(models, wrappers, strict=True):
+            wrapper.update_params(model(torch.arange(3.0)).square().sum())
+    torch.testing.assert_close(models[0].weight, models[1].weight)
+    assert build(nn.Linear(3, 2), optimizer=dict(type='Adadelta', lr=1.0)).optimizer.defaults.get('fused') is None

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from counters import PeakBytes
 
 from mmadclr.models.backbones.query_vit import QUERY_KEYS, QueryViT, TokenLayout, resolve_arch
 
@@ -187,14 +188,19 @@ def test_last_attention_obeys_the_mask_and_reproduces_the_block(inputs):
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
 
 
-def test_gradient_checkpointing_changes_nothing(inputs):
+@pytest.mark.parametrize('choice', ['selective', True])
+def test_gradient_checkpointing_changes_nothing_but_memory(inputs, choice):
     images, crops = inputs
     plain = build(drop_path_rate=0.5).train()
-    saving = build(plain.state_dict(), drop_path_rate=0.5, grad_checkpointing=True).train()
+    saving = build(plain.state_dict(), drop_path_rate=0.5, grad_checkpointing=choice).train()
+    kept = []
     for model in (plain, saving):
         torch.manual_seed(3)
-        output = model(images, crops)
+        with PeakBytes() as memory:
+            output = model(images, crops)
+        kept.append(memory.now)
         (output.cls.square().sum() + output.queries.square().sum()).backward()
+    assert kept[1] < (0.75 if choice == 'selective' else 0.2) * kept[0]
     for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
         torch.testing.assert_close(b.grad, a.grad, rtol=0, atol=1e-5, msg=name)
 

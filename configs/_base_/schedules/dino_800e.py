@@ -8,13 +8,14 @@ optim_wrapper = dict(
     max_norm=None,
     precision='auto',  # bf16 on a GPU, fp32 on a CPU
 )
+compile = 'auto'  # transformer blocks, on a GPU
 auto_scale_lr = dict(enable=True, base_batch_size=256)
 default_hooks = dict(
+    runtime_info=dict(type='LossRecordHook'),
     logger=dict(type='LoggerHook', interval=50),
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_param_scheduler=False),
     teacher=dict(type='TeacherUpdateHook'),
     epoch_seed=dict(type='EpochSeedHook'),
-    finite_loss=dict(type='FiniteLossHook'),
     unreadable=dict(type='UnreadableImageHook', max_unreadable=100),
     throughput=dict(type='ThroughputHook'),
     schedule=dict(

@@ -1,7 +1,7 @@
+from mmadclr.engine.hooks.loss_hook import LossRecordHook
 from mmadclr.engine.hooks.schedule_hook import DistillationScheduleHook
 from mmadclr.engine.hooks.training_hooks import (
     EpochSeedHook,
-    FiniteLossHook,
     TeacherUpdateHook,
     ThroughputHook,
     UnreadableImageHook,
@@ -10,7 +10,7 @@ from mmadclr.engine.hooks.training_hooks import (
 __all__ = [
     'DistillationScheduleHook',
     'EpochSeedHook',
-    'FiniteLossHook',
+    'LossRecordHook',
     'TeacherUpdateHook',
     'ThroughputHook',
     'UnreadableImageHook',

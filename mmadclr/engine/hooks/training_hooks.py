@@ -1,4 +1,4 @@
-"""Hooks that keep a pretraining run correct: teacher, randomness, finite losses, readable files, throughput."""
+"""Hooks that keep a pretraining run correct: teacher, randomness, readable files, throughput."""
 
 from __future__ import annotations
 
@@ -37,31 +37,10 @@ class EpochSeedHook(Hook):
 
 
 @HOOKS.register_module()
-class FiniteLossHook(Hook):
-    """Stops training at a loss that is not finite, naming what it can.
-
-    Args:
-        interval: Iterations between checks; every check waits for the device.
-    """
-
-    def __init__(self, interval: int = 1) -> None:
-        self.interval = interval
-
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if not self.every_n_train_iters(runner, self.interval):
-            return
-        broken = [name for name, value in outputs.items() if not torch.isfinite(value).all()]
-        if broken:
-            raise FloatingPointError(
-                f'{", ".join(broken)} not finite at iteration {runner.iter} (epoch {runner.epoch}, rank {runner.rank}), '
-                f'images {data_batch["index"].tolist()}. The last checkpoint in {runner.work_dir} is from before; '
-                'lower the learning rate, clip gradients (optim_wrapper.max_norm) or use precision fp32.'
-            )
-
-
-@HOOKS.register_module()
 class UnreadableImageHook(Hook):
     """Accounts for images that could not be read: one line each, a count per epoch, an end when there are too many.
+
+    Images that only the slow decoder could read get a line each, too, and no end.
 
     Args:
         max_unreadable: Number of distinct unreadable images above which training stops.
@@ -70,21 +49,32 @@ class UnreadableImageHook(Hook):
     def __init__(self, max_unreadable: int = 100) -> None:
         self.max_unreadable = max_unreadable
         self.seen: set[str] = set()
+        self.seen_slow: set[str] = set()
 
     def before_train_epoch(self, runner) -> None:
         self.in_epoch: list[str] = []
+        self.slow_in_epoch: list[str] = []
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self.in_epoch += data_batch['unreadable']
+        self.slow_in_epoch += data_batch.get('fallbacks', [])
         self._report(runner, data_batch['unreadable'])
+        self._report_slow(runner, data_batch.get('fallbacks', []))
 
     def after_train_epoch(self, runner) -> None:
         # Loggers of other processes than the first are silent, so theirs are told here.
-        everywhere = [message for part in dist.all_gather_object(self.in_epoch) for message in part]
-        self._report(runner, everywhere)
-        if everywhere:
-            count = len(set(everywhere))
+        everywhere, slow = zip(*dist.all_gather_object((self.in_epoch, self.slow_in_epoch)), strict=True)
+        self._report(runner, [message for part in everywhere for message in part])
+        self._report_slow(runner, [message for part in slow for message in part])
+        count = len({message for part in everywhere for message in part})
+        if count:
             runner.logger.warning(f'epoch {runner.epoch + 1}: {count} unreadable images were replaced')
+
+    def _report_slow(self, runner, messages: list[str]) -> None:
+        for message in dict.fromkeys(messages):
+            if message not in self.seen_slow:
+                self.seen_slow.add(message)
+                runner.logger.warning(f'slow decoding: {message}')
 
     def _report(self, runner, messages: list[str]) -> None:
         for message in messages:

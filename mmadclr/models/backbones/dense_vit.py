@@ -49,7 +49,7 @@ class DenseViT(QueryViT):
         class_token: bool = True,
         pos_embed_resize: str = 'dino',
         init: str = 'dino',
-        grad_checkpointing: bool = False,
+        grad_checkpointing: bool | str = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(

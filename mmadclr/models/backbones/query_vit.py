@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from timm.layers import Attention, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from mmadclr.models.init import init_linear_layers
 from mmadclr.registry import MODELS
@@ -84,8 +84,9 @@ class QueryAttention(Attention):
             return F.scaled_dot_product_attention(q, k[:, :, :n], v[:, :, :n])
         # The two ablations: image rows as in a plain ViT, query rows by themselves.
         image = F.scaled_dot_product_attention(q[:, :, :n], k[:, :, :n], v[:, :, :n])
-        mask = None if layout.query_keys == 'image+queries' else layout.mask(q.shape[2], q.device)[n:]
-        return torch.cat((image, F.scaled_dot_product_attention(q[:, :, n:], k, v, attn_mask=mask)), dim=2)
+        if layout.query_keys == 'image+queries':
+            return torch.cat((image, F.scaled_dot_product_attention(q[:, :, n:], k, v)), dim=2)
+        return torch.cat((image, attend_image_and_self(q[:, :, n:], k, v, layout)), dim=2)
 
     def weights(self, x: Tensor, layout: TokenLayout) -> Tensor:
         """Softmax map (B, H, S, S) of the same attention, for pictures and tests; slow path, never used in training."""
@@ -94,8 +95,43 @@ class QueryAttention(Attention):
         return scores.masked_fill(~layout.mask(x.shape[1], x.device), float('-inf')).softmax(dim=-1)
 
 
+def attend_image_and_self(q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) -> Tensor:
+    """Query rows (B, H, Q*T, C) over the image's tokens and those of their own crop; keys and values are of all tokens.
+
+    One softmax over both kinds of scores, so neither a mask nor a score that is thrown away.
+    """
+    n, crops = layout.num_image, (-1, layout.tokens_per_crop)
+    q = q * q.shape[-1] ** -0.5
+    to_image = q @ k[:, :, :n].transpose(-2, -1)
+    own_k, own_v = (x[:, :, n:].unflatten(2, crops) for x in (k, v))
+    to_self = (q.unflatten(2, crops) @ own_k.transpose(-2, -1)).flatten(2, 3)
+    weights = torch.cat((to_image, to_self), dim=-1).softmax(dim=-1).to(v.dtype)
+    on_image, on_self = weights.split((n, layout.tokens_per_crop), dim=-1)
+    return on_image @ v[:, :, :n] + (on_self.unflatten(2, crops) @ own_v).flatten(2, 3)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth, decided for each sample, as timm's; its rate is a tensor, so that compiled blocks share a graph."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.register_buffer('keep', torch.tensor(1 - rate), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        if not self.training:
+            return x
+        kept = torch.bernoulli(self.keep.expand(len(x), 1, 1))
+        return x * (kept / self.keep).to(x.dtype)
+
+
 class QueryBlock(Block):
     """timm's pre-norm block, with the token layout handed to its attention."""
+
+    def __init__(self, *args, drop_path: float = 0.0, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if drop_path > 0:
+            self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         x = x + self.drop_path1(self.attn(self.norm1(x), layout))
@@ -125,7 +161,9 @@ class QueryViT(VisionTransformer):
             and fixtures rely on) or ``'size'`` (timm: exact size, antialiased).
         init: ``'dino'`` (truncated normal, std .02) or ``'xavier'`` for narrow models: at width 64, .02 is six times
             too small for signals to pass.
-        grad_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
+        grad_checkpointing: What of a block is computed again in the backward pass instead of being kept: nothing
+            (False), all that is no product and no attention (``'selective'``: a third of the memory for little time), or
+            everything (True).
         class_token: Whether there is a [CLS]; SelfPatch's backbone has none.
 
     Raises:
@@ -142,11 +180,12 @@ class QueryViT(VisionTransformer):
         query_pos_embed: bool = False,
         pos_embed_resize: str = 'dino',
         init: str = 'dino',
-        grad_checkpointing: bool = False,
+        grad_checkpointing: bool | str = False,
         class_token: bool = True,
     ) -> None:
         _check_choice('query_keys', query_keys, QUERY_KEYS)
         _check_choice('pos_embed_resize', pos_embed_resize, ('dino', 'size'))
+        _check_choice('grad_checkpointing', grad_checkpointing, (False, True, 'selective'))
         if bidirectional and query_keys != 'image+queries':
             raise ValueError("bidirectional=True lets every token read every token: set query_keys='image+queries' too")
         super().__init__(
@@ -168,7 +207,7 @@ class QueryViT(VisionTransformer):
         self.pos_embed_resize = pos_embed_resize
         self.init = init
         self.patch_size = self.patch_embed.patch_size[0]
-        self.set_grad_checkpointing(grad_checkpointing)
+        self.grad_checkpointing = grad_checkpointing
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -259,10 +298,12 @@ class QueryViT(VisionTransformer):
         return x
 
     def run_block(self, block: QueryBlock, x: Tensor, layout: TokenLayout) -> Tensor:
-        """One block (B, S, D) -> (B, S, D), recomputed in the backward pass if activations are not to be kept."""
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, layout, use_reentrant=False)
-        return block(x, layout)
+        """One block (B, S, D) -> (B, S, D), recomputed in the backward pass as far as activations are not to be kept."""
+        if not self.grad_checkpointing or not torch.is_grad_enabled():
+            return block(x, layout)
+        if self.grad_checkpointing == 'selective':
+            return checkpoint(block, x, layout, use_reentrant=False, context_fn=keep_products)
+        return checkpoint(block, x, layout, use_reentrant=False)
 
     def split(self, tokens: Tensor, layout: TokenLayout) -> ViTOutput:
         """Token sequence (B, S, D) -> its named parts."""
@@ -274,6 +315,17 @@ class QueryViT(VisionTransformer):
         )
         cls = None if self.cls_token is None else tokens[:, 0]
         return ViTOutput(cls, tokens[:, self.num_prefix_tokens : n], queries)
+
+
+def keep_products() -> tuple:
+    """Contexts for ``checkpoint`` under which products and attention are kept, and the cheap rest is computed again."""
+    return create_selective_checkpoint_contexts(_save_products)
+
+
+def _save_products(context, operation, *args, **kwargs) -> CheckpointPolicy:
+    name = operation.__name__.split('.')[0]
+    expensive = name in ('mm', 'addmm', 'bmm', 'convolution') or name.startswith('_scaled_dot_product')
+    return CheckpointPolicy.MUST_SAVE if expensive else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def resize_positions(pos_embed: Tensor, stored: tuple[int, int], grid: tuple[int, int], num_prefix: int = 1) -> Tensor:
@@ -337,6 +389,6 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+def _check_choice(name: str, value: str | bool, choices: Sequence[str | bool]) -> None:
     if value not in choices:
         raise ValueError(f'{name}={value!r}: choose one of {", ".join(map(repr, choices))}')

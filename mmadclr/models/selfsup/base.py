@@ -6,7 +6,6 @@ from abc import abstractmethod
 from copy import deepcopy
 
 import torch
-from mmengine import dist
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -79,13 +78,6 @@ class SelfDistillation(BaseModel):
     def extract_patches(self, images: Tensor) -> Tensor:
         """Final-normed patch tokens of the teacher (B, N, D) for images (B, 3, H, W)."""
         return self.teacher['backbone'](images).patches
-
-    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum to be minimised here, and the terms to be logged: means over all processes, so of the whole batch."""
-        loss, terms = super().parse_losses(losses)
-        terms = {name: value.detach().clone() for name, value in terms.items()}
-        dist.all_reduce_dict(terms, 'mean')
-        return loss, terms
 
     @torch.no_grad()
     def after_step(self) -> None:
