@@ -1,7 +1,7 @@
 """What the benchmarks share: interleaved timing, exact counts of a call, and one format for their figures.
 
-A figure is a row: what was measured, ours, the reference form, and the ratio (above 1 is better for us). Rows go to the terminal and
-to ``benchmarks/out/<name>.json``, from which ``benchmarks/run.py`` writes the table of ``docs/performance.md``.
+A figure is a row: what was measured, ours, the reference form, and the ratio (above 1 is better for us). Rows go to the
+terminal and to ``benchmarks/out/<name>.json``, from which ``benchmarks/run.py`` writes the table of ``docs/performance.md``.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed, too
 
 import torch
+from counters import CallCounter
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 OUT = Path(__file__).parent / 'out'
-# Operations that make the host wait for the device: fetching a number, or a shape that depends on values.
-SYNCS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'is_nonzero')
 
 
 @dataclass
@@ -40,25 +38,6 @@ class Row:
     spread: tuple[float, float] | None = None
     target: str = ''
     note: str = ''
-
-
-class CallCounter(TorchDispatchMode):
-    """Counts what is dispatched while it is active: operations (views left out), syncs, copies between devices."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations = self.syncs = self.copies = self.copied_bytes = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        name = function.__name__.split('.')[0]
-        self.operations += not function.is_view
-        self.syncs += name in SYNCS
-        if name in ('_to_copy', 'copy_') and torch.is_tensor(result) and isinstance(args[-1], torch.Tensor):
-            moved = args[-1].device.type != result.device.type
-            self.copies += moved
-            self.copied_bytes += moved * result.nbytes
-        return result
 
 
 def count(function: Callable[[], object]) -> CallCounter:
@@ -76,7 +55,7 @@ def count_flops(function: Callable[[], object]) -> int:
 
 
 def seconds(function: Callable[[], object], device: str = 'cpu') -> float:
-    """Processor time of one call on the CPU (of all threads of this process), wall-clock time with the device idle before and after on a GPU."""
+    """Processor time of one call on the CPU (all threads together); on a GPU wall-clock time from idle to idle."""
     if device == 'cpu':
         start = time.process_time()
         function()
@@ -88,7 +67,9 @@ def seconds(function: Callable[[], object], device: str = 'cpu') -> float:
     return time.perf_counter() - start
 
 
-def compare(ours: Callable, reference: Callable, rounds: int, device: str = 'cpu') -> tuple[float, float, float, list[float]]:
+def compare(
+    ours: Callable, reference: Callable, rounds: int, device: str = 'cpu'
+) -> tuple[float, float, float, list[float]]:
     """Both functions in turn: median seconds of each, and median and sorted list of the ratios reference / ours.
 
     One unmeasured call of each comes first.

@@ -1,83 +1,152 @@
-"""What ADCLR's query term adds to a DINO step: ``python benchmarks/step.py``.
+"""A whole training step against the reference form: ``python benchmarks/step.py``.
 
-Both methods take the same global and local views; ADCLR also takes query crops. Printed: exact FLOPs of forward and
-backward (torch's own counter), dispatched operations, and the ratio of step times, interleaved in one process.
+Forward, backward, clipping, AdamW, centres and teacher on prepared views; ``reference.py`` is the structure of the published
+code on the same parameters. Both are run from one start first and must agree in loss and weights. Printed: ratio of times,
+exact counts, and on a GPU images/s, peak memory and the share of the analytical limit (``limits.py``).
 """
 
+from __future__ import annotations
+
 import argparse
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import common
 import torch
-from attention import count_flops, time_ratio
-from torch.utils._python_dispatch import TorchDispatchMode
+from common import Row, count, counted_row
+from counters import PeakBytes
+from limits import StepCost
+from reference import ReferenceStep, clip, move_teacher
 
 import mmadclr.models  # noqa: F401  fills the registry
+from mmadclr.engine.compilation import compile_blocks
+from mmadclr.engine.optim import SelfDistillationOptimConstructor, clip_each_tensor
+from mmadclr.models.selfsup import update_teacher
 from mmadclr.registry import MODELS
 
-
-class OperationCounter(TorchDispatchMode):
-    """Counts dispatched operations, views left out: on a GPU about the number of kernel launches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += not function.is_view
-        return function(*args, **(kwargs or {}))
+LR, MAX_NORM = 1e-4, 3.0
+MINI = dict(embed_dim=64, depth=3, num_heads=4, patch_size=16)
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--arch', default='vit_tiny_patch16_224')
-    parser.add_argument('--batch', type=int, default=2)
-    parser.add_argument('--queries', type=int, default=10)
-    parser.add_argument('--locals', type=int, default=10)
-    parser.add_argument('--prototypes', type=int, default=8192)
-    parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    return parser.parse_args()
-
-
-def build_step(kind: str, args: argparse.Namespace):
-    """A function that runs forward, backward, optimizer and teacher update once on fixed random views."""
+def build(args: argparse.Namespace) -> torch.nn.Module:
     torch.manual_seed(0)
-    model = MODELS.build(
-        dict(type=kind, backbone=dict(type='QueryViT', arch=args.arch), head=dict(type='DINOHead', out_dim=args.prototypes))
-    ).to(args.device)
-    optimizer = torch.optim.AdamW([p for p in model.student.parameters() if p.requires_grad], lr=1e-4)
-    num_query = args.queries if kind == 'ADCLR' else 0
-    views = dict(
-        global_views=torch.randn(args.batch, 2, 3, 224, 224, device=args.device),
-        local_views=torch.randn(args.batch, args.locals, 3, 96, 96, device=args.device),
-        query_crops=torch.randn(args.batch, 2, num_query, 3, 16, 16, device=args.device),
+    backbone = dict(type='QueryViT', arch=MINI if args.arch == 'mini' else args.arch)
+    head = dict(type='DINOHead', out_dim=args.prototypes)
+    prepared = dict(type='BaseDataPreprocessor')  # takes the views as they are
+    model = dict(type='ADCLR', backbone=backbone, head=head, teacher_momentum=0.99, data_preprocessor=prepared)
+    return MODELS.build(model).to(args.device)
+
+
+def draw_views(args: argparse.Namespace) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = dict(
+        global_views=(args.batch, 2, 3, 224, 224),
+        local_views=(args.batch, args.locals, 3, 96, 96),
+        query_crops=(args.batch, 2, args.queries, 3, 16, 16),
     )
+    return {name: torch.randn(shape, generator=generator).to(args.device) for name, shape in shapes.items()}
 
-    def step() -> None:
-        sum(model.loss(**views).values()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        model.after_step()
 
-    return step
+def our_step(model: torch.nn.Module, precision: str) -> Callable[..., torch.Tensor]:
+    """What a training iteration runs between two batches."""
+    optimizer = dict(type='AdamW', lr=LR, weight_decay=0.01)
+    wrapper = SelfDistillationOptimConstructor(dict(optimizer=optimizer, max_norm=MAX_NORM, precision=precision))(model)
+    wrapper.optimizer.param_groups[1]['weight_decay'] = 0.01  # the reference form has one group
+    wrapper.optimizer.register_step_post_hook(lambda *_: model.after_step())
+    return lambda **views: model.train_step(dict(views=views), wrapper)['loss']
+
+
+def agree(ours: Callable, reference: Callable, models: list[torch.nn.Module], views: dict) -> str:
+    """Two steps of each from the same start: largest difference of losses and weights.
+
+    Raises:
+        SystemExit: They are not the same method.
+    """
+    losses = [abs(ours(**views).item() - reference(**views)) for _ in range(2)]
+    pairs = zip(models[0].teacher.parameters(), models[1].teacher.parameters(), strict=True)
+    weights = max((a - b).abs().max().item() for a, b in pairs)
+    if max(losses) > 1e-4 or weights > 1e-4:
+        raise SystemExit(f'the two forms disagree: losses by {max(losses):.1e}, teacher weights by {weights:.1e}')
+    return f'losses agree to {max(losses):.1e}, teacher weights to {weights:.1e} after two steps'
+
+
+def count_rows(ours: Callable, reference: Callable, models: list[torch.nn.Module], views: dict) -> list[Row]:
+    """Exact counts of a step and of its two loops over tensors."""
+    steps = [count(lambda step=step: step(**views)) for step in (ours, reference)]
+    kept = []
+    for loss in (
+        lambda: sum(models[0].loss(**views).values()),
+        partial(ReferenceStep(models[1], LR, MAX_NORM).loss, **views),
+    ):
+        with PeakBytes() as memory:
+            result = loss()  # noqa: F841  keeps the graph alive
+        kept.append(memory.now / 2**20)
+    teachers = [
+        count(lambda: update_teacher(models[0].teacher, models[0].student, 0.99)),
+        count(lambda: move_teacher(models[1].teacher, models[1].student, 0.99)),
+    ]
+    for model in models:
+        for parameter in model.student.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [p.grad for p in models[0].student.parameters()]
+    clips = [count(lambda: clip_each_tensor(gradients, MAX_NORM)), count(lambda: clip(models[1].student, MAX_NORM))]
+    return [
+        counted_row('operations of a step', '', steps[0].operations, steps[1].operations),
+        counted_row('waits for the device in a step', '', len(steps[0].syncs), len(steps[1].syncs), target='0'),
+        counted_row('kept for the backward pass', 'MiB', *kept),
+        counted_row('operations of the teacher update', '', teachers[0].operations, teachers[1].operations, target='1'),
+        counted_row('operations of clipping', '', clips[0].operations, clips[1].operations),
+        counted_row('waits for the device in clipping', '', len(clips[0].syncs), len(clips[1].syncs), target='0'),
+    ]
+
+
+def gpu_rows(steps: dict[str, Callable], milliseconds: Row, args: argparse.Namespace) -> list[Row]:
+    """Images/s, peak memory, and the share of the limit, on a GPU."""
+    peaks = []
+    for step in steps.values():
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        peaks.append(torch.cuda.max_memory_allocated() / 2**30)
+    cost = StepCost.of(args.arch, num_local=args.locals, num_query=args.queries, prototypes=args.prototypes)
+    limit = cost.images_per_second(torch.cuda.get_device_name())
+    speeds = [args.batch / (value / 1e3) for value in (milliseconds.ours, milliseconds.reference)]
+    rows = [
+        Row('training', 'images/s', *speeds, speeds[0] / speeds[1], target='>= 1500 (ViT-S), 700 (ViT-B) on an H200'),
+        counted_row('peak memory', 'GiB', *peaks, target='<= half'),
+    ]
+    if limit:
+        rows.append(Row('share of the limit', '%', *(100 * speed / limit for speed in speeds)))
+    return rows
 
 
 def main() -> None:
-    args = parse_args()
-    steps = {kind: build_step(kind, args) for kind in ('DINO', 'ADCLR')}
-    print(f'{args.device}: {args.arch}, {args.batch} images, 2 x 224 + {args.locals} x 96, Q = {args.queries}')
-    flops = {}
-    for kind, step in steps.items():
-        step()
-        with OperationCounter() as operations:
-            step()
-        flops[kind] = count_flops(step) / args.batch
-        print(f'{kind:<6} {flops[kind] / 1e9:.2f} GFLOP per image, {operations.count} operations per step')
-    print(f'ADCLR / DINO, FLOPs: {flops["ADCLR"] / flops["DINO"]:.3f}')
-    print(f'ADCLR / DINO, time: {time_ratio(steps["ADCLR"], steps["DINO"], args.rounds, args.device)}')
+    parser = common.parser(
+        __doc__, arch='vit_small_patch16_224', batch=2, queries=10, locals=10, prototypes=65536, rounds=5, precision='fp32'
+    )
+    parser.add_argument('--compile', action='store_true', help='compile our blocks')
+    args = parser.parse_args()
+    views, models = draw_views(args), [build(args), build(args)]
+    ours, reference = our_step(models[0], args.precision), ReferenceStep(models[1], LR, MAX_NORM)
+    if args.precision == 'fp32':
+        print(agree(ours, reference, models, views))
+    if args.compile and not compile_blocks(models[0], True):
+        raise SystemExit('torch cannot compile here')
+    steps = {'ours': partial(ours, **views), 'reference': partial(autocast(reference, args), **views)}
+    time = common.timed_row('step', *steps.values(), args.rounds, args.device, target='>= 1.3 (CPU), >= 3 (GPU)')
+    rows = [time, *count_rows(ours, reference, models, views)]
+    if args.device == 'cuda':
+        rows += gpu_rows(steps, time, args)
+    common.report('step', rows, args)
+
+
+def autocast(reference: Callable, args: argparse.Namespace) -> Callable:
+    """The reference form in the precision of ours."""
+
+    def step(**views: torch.Tensor) -> float:
+        with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.precision == 'bf16'):
+            return reference(**views)
+
+    return step
 
 
 if __name__ == '__main__':

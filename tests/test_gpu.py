@@ -37,6 +37,23 @@ def test_augmented_views_are_those_of_the_cpu(batch):
         torch.testing.assert_close(got[name].cpu(), value, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize('arithmetic', ['float', 'pillow'])
+@pytest.mark.parametrize('there', [False, True])  # as a prefetcher leaves it: crops on the device, parameters not
+def test_augmentation_does_not_wait_for_the_gpu(batch, arithmetic, there):
+    preprocessor = ViewPreprocessor(arithmetic=arithmetic).cuda()
+    batch = {
+        name: value if not name.endswith('_views') else value.cuda() if there else value.pin_memory()
+        for name, value in batch.items()
+    }
+    first = preprocessor(batch, True)['views']  # constants are made once
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        second = preprocessor(batch, True)['views']
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_losses_and_gradients_are_those_of_the_cpu(batch):
     cpu, gpu = build(), build().cuda()
     for model in (cpu, gpu):

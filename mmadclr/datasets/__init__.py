@@ -1,7 +1,8 @@
 from mmadclr.datasets.dense_shapes import scenes_detection, shapes_segmentation
 from mmadclr.datasets.image_dataset import ImageDataset, ShapesDataset, UnreadableImageError
-from mmadclr.datasets.loading import EpochSampler, collate_samples
+from mmadclr.datasets.loading import collate_samples
 from mmadclr.datasets.masked_images import MaskedImageDataset, ResizeSquare
+from mmadclr.datasets.samplers import EpochSampler, ShardSampler
 from mmadclr.datasets.transforms import MultiCrop, ResizeCentreCrop
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     'ResizeCentreCrop',
     'ResizeSquare',
     'ShapesDataset',
+    'ShardSampler',
     'UnreadableImageError',
     'collate_samples',
     'scenes_detection',

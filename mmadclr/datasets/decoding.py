@@ -1,8 +1,8 @@
 """The bytes of an image file -> 8-bit RGB pixels, by the fastest decoder that gives the pixels Pillow gives.
 
-JPEG goes to simplejpeg (libjpeg-turbo, as in Pillow), plain PNG, BMP and WebP to OpenCV. Everything else (TIFF, GIF, PPM, CMYK
-JPEG, 16-bit or animated PNG, WebP with an alpha plane or frames) goes to Pillow, and so does what those refuse: whether a damaged
-file is readable is Pillow's to say. Orientation tags turn nothing, as in torchvision's datasets.
+JPEG goes to simplejpeg (libjpeg-turbo, as in Pillow), plain PNG, BMP and WebP to OpenCV. Everything else (TIFF, GIF, PPM,
+CMYK JPEG, 16-bit or animated PNG, WebP with an alpha plane or frames) goes to Pillow, and so does what those refuse: whether
+a damaged file is readable is Pillow's to say. Orientation tags turn nothing, as in torchvision's datasets.
 """
 
 from __future__ import annotations
@@ -25,13 +25,28 @@ except ImportError:
 
 # What Pillow raises for files that are truncated, no image at all, or absurdly large.
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-JPEG_SHRINKS = (8, 4, 2)  # libjpeg decodes at these fractions for a fraction of the time
 CV2_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
 
 class DecodeError(ValueError):
     """No decoder makes an image of these bytes."""
+
+
+class Scratch:
+    """Memory that one image after another is decoded into: fresh pages cost a quarter of the time of decoding."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, dtype=np.uint8)
+
+    def get(self, size: int) -> np.ndarray:
+        """(size,) uint8, valid until the next call."""
+        if len(self._bytes) < size:
+            self._bytes = np.empty(size, dtype=np.uint8)
+        return self._bytes[:size]
+
+    def __getstate__(self) -> dict:
+        return dict(_bytes=np.empty(0, dtype=np.uint8))  # contents mean nothing to another process
 
 
 class EncodedImage:
@@ -49,69 +64,96 @@ class EncodedImage:
     def __init__(self, data: bytes, name: str) -> None:
         self.data, self.name = data, name
         self.fallbacks: list[str] = []
-        self._pixels = None
-        self._by_simplejpeg = simplejpeg is not None and data[:2] == b'\xff\xd8'
-        if self._by_simplejpeg:
-            self._read_jpeg_header()
-        if not self._by_simplejpeg:
-            self._pixels = self._decode_whole()
-            self.size = self._pixels.shape[1::-1]
+        self._pixels: np.ndarray | None = None
+        size, refusal = jpeg_size(data)
+        if size is None:
+            self._pixels = self._decode_at_once(refusal)
+            size = self._pixels.shape[1::-1]
+        self.size = size
 
-    def decode(self, shrink: int = 1) -> np.ndarray:
-        """Pixels (H, W, 3) uint8; of a JPEG (ceil(H / shrink), ceil(W / shrink), 3), where ``shrink`` is 1, 2, 4 or 8.
+    def decode(self, shrink: int = 1, scratch: Scratch | None = None) -> np.ndarray:
+        """Pixels (H, W, 3) uint8; at least (ceil(H / shrink), ceil(W / shrink), 3), which JPEG alone makes use of.
+
+        Args:
+            shrink: 1, 2, 4 or 8.
+            scratch: Memory for the pixels, which then last until it is used again.
 
         Raises:
             DecodeError: The file is cut off or broken.
         """
         if self._pixels is not None:
             return self._pixels
-        width, height = self.size
-        smallest = dict(min_width=-(-width // shrink), min_height=-(-height // shrink)) if shrink > 1 else {}
+        width, height = (-(-side // shrink) for side in self.size)
+        buffer = None if scratch is None else scratch.get(width * height * 3)
+        limits = dict(min_width=width, min_height=height, min_factor=shrink) if shrink > 1 else {}
         try:
-            return simplejpeg.decode_jpeg(self.data, min_factor=shrink, **smallest)
+            return simplejpeg.decode_jpeg(self.data, buffer=buffer, **limits)
         except ValueError as error:
             self._pixels = self._decode_by_pillow(f'simplejpeg says: {error}')
             return self._pixels
 
-    def _read_jpeg_header(self) -> None:
-        try:
-            height, width, colours, _ = simplejpeg.decode_jpeg_header(self.data)
-        except ValueError as error:
-            self._by_simplejpeg = False
-            self._pixels = self._decode_by_pillow(f'simplejpeg says: {error}')
-            return
-        self.size = width, height
-        # Pillow converts CMYK its own way, and refuses absurd sizes.
-        self._by_simplejpeg = colours in ('YCbCr', 'RGB', 'Gray') and width * height <= (Image.MAX_IMAGE_PIXELS or np.inf)
+    def _decode_at_once(self, refusal: str | None) -> np.ndarray:
+        if refusal is None and opencv_agrees_with_pillow(self.data):
+            pixels = decode_by_opencv(self.data)
+            if pixels is not None:
+                return pixels
+            refusal = 'OpenCV cannot read it'
+        if refusal is None and is_jpeg(self.data):
+            refusal = 'OpenCV is not asked about cut-off and CMYK JPEGs'
+        return self._decode_by_pillow(refusal)
 
-    def _decode_whole(self) -> np.ndarray:
-        if self._pixels is not None:
-            return self._pixels
-        if not opencv_agrees_with_pillow(self.data):
-            jpeg = self.data[:2] == b'\xff\xd8'
-            return self._decode_by_pillow('the fast decoders leave CMYK, huge or cut JPEGs to it' if jpeg else None)
-        pixels = cv2.imdecode(np.frombuffer(self.data, np.uint8), CV2_FLAGS)
-        if pixels is None:
-            return self._decode_by_pillow('OpenCV refused it')
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
-
-    def _decode_by_pillow(self, reason: str | None) -> np.ndarray:
+    def _decode_by_pillow(self, refusal: str | None) -> np.ndarray:
         pixels = np.array(decode_by_pillow(self.data))
-        if reason is not None:
-            self.fallbacks.append(f'{self.name}: decoded by Pillow, {reason}')
+        if refusal is not None:
+            self.fallbacks.append(f'{self.name}: decoded by Pillow, {refusal}')
         return pixels
+
+
+def is_jpeg(data: bytes) -> bool:
+    return data[:2] == b'\xff\xd8'
+
+
+def jpeg_size(data: bytes) -> tuple[tuple[int, int] | None, str | None]:
+    """(width, height) of a JPEG that simplejpeg is to decode; else None, and what is against a JPEG, if it is one."""
+    if simplejpeg is None or not is_jpeg(data):
+        return None, None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        return None, f'simplejpeg says: {error}'
+    if colours not in ('YCbCr', 'RGB', 'Gray'):
+        return None, f'which converts {colours} colours in its own way'
+    if _is_large(width, height):
+        return None, f'which decides whether {width}x{height} pixels are too many'
+    return (width, height), None
+
+
+def decode_by_opencv(data: bytes) -> np.ndarray | None:
+    """Pixels (H, W, 3) uint8, or None where OpenCV refuses the file or Pillow should decide about its size."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), CV2_FLAGS)
+    except cv2.error:
+        return None
+    if pixels is None or _is_large(*pixels.shape[:2]):
+        return None
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+
+
+def _is_large(width: int, height: int) -> bool:
+    return Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS
 
 
 def opencv_agrees_with_pillow(data: bytes) -> bool:
     """Whether the file is of a kind that OpenCV decodes to Pillow's pixels and refuses when it is cut off."""
     if data[:8] == PNG_SIGNATURE:
-        bits = data[24:25]
-        return bits != b'\x10' and b'acTL' not in data[:4096]
+        animated = b'acTL' in data[: max(data.find(b'IDAT'), 0)]
+        return data[24:25] in (b'\x01', b'\x02', b'\x04', b'\x08') and not animated
     if data[:4] == b'RIFF' and data[8:12] == b'WEBP':
         return data[12:16] in (b'VP8 ', b'VP8L')
-    if data[:2] == b'\xff\xd8':
+    if is_jpeg(data):
         return simplejpeg is None and _is_whole_plain_jpeg(data)
-    return data[:2] == b'BM'
+    bits, compression = data[28:30], data[30:34]
+    return data[:2] == b'BM' and bits in (b'\x08\0', b'\x18\0') and compression == bytes(4)
 
 
 def _is_whole_plain_jpeg(data: bytes) -> bool:

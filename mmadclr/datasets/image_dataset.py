@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from mmadclr.datasets.readers import read_class_folders, read_folder, read_list
+from mmadclr.datasets.decoding import (
+    READ_ERRORS,
+    DecodeError,
+    EncodedImage,
+    decode_by_pillow,
+    load_rgb,
+    use_one_thread,
+    warn_without_simplejpeg,
+)
+from mmadclr.datasets.loading import SampleList
+from mmadclr.datasets.samplers import SampleKey
 from mmadclr.datasets.shapes import write_shapes
+from mmadclr.datasets.sources import FileSource, find_source
 from mmadclr.datasets.transforms import ImageTooSmallError
 from mmadclr.registry import DATASETS, TRANSFORMS
 
-# What Pillow raises for files that are truncated, no image at all, or absurdly large.
-READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+__all__ = ['READ_ERRORS', 'ImageDataset', 'SampleKey', 'ShapesDataset', 'UnreadableImageError', 'load_rgb']
+
 # More failures in a row than this are no accident: looking further would only delay the message.
 MAX_SUBSTITUTIONS = 100
 
@@ -26,28 +35,22 @@ class UnreadableImageError(RuntimeError):
     """An image could not be read, or too many could not."""
 
 
-class SampleKey(NamedTuple):
-    """All that a random sample depends on."""
-
-    seed: int
-    epoch: int
-    index: int
-
-
 @DATASETS.register_module()
 class ImageDataset(Dataset):
-    """Images of a folder, of class folders or of a text list; no annotation file is needed.
+    """Images of a folder, of class folders, of a text list or of tar shards; no annotation file is needed.
 
-    Keys are ``index`` or, from ``EpochSampler``, ``SampleKey``. The transform gets a random generator seeded with all of
-    the key, so a sample does not depend on the number of workers, processes or earlier samples. A file that cannot be
-    read is replaced by the next one that can, and named in the sample's ``unreadable``: training
-    (``UnreadableImageHook``) and evaluation (``extract_features``) log, count and limit those.
+    Keys are ``index`` or, from the samplers of :mod:`mmadclr.datasets.samplers`, ``SampleKey``. The transform gets a random
+    generator seeded with all of the key, so a sample does not depend on the number of workers, processes or earlier samples.
+    A file that cannot be read is replaced by the next one that can, and named in the sample's ``unreadable``: training
+    (``UnreadableImageHook``) and evaluation (``extract_features``) log, count and limit those. ``fallbacks`` names files
+    that took a slower decoder.
 
     Args:
-        data_root: Folder of the images, searched at any depth.
+        data_root: Folder of the images, searched at any depth, or of the shards.
         transform: Config of the transform, called with ``image``, ``rng``, ``index`` and, where known, ``label``.
         ann_file: Text list of paths relative to ``data_root``; all images below it by default.
-        with_label: Labels from the class folders, or from the second column of the list.
+        with_label: Labels from the class folders, from the second column of the list, or from the shards.
+        shards: Tar files in webdataset's layout: a glob (``'*.tar'``) or a range (``'train-{000000..000146}.tar'``).
 
     Raises:
         FileNotFoundError, ValueError: See the readers.
@@ -60,32 +63,62 @@ class ImageDataset(Dataset):
         transform: dict,
         ann_file: str | None = None,
         with_label: bool = False,
+        shards: str | None = None,
     ) -> None:
         self.data_root = Path(data_root)
-        if ann_file is not None:
-            listing = read_list(ann_file, data_root, with_label)
-        else:
-            listing = read_class_folders(data_root) if with_label else read_folder(data_root)
-        # One array of bytes, not a million strings: workers share its memory instead of copying reference counts.
-        self._paths = np.array([os.fsencode(path) for path in listing.paths])
-        self.labels = None if listing.labels is None else np.array(listing.labels)
-        self.metainfo = dict(classes=listing.classes)
+        self.source = find_source(data_root, ann_file, with_label, shards)
         self.transform = TRANSFORMS.build(transform)
+        self._decodes_late = getattr(self.transform, 'backend', 'pillow') == 'fast'
+        if self._decodes_late:
+            warn_without_simplejpeg()
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return self.source.labels
+
+    @property
+    def metainfo(self) -> dict:
+        return dict(classes=self.source.classes)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.source)
 
     def path(self, index: int) -> Path:
-        return self.data_root / os.fsdecode(bytes(self._paths[index]))
+        """Path of an image.
+
+        Raises:
+            ValueError: It lies in a tar shard.
+        """
+        if not isinstance(self.source, FileSource):
+            raise ValueError(f'{self.source.name(index)} is no file of its own: this needs a data set without shards')
+        return self.source.path(index)
 
     def __getitem__(self, key: int | SampleKey) -> dict:
+        return self._sample(key)
+
+    def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[dict]:
+        """The samples of a batch; what a ``DataLoader`` calls.
+
+        If the transform can write into arrays made for the whole batch (``allocate``), the views are parts of those.
+        """
+        in_worker = get_worker_info() is not None
+        if in_worker:
+            use_one_thread()
+        if not hasattr(self.transform, 'allocate'):
+            return [self._sample(key) for key in keys]
+        arrays = self.transform.allocate(len(keys), shared=in_worker)
+        rows = ({kind: array[row] for kind, array in arrays.items()} for row in range(len(keys)))
+        return SampleList((self._sample(key, out=row) for key, row in zip(keys, rows, strict=True)), arrays)
+
+    def _sample(self, key: int | SampleKey, **kwargs) -> dict:
+        """The sample of a key, or of the next image that can be read; ``kwargs`` go to the transform."""
         seed, epoch, index = key if isinstance(key, tuple) else (0, 0, key)
         if not 0 <= index < len(self):
             raise IndexError(f'image {index} of {len(self)}')
         unreadable = []
         for offset in range(min(len(self), MAX_SUBSTITUTIONS)):
             try:
-                sample = self._sample(SampleKey(seed, epoch, (index + offset) % len(self)))
+                sample = self._read(SampleKey(seed, epoch, (index + offset) % len(self)), **kwargs)
             except UnreadableImageError as error:
                 unreadable.append(str(error))
             else:
@@ -95,19 +128,20 @@ class ImageDataset(Dataset):
             f'the first: {unreadable[0]}'
         )
 
-    def _sample(self, key: SampleKey) -> dict:
-        path = self.path(key.index)
+    def _read(self, key: SampleKey, **kwargs) -> dict:
         results = {'index': key.index, 'rng': np.random.default_rng(key)}
         if self.labels is not None:
             results['label'] = int(self.labels[key.index])
+        name = self.source.name(key.index)
         try:
-            results['image'] = load_rgb(path)
-        except READ_ERRORS as error:
-            raise UnreadableImageError(f'{path}: {error or type(error).__name__}') from error
-        try:
-            return self.transform(results)
-        except ImageTooSmallError as error:
-            raise UnreadableImageError(f'{path}: {error}') from error
+            results['image'] = image = self._open(self.source.read(key.index), name)
+            results = self.transform(results, **kwargs)
+        except (OSError, DecodeError, ImageTooSmallError) as error:
+            raise UnreadableImageError(f'{name}: {error}') from error
+        return {**results, 'fallbacks': getattr(image, 'fallbacks', [])}
+
+    def _open(self, data: bytes, name: str) -> EncodedImage | Image.Image:
+        return EncodedImage(data, name) if self._decodes_late else decode_by_pillow(data)
 
 
 @DATASETS.register_module()
@@ -133,20 +167,3 @@ class ShapesDataset(ImageDataset):
     ) -> None:
         write_shapes(data_root, num_train, num_val, image_size, draw_seed)
         super().__init__(str(Path(data_root) / split), **kwargs)
-
-
-def load_rgb(path: str | Path) -> Image.Image:
-    """Decodes an image file to 8-bit RGB; 16-bit grey levels are scaled, not cut off at 255.
-
-    Raises:
-        OSError, SyntaxError, ValueError: The file is no image, cut off, or of floating-point pixels.
-    """
-    with warnings.catch_warnings(), Image.open(path) as image:
-        warnings.simplefilter('ignore')  # palette transparency, odd EXIF blocks: the pixels are fine
-        image.load()
-        if image.mode == 'F':
-            raise ValueError('floating-point pixels have no known range: convert the file to 8 or 16 bits')
-        if image.mode.startswith('I;16') or image.mode == 'I':
-            levels = np.asarray(image).astype(np.int64)
-            image = Image.fromarray((levels.clip(0, 65535) >> 8).astype(np.uint8))
-        return image.convert('RGB')

@@ -1,30 +1,37 @@
-"""Sampler and collate function of the loaders."""
+"""Collate function of the loaders."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
-from mmengine.dataset import DefaultSampler
+from torch import Tensor
 from torch.utils.data import default_collate
 
-from mmadclr.datasets.image_dataset import SampleKey
-from mmadclr.registry import DATA_SAMPLERS, FUNCTIONS
+from mmadclr.registry import FUNCTIONS
+
+MESSAGES = ('unreadable', 'fallbacks')
 
 
-@DATA_SAMPLERS.register_module()
-class EpochSampler(DefaultSampler):
-    """mmengine's sampler with keys ``(seed, epoch, index)``: persistent workers, too, learn which epoch a sample is for.
+class SampleList(list):
+    """Samples whose views are parts of arrays of the whole batch.
 
-    The seed is the runner's, so it moves order and augmentation alike.
+    Args:
+        samples: As a transform returns them.
+        arrays: Per kind ('global', 'local', 'query') the crops of all samples, (B, number, size, size, 3).
     """
 
-    def __iter__(self) -> Iterator[SampleKey]:
-        return (SampleKey(self.seed, self.epoch, index) for index in super().__iter__())
+    def __init__(self, samples: Iterable[dict], arrays: dict[str, Tensor]) -> None:
+        super().__init__(samples)
+        self.arrays = arrays
 
 
 @FUNCTIONS.register_module()
 def collate_samples(samples: Sequence[dict]) -> dict:
-    """Stacks tensors and numbers; gathers the lists of ``unreadable`` files into one."""
-    unreadable = [message for sample in samples for message in sample['unreadable']]
-    stacked = default_collate([{k: v for k, v in sample.items() if k != 'unreadable'} for sample in samples])
-    return {**stacked, 'unreadable': unreadable}
+    """Stacks tensors and numbers; gathers the lists of ``unreadable`` files and of ``fallbacks`` into one each.
+
+    Views of a ``SampleList`` are not stacked but there already: (B, number, 3, size, size), stored channels-last.
+    """
+    arrays = {f'{kind}_views': array.permute(0, 1, 4, 2, 3) for kind, array in getattr(samples, 'arrays', {}).items()}
+    messages = {kind: [text for sample in samples for text in sample.get(kind, ())] for kind in MESSAGES}
+    rest = [{k: v for k, v in sample.items() if k not in messages and k not in arrays} for sample in samples]
+    return {**default_collate(rest), **arrays, **messages}

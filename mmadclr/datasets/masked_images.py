@@ -60,7 +60,7 @@ class MaskedImageDataset(ImageDataset):
         self.size, self.num_classes = size, num_classes
         self.ignore_index, self.reduce_zero_label = ignore_index, reduce_zero_label
         if max_images is not None and max_images < len(self):
-            self._paths = self._paths[np.linspace(0, len(self) - 1, max_images).round().astype(int)]
+            self.source.select(np.linspace(0, len(self) - 1, max_images).round().astype(int))
 
     def mask(self, index: int) -> Tensor:
         """Label map (S, S) int64; -1 where ignored."""

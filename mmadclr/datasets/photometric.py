@@ -58,17 +58,27 @@ class PhotometricRecipe:
             raise ValueError(f'photometric recipe: hue={self.hue} must lie in [0, 0.5]')
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """(NUM_PARAMS,) float32. Always takes the same number of random numbers, so draws of later views stay put."""
-        u = rng.random(6)
-        order = rng.permutation(4).astype(np.float32)
+        """(NUM_PARAMS,) float32."""
+        return self.draw_rows(rng, 1)[0]
+
+    def draw_rows(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """(count, NUM_PARAMS) float32. A row always takes the same number of random numbers, so later draws stay put."""
+        if count == 0:
+            return np.empty((0, NUM_PARAMS), dtype=np.float32)
+        # One view after the other: the numbers a view gets do not depend on how many are drawn at once.
+        drawn = [(rng.random(6), rng.permutation(4), rng.random(4)) for _ in range(count)]
+        u, order, turns = (np.array(part) for part in zip(*drawn, strict=True))
         widths = np.array([self.brightness, self.contrast, self.saturation, self.hue])
-        amounts = np.array([1, 1, 1, 0]) + widths * rng.uniform(-1, 1, 4)
-        amounts[:3] = amounts[:3].clip(min=0)
-        jittered = (u[1] < self.jitter) & (widths[order.astype(int)] > 0)
         low, high = self.blur_radius
-        radius = low + (high - low) * u[4] if u[3] < self.blur else 0.0
-        head = [u[0] < self.flip, *np.where(jittered, order, NO_OP)]
-        return np.array([*head, *amounts, u[2] < self.grey, radius, u[5] < self.solarise], dtype=np.float32)
+        params = np.empty((count, NUM_PARAMS), dtype=np.float32)
+        params[:, 0] = u[:, 0] < self.flip
+        params[:, 1:5] = np.where((u[:, 1:2] < self.jitter) & (widths[order] > 0), order, NO_OP)
+        params[:, 5:9] = np.array([1, 1, 1, 0]) + widths * (2 * turns - 1)
+        params[:, 5:8] = params[:, 5:8].clip(min=0)
+        params[:, 9] = u[:, 2] < self.grey
+        params[:, 10] = np.where(u[:, 3] < self.blur, low + (high - low) * u[:, 4], 0.0)
+        params[:, 11] = u[:, 5] < self.solarise
+        return params
 
 
 RECIPES = {

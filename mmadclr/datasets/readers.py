@@ -27,7 +27,7 @@ def read_folder(root: str | Path) -> Listing:
         FileNotFoundError: ``root`` does not exist.
         ValueError: There is no image below it.
     """
-    root = _existing_folder(root)
+    root = existing_folder(root)
     paths, others = [], Counter()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         subfolders.sort()
@@ -68,7 +68,7 @@ def read_list(ann_file: str | Path, root: str | Path, with_label: bool = False) 
         FileNotFoundError: ``ann_file`` or ``root`` does not exist.
         ValueError: The list is empty, or a line has no label where one is wanted.
     """
-    _existing_folder(root)
+    existing_folder(root)
     if not Path(ann_file).is_file():
         raise FileNotFoundError(f'list of images {ann_file} does not exist')
     lines = Path(ann_file).read_text(encoding='utf-8').splitlines()
@@ -88,7 +88,8 @@ def read_list(ann_file: str | Path, root: str | Path, with_label: bool = False) 
     return Listing(paths, labels, tuple(str(label) for label in range(max(labels) + 1)))
 
 
-def _existing_folder(root: str | Path) -> Path:
+def existing_folder(root: str | Path) -> Path:
+    """The folder as a path, or FileNotFoundError that says what to set."""
     root = Path(root)
     if not root.is_dir():
         kind = 'is a file, not a folder' if root.exists() else 'does not exist'

@@ -67,6 +67,7 @@ RUNNER_KEYS = {
     'efficient_conv_bn_eval',
     'custom_imports',
     'dataset_check',
+    'sharding',
 } - {'self', 'cfg'}
 
 

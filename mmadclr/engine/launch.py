@@ -15,9 +15,13 @@ from mmengine.config import Config, DictAction
 
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.engine.config_check import ConfigError, check_config
+from mmadclr.engine.loader_guard import WorkerDiedError
 from mmadclr.ops import UnsupportedOpError  # the import puts the stand-in in place before any config imports mmdet
 
-BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError, FloatingPointError, UnreadableImageError, UnsupportedOpError)
+BAD_INPUT = (
+    *(ValueError, FileNotFoundError, FileExistsError, FloatingPointError),
+    *(UnreadableImageError, UnsupportedOpError, WorkerDiedError),
+)
 
 
 def add_config_arguments(parser: ArgumentParser, default_config: str | None = None) -> None:

@@ -9,6 +9,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from mmadclr.engine.sharding import local_tensors, whole_norms
 from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, root
 
@@ -23,12 +24,12 @@ def clip_each_tensor(gradients: list[Tensor], max_norm: float) -> None:
     """
     if not gradients:
         return
-    norms = torch._foreach_norm(gradients)
+    norms = whole_norms(gradients)
     torch._foreach_add_(norms, 1e-6)
     torch._foreach_reciprocal_(norms)
     torch._foreach_mul_(norms, max_norm)
     torch._foreach_clamp_max_(norms, 1.0)
-    torch._foreach_mul_(gradients, norms)
+    torch._foreach_mul_(local_tensors(gradients), norms)
 
 
 @OPTIM_WRAPPERS.register_module()

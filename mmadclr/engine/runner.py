@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from mmengine import runner as mmengine_runner
+from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_distributed
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import EpochBasedTrainLoop
@@ -12,7 +15,10 @@ from torch.utils.data import DataLoader
 from mmadclr.checkpoint.loading import architecture, check_state_dict
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.datasets.checks import check_dataset
+from mmadclr.datasets.samplers import check_workers
 from mmadclr.engine.compilation import compile_blocks
+from mmadclr.engine.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
+from mmadclr.engine.sharding import check_sharding, cut_optimizer_state, shard_model, whole_states
 from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import RUNNERS, SCOPE
 
@@ -28,7 +34,10 @@ class Runner(mmengine_runner.Runner):
     * A run resumed with another number of batches per epoch goes on at the right place of its schedules.
     * Annotated data is checked before training starts.
     * Distributed runs without a GPU use gloo (under ``torchrun``).
+    * ``sharding`` cuts the parameters of a pretraining method into shards over the processes.
     """
+
+    sharded = False
 
     def setup_env(self, env_cfg: dict) -> None:
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
@@ -36,19 +45,58 @@ class Runner(mmengine_runner.Runner):
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg, model):
+        if self.cfg.get('sharding') is not None:
+            return self.shard_model(self.cfg.sharding, model_wrapper_cfg, model)
         if not is_distributed() or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
         if not torch.cuda.is_available() and any(isinstance(m, torch.nn.SyncBatchNorm) for m in model.modules()):
             self.logger.warning('SyncBN becomes BN, with the statistics of one process: torch has SyncBN on GPUs only')
             model = revert_sync_batchnorm(model)
+        return super().wrap_model(self.ddp_settings(model_wrapper_cfg or {}), model)
+
+    def ddp_settings(self, overrides: dict) -> dict:
+        """Arguments of the wrapper for data-parallel training."""
         settings = dict(
             type='MMDistributedDataParallel',
             broadcast_buffers=False,
             find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+            gradient_as_bucket_view=True,
         )
         if not torch.cuda.is_available():
             settings['device_ids'] = None  # modules on the CPU take none
-        return super().wrap_model(settings | dict(model_wrapper_cfg or {}), model)
+        settings |= overrides
+        # Where every backward pass is the same, DDP plans once for all. Not with accumulated batches: the first one, from
+        # which it makes the plan, must not be under `no_sync` (torch 2.11 fails on an internal assertion).
+        accumulates = (self.cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1) != 1
+        pretraining = self.default_scope.scope_name == SCOPE
+        settings.setdefault('static_graph', pretraining and not accumulates and not settings['find_unused_parameters'])
+        if settings['static_graph'] and accumulates:
+            raise ValueError('static_graph=True of model_wrapper_cfg does not work with accumulative_counts: remove either')
+        return settings
+
+    def shard_model(self, sharding: str, model_wrapper_cfg, model: torch.nn.Module) -> torch.nn.Module:
+        """The model in shards; gradients of accumulated batches are exchanged batch by batch, which keeps them sharded."""
+        check_sharding(sharding)
+        if model_wrapper_cfg is not None:
+            raise ValueError(f'sharding={sharding!r} and model_wrapper_cfg exclude each other: remove one of them')
+        if not is_distributed():
+            self.logger.warning(f'sharding={sharding!r} has no effect on a single process: parameters stay whole')
+            return super().wrap_model(None, model)
+        model = model.to(get_device())
+        shard_model(model, sharding)
+        self.sharded = True
+        self.logger.info(f'sharding={sharding!r}: parameters are cut into {get_world_size()} shards')
+        return model
+
+    def _init_model_weights(self) -> None:
+        if not self.sharded:  # else drawn before they were cut
+            super()._init_model_weights()
+
+    def build_optim_wrapper(self, optim_wrapper):
+        built = super().build_optim_wrapper(optim_wrapper)
+        if self.sharded and built is not optim_wrapper:
+            built.optimizer.register_load_state_dict_pre_hook(cut_optimizer_state)
+        return built
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs) -> DataLoader:
@@ -58,11 +106,16 @@ class Runner(mmengine_runner.Runner):
             raise ValueError(f'batch_size={dataloader["batch_size"]}: a data loader needs batches of 1 or more images')
         if dataloader.get('num_workers', 0) == 0:
             dataloader = {**dataloader, 'persistent_workers': False}  # without workers there are none to keep
+        sampler = dataloader.get('sampler')
+        if isinstance(sampler, dict) and str(sampler.get('type')).endswith('ShardSampler'):  # its order depends on the batch
+            dataloader = {**dataloader, 'sampler': {'batch_size': dataloader.get('batch_size', 1), **sampler}}
+            check_workers(dataloader)
         return mmengine_runner.Runner.build_dataloader(dataloader, *args, **kwargs)
 
     def train(self):
         self.check_data('train', 'val')
-        return super().train()
+        with explained_worker_deaths(lambda: self.iter, self.work_dir):
+            return super().train()
 
     def val(self):
         self.check_data('val')
@@ -95,6 +148,9 @@ class Runner(mmengine_runner.Runner):
         if loop.max_iters < 1:
             key = 'max_epochs' if isinstance(loop, EpochBasedTrainLoop) else 'max_iters'
             raise ValueError(f'train_cfg.{key}={getattr(loop, key)}: there is nothing to train')
+        check_shared_memory(loader)
+        if self.default_scope.scope_name == SCOPE:
+            loop.dataloader = DevicePrefetcher(loader, get_device())
         return loop
 
     def scale_lr(self, optim_wrapper, auto_scale_lr=None) -> None:
@@ -138,10 +194,14 @@ class Runner(mmengine_runner.Runner):
 
     def save_checkpoint(self, *args, meta=None, **kwargs) -> None:
         self.call_hook('flush_losses')  # on all processes: a state behind a loss that is not finite is not saved
-        super().save_checkpoint(*args, meta={**(meta or {}), 'architecture': architecture(unwrapped(self.model))}, **kwargs)
+        meta = {**(meta or {}), 'architecture': architecture(unwrapped(self.model))}
+        with whole_states(self.model, self.optim_wrapper.optimizer) if self.sharded else nullcontext():
+            super().save_checkpoint(*args, meta=meta, **kwargs)
 
     def resume(self, *args, **kwargs) -> None:
         self._resume = True
+        if self.sharded:
+            kwargs.setdefault('map_location', 'cpu')  # the file's tensors are whole, as no device may be able to hold them
         super().resume(*args, **kwargs)
         if not isinstance(self.train_loop, EpochBasedTrainLoop):
             return

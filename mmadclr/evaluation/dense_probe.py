@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmadclr.datasets.loading import EpochSampler, collate_samples
+from mmadclr.datasets.loading import collate_samples
+from mmadclr.datasets.samplers import EpochSampler
 from mmadclr.evaluation.features import gather_features
 from mmadclr.evaluation.knn import knn_shares
 from mmadclr.models.wrappers import unwrapped

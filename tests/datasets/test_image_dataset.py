@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmadclr.datasets import ImageDataset, ShapesDataset, UnreadableImageError, collate_samples
-from mmadclr.datasets.image_dataset import load_rgb
+from mmadclr.datasets.decoding import load_rgb
 from mmadclr.datasets.readers import read_class_folders, read_folder, read_list
 
 CROPS = dict(type='MultiCrop', global_size=16, local_size=8, query_size=8, num_local=2, num_query=2)
@@ -211,6 +211,71 @@ def test_samples_do_not_depend_on_the_number_of_processes(image_folder, monkeypa
         monkeypatch.setattr(sampler, 'get_dist_info', lambda rank=rank: (rank, 2))
         ranks.append([batch['index'].tolist() for batch in loader(root, 0, 2, batch_size=2)])
     assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == single
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('backend', ['fast', 'pillow'])
+def test_batches_are_the_samples_one_by_one(image_folder, backend):
+    root = image_folder()
+    corrupt(root)
+    dataset = ImageDataset(root, CROPS | dict(backend=backend), with_label=True)
+    keys = [(3, 1, index) for index in (1, 5, 6, 0)]
+    batch, expected = collate_samples(dataset.__getitems__(keys)), collate_samples([dataset[key] for key in keys])
+    assert batch.keys() == expected.keys()
+    assert len(batch['unreadable']) == 2
+    for name, value in batch.items():
+        same = torch.equal(value, expected[name]) if torch.is_tensor(value) else value == expected[name]
+        assert same, name
+
+
+def test_views_of_a_batch_are_written_in_place(image_folder):
+    """One array per kind of view, and collating copies none of them."""
+    dataset = ImageDataset(image_folder(), CROPS)
+    samples = dataset.__getitems__(range(4))
+    batch = collate_samples(samples)
+    for kind, count, size in (('global', 2, 16), ('local', 2, 8), ('query', 2, 8)):
+        views = batch[f'{kind}_views']
+        assert views.shape == (4, count, 3, size, size)
+        assert views.permute(0, 1, 3, 4, 2).is_contiguous()
+        assert views.untyped_storage().nbytes() == views.nbytes
+        for row, sample in enumerate(samples):
+            assert sample[f'{kind}_views'].data_ptr() == views[row].data_ptr()
+
+
+def test_views_of_a_worker_lie_in_shared_memory(image_folder):
+    (batch,) = loader(image_folder(count=4), 1, epoch=0)
+    assert all(batch[f'{kind}_views'].is_shared() for kind in ('global', 'local', 'query'))
+    assert not any(array.is_shared() for array in ImageDataset(image_folder(), CROPS).transform.allocate(2).values())
+
+
+def test_transforms_without_batch_arrays_are_collated_as_ever(image_folder):
+    dataset = ImageDataset(image_folder(), CENTRE)
+    batch = collate_samples(dataset.__getitems__([3, 1]))
+    assert torch.equal(batch['images'], torch.stack([dataset[3]['images'], dataset[1]['images']]))
+    assert batch['unreadable'] == batch['fallbacks'] == []
+
+
+def test_slower_decoders_are_named_in_the_batch(image_folder):
+    root = image_folder(count=4)
+    Image.new('CMYK', (48, 40)).save(root / 'class0' / '000.jpg')
+    dataset = ImageDataset(root, CROPS)
+    batch = collate_samples(dataset.__getitems__(range(5)))
+    assert batch['fallbacks'] == [f'{root}/class0/000.jpg: decoded by Pillow, which converts CMYK colours in its own way']
+    assert batch['unreadable'] == []
+    assert dataset[0]['fallbacks'] == batch['fallbacks']
+
+
+def test_messages_about_unreadable_images_are_always_the_same(image_folder):
+    """They are counted by their text, so they must not hold an address in memory."""
+    for backend in ('fast', 'pillow'):
+        root = image_folder(name=backend)
+        broken = corrupt(root)
+        dataset = ImageDataset(root, CROPS | dict(backend=backend))
+        messages = [{m for index in range(12) for m in dataset[index]['unreadable']} for _ in range(2)]
+        assert messages[0] == messages[1]
+        assert len(messages[0]) == len(broken)
 
 
 # --- generated shapes ------------------------------------------------------------------------------------------------------

@@ -1,17 +1,22 @@
 """Boxes, crops and the multi-crop sample."""
 
+import hashlib
+import io
+
 import numpy as np
 import pytest
 import torch
 import torchvision
 from PIL import Image
 
+from mmadclr.datasets.decoding import EncodedImage
 from mmadclr.datasets.transforms import (
     ImageTooSmallError,
     MultiCrop,
     ResizeCentreCrop,
     crop_and_resize,
     random_resized_box,
+    resize_into,
 )
 
 SMALL = dict(global_size=32, local_size=16, query_size=8, num_local=3, num_query=2)
@@ -66,17 +71,163 @@ def test_fallback_is_the_largest_central_box():
     assert random_resized_box(np.random.default_rng(0), (0, 0, 10, 1000), (0.9, 1.0)) == (0, 493, 10, 506)
 
 
-def test_sample_has_the_declared_contents(image):
-    got = sample(image)
+@pytest.mark.parametrize('backend', ['fast', 'pillow'])
+def test_sample_has_the_declared_contents(image, backend):
+    got = sample(image, backend=backend)
     for kind, count, size in (('global', 2, 32), ('local', 3, 16), ('query', 2, 8)):
         assert got[f'{kind}_views'].shape == (count, 3, size, size)
         assert got[f'{kind}_views'].dtype == torch.uint8
         assert got[f'{kind}_boxes'].shape == (count, 4)
         for view, box in zip(got[f'{kind}_views'], got[f'{kind}_boxes'].tolist(), strict=True):
-            assert np.array_equal(view.numpy(), crop_and_resize(image, box, size))
+            expected = crop_and_resize(image, box, size) if backend == 'pillow' else fast_crop(image, box, size)
+            assert np.array_equal(view.numpy(), expected)
     assert got['global_photometric'].shape == (2, 12)
     assert got['local_photometric'].shape == (3, 12)
     assert got['query_photometric'].shape == (1, 2, 12)
+
+
+# First 16 digits of the SHA-256 of every array of a sample, written down before there was a second backend.
+DIGESTS = {
+    'default': (
+        dict(num_query=10),
+        (500, 375),
+        {
+            'global': ('d7ddda0c1c7b21d6', '036875c5bc8327ae', '52abdb9a0740f6a0'),
+            'local': ('b008add6e96aa486', '8cb503e9611ee0dd', '2e95e36d39a94f76'),
+            'query': ('29625347287ae9a8', 'b3fbaebb5140a8cb', '1594c2ed79d016d5'),
+        },
+    ),
+    'view': (
+        SMALL | dict(query_source='view', query_photometric='per_view', query=dict(hue=0.0)),
+        (33, 120),
+        {
+            'global': ('1ec88028a67b1833', '577f521fb60c94b9', '75a290c5e873ec6d'),
+            'local': ('04bed8468e7c4173', '41d5461a6c72f599', '099c72f474c07cce'),
+            'query': ('b8a02a2c32d6a29c', '6c485c9243ca0140', '65ccd66d35b574e1'),
+        },
+    ),
+}
+
+
+def pattern(width, height):
+    y, x = np.mgrid[:height, :width]
+    levels = np.stack([(x * 3 + y) % 256, (x * y // 7) % 256, (255 - x + 2 * y) % 256], axis=-1)
+    return Image.fromarray(levels.astype(np.uint8))
+
+
+@pytest.mark.parametrize('name', DIGESTS)
+def test_samples_of_the_pillow_backend_are_those_of_earlier_versions(name):
+    settings, size, expected = DIGESTS[name]
+    rng = np.random.default_rng((3, 5, 7))
+    got = MultiCrop(**settings, backend='pillow')(dict(image=pattern(*size), rng=rng))
+    for kind, digests in expected.items():
+        for part, digest in zip(('views', 'boxes', 'photometric'), digests, strict=True):
+            data = got[f'{kind}_{part}'].contiguous().numpy().tobytes()
+            assert hashlib.sha256(data).hexdigest()[:16] == digest, (kind, part)
+
+
+# --- the fast backend ------------------------------------------------------------------------------------------------------
+
+
+def fast_crop(image, box, size):
+    source = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)
+    out = torch.zeros(1, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    resize_into(out, source, box)
+    return out[0].numpy()
+
+
+def photograph(width, height):
+    rng = np.random.default_rng(3)
+    coarse = Image.fromarray(rng.integers(20, 236, (15, 20, 3), dtype=np.uint8))
+    fine = rng.normal(0, 4, (height, width, 3))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)) + fine
+    return Image.fromarray(smooth.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize('size', [16, 96, 224])
+def test_fast_crops_are_two_levels_from_pillows_passes(size):
+    """Also for noise of black and white, where overshoots are clipped between the passes."""
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray((rng.integers(0, 2, (150, 200, 3)) * 255).astype(np.uint8))
+    for image in (noise, photograph(200, 150)):
+        for box in ((0, 0, 200, 150), (20, 10, 70, 140), (90, 30, 199, 77), (3, 3, 19, 19)):
+            horizontal = image.crop(box).resize((size, box[3] - box[1]), Image.Resampling.BICUBIC)
+            expected = np.asarray(horizontal.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+            off = abs(fast_crop(image, box, size).astype(int) - expected)
+            assert off.max() <= 2
+            assert off.mean() < 0.1
+
+
+def test_fast_samples_have_the_draws_and_nearly_the_pixels_of_pillow():
+    image = photograph(240, 180)
+    settings = dict(global_size=112, local_size=48, num_query=5)
+    fast, pillow = sample(image, **settings), sample(image, **settings, backend='pillow')
+    assert fast.keys() == pillow.keys()
+    for kind in ('global', 'local', 'query'):
+        assert torch.equal(fast[f'{kind}_boxes'], pillow[f'{kind}_boxes'])
+        assert torch.equal(fast[f'{kind}_photometric'], pillow[f'{kind}_photometric'])
+        off = (fast[f'{kind}_views'].int() - pillow[f'{kind}_views'].int()).abs().float()
+        assert off.mean() < 0.15
+        assert off.max() <= 2
+
+
+def test_crops_are_antialiased():
+    """A fine check pattern becomes grey in a small crop; sampling without a filter would leave black and white."""
+    check = Image.fromarray((np.indices((128, 128)).sum(axis=0) % 2 * 255).astype(np.uint8)).convert('RGB')
+    for backend in ('fast', 'pillow'):
+        views = sample(check, query_scale=(0.9, 1.0), backend=backend)['query_views']
+        assert views[..., 1:-1, 1:-1].float().std() < 4
+        assert abs(views.float().mean() - 127.5) < 3
+
+
+def jpeg(image, quality=95):
+    buffer = io.BytesIO()
+    image.save(buffer, 'jpeg', quality=quality)
+    return buffer.getvalue()
+
+
+class Recorder(EncodedImage):
+    """Remembers at which fraction it was decoded."""
+
+    def decode(self, shrink=1, scratch=None):
+        self.shrink = shrink
+        return super().decode(shrink, scratch)
+
+
+@pytest.mark.parametrize(('side', 'expected'), [(60, 1), (280, 2), (560, 4), (1120, 8)])
+def test_large_jpegs_are_decoded_no_larger_than_the_crops_need(side, expected):
+    data = jpeg(photograph(side, side))
+    shrinks = set()
+    for seed in range(5):
+        image = Recorder(data, '')
+        got = sample(image, seed, num_local=0, global_scale=(0.3, 1.0), global_size=64, query_size=16)
+        shrinks.add(image.shrink)
+        sides = torch.cat([got['global_boxes'], got['query_boxes']]).reshape(-1, 2, 2).diff(dim=1).amin(dim=(1, 2))
+        needed = torch.tensor([64] * 2 + [16] * 2)
+        if image.shrink > 1:  # no crop is enlarged for it
+            assert (sides // image.shrink - 1 >= needed).all()
+        assert image.shrink == 8 or (sides < 2 * image.shrink * (needed + 1)).any()
+    assert max(shrinks) == expected
+
+
+def test_crops_of_a_shrunk_jpeg_are_close_to_the_whole_ones():
+    data = jpeg(photograph(1120, 840))
+    settings = dict(global_size=64, local_size=24, num_local=6, local_scale=(0.1, 0.3))
+    image = Recorder(data, '')
+    fast = sample(image, **settings)
+    assert image.shrink > 1
+    whole = sample(Image.open(io.BytesIO(data)), **settings, backend='pillow')
+    for kind in ('global', 'local', 'query'):
+        assert torch.equal(fast[f'{kind}_boxes'], whole[f'{kind}_boxes'])
+        off = (fast[f'{kind}_views'].int() - whole[f'{kind}_views'].int()).abs().float()
+        assert off.mean() < 2.5  # levels; edges moved by up to half a pixel
+
+
+def test_batch_bytes_are_those_of_the_arrays():
+    transform = MultiCrop(**SMALL)
+    arrays = transform.allocate(5)
+    assert transform.batch_bytes(5) == sum(array.nbytes for array in arrays.values())
+    assert MultiCrop(num_query=10).batch_bytes(1) == 585216
 
 
 @pytest.mark.parametrize('counts', [dict(num_local=0), dict(num_query=0), dict(num_local=0, num_query=0)])
@@ -111,6 +262,7 @@ def test_queries_from_the_view_lie_in_it(image):
         (dict(num_local=-1), 'cannot be negative'),
         (dict(query_source='crop'), "query_source='crop'"),
         (dict(query_photometric='both'), "query_photometric='both'"),
+        (dict(backend='cv2'), "backend='cv2': choose 'fast' or 'pillow'"),
         (dict(local=dict(blurr=1.0)), 'blurr'),
     ],
 )

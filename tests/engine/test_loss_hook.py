@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from counters import SyncCounter
+from counters import CallCounter
 from mmengine.hooks import Hook
 
 from mmadclr.engine import Runner
@@ -50,9 +50,9 @@ class CountSyncs(Hook):
         update = runner.optim_wrapper.update_params
 
         def counted(*args, **kwargs):
-            with SyncCounter() as counter:
+            with CallCounter() as counter:
                 update(*args, **kwargs)
-            self.counts.append(counter.names)
+            self.counts.append(counter.syncs)
 
         runner.optim_wrapper.update_params = counted
 
@@ -68,9 +68,9 @@ def test_losses_never_wait_for_the_device(small_config):
     runner = Runner.from_cfg(small_config())
     data = next(iter(runner.build_dataloader(runner._train_dataloader, seed=0)))
     views = runner.model.data_preprocessor(data, True)['views']
-    with SyncCounter() as counter:
+    with CallCounter() as counter:
         runner.model.loss(**views)
-    assert counter.names == []
+    assert counter.syncs == []
 
 
 def test_hook_fetches_at_the_interval_alone(small_config):
@@ -80,9 +80,9 @@ def test_hook_fetches_at_the_interval_alone(small_config):
     pending, after = [], hook.after_train_iter
 
     def watched(*args, **kwargs):
-        with SyncCounter() as counter:
+        with CallCounter() as counter:
             after(*args, **kwargs)
-        pending.append((len(hook.pending), counter.names))
+        pending.append((len(hook.pending), counter.syncs))
 
     hook.after_train_iter = watched
     runner.train()

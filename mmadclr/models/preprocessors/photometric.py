@@ -43,13 +43,33 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
     return _hsv_to_rgb(torch.remainder(hue + _per_image(shift * 255)[:, 0].trunc(), 256), saturation, value)
 
 
-def gaussian_blur(x: Tensor, radius: Tensor) -> Tensor:
-    """Blur of standard deviation ``radius`` pixels, as ``PIL.ImageFilter.GaussianBlur``: three box blurs an axis.
+def box_taps(radius: Tensor, passes: int = 3) -> Tensor:
+    """(N, 2r + 1) taps of the box whose ``passes``-fold use has standard deviation ``radius`` pixels (Pillow, BoxBlur.c).
 
-    In double precision, which holds Pillow's 24-bit fixed-point sums exactly. ``radius`` (N,) may stay on the CPU, and
-    should: the width of the box has to be known there.
+    Pixels within the whole part of the box radius weigh ``inner``, the next on each side what is left over; both are
+    multiples of 2^-24 up to 1, which float32 holds exactly. ``radius`` (N,) belongs on the CPU: the width of the box has to
+    be known there.
     """
-    weights, dtype = _box_weights(radius).to(x.device), x.dtype
+    radius = radius.float()  # Pillow works in single precision up to the integers below
+    variance = radius * radius / passes
+    whole = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    box_radius = whole + part
+    whole = box_radius.floor().double()
+    inner = (2**24 / (2 * box_radius + 1)).floor().double()
+    edge = ((2**24 - (2 * whole + 1) * inner) / 2).floor()
+    reach = int(whole.numpy().max()) + 1
+    offset = torch.arange(-reach, reach + 1).abs()
+    inner, edge, whole = inner[:, None], edge[:, None], whole[:, None]
+    return torch.where(offset <= whole, inner, torch.where(offset == whole + 1, edge, 0.0)).div(2**24).float()
+
+
+def gaussian_blur(x: Tensor, taps: Tensor) -> Tensor:
+    """``PIL.ImageFilter.GaussianBlur``: three box blurs an axis, with the boxes ``taps`` (N, 2r + 1) of :func:`box_taps`.
+
+    In double precision, which holds Pillow's 24-bit fixed-point sums exactly.
+    """
+    weights, dtype = taps.double(), x.dtype
     x = x.double()
     for dim in (3, 2):
         for _ in range(3):
@@ -99,25 +119,6 @@ def _hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 
 def _round_half_up(x: Tensor) -> Tensor:
     return (x.float() + 0.5).floor().clamp_(0, 255)
-
-
-def _box_weights(radius: Tensor, passes: int = 3) -> Tensor:
-    """(N, 2r + 1) float64 taps of the box whose ``passes``-fold use has standard deviation ``radius`` (Pillow, BoxBlur.c).
-
-    Pixels within the whole part of the box radius weigh ``inner``, the next on each side what is left over.
-    """
-    radius = radius.float()  # Pillow works in single precision up to the integers below
-    variance = radius * radius / passes
-    whole = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()
-    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
-    box_radius = whole + part
-    whole = box_radius.floor().double()
-    inner = (2**24 / (2 * box_radius + 1)).floor().double()
-    edge = ((2**24 - (2 * whole + 1) * inner) / 2).floor()
-    reach = int(whole.max().item()) + 1
-    offset = torch.arange(-reach, reach + 1, device=radius.device).abs()
-    inner, edge, whole = inner[:, None], edge[:, None], whole[:, None]
-    return torch.where(offset <= whole, inner, torch.where(offset == whole + 1, edge, 0.0)) / 2**24
 
 
 def _box_blur(x: Tensor, weights: Tensor, dim: int) -> Tensor:

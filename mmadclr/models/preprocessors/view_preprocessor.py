@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from mmadclr.datasets.photometric import JITTER, column
-from mmadclr.models.preprocessors import photometric as ops
+from mmadclr.models.preprocessors import photometric, photometric_float
+from mmadclr.models.preprocessors.plan import Part, Step, plan, send
 from mmadclr.registry import MODELS
 
-JITTER_OPS = tuple(getattr(ops, f'adjust_{name}') for name in JITTER)
+ARITHMETIC = {'float': photometric_float, 'pillow': photometric}
+FEW_ROWS = 16  # up to here, rows are stored one by one, which is faster than by an index
 
 
 @MODELS.register_module()
 class ViewPreprocessor(BaseDataPreprocessor):
-    """uint8 crops and their drawn parameters -> normalised float views, in the order of DINO's pipeline.
+    """uint8 crops and their drawn parameters -> normalised float32 views, in the order of DINO's pipeline.
 
-    Which images an operation touches is worked out from the parameters while they are still on the CPU, so nothing
-    here waits for the device.
+    Which images an operation touches is worked out from the parameters, which stay on the CPU, so nothing here waits for
+    the device. uint8 crops may be on the CPU or there already, and in any memory layout.
 
     Args:
         mean, std: Of the training pixels, in [0, 255].
+        arithmetic: ``'float'`` works in single precision and rounds nothing (see :mod:`.photometric_float` for how far that
+            is from Pillow); ``'pillow'`` repeats Pillow's rounding to 8 bits after every operation, exactly and slower.
+
+    Raises:
+        ValueError: ``arithmetic`` is none of the two.
     """
 
     def __init__(
         self,
         mean: tuple[float, float, float] = (123.675, 116.28, 103.53),
         std: tuple[float, float, float] = (58.395, 57.12, 57.375),
+        arithmetic: str = 'float',
     ) -> None:
         super().__init__(non_blocking=True)
+        if arithmetic not in ARITHMETIC:
+            raise ValueError(
+                f'ViewPreprocessor: arithmetic={arithmetic!r}: choose one of {", ".join(map(repr, ARITHMETIC))}'
+            )
+        self.arithmetic = arithmetic
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -41,44 +55,84 @@ class ViewPreprocessor(BaseDataPreprocessor):
         """
         if 'images' in data:
             return {'images': self.normalise(self._to_device(data['images']).float())}
-        crops = data['query_views'].unsqueeze(1)  # the same pixels for every draw of colours
+        crops = self._to_device(data['query_views']).unsqueeze(1)  # the same pixels for every draw of colours
         draws = data['query_photometric']
-        queries = self.augment(crops.expand(-1, draws.shape[1], -1, -1, -1, -1), draws)
-        return {
-            'views': {
-                'global_views': self.augment(data['global_views'], data['global_photometric']),
-                'local_views': self.augment(data['local_views'], data['local_photometric']),
-                'query_crops': queries.expand(-1, data['global_views'].shape[1], -1, -1, -1, -1),
-            }
-        }
+        crops = crops.expand(-1, draws.shape[1], -1, -1, -1, -1)
+        pairs = [(data[f'{kind}_views'], data[f'{kind}_photometric']) for kind in ('global', 'local')]
+        global_views, local_views, queries = self._augment([*pairs, (crops, draws)])
+        queries = queries.expand(-1, global_views.shape[1], -1, -1, -1, -1)
+        return {'views': {'global_views': global_views, 'local_views': local_views, 'query_crops': queries}}
 
     def augment(self, views: Tensor, params: Tensor) -> Tensor:
-        """uint8 views (..., 3, H, W) with parameters (..., NUM_PARAMS) -> normalised float views of the same shape."""
-        leading = views.shape[:-3]
-        x = self._to_device(views.reshape(-1, *views.shape[-3:])).to(self.mean.dtype)
-        params = params.flatten(0, -2)
-        x = self._on_rows(x, column(params, 'flip') > 0, lambda part, _: part.flip(-1))
-        for step in range(len(JITTER)):
-            chosen = column(params, f'order_{step}')
-            for index, (name, op) in enumerate(zip(JITTER, JITTER_OPS, strict=True)):
-                x = self._on_rows(x, chosen == index, op, column(params, name))
-        x = self._on_rows(x, column(params, 'grey') > 0, lambda part, _: ops.to_grey(part).expand_as(part))
-        radius = column(params, 'blur_radius')
-        x = self._on_rows(x, radius > 0, lambda part, _: ops.gaussian_blur(part, radius[radius > 0]))
-        x = self._on_rows(x, column(params, 'solarise') > 0, lambda part, _: ops.solarise(part))
-        return self.normalise(x).reshape(*leading, *views.shape[-3:])
+        """uint8 views (..., 3, H, W) with parameters (..., NUM_PARAMS) -> normalised float views of the same shape.
+
+        Raises:
+            ValueError: The parameters are not on the CPU, or have another length.
+        """
+        return self._augment([(views, params)])[0]
 
     def normalise(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 
-    def _on_rows(self, x: Tensor, where: Tensor, op, values: Tensor | None = None) -> Tensor:
-        """``op(images, values)`` on the images that ``where`` (N,), a CPU tensor, selects; writes into ``x``."""
-        rows = where.nonzero().flatten()
-        if len(rows) == 0:
-            return x
-        selected = None if values is None else self._to_device(values[rows])
-        rows = self._to_device(rows)
-        return x.index_copy_(0, rows, op(x.index_select(0, rows), selected).to(x.dtype))
+    def _augment(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """:meth:`augment` for several pairs, whose parameters reach the device together."""
+        device = self.mean.device
+        plans = [
+            plan(params.flatten(0, -2), views[..., 0, :, :].shape[-2:].numel(), device.type == 'cpu')
+            for views, params in pairs
+        ]
+        with torch.no_grad(), _full_precision(device.type):
+            return [self._run(views, parts) for (views, _), parts in zip(pairs, send(plans, device), strict=True)]
+
+    def _run(self, views: Tensor, parts: list[Part]) -> Tensor:
+        flat = self._to_device(views).flatten(0, -4)
+        if len(parts) == 1:
+            return self._run_steps(flat, parts[0].steps).view(views.shape)
+        result = torch.empty(flat.shape, dtype=self.mean.dtype, device=flat.device)
+        for part in parts:
+            _store(result, part.rows, self._run_steps(flat.index_select(0, part.rows), part.steps))
+        return result.view(views.shape)
+
+    def _run_steps(self, pixels: Tensor, steps: list[Step]) -> Tensor:
+        """uint8 images (N, 3, H, W) -> normalised float images."""
+        x = torch.empty(pixels.shape, dtype=self.mean.dtype, device=pixels.device).copy_(pixels)
+        for step in steps:
+            x = _apply(self._operation(step.name), x, step.rows, () if step.values is None else (step.values,))
+        return x.sub_(self.mean).div_(self.std)
+
+    def _operation(self, name: str) -> Callable[..., Tensor]:
+        operations = ARITHMETIC[self.arithmetic]
+        if name == 'flip':
+            return lambda x: x.flip(-1)
+        if name == 'grey':
+            return lambda x: x.copy_(operations.to_grey(x))
+        return getattr(operations, name)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.mean.device, non_blocking=True)
+
+
+def _full_precision(device_type: str) -> torch.autocast:
+    """Keeps the autocast of a training step away, in which the products of the blur would have 8 bits."""
+    return torch.autocast(device_type if torch.amp.is_autocast_available(device_type) else 'cpu', enabled=False)
+
+
+def _apply(operation: Callable[..., Tensor], x: Tensor, rows: slice | Tensor | None, values: tuple) -> Tensor:
+    """``operation`` on the images that ``rows`` names; the others stay. May overwrite ``x``."""
+    if rows is None:
+        return operation(x, *values)
+    if isinstance(rows, slice):
+        part = x[rows]
+        result = operation(part, *values)
+        if result is not part:
+            part.copy_(result)
+        return x
+    return x.index_copy_(0, rows, operation(x.index_select(0, rows), *values))
+
+
+def _store(target: Tensor, rows: Tensor, images: Tensor) -> None:
+    if len(rows) > FEW_ROWS:
+        target.index_copy_(0, rows, images)
+        return
+    for row, image in zip(rows.tolist(), images, strict=True):
+        target[row] = image

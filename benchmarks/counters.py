@@ -1,30 +1,45 @@
-"""Exact counts of what is dispatched, for tests of memory and synchronisation."""
+"""Exact counts of what is dispatched: operations, waits for the device, copies between devices, bytes alive."""
 
 from __future__ import annotations
 
 import weakref
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+# Operations for which the host waits for the device: fetching a number, or a shape that depends on values.
+SYNCS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'is_nonzero', 'equal')
 
-class SyncCounter(TorchDispatchMode):
-    """Names of dispatched operations for which a host would wait for its device."""
+
+class CallCounter(TorchDispatchMode):
+    """Operations (views left out: on a GPU about the kernel launches), names of syncs, copies between devices."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: list[str] = []
+        self.operations = self.copies = self.copied_bytes = 0
+        self.syncs: list[str] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
         name = function.__name__.split('.')[0]
-        if name in ('_local_scalar_dense', 'nonzero', 'masked_select', 'is_nonzero', 'equal'):
-            self.names.append(name)
-        return function(*args, **(kwargs or {}))
+        self.operations += not function.is_view
+        if name in SYNCS:
+            self.syncs.append(name)
+        if name in ('_to_copy', 'copy_'):
+            source = args[-1] if isinstance(args[-1], Tensor) else args[0]
+            moved = source.device.type != result.device.type
+            self.copies += moved
+            self.copied_bytes += moved * result.nbytes
+        return result
 
 
 class PeakBytes(TorchDispatchMode):
-    """Most bytes of storages that were made while active and exist at a time (temporaries inside an operation left out)."""
+    """Bytes of storages made while active: ``now`` alive, ``most`` at a time. Temporaries inside an operation are left out.
+
+    Works on the ``meta`` device, where nothing is computed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +54,7 @@ class PeakBytes(TorchDispatchMode):
                 self._add(leaf.untyped_storage())
         return result
 
-    def _add(self, storage) -> None:
+    def _add(self, storage: torch.UntypedStorage) -> None:
         if storage._cdata in self.alive:
             return
         self.alive[storage._cdata] = storage.nbytes()

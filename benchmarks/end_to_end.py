@@ -1,0 +1,99 @@
+"""Files to weights, loader and step together: ``python benchmarks/end_to_end.py``.
+
+JPEG files of 500 x 375 pixels through the loader's workers and into training steps, against the same with the loader and the step of the
+published structure (``loader.py``, ``reference.py``), in turn; and our step alone, on views that are already there. On a CPU the default
+network is so small that loading matters, as it does for a large one on a GPU: there, name ``--arch``, ``--batch`` and ``--workers``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import common
+import torch
+from common import Row
+from loader import QUERIES, ReferenceDataset, our_dataset, write_images
+from reference import ReferenceStep
+from step import LR, MAX_NORM, autocast, build, draw_views, our_step
+from torch.utils.data import DataLoader, default_collate
+
+from mmadclr.datasets import collate_samples
+from mmadclr.engine.loader_guard import DevicePrefetcher
+from mmadclr.models.preprocessors import ViewPreprocessor
+
+
+def batches(dataset, collate: Callable, args: argparse.Namespace) -> DataLoader:
+    indices = list(range(len(dataset))) * (args.batch * args.steps // len(dataset) + 1)
+    pinned = args.device == 'cuda'
+    settings = dict(num_workers=args.workers, collate_fn=collate, pin_memory=pinned, persistent_workers=True)
+    return DataLoader(dataset, args.batch, sampler=indices[: args.batch * args.steps], **settings)
+
+
+def our_epoch(root: Path, args: argparse.Namespace) -> Callable[[], float]:
+    """A function that trains on all batches once and returns images/s."""
+    step, preprocessor = our_step(build(args), args.precision), ViewPreprocessor().to(args.device)
+    loader = DevicePrefetcher(batches(our_dataset(root, 'fast'), collate_samples, args), args.device)
+    return lambda: timed_epoch(loader, lambda batch: step(**preprocessor(batch, True)['views']), args)
+
+
+def reference_epoch(root: Path, args: argparse.Namespace) -> Callable[[], float]:
+    step = autocast(ReferenceStep(build(args), LR, MAX_NORM), args)
+    loader = batches(ReferenceDataset(root), default_collate, args)
+
+    def train_on(crops: list[torch.Tensor]) -> None:
+        crops = [crop.to(args.device, non_blocking=True) for crop in crops]
+        queries = torch.stack(crops[-QUERIES:], dim=1)[:, None].expand(-1, 2, -1, -1, -1, -1)
+        views = torch.stack(crops[:2], dim=1), torch.stack(crops[2:-QUERIES], dim=1)
+        step(global_views=views[0], local_views=views[1], query_crops=queries)
+
+    return lambda: timed_epoch(loader, train_on, args)
+
+
+def timed_epoch(loader, train_on: Callable, args: argparse.Namespace) -> float:
+    """Images/s of all batches but the first, which waits for the workers."""
+    iterator = iter(loader)
+    train_on(next(iterator))
+    _wait(args.device)
+    start = time.perf_counter()
+    count = sum((train_on(batch), args.batch)[1] for batch in iterator)
+    _wait(args.device)
+    return count / (time.perf_counter() - start)
+
+
+def step_alone(args: argparse.Namespace) -> float:
+    """Images/s without a loader."""
+    step, views = our_step(build(args), args.precision), draw_views(args)
+    return timed_epoch([views] * args.steps, lambda batch: step(**batch), args)
+
+
+def _wait(device: str) -> None:
+    if device == 'cuda':
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    defaults = dict(arch='mini', batch=8, steps=12, rounds=3, workers=1, queries=QUERIES, locals=10, prototypes=8192)
+    args = common.parser(__doc__, precision='fp32', **defaults).parse_args()
+    torch.set_num_threads(1 if args.device == 'cpu' else torch.get_num_threads())
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_images(Path(folder), 16)
+        epochs = our_epoch(root, args), reference_epoch(root, args)
+        speeds = [[epoch() for epoch in epochs] + [step_alone(args)] for _ in range(args.rounds)]
+    ratios = sorted(ours / theirs for ours, theirs, _ in speeds)
+    shares = sorted(100 * ours / alone for ours, _, alone in speeds)
+    ours, theirs, alone = (statistics.median(column) for column in zip(*speeds, strict=True))
+    rows = [
+        Row('files to weights', 'images/s', ours, theirs, statistics.median(ratios), (ratios[0], ratios[-1]), '>= 3 (GPU)'),
+        Row('our step alone', 'images/s', alone),
+        Row('share of the step alone', '%', statistics.median(shares), target='>= 90 (GPU, 16 cores)', note='wall clock'),
+    ]
+    common.report('end_to_end', rows, args)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,137 @@
+"""Where the bytes of images come from: files below a folder, or tar shards. One interface for both."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mmadclr.datasets.readers import Listing, read_class_folders, read_folder, read_list
+from mmadclr.datasets.tar_index import read_shards
+
+MAX_OPEN_SHARDS = 64
+
+
+class Source(Protocol):
+    """Images by number.
+
+    Attributes:
+        labels: (N,) int64, or None.
+        classes: Names of the classes; empty where not known.
+        shard_of: (N,) number of the shard an image lies in, never falling; None where there are no shards.
+    """
+
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+    shard_of: np.ndarray | None
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes:
+        """Contents of the file; raises OSError."""
+
+    def name(self, index: int) -> str:
+        """What messages call the image."""
+
+
+class FileSource:
+    """One file an image; see ``Source``.
+
+    Args:
+        root: Folder that the listed paths are relative to.
+        listing: What a reader found.
+    """
+
+    shard_of = None
+
+    def __init__(self, root: str | Path, listing: Listing) -> None:
+        self.root = Path(root)
+        # One array of bytes, not a million strings: workers share its memory instead of copying reference counts.
+        self._paths = np.array([os.fsencode(path) for path in listing.paths])
+        self.labels = None if listing.labels is None else np.array(listing.labels)
+        self.classes = listing.classes
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def path(self, index: int) -> Path:
+        return self.root / os.fsdecode(bytes(self._paths[index]))
+
+    def name(self, index: int) -> str:
+        return str(self.path(index))
+
+    def read(self, index: int) -> bytes:
+        return self.path(index).read_bytes()
+
+    def select(self, indices: np.ndarray) -> None:
+        """Keeps the images ``indices`` alone."""
+        self._paths = self._paths[indices]
+        self.labels = None if self.labels is None else self.labels[indices]
+
+
+class TarSource:
+    """Images inside uncompressed tar files laid out as webdataset does; see ``Source``.
+
+    Args:
+        root: Folder of the shards.
+        pattern: Their names: a glob (``*.tar``), or a range in braces (``train-{000000..000146}.tar``).
+        with_label: Labels from the ``.cls`` or ``.json`` member beside each image.
+
+    Raises:
+        FileNotFoundError, ValueError: See ``read_shards``.
+    """
+
+    def __init__(self, root: str | Path, pattern: str, with_label: bool = False) -> None:
+        self.shards, index = read_shards(root, pattern, with_label)
+        self.shard_of, self._offsets, self._sizes, self._names = index.shard_of, index.offsets, index.sizes, index.names
+        self.labels = index.labels if with_label else None
+        self.classes = tuple(str(label) for label in range(int(index.labels.max()) + 1)) if with_label else ()
+        self._files: dict[int, int] = {}  # shard -> open file
+        self._owner = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def name(self, index: int) -> str:
+        return f'{self.shards[self.shard_of[index]]}: {os.fsdecode(bytes(self._names[index]))}'
+
+    def read(self, index: int) -> bytes:
+        offset, size = int(self._offsets[index]), int(self._sizes[index])
+        data = os.pread(self._file(int(self.shard_of[index])), size, offset)
+        if len(data) < size:
+            raise OSError(f'the shard ends {size - len(data)} bytes before the image does')
+        return data
+
+    def _file(self, shard: int) -> int:
+        if self._owner != os.getpid():  # a forked worker: what the parent opened is the parent's to close
+            self._files, self._owner = {}, os.getpid()
+        if shard not in self._files:
+            if len(self._files) >= MAX_OPEN_SHARDS:
+                os.close(self._files.pop(next(iter(self._files))))
+            self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
+        return self._files[shard]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, '_files': {}}
+
+    def __del__(self) -> None:
+        if getattr(self, '_owner', None) == os.getpid():
+            for file in self._files.values():
+                os.close(file)
+
+
+def find_source(data_root: str, ann_file: str | None, with_label: bool, shards: str | None) -> FileSource | TarSource:
+    """The source that the arguments of ``ImageDataset`` describe.
+
+    Raises:
+        FileNotFoundError, ValueError: See the readers; also if both a list and shards are given.
+    """
+    if shards is not None:
+        if ann_file is not None:
+            raise ValueError(f'ann_file={str(ann_file)!r} and shards={shards!r}: give a list of files or shards, not both')
+        return TarSource(data_root, shards, with_label)
+    if ann_file is not None:
+        return FileSource(data_root, read_list(ann_file, data_root, with_label))
+    return FileSource(data_root, read_class_folders(data_root) if with_label else read_folder(data_root))

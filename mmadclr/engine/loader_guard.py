@@ -1,0 +1,145 @@
+"""Data loaders in training: faults of their workers in plain words, and batches that are on the device in time."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.runner import find_latest_checkpoint
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+SHARED_MEMORY = Path('/dev/shm')
+# torch.utils.data.dataloader and torch.utils.data._utils.signal_handling
+DEATH = re.compile(r'DataLoader worker \(pid.*?\) (exited unexpectedly|is killed by signal: .*?\.)|Pin memory thread exited')
+CAUSES = {
+    'Killed': 'most likely the machine ran out of memory: lower train_dataloader.num_workers, prefetch_factor or batch_size',
+    'Bus error': 'shared memory ran out: lower train_dataloader.num_workers, prefetch_factor or batch_size, or give the '
+    'container more (--shm-size)',
+}
+UNKNOWN_CAUSE = (
+    'most likely the machine ran out of memory or of shared memory (the --shm-size of a container): lower '
+    'train_dataloader.num_workers, prefetch_factor or batch_size; num_workers=0 shows errors of the data set itself'
+)
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process of a data loader came to its end without an exception of its own."""
+
+
+@contextmanager
+def explained_worker_deaths(iteration: Callable[[], int], work_dir: str | Path) -> Iterator[None]:
+    """Tells what the death of a loader's worker means and how to go on.
+
+    Torch raises it from a signal handler, so at any place of the main process and not only where batches are taken.
+
+    Args:
+        iteration: Gives the iteration the run is at.
+        work_dir: Where the run writes its checkpoints.
+
+    Raises:
+        WorkerDiedError: In the place of torch's error; all others pass.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        death = DEATH.search(str(error))
+        if death is None:
+            raise
+        cause = next((text for name, text in CAUSES.items() if name in death[0]), UNKNOWN_CAUSE)
+        raise WorkerDiedError(f'{death[0]} at iteration {iteration()}: {cause}. {_way_on(work_dir)}') from error
+
+
+def _way_on(work_dir: str | Path) -> str:
+    checkpoint = find_latest_checkpoint(str(work_dir))
+    if checkpoint is None:
+        return f'There is no checkpoint in {work_dir} yet: start again'
+    return f'The last checkpoint is {checkpoint}: go on from it with --resume'
+
+
+def check_shared_memory(loader: DataLoader) -> None:
+    """Looks, before any worker starts, whether the batches that workers hold ready fit into shared memory.
+
+    Only where the transform of the data set tells the bytes of a batch (``batch_bytes``) and workers use ``/dev/shm``.
+
+    Raises:
+        ValueError: They do not fit; names need, room and the ways out.
+    """
+    batch_bytes = getattr(getattr(loader.dataset, 'transform', None), 'batch_bytes', None)
+    if loader.num_workers == 0 or batch_bytes is None or not SHARED_MEMORY.is_dir():
+        return
+    size, processes = batch_bytes(loader.batch_sampler.batch_size), local_processes()
+    need = size * loader.num_workers * loader.prefetch_factor * processes
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if need > free:
+        raise ValueError(
+            f'{loader.num_workers} workers x {loader.prefetch_factor} batches of {_mib(size)} x {processes} processes need '
+            f'{_mib(need)} of shared memory, and {SHARED_MEMORY} has {_mib(free)} free: lower train_dataloader.num_workers, '
+            'batch_size or prefetch_factor, or give the container more (--shm-size)'
+        )
+
+
+def local_processes() -> int:
+    """Training processes of this machine: as torchrun says, else as many as there are GPUs."""
+    known = os.environ.get('LOCAL_WORLD_SIZE')
+    return int(known) if known else min(get_world_size(), max(1, torch.cuda.device_count()))
+
+
+def _mib(size: float) -> str:
+    return f'{size / 2**20:,.1f} MiB'
+
+
+class DevicePrefetcher:
+    """A data loader whose pixels are copied to a GPU on a stream of their own, while the step before still runs there.
+
+    The host is ahead of the GPU by about a step, because no step waits for it; so a batch that is fetched when the host is
+    through with a step is copied beside that step's work. Nothing is fetched ahead of need, so a slow loader delays no
+    step that could start. All attributes are those of the loader. On a CPU, batches pass through.
+
+    Args:
+        loader: With ``pin_memory=True``, else a copy makes the host wait.
+        device: Of the model.
+    """
+
+    def __init__(self, loader: DataLoader, device: torch.device | str) -> None:
+        self.loader = loader
+        self.device = torch.device(device)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'loader':  # not there yet, as in a copy that is being made
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict]:
+        if self.device.type != 'cuda':
+            yield from self.loader
+            return
+        copies = torch.cuda.Stream(self.device)
+        for batch in self.loader:
+            with torch.cuda.stream(copies):
+                batch = pixels_on(self.device, batch)
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(copies)
+            for tensor in pixels(batch).values():
+                tensor.record_stream(current)  # its memory belongs to the other stream
+            yield batch
+
+
+def pixels(batch: dict) -> dict[str, Tensor]:
+    """The large tensors of a batch: ``images`` and all ``*_views``."""
+    return {name: value for name, value in batch.items() if name == 'images' or name.endswith('_views')}
+
+
+def pixels_on(device: torch.device | str, batch: dict) -> dict:
+    """The batch with its pixels on a device. Parameters of augmentations, boxes and lists are read by the host and stay."""
+    return {**batch, **{name: value.to(device, non_blocking=True) for name, value in pixels(batch).items()}}

@@ -1,0 +1,153 @@
+"""Which image takes which photometric operation, worked out on the CPU from the drawn parameters.
+
+A device is then told what to do without being asked for anything: the index of the images of every operation and its
+amounts travel there in one copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmadclr.datasets.photometric import COLUMNS, JITTER, NUM_PARAMS, column
+from mmadclr.models.preprocessors.photometric import box_taps
+
+SLICE_PIXELS = 50_176  # one view of 224 x 224: its floats and what an operation needs beside them fit in a CPU's L2 cache
+
+
+class Step(NamedTuple):
+    """An operation, the images it is for (``None``: all; a run; or an int64 index), and one row of numbers for each."""
+
+    name: str
+    rows: slice | Tensor | None
+    values: Tensor | None = None
+
+
+class Operation(NamedTuple):
+    """An operation, the images it is for (N,), and a row of numbers for every image (N, ...)."""
+
+    name: str
+    where: np.ndarray
+    values: np.ndarray | None = None
+
+
+class Part(NamedTuple):
+    """Images (an int64 index on the CPU; ``None``: all) that are worked on together, and their steps in order."""
+
+    rows: Tensor | None
+    steps: list[Step]
+
+
+def plan(params: Tensor, pixels: int, sliced: bool) -> list[Part]:
+    """Parts that cover the images of ``params`` (N, NUM_PARAMS), a tensor on the CPU.
+
+    Args:
+        pixels: H * W of an image.
+        sliced: Cut into parts of about ``SLICE_PIXELS``, each with one flip and one order of the jitter, if there are more
+            pixels than that. Otherwise there is one part.
+
+    Raises:
+        ValueError: The parameters are on a device, or their last axis has another length.
+    """
+    if params.device.type != 'cpu':
+        raise ValueError(
+            f'photometric parameters are on {params.device}: leave them on the CPU, only the *_views go to a device'
+        )
+    if params.shape[-1] != NUM_PARAMS:
+        raise ValueError(
+            f'photometric parameters have shape {tuple(params.shape)}: the last axis must hold {", ".join(COLUMNS)}'
+        )
+    if not len(params):
+        return []
+    table = params.numpy()
+    taps = box_taps(column(params, 'blur_radius')).numpy()
+    if not sliced or len(params) * pixels <= SLICE_PIXELS:
+        return [Part(None, steps) for steps in _steps(_operations(table, taps), [0, len(params)])]
+    order, bounds = _slices(table, max(1, SLICE_PIXELS // pixels))
+    steps_of_slices = _steps(_operations(table[order], taps[order]), bounds)
+    rows = torch.from_numpy(order).split(np.diff(bounds).tolist())
+    return [Part(*part) for part in zip(rows, steps_of_slices, strict=True)]
+
+
+def send(plans: Sequence[list[Part]], device: torch.device) -> list[list[Part]]:
+    """The same plans with index and numbers of their steps on ``device``, by a single copy; from pinned memory to CUDA."""
+    tensors = [t for parts in plans for part in parts for step in part.steps for t in step[1:] if torch.is_tensor(t)]
+    if device.type == 'cpu' or not tensors:
+        return list(plans)
+    there = iter(_send_tensors(tensors, device))
+
+    def moved(step: Step) -> Step:
+        return Step(step.name, *(next(there) if torch.is_tensor(value) else value for value in step[1:]))
+
+    return [[Part(part.rows, [moved(step) for step in part.steps]) for part in parts] for parts in plans]
+
+
+def _send_tensors(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Tensors of several types as pieces of one buffer; the widest come first, so every piece is aligned."""
+    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
+    pieces = [tensors[i].contiguous().flatten().view(torch.uint8) for i in order]
+    buffer = torch.cat(pieces)
+    if device.type == 'cuda':
+        buffer = buffer.pin_memory()
+    buffer = buffer.to(device, non_blocking=True)
+    result = list(tensors)
+    for i, piece in zip(order, buffer.split([len(piece) for piece in pieces]), strict=True):
+        result[i] = piece.view(tensors[i].dtype).view(tensors[i].shape)
+    return result
+
+
+def _operations(table: np.ndarray, taps: np.ndarray) -> list[Operation]:
+    """All operations in DINO's order: flip, the jitter as drawn, grey, blur, solarise."""
+    values = dict(zip(COLUMNS, np.ascontiguousarray(table.T), strict=True))
+    jitter = [
+        Operation(f'adjust_{name}', values[f'order_{position}'] == index, values[name])
+        for position in range(len(JITTER))
+        for index, name in enumerate(JITTER)
+    ]
+    return [
+        Operation('flip', values['flip'] > 0),
+        *jitter,
+        Operation('grey', values['grey'] > 0),
+        Operation('gaussian_blur', values['blur_radius'] > 0, taps),
+        Operation('solarise', values['solarise'] > 0),
+    ]
+
+
+def _steps(operations: Sequence[Operation], bounds: Sequence[int]) -> list[list[Step]]:
+    """For each slice ``bounds[i]:bounds[i + 1]`` of the images, the operations that take place there."""
+    counts = np.add.reduceat([operation.where.astype(int) for operation in operations], bounds[:-1], axis=1).T.tolist()
+    slices = [slice(*pair) for pair in pairwise(bounds)]
+    return [
+        [_step(operation, images, count) for operation, count in zip(operations, row, strict=True) if count]
+        for images, row in zip(slices, counts, strict=True)
+    ]
+
+
+def _step(operation: Operation, images: slice, count: int) -> Step:
+    """``operation`` on a slice of the images, of which it concerns ``count`` > 0."""
+    rows, values = None, None if operation.values is None else operation.values[images]
+    if count < images.stop - images.start:
+        index = operation.where[images].nonzero()[0]
+        first, last = int(index[0]), int(index[-1]) + 1
+        rows = slice(first, last) if last - first == count else torch.from_numpy(index)
+        values = None if values is None else values[index]
+    if operation.name == 'gaussian_blur':
+        values = values[:, values.any(axis=0)]  # taps are symmetric: what is zero for all, at both ends, is left out
+    return Step(operation.name, rows, None if values is None else torch.from_numpy(values))
+
+
+def _slices(table: np.ndarray, size: int) -> tuple[np.ndarray, list[int]]:
+    """An order of the images and bounds of slices in it: at most ``size`` images, alike in flip and order of the jitter.
+
+    Within a slice the blur radius rises, so the blurred images are a run.
+    """
+    program = [table[:, COLUMNS.index(name)] for name in ('flip', *(f'order_{i}' for i in range(len(JITTER))))]
+    order = np.lexsort((table[:, COLUMNS.index('blur_radius')], *program))
+    changes = np.any([np.diff(values[order]) != 0 for values in program], axis=0).nonzero()[0] + 1
+    groups = pairwise([0, *changes.tolist(), len(table)])
+    return order, [*(i for first, last in groups for i in range(first, last, size)), len(table)]

@@ -1,0 +1,194 @@
+"""Fast decoders give Pillow's pixels, and what they refuse is Pillow's to read or to call broken."""
+
+import io
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from mmadclr.datasets import ImageDataset, decoding
+from mmadclr.datasets.decoding import DecodeError, EncodedImage, Scratch, decode_by_opencv, load_rgb
+
+CROPS = dict(type='MultiCrop', global_size=16, local_size=8, query_size=8, num_local=2, num_query=2)
+
+
+def picture(mode='RGB', size=(61, 45)):
+    coarse = np.random.default_rng(0).integers(0, 256, (9, 12, 4), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+    return image.convert('RGB').quantize() if mode == 'P' else image.convert(mode)
+
+
+def encoded(mode, kind, **options):
+    buffer = io.BytesIO()
+    picture(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+FILES = {
+    'jpeg': encoded('RGB', 'jpeg', quality=90),
+    'jpeg 444': encoded('RGB', 'jpeg', subsampling=0),
+    'jpeg progressive': encoded('RGB', 'jpeg', progressive=True),
+    'jpeg grey': encoded('L', 'jpeg'),
+    'jpeg in rgb': encoded('RGB', 'jpeg', keep_rgb=True),
+    'png': encoded('RGB', 'png'),
+    'png alpha': encoded('RGBA', 'png'),
+    'png grey alpha': encoded('LA', 'png'),
+    'png palette': encoded('P', 'png'),
+    'png transparent palette': encoded('P', 'png', transparency=3),
+    'png transparent colour': encoded('RGB', 'png', transparency=(0, 0, 0)),
+    'png bits': encoded('1', 'png'),
+    'bmp': encoded('RGB', 'bmp'),
+    'bmp palette': encoded('P', 'bmp'),
+    'webp': encoded('RGB', 'webp'),
+    'webp lossless alpha': encoded('RGBA', 'webp', lossless=True),
+}
+LEFT_TO_PILLOW = {
+    'tiff': encoded('RGB', 'tiff'),
+    'gif': encoded('P', 'gif'),
+    'ppm': encoded('RGB', 'ppm'),
+    'webp alpha': encoded('RGBA', 'webp', quality=80),
+    'png 16 bits': encoded('I;16', 'png'),
+}
+CMYK = encoded('CMYK', 'jpeg')
+
+
+def by_pillow(data):
+    return np.asarray(load_rgb(io.BytesIO(data)))
+
+
+@pytest.fixture
+def no_pillow(monkeypatch):
+    monkeypatch.setattr(decoding, 'decode_by_pillow', lambda data: pytest.fail('Pillow was asked'))
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_fast_decoders_give_the_pixels_of_pillow(name, no_pillow):
+    image = EncodedImage(FILES[name], name)
+    assert image.size == (61, 45)
+    assert np.array_equal(image.decode(), by_pillow(FILES[name]))
+    assert image.fallbacks == []
+
+
+@pytest.mark.parametrize('name', LEFT_TO_PILLOW)
+def test_other_kinds_go_to_pillow_without_a_message(name):
+    image = EncodedImage(LEFT_TO_PILLOW[name], name)
+    assert np.array_equal(image.decode(), by_pillow(LEFT_TO_PILLOW[name]))
+    assert image.fallbacks == []
+
+
+def test_orientation_tags_turn_nothing():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ('jpeg', 'png', 'webp'):
+        data = encoded('RGB', kind, exif=exif)
+        image = EncodedImage(data, kind)
+        assert image.size == (61, 45)
+        assert np.array_equal(image.decode(), by_pillow(data))
+
+
+def damaged_but_readable(data):
+    """One byte changed such that libjpeg warns: simplejpeg refuses the file, Pillow reads it."""
+    for place in range(len(data) // 2, len(data) - 2):
+        changed = data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :]
+        try:
+            by_pillow(changed)
+            simplejpeg.decode_jpeg(changed)
+        except ValueError:
+            return changed
+        except OSError:
+            continue
+    raise AssertionError('no such byte')
+
+
+def test_what_the_fast_decoder_refuses_and_pillow_reads_is_named():
+    broken = damaged_but_readable(FILES['jpeg progressive'])
+    image = EncodedImage(broken, 'a.jpg')
+    assert np.array_equal(image.decode(), by_pillow(broken))
+    (message,) = image.fallbacks
+    assert message.startswith('a.jpg: decoded by Pillow, simplejpeg says: Corrupt JPEG data')
+    image = EncodedImage(CMYK, 'b.jpg')
+    assert np.array_equal(image.decode(), by_pillow(CMYK))
+    assert image.fallbacks == ['b.jpg: decoded by Pillow, which converts CMYK colours in its own way']
+    cut = FILES['png'][:-14]  # the end marker is gone, the pixels are all there
+    assert EncodedImage(cut, 'c.png').fallbacks == ['c.png: decoded by Pillow, OpenCV cannot read it']
+
+
+@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('with_simplejpeg', [True, False])
+def test_cut_files_are_errors_not_grey_areas(name, with_simplejpeg, monkeypatch):
+    if not with_simplejpeg:
+        monkeypatch.setattr(decoding, 'simplejpeg', None)
+    data = FILES[name]
+    for end in (0, 1, 2, 30, len(data) // 2):
+        with pytest.raises(DecodeError):
+            EncodedImage(data[:end], name).decode()
+
+
+def test_absurd_sizes_are_left_to_pillow(monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
+    for name in ('jpeg', 'png', 'bmp'):
+        with pytest.raises(DecodeError, match='decompression bomb'):
+            EncodedImage(FILES[name], name).decode()
+
+
+def test_opencv_takes_jpeg_where_simplejpeg_is_missing(monkeypatch):
+    monkeypatch.setattr(decoding, 'simplejpeg', None)
+    for name in ('jpeg', 'jpeg grey', 'jpeg progressive'):
+        assert decoding.opencv_agrees_with_pillow(FILES[name])
+        got = EncodedImage(FILES[name], name)
+        assert abs(got.decode().astype(int) - by_pillow(FILES[name])).max() <= 2
+        assert got.fallbacks == []
+    assert not decoding.opencv_agrees_with_pillow(CMYK)
+    assert 'decoded by Pillow' in EncodedImage(CMYK, 'b.jpg').fallbacks[0]
+
+
+def test_missing_simplejpeg_is_said_once(image_folder, monkeypatch):
+    said = []
+    monkeypatch.setattr(decoding, 'simplejpeg', None)
+    monkeypatch.setattr(decoding, 'print_log', lambda message, *_: said.append(message))
+    decoding.warn_without_simplejpeg.cache_clear()
+    root = image_folder(count=2)
+    for _ in range(2):
+        ImageDataset(root, CROPS)
+    decoding.warn_without_simplejpeg.cache_clear()
+    assert len(said) == 1
+    assert said[0].startswith('simplejpeg is not installed: OpenCV decodes JPEG')
+
+
+@pytest.mark.parametrize('shrink', [2, 4, 8])
+def test_shrunk_jpeg_is_the_averaged_image(shrink):
+    buffer = io.BytesIO()
+    picture(size=(160, 120)).save(buffer, 'jpeg', quality=95)
+    whole = EncodedImage(buffer.getvalue(), '').decode().astype(float)
+    got = EncodedImage(buffer.getvalue(), '').decode(shrink)
+    means = whole.reshape(120 // shrink, shrink, 160 // shrink, shrink, 3).mean(axis=(1, 3))
+    assert got.shape == means.shape
+    assert abs(got - means).mean() < 2
+
+
+def test_scratch_is_used_again_and_grows():
+    scratch = Scratch()
+    large, small = EncodedImage(FILES['jpeg'], ''), EncodedImage(encoded('L', 'jpeg'), '')
+    first = large.decode(scratch=scratch)
+    second = small.decode(scratch=scratch)
+    assert np.shares_memory(first, second)
+    assert np.array_equal(second, small.decode())
+    assert len(scratch.get(10**6)) == 10**6
+    assert np.array_equal(large.decode(scratch=scratch), large.decode())
+
+
+def test_opencv_refusing_is_none():
+    assert decode_by_opencv(FILES['png'][:50]) is None
+    assert decode_by_opencv(b'BM not a bitmap') is None
+
+
+def test_opencv_is_asked_about_known_kinds_alone():
+    png, bmp = FILES['png'], FILES['bmp']
+    place = png.index(b'IDAT') - 4
+    animated = png[:place] + b'\0\0\0\x08acTL' + bytes(12) + png[place:]
+    assert decoding.opencv_agrees_with_pillow(png)
+    assert not decoding.opencv_agrees_with_pillow(animated)
+    assert decoding.opencv_agrees_with_pillow(bmp)
+    assert not decoding.opencv_agrees_with_pillow(bmp[:28] + b'\x10\0' + bmp[30:])  # 5 bits a colour
+    assert not any(decoding.opencv_agrees_with_pillow(png[:length]) for length in range(1, 24))

@@ -1,0 +1,140 @@
+"""The order of tar shards: every image once an epoch, alike for any split, and every worker on shards of its own."""
+
+from types import SimpleNamespace
+
+import mmengine.dataset.sampler as mmengine_sampler
+import numpy as np
+import pytest
+import torch
+from shards import write_shards
+from torch.utils.data import DataLoader
+
+from mmadclr.datasets import ImageDataset, ShardSampler, collate_samples
+from mmadclr.datasets.samplers import position_lanes, shard_order
+
+SHARDS, PER_SHARD = 40, 25
+
+
+class Images:
+    """1000 images in 40 shards, of which only the numbers matter."""
+
+    def __init__(self, shard_of=None):
+        shard_of = np.repeat(np.arange(SHARDS), PER_SHARD) if shard_of is None else shard_of
+        self.source = SimpleNamespace(shard_of=shard_of)
+
+    def __len__(self):
+        return len(self.source.shard_of)
+
+
+def sampler(monkeypatch, rank=0, world_size=1, total=16, epoch=0, seed=0, dataset=None, **kwargs):
+    monkeypatch.setattr(mmengine_sampler, 'get_dist_info', lambda: (rank, world_size))
+    kwargs = dict(shuffle_buffer=10, slot_lanes=4, step_lanes=2) | kwargs
+    built = ShardSampler(dataset or Images(), batch_size=total // world_size, seed=seed, **kwargs)
+    built.set_epoch(epoch)
+    return built
+
+
+def indices(*args, **kwargs):
+    return [key.index for key in sampler(*args, **kwargs)]
+
+
+@pytest.mark.parametrize('count', [1, 7, 16, 999, 1000])
+@pytest.mark.parametrize('world_size', [1, 2, 4])
+def test_every_image_comes_once_an_epoch(monkeypatch, count, world_size):
+    dataset = Images(np.arange(count) // PER_SHARD)
+    ranks = [indices(monkeypatch, rank, world_size, dataset=dataset) for rank in range(world_size)]
+    assert len({len(rank) for rank in ranks}) == 1
+    joint = [rank[i] for i in range(len(ranks[0])) for rank in ranks]
+    assert sorted(joint[:count]) == list(range(count))
+    assert joint[count:] == joint[: len(joint) - count]  # what fills up the last round
+
+
+def test_the_order_depends_on_the_total_batch_alone(monkeypatch):
+    single = indices(monkeypatch)
+    for world_size in (2, 4, 8):
+        ranks = [indices(monkeypatch, rank, world_size) for rank in range(world_size)]
+        assert [index for step in zip(*ranks, strict=True) for index in step] == single
+
+
+def test_seeds_and_epochs_differ_and_repeat(monkeypatch):
+    first = indices(monkeypatch)
+    assert indices(monkeypatch) == first
+    assert indices(monkeypatch, epoch=1) != first
+    assert indices(monkeypatch, seed=1) != first
+    keys = list(sampler(monkeypatch, seed=3, epoch=5))[:2]
+    assert [(key.seed, key.epoch) for key in keys] == [(3, 5)] * 2
+
+
+@pytest.mark.parametrize(('world_size', 'workers'), [(1, 2), (2, 1), (2, 2), (4, 2)])
+def test_every_worker_reads_shards_of_its_own(monkeypatch, world_size, workers):
+    readers = []
+    for rank in range(world_size):
+        batch = 16 // world_size
+        numbers = np.array(indices(monkeypatch, rank, world_size))
+        steps = np.arange(len(numbers)) // batch
+        readers += [set(numbers[steps % workers == worker] // PER_SHARD) for worker in range(workers)]
+    # A run may begin and end inside a shard, which its neighbour then reads, too: 8 lanes make 7 such places.
+    assert sum(len(shards) for shards in readers) <= SHARDS + 7
+    assert max(len(shards) for shards in readers) <= SHARDS / (world_size * workers) + 8 / (world_size * workers) + 1
+
+
+def test_a_lane_reads_nearly_from_front_to_back(monkeypatch):
+    numbers = np.array(indices(monkeypatch))
+    lanes = position_lanes(len(numbers), 16, 2, 4)
+    for lane in range(8):
+        run = numbers[lanes == lane]
+        shards = run // PER_SHARD
+        for start in range(0, len(run), 10):  # within the buffer two shards mix at most
+            assert len(set(shards[start : start + 10])) <= 2
+        assert list(run) != sorted(run)
+
+
+def test_images_are_mixed_within_the_buffer_and_shards_over_the_epoch():
+    shard_of = np.repeat(np.arange(SHARDS), PER_SHARD)
+    lanes = np.zeros(len(shard_of), dtype=np.int64)
+    plain = shard_order(shard_of, lanes, 1, np.random.default_rng(0))
+    mixed = shard_order(shard_of, lanes, 1000, np.random.default_rng(0))
+    assert (plain.reshape(SHARDS, PER_SHARD) % PER_SHARD == np.arange(PER_SHARD)).all()
+    assert plain.tolist() != list(range(1000))
+    assert abs(np.corrcoef(mixed, np.arange(1000))[0, 1]) < 0.1
+
+
+def test_unequal_shards(monkeypatch):
+    shard_of = np.sort(np.random.default_rng(0).integers(0, 9, 333) ** 2)
+    assert sorted(indices(monkeypatch, dataset=Images(shard_of))) == list(range(333))
+
+
+def test_without_shuffling_the_order_is_that_of_the_data(monkeypatch):
+    assert indices(monkeypatch, shuffle=False) == list(range(1000))
+
+
+def test_bad_arguments_are_explained(monkeypatch):
+    with pytest.raises(ValueError, match=r"the data set has no shards; set its shards='\*\.tar'"):
+        ShardSampler([1, 2, 3], batch_size=1)
+    with pytest.raises(ValueError, match='batch_size is missing'):
+        ShardSampler(Images())
+    with pytest.raises(ValueError, match='shuffle_buffer=0 must be 1 or more'):
+        ShardSampler(Images(), batch_size=1, shuffle_buffer=0)
+
+
+def test_sharing_of_shards_is_said(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmadclr.datasets.samplers.print_log', lambda message, *_: said.append(message))
+    sampler(monkeypatch, 0, 2)
+    assert said == []
+    sampler(monkeypatch, 0, 3, total=15)
+    assert said == ['ShardSampler: slot_lanes=4 is no multiple of 3 processes, so several read the same shards']
+
+
+def test_samples_of_shards_do_not_depend_on_workers(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    crops = dict(type='MultiCrop', global_size=16, local_size=8, query_size=8, num_local=2, num_query=2)
+    dataset = ImageDataset(write_shards(tmp_path / 'shards'), crops, shards='*.tar')
+    order = sampler(monkeypatch, total=4, dataset=dataset)
+    dataset[0]  # opens a file that the workers must not share
+    alone, workers = (
+        list(DataLoader(dataset, 4, sampler=order, num_workers=number, collate_fn=collate_samples)) for number in (0, 2)
+    )
+    assert sorted(torch.cat([batch['index'] for batch in alone]).tolist()) == list(range(12))
+    for a, b in zip(alone, workers, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a if torch.is_tensor(a[name]))

@@ -1,0 +1,180 @@
+"""Faults of loaders in plain words; batches handed on in order, with only their pixels moved."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine import runner as mmengine_runner
+from mmengine.hooks import Hook
+from torch.utils.data import DataLoader
+
+from mmadclr.engine import Runner
+from mmadclr.engine.launch import report_bad_input
+from mmadclr.engine.loader_guard import (
+    DevicePrefetcher,
+    WorkerDiedError,
+    check_shared_memory,
+    explained_worker_deaths,
+    pixels,
+    pixels_on,
+)
+
+WORKERS = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
+
+
+class KillWorker(Hook):
+    """Kills a worker of the loader as the system does when memory runs out."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if runner.iter == self.iteration:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            time.sleep(30)  # until the signal handler raises
+
+
+def run_until_killed(small_config, iteration):
+    runner = Runner.from_cfg(small_config(WORKERS))
+    runner.register_hook(KillWorker(iteration))
+    try:
+        runner.train()
+    finally:
+        for worker in multiprocessing.active_children():
+            worker.kill()  # torch would wait for them
+
+
+def test_killed_worker_names_cause_iteration_and_checkpoint(small_config):
+    with pytest.raises(WorkerDiedError) as caught:
+        run_until_killed(small_config, iteration=4)
+    text = str(caught.value)
+    assert text.startswith('DataLoader worker (pid ')
+    assert 'at iteration 4: most likely the machine ran out of memory: lower train_dataloader.num_workers' in text
+    assert text.endswith('work/epoch_1.pth: go on from it with --resume')
+
+
+def test_killed_worker_before_the_first_checkpoint_ends_a_tool_in_one_line(small_config):
+    with pytest.raises(SystemExit) as caught:
+        report_bad_input(lambda: run_until_killed(small_config, iteration=1))()
+    text = str(caught.value)
+    assert text.startswith('error: DataLoader worker (pid ')
+    assert 'There is no checkpoint in ' in text
+    assert '\n' not in text
+
+
+@pytest.mark.parametrize(
+    ('message', 'explanation'),
+    [
+        (
+            'DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ...',
+            'shared memory ran out: lower',
+        ),
+        ('DataLoader worker (pid(s) 7, 8) exited unexpectedly', 'num_workers=0 shows errors of the data set itself'),
+        ('Pin memory thread exited unexpectedly', 'ran out of memory or of shared memory'),
+    ],
+)
+def test_other_deaths(tmp_path, message, explanation):
+    with pytest.raises(WorkerDiedError, match=explanation), explained_worker_deaths(lambda: 5, tmp_path):
+        raise RuntimeError(message)
+
+
+def test_other_errors_pass(tmp_path):
+    error = RuntimeError('CUDA out of memory')
+    with pytest.raises(RuntimeError) as caught, explained_worker_deaths(lambda: 5, tmp_path):
+        raise error
+    assert caught.value is error
+
+
+def test_shared_memory_too_small(small_config, monkeypatch):
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=2**16))
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
+    with pytest.raises(ValueError) as caught:
+        Runner.from_cfg(small_config(WORKERS | {'train_dataloader.prefetch_factor': 3})).train()
+    text = str(caught.value)
+    assert '2 workers x 3 batches of 0.0 MiB x 4 processes need 0.8 MiB ' in text
+    assert '/dev/shm has 0.1 MiB free: lower train_dataloader.num_workers, batch_size or prefetch_factor' in text
+    assert '--shm-size' in text
+
+
+@pytest.mark.parametrize(('free', 'fits'), [(2 * 3 * 5 * 70, True), (2 * 3 * 5 * 70 - 1, False)])
+def test_shared_memory_is_compared_with_all_batches_at_a_time(monkeypatch, free, fits):
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=free))
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '5')
+    loader = DataLoader(Crops(10), batch_size=7, num_workers=2, prefetch_factor=3)
+    if fits:
+        check_shared_memory(loader)
+    else:
+        with pytest.raises(ValueError, match='5 processes need'):
+            check_shared_memory(loader)
+    check_shared_memory(DataLoader(Crops(10), batch_size=7))  # no worker, no shared memory
+
+
+class Crops(torch.utils.data.Dataset):
+    """Numbered images; a batch is said to take 10 bytes an image."""
+
+    transform = SimpleNamespace(batch_bytes=lambda batch_size: 10 * batch_size)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict:
+        image = torch.full((3, 64, 64), index, dtype=torch.uint8)
+        return {'global_views': image, 'images': image + 100, 'global_photometric': torch.tensor([index]), 'index': index}
+
+
+def test_loader_of_a_run_is_wrapped_and_stays_a_loader_to_everyone_else(train):
+    runner = train({'train_cfg.max_epochs': 1})
+    loader = runner.train_dataloader
+    assert isinstance(loader, DevicePrefetcher)
+    assert len(loader) == 3
+    for name in ('dataset', 'sampler', 'batch_sampler', 'num_workers', 'collate_fn'):
+        assert getattr(loader, name) is getattr(loader.loader, name)
+    with pytest.raises(AttributeError, match='no_such_thing'):
+        _ = loader.no_such_thing
+
+
+def test_shard_sampler_learns_the_batch(monkeypatch):
+    built = []
+    monkeypatch.setattr(mmengine_runner.Runner, 'build_dataloader', lambda cfg, *args, **kwargs: built.append(cfg))
+    for sampler in (dict(type='ShardSampler'), dict(type='ShardSampler', batch_size=2), dict(type='EpochSampler')):
+        Runner.build_dataloader(dict(batch_size=6, num_workers=1, dataset=None, sampler=sampler))
+    assert [cfg['sampler'].get('batch_size') for cfg in built] == [6, 2, None]
+
+
+def test_batches_pass_on_a_cpu():
+    loader = DataLoader(Crops(6), batch_size=2)
+    prefetcher = DevicePrefetcher(loader, 'cpu')
+    assert [batch['index'].tolist() for batch in prefetcher] == [[0, 1], [2, 3], [4, 5]]
+    assert [batch['index'].tolist() for batch in prefetcher] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_only_pixels_move():
+    batch = next(iter(DataLoader(Crops(2), batch_size=2))) | {'unreadable': ['a.jpg'], 'query_views': torch.ones(2, 3)}
+    moved = pixels_on('meta', batch)
+    assert {name for name, value in moved.items() if getattr(value, 'is_meta', False)} == set(pixels(batch))
+    assert set(pixels(batch)) == {'global_views', 'images', 'query_views'}
+    assert moved['global_photometric'] is batch['global_photometric']
+    assert moved['unreadable'] is batch['unreadable']
+
+
+@pytest.mark.gpu
+def test_pixels_arrive_while_the_gpu_is_busy():
+    """Right values although copy and use are on two streams and memory is reused."""
+    loader = DataLoader(Crops(32), batch_size=2, pin_memory=True)
+    work = torch.randn(2048, 2048, device='cuda')
+    sums = []
+    for batch in DevicePrefetcher(loader, 'cuda'):
+        assert batch['global_views'].is_cuda
+        assert not batch['global_photometric'].is_cuda
+        for _ in range(20):
+            work = (work @ work).clamp(-1, 1)
+        sums.append(batch['global_views'].flatten(1).float().mean(1))
+    assert torch.cat(sums).tolist() == list(range(32))

@@ -1,0 +1,22 @@
+"""``tools/pack_shards.py`` as users meet it."""
+
+import subprocess
+import sys
+
+from places import REPO
+
+
+def pack(*arguments):
+    command = [sys.executable, 'tools/pack_shards.py', *map(str, arguments)]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+
+
+def test_the_tool_packs_and_explains(image_folder, tmp_path):
+    root, out = image_folder(count=6), tmp_path / 'out'
+    done = pack(root, out, '--images-per-shard', 4, '--with-label')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('2 shards, ')
+    assert f'{out}/000000.tar to 000001.tar' in done.stdout
+    again = pack(root, out)
+    assert again.returncode != 0
+    assert again.stderr.strip() == f'error: {out} exists and is not an empty folder: choose another one for the shards'
