@@ -1,76 +1,60 @@
-"""One rectangular attention call against the masked square one it replaces: ``python benchmarks/attention.py``.
+"""One rectangular attention call against what it replaces: ``python benchmarks/attention.py``.
 
-Both give every image and query row the image tokens as keys. Printed: their largest difference, exact FLOPs (torch's own
-counter), and the ratio of times with the two variants interleaved in one process.
+Every image and query row reads the image tokens. References: the masked square call of the same fused kernel, and scores,
+mask and softmax written out (``reference.py``), forward and backward.
 """
 
-import argparse
-import statistics
-import sys
-import time
-from pathlib import Path
+from __future__ import annotations
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from collections.abc import Callable
 
+import common
 import torch
 import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from common import counted_row, timed_row
+from torch import Tensor
 
-from mmadclr.models.backbones.query_vit import QueryAttention, TokenLayout
+from mmadclr.models.backbones import TokenLayout
+from mmadclr.models.backbones.query_block import QueryAttention
 
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--batch', type=int, default=16)
-    parser.add_argument('--queries', type=int, default=10)
-    parser.add_argument('--heads', type=int, default=6)
-    parser.add_argument('--rounds', type=int, default=21)
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    return parser.parse_args()
+NUM_IMAGE = 197
 
 
-def seconds(function, device: str) -> float:
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+    return scores.masked_fill(~mask, float('-inf')).softmax(dim=-1) @ v
 
 
-def time_ratio(function, reference, rounds: int, device: str) -> str:
-    """Median and range of the ratio of times, the two functions taking turns."""
-    ratios = []
-    for _ in range(rounds):
-        base = seconds(reference, device)
-        ratios.append(seconds(function, device) / base)
-    return f'median {statistics.median(ratios):.2f}, range {min(ratios):.2f} to {max(ratios):.2f}'
+def forward_backward(attend: Callable, tensors: list[Tensor], *args) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        out = attend(*tensors, *args)
+        out.sum().backward()
+        return out.detach()
 
-
-def count_flops(function) -> int:
-    """Exact FLOPs by torch's counter, which sees attention only in its unfused form."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        function()
-    return counter.get_total_flops()
+    return run
 
 
 def main() -> None:
-    args = parse_args()
-    num_image, total = 197, 197 + args.queries
-    q, k, v = (torch.randn(args.batch, args.heads, total, 64, device=args.device) for _ in range(3))
-    layout = TokenLayout(num_image)
-    mask = layout.mask(total, args.device)
-    variants = {
-        'rectangular': lambda: QueryAttention.attend(q, k, v, layout),
-        'masked': lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask),
+    args = common.parser(__doc__, batch=16, queries=10, heads=6, rounds=15).parse_args()
+    shape = args.batch, args.heads, NUM_IMAGE + args.queries, 64
+    tensors = [torch.randn(*shape, device=args.device, requires_grad=True) for _ in range(3)]
+    layout = TokenLayout(NUM_IMAGE)
+    mask = layout.mask(shape[2], args.device)
+    ours = forward_backward(QueryAttention.attend, tensors, layout)
+    references = {
+        'masked square call': forward_backward(F.scaled_dot_product_attention, tensors, mask),
+        'written out': forward_backward(written_out, tensors, mask),
     }
-    print(f'{args.device}: {args.batch} images x {args.heads} heads, {num_image} image and {args.queries} query tokens')
-    print(f'largest difference {(variants["rectangular"]() - variants["masked"]()).abs().max():.1e}')
-    for name, function in variants.items():
-        print(f'{name:<12} {count_flops(function) / 1e6:.1f} MFLOP')
-    print(f'masked / rectangular, time: {time_ratio(variants["masked"], variants["rectangular"], args.rounds, args.device)}')
+    rows = []
+    for name, reference in references.items():
+        difference = (ours() - reference()).abs().max().item()
+        if difference > 1e-4:
+            raise SystemExit(f'{name}: the outputs differ by {difference:.1e}')
+        note = f'outputs agree to {difference:.0e}'
+        rows.append(timed_row(f'against the {name}', ours, reference, args.rounds, args.device, note=note))
+        flops = (common.count_flops(form) / 1e6 for form in (ours, reference))
+        rows.append(counted_row(f'against the {name}', 'MFLOP', *flops))
+    common.report('attention', rows, args)
 
 
 if __name__ == '__main__':

@@ -1,8 +1,9 @@
 """Files to weights, loader and step together: ``python benchmarks/end_to_end.py``.
 
-JPEG files of 500 x 375 pixels through the loader's workers and into training steps, against the same with the loader and the step of the
-published structure (``loader.py``, ``reference.py``), in turn; and our step alone, on views that are already there. On a CPU the default
-network is so small that loading matters, as it does for a large one on a GPU: there, name ``--arch``, ``--batch`` and ``--workers``.
+JPEG files of 500 x 375 pixels through the loader's workers and into training steps, against the same with the loader and the
+step of the published structure (``loader.py``, ``reference.py``), in turn; and our step alone, on views that are already
+there. On a CPU the default network is so small that loading matters, as it does for a large one on a GPU: there, name
+``--arch``, ``--batch`` and ``--workers``.
 """
 
 from __future__ import annotations

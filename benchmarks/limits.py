@@ -2,7 +2,8 @@
 
     python benchmarks/limits.py --arch vit_small_patch16_224 --locals 10 --queries 10
 
-Counted: student forward and backward, teacher forward, attention, patch embedding, head and prototypes. The bytes are those
+Counted: student forward and backward, teacher forward, attention, patch embedding, head and prototypes; of the last block
+what [CLS] and query tokens need. The bytes are those
 of the block activations if every norm, activation and residual is one kernel and attention is fused (37 transfers of D bf16
 numbers per token and layer forward, three times that with the backward pass). No training reaches the limits; they say what
 share was reached.
@@ -39,18 +40,22 @@ class StepCost:
     bottleneck_dim: int = 256
 
     @classmethod
-    def of(cls, arch: str, **kwargs) -> StepCost:
+    def of(cls, arch: str | dict, **kwargs) -> StepCost:
         sizes = resolve_arch(arch)
-        return cls(**{name: sizes[name] for name in ('embed_dim', 'depth', 'patch_size', 'mlp_ratio')}, **kwargs)
+        return cls(
+            **{name: sizes[name] for name in ('embed_dim', 'depth', 'patch_size', 'mlp_ratio') if name in sizes}, **kwargs
+        )
 
     def tokens(self) -> tuple[int, int]:
         """Image tokens of a global and of a local view, [CLS] included."""
         return tuple(1 + (size // self.patch_size) ** 2 for size in (self.global_size, self.local_size))
 
-    def blocks(self, rows: int, keys: int) -> float:
-        """FLOPs of all blocks, forward, for ``rows`` tokens that attend to ``keys``."""
-        linear = rows * self.embed_dim**2 * (8 + 4 * self.mlp_ratio)
-        return self.depth * (linear + 4 * rows * keys * self.embed_dim)
+    def blocks(self, rows: int, keys: int, outputs: int) -> float:
+        """FLOPs of all blocks, forward, for ``rows`` tokens that attend to ``keys``; the last makes ``outputs`` alone."""
+        square = self.embed_dim**2
+        full = rows * square * (8 + 4 * self.mlp_ratio) + 4 * rows * keys * self.embed_dim
+        last = 4 * rows * square + outputs * square * (4 + 4 * self.mlp_ratio) + 4 * outputs * keys * self.embed_dim
+        return (self.depth - 1) * full + last
 
     def patches(self, rows: int) -> float:
         return 2 * rows * 3 * self.patch_size**2 * self.embed_dim
@@ -62,8 +67,8 @@ class StepCost:
     def flops(self) -> float:
         """Per image: three times the student's forward pass (less the gradient of pixels), once the teacher's."""
         in_global, in_local = self.tokens()
-        globals_ = 2 * self.blocks(in_global + self.num_query, in_global)
-        locals_ = self.num_local * self.blocks(in_local, in_local)
+        globals_ = 2 * self.blocks(in_global + self.num_query, in_global, 1 + self.num_query)
+        locals_ = self.num_local * self.blocks(in_local, in_local, 1)
         global_patches = self.patches(2 * (in_global - 1 + self.num_query))
         local_patches = self.patches(self.num_local * (in_local - 1))
         rows = 2 + 2 * self.num_query
@@ -86,7 +91,9 @@ def main() -> None:
     parser = common.parser(__doc__, arch='vit_small_patch16_224', locals=10, queries=10, prototypes=65536)
     args = parser.parse_args()
     cost = StepCost.of(args.arch, num_local=args.locals, num_query=args.queries, prototypes=args.prototypes)
+    plain = StepCost.of(args.arch, num_local=args.locals, num_query=0, prototypes=args.prototypes)
     rows = [
+        Row('computing without queries (DINO)', 'GFLOP/image', plain.flops() / 1e9),
         Row('computing', 'GFLOP/image', cost.flops() / 1e9),
         Row('activations moved', 'GB/image', cost.traffic() / 1e9),
         *(Row(f'limit of {name}', 'images/s', cost.images_per_second(name)) for name in DEVICES),

@@ -13,7 +13,7 @@ import common
 import torch
 from common import counted_row
 from counters import PeakBytes
-from reference import PairLoop
+from reference import PairLoop, logits_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmadclr.models.heads.dino_head import Prototypes
@@ -45,7 +45,7 @@ def ours(rows: list[torch.Tensor], prototypes: list[Prototypes], args: argparse.
 
 def reference(rows: list[torch.Tensor], prototypes: list[Prototypes], args: argparse.Namespace) -> torch.Tensor:
     losses = [PairLoop(args.prototypes, str(rows[0].device)) for _ in range(2)]
-    logits = [prototypes[index % 2](part.flatten(0, -2)) for index, part in enumerate(rows)]
+    logits = [logits_of(prototypes[index % 2], part.flatten(0, -2)) for index, part in enumerate(rows)]
     loss = losses[0](*logits[:2], len(rows[0])) + losses[1](*logits[2:], 2)
     loss.backward()
     return loss.detach()

@@ -58,8 +58,17 @@ def project(network: nn.ModuleDict, views: list[Tensor], crops: Tensor | None) -
     outputs = [backbone(network['backbone'], torch.cat(views[:2]), crops)]
     if len(views) > 2:
         outputs.append(backbone(network['backbone'], torch.cat(views[2:])))
-    cls = network['head'](torch.cat([output[0] for output in outputs]))
-    return cls, None if crops is None else network['head'](outputs[0][1].flatten(0, 1))
+    cls = head(network['head'], torch.cat([output[0] for output in outputs]))
+    return cls, None if crops is None else head(network['head'], outputs[0][1].flatten(0, 1))
+
+
+def head(module: nn.Module, x: Tensor) -> Tensor:
+    return logits_of(module.last_layer, nn.functional.normalize(module.mlp(x), dim=-1))
+
+
+def logits_of(prototypes: nn.Module, x: Tensor) -> Tensor:
+    """Logits (rows, K), by way of the effective weight, as the old-style ``torch.nn.utils.weight_norm`` makes it."""
+    return nn.functional.linear(x, torch._weight_norm(prototypes.weight_v, prototypes.weight_g, 0))
 
 
 class ReferenceStep:

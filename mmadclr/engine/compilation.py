@@ -8,7 +8,7 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from mmadclr.models.backbones.query_vit import QueryBlock
+from mmadclr.models.backbones.query_block import QueryBlock
 
 # Student and teacher, two or three input sizes, with and without drop path; all blocks share their graphs.
 MAX_GRAPHS = 16

@@ -70,13 +70,13 @@ def test_inductor_changes_nothing():
 
 
 def test_blocks_share_graphs_whatever_their_drop_path():
-    """Teacher, global and local views; the first block has no drop path."""
+    """Teacher, global and local views; the first block has no drop path, the last leaves out patches."""
     counter = CompileCounterWithBackend('eager')
     model = build(drop_path_rate=0.3)
     compile_blocks(model, dict(backend=counter))
     for _ in range(2):
         losses_and_gradients(model)
-    assert counter.frame_count == 1 + 3 * 2  # the trial comes first
+    assert counter.frame_count == 1 + 3 * 3  # the trial comes first
 
 
 def test_without_a_compiler_there_is_one_warning(monkeypatch):

@@ -5,7 +5,8 @@ import timm
 import torch
 from counters import PeakBytes
 
-from mmadclr.models.backbones.query_vit import QUERY_KEYS, QueryViT, TokenLayout, resolve_arch
+from mmadclr.models.backbones.query_block import QUERY_KEYS, TokenLayout
+from mmadclr.models.backbones.query_vit import QueryViT, resolve_arch
 
 ARCH = dict(embed_dim=36, depth=3, num_heads=3, patch_size=8)
 SIZES = ('native', 'larger', 'nonsquare', 'smaller', 'same_count')
@@ -186,6 +187,33 @@ def test_last_attention_obeys_the_mask_and_reproduces_the_block(inputs):
     _, layout = model.embed(images, crops)
     assert not weights[:, :, ~layout.mask(weights.shape[2])].any()
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+
+
+@pytest.mark.parametrize(
+    'kwargs', [*(dict(query_keys=keys) for keys in QUERY_KEYS), dict(query_keys='image+queries', bidirectional=True)]
+)
+@pytest.mark.parametrize('with_queries', [True, False])
+def test_leaving_out_patches_changes_nothing_else(inputs, kwargs, with_queries):
+    images, crops = (x.double() for x in inputs)
+    crops = crops if with_queries else None
+    model = build(dtype=torch.float64, drop_path_rate=0.5, **kwargs).train()
+    results = []
+    for patches in (True, False):
+        model.zero_grad()
+        torch.manual_seed(3)
+        output = model(images, crops, patches=patches)
+        (output.cls.sin().sum() + output.queries.cos().sum()).backward()
+        results.append([output.cls, output.queries, *(p.grad.clone() for p in model.parameters())])
+    assert output.patches is None
+    for whole, part in zip(*results, strict=True):
+        torch.testing.assert_close(part, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('class_token', [True, False])
+def test_patches_are_there_unless_left_out(inputs, class_token):
+    model = build(class_token=class_token)
+    assert model(inputs[0]).patches.shape == (2, 16, 36)
+    assert (model(inputs[0], patches=False).patches is None) == class_token  # without [CLS] there would be nothing left
 
 
 @pytest.mark.parametrize('choice', ['selective', True])

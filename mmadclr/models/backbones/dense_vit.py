@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmadclr.checkpoint.backbone import load_backbone
-from mmadclr.models.backbones.query_vit import QueryViT, TokenLayout
+from mmadclr.models.backbones.query_block import TokenLayout
+from mmadclr.models.backbones.query_vit import QueryViT
 from mmadclr.registry import MODELS
 
 MAX_SIZES = 32  # input sizes whose positions are kept

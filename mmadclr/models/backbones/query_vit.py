@@ -12,130 +12,25 @@ from typing import NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, resample_abs_pos_embed
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint
 
+from mmadclr.models.backbones.query_block import QUERY_KEYS, QueryAttention, QueryBlock, TokenLayout, keep_products
 from mmadclr.models.init import init_linear_layers
 from mmadclr.registry import MODELS
 
-QUERY_KEYS = ('image', 'image+self', 'image+queries')
 SIZES = ('patch_size', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio')
 
 
 class ViTOutput(NamedTuple):
-    """Final-normed tokens: ``cls`` (B, D; None without class token), ``patches`` (B, N, D), ``queries`` (B, Q, T, D)."""
+    """Final-normed tokens: ``cls`` (B, D; None without class token), ``patches`` (B, N, D; None where not asked for),
+    ``queries`` (B, Q, T, D)."""
 
     cls: Tensor | None
-    patches: Tensor
+    patches: Tensor | None
     queries: Tensor
-
-
-class TokenLayout(NamedTuple):
-    """Which tokens of a sequence are queries, and what they may read.
-
-    ``num_image`` tokens ([CLS] and patches) come first, then query tokens in groups of ``tokens_per_crop``.
-    """
-
-    num_image: int
-    tokens_per_crop: int = 1
-    query_keys: str = 'image'
-    bidirectional: bool = False
-
-    def mask(self, num_tokens: int, device: torch.device | str | None = None) -> Tensor:
-        """Boolean (S, S) mask, True where row may attend to column: the definition the fast paths are tested against."""
-        is_query = torch.arange(num_tokens, device=device) >= self.num_image
-        crop = (torch.arange(num_tokens, device=device) - self.num_image) // self.tokens_per_crop
-        reads_image = ~is_query.expand(num_tokens, -1)
-        if self.bidirectional:
-            return torch.ones_like(reads_image)
-        if self.query_keys == 'image+queries':
-            return reads_image | is_query[:, None]
-        if self.query_keys == 'image+self':
-            return reads_image | (is_query[:, None] & (crop[:, None] == crop))
-        return reads_image
-
-
-class QueryAttention(Attention):
-    """Self-attention in which image tokens never read query tokens; all weights are shared.
-
-    With ``query_keys='image'`` every row, image or query, reads the image tokens only: one rectangular call without a
-    mask, so any fused kernel applies. The mechanism is that of ADCLR (ICLR 2023); the released code of its authors
-    (Sherrylone/PQCL, ``models/pos_transformer.py``) corresponds to ``'image+queries'``.
-    """
-
-    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        q, k, v = self.project(x)
-        out = self.attend(q, k, v, layout).transpose(1, 2).flatten(2)
-        return self.proj_drop(self.proj(out))
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, S, D) -> queries, keys and values, each (B, H, S, D/H)."""
-        return self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-
-    @staticmethod
-    def attend(q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) -> Tensor:
-        n = layout.num_image
-        if n == q.shape[2] or layout.bidirectional:
-            return F.scaled_dot_product_attention(q, k, v)
-        if layout.query_keys == 'image':
-            return F.scaled_dot_product_attention(q, k[:, :, :n], v[:, :, :n])
-        # The two ablations: image rows as in a plain ViT, query rows by themselves.
-        image = F.scaled_dot_product_attention(q[:, :, :n], k[:, :, :n], v[:, :, :n])
-        if layout.query_keys == 'image+queries':
-            return torch.cat((image, F.scaled_dot_product_attention(q[:, :, n:], k, v)), dim=2)
-        return torch.cat((image, attend_image_and_self(q[:, :, n:], k, v, layout)), dim=2)
-
-    def weights(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        """Softmax map (B, H, S, S) of the same attention, for pictures and tests; slow path, never used in training."""
-        q, k, _ = self.project(x)
-        scores = (q * self.scale) @ k.transpose(-2, -1)
-        return scores.masked_fill(~layout.mask(x.shape[1], x.device), float('-inf')).softmax(dim=-1)
-
-
-def attend_image_and_self(q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) -> Tensor:
-    """Query rows (B, H, Q*T, C) over the image's tokens and those of their own crop; keys and values are of all tokens.
-
-    One softmax over both kinds of scores, so neither a mask nor a score that is thrown away.
-    """
-    n, crops = layout.num_image, (-1, layout.tokens_per_crop)
-    q = q * q.shape[-1] ** -0.5
-    to_image = q @ k[:, :, :n].transpose(-2, -1)
-    own_k, own_v = (x[:, :, n:].unflatten(2, crops) for x in (k, v))
-    to_self = (q.unflatten(2, crops) @ own_k.transpose(-2, -1)).flatten(2, 3)
-    weights = torch.cat((to_image, to_self), dim=-1).softmax(dim=-1).to(v.dtype)
-    on_image, on_self = weights.split((n, layout.tokens_per_crop), dim=-1)
-    return on_image @ v[:, :, :n] + (on_self.unflatten(2, crops) @ own_v).flatten(2, 3)
-
-
-class DropPath(nn.Module):
-    """Stochastic depth, decided for each sample, as timm's; its rate is a tensor, so that compiled blocks share a graph."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.register_buffer('keep', torch.tensor(1 - rate), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        if not self.training:
-            return x
-        kept = torch.bernoulli(self.keep.expand(len(x), 1, 1))
-        return x * (kept / self.keep).to(x.dtype)
-
-
-class QueryBlock(Block):
-    """timm's pre-norm block, with the token layout handed to its attention."""
-
-    def __init__(self, *args, drop_path: float = 0.0, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        if drop_path > 0:
-            self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
-
-    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        x = x + self.drop_path1(self.attn(self.norm1(x), layout))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
 @MODELS.register_module()
@@ -225,11 +120,18 @@ class QueryViT(VisionTransformer):
         """Called by the runner before training."""
         self.reset_parameters()
 
-    def forward(self, images: Tensor, query_crops: Tensor | None = None) -> ViTOutput:
-        """Encodes images (B, 3, H, W) and, read-only, query crops (B, Q, 3, q, q); sides are multiples of the patch."""
+    def forward(self, images: Tensor, query_crops: Tensor | None = None, patches: bool = True) -> ViTOutput:
+        """Encodes images (B, 3, H, W) and, read-only, query crops (B, Q, 3, q, q); sides are multiples of the patch.
+
+        ``patches=False`` spares the last block what only patches would need: of its products, those of keys and values
+        remain. What is left of the output is the same, up to rounding.
+        """
         tokens, layout = self.embed(images, query_crops)
-        tokens = self.norm(self.run_blocks(tokens, layout))
-        return self.split(tokens, layout)
+        patches = patches or self.cls_token is None
+        tokens = self.norm(self.run_blocks(tokens, layout, patches))
+        if patches:
+            return self.split(tokens, layout)
+        return self.split(tokens, layout._replace(num_image=1))._replace(patches=None)
 
     def intermediate_tokens(self, images: Tensor, n: int = 1) -> list[Tensor]:
         """Final-normed tokens (B, 1 + N, D) after each of the last ``n`` blocks, first of them first."""
@@ -292,18 +194,20 @@ class QueryViT(VisionTransformer):
             return resample_abs_pos_embed(self.pos_embed, (height, width), stored, self.num_prefix_tokens)
         return resize_positions(self.pos_embed, stored, (height, width), self.num_prefix_tokens)
 
-    def run_blocks(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        for block in self.blocks:
+    def run_blocks(self, x: Tensor, layout: TokenLayout, patches: bool = True) -> Tensor:
+        """(B, S, D) -> (B, S, D), or without patches (B, 1 + Q*T, D)."""
+        *first, last = self.blocks
+        for block in first:
             x = self.run_block(block, x, layout)
-        return x
+        return self.run_block(last, x, layout, patches)
 
-    def run_block(self, block: QueryBlock, x: Tensor, layout: TokenLayout) -> Tensor:
+    def run_block(self, block: QueryBlock, x: Tensor, layout: TokenLayout, patches: bool = True) -> Tensor:
         """One block (B, S, D) -> (B, S, D), recomputed in the backward pass as far as activations are not to be kept."""
         if not self.grad_checkpointing or not torch.is_grad_enabled():
-            return block(x, layout)
+            return block(x, layout, patches)
         if self.grad_checkpointing == 'selective':
-            return checkpoint(block, x, layout, use_reentrant=False, context_fn=keep_products)
-        return checkpoint(block, x, layout, use_reentrant=False)
+            return checkpoint(block, x, layout, patches, use_reentrant=False, context_fn=keep_products)
+        return checkpoint(block, x, layout, patches, use_reentrant=False)
 
     def split(self, tokens: Tensor, layout: TokenLayout) -> ViTOutput:
         """Token sequence (B, S, D) -> its named parts."""
@@ -315,17 +219,6 @@ class QueryViT(VisionTransformer):
         )
         cls = None if self.cls_token is None else tokens[:, 0]
         return ViTOutput(cls, tokens[:, self.num_prefix_tokens : n], queries)
-
-
-def keep_products() -> tuple:
-    """Contexts for ``checkpoint`` under which products and attention are kept, and the cheap rest is computed again."""
-    return create_selective_checkpoint_contexts(_save_products)
-
-
-def _save_products(context, operation, *args, **kwargs) -> CheckpointPolicy:
-    name = operation.__name__.split('.')[0]
-    expensive = name in ('mm', 'addmm', 'bmm', 'convolution') or name.startswith('_scaled_dot_product')
-    return CheckpointPolicy.MUST_SAVE if expensive else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def resize_positions(pos_embed: Tensor, stored: tuple[int, int], grid: tuple[int, int], num_prefix: int = 1) -> Tensor:

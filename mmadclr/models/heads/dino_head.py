@@ -32,8 +32,8 @@ class Prototypes(nn.Module):
         nn.init.ones_(self.weight_g)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> logits (..., K)."""
-        return F.linear(x, self.weight_g * F.normalize(self.weight_v, dim=1))
+        """(..., D) -> logits (..., K); scales them by ``g / |v|``, so that no second matrix as large as ``v`` is made."""
+        return F.linear(x, self.weight_v) * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))[:, 0]
 
 
 @MODELS.register_module()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmadclr.models.heads.dino_head import project_jointly
 from mmadclr.models.losses.self_distillation import Projection
-from mmadclr.models.selfsup.dino import DINO, by_view, flat
+from mmadclr.models.selfsup.dino import DINO, by_view, encode_cls, flat
 from mmadclr.registry import MODELS
 
 
@@ -78,10 +78,10 @@ class ADCLR(DINO):
     ) -> tuple[Projection, Projection]:
         """[CLS] of all V + L views, and the V * B * Q*T query tokens, projected; local views carry no queries."""
         num_views = global_views.shape[1]
-        output = network['backbone'](flat(global_views), flat(query_crops))
+        output = network['backbone'](flat(global_views), flat(query_crops), patches=False)
         cls = by_view(output.cls, num_views)
         if local_views is not None and local_views.shape[1]:
-            cls = torch.cat((cls, by_view(network['backbone'](flat(local_views)).cls, local_views.shape[1])))
+            cls = torch.cat((cls, encode_cls(network, local_views)))
         queries = by_view(output.queries.flatten(1, 2), num_views)
         if 'query_head' in network:
             return network['head'].project(cls), network['query_head'].project(queries)

@@ -72,7 +72,7 @@ class SelfDistillation(BaseModel):
     @torch.no_grad()
     def extract_features(self, images: Tensor) -> Tensor:
         """Final-normed [CLS] of the teacher (B, D) for images (B, 3, H, W)."""
-        return self.teacher['backbone'](images).cls
+        return self.teacher['backbone'](images, patches=False).cls
 
     @torch.no_grad()
     def extract_patches(self, images: Tensor) -> Tensor:

@@ -42,8 +42,13 @@ class DINO(SelfDistillation):
     @staticmethod
     def project(network: nn.ModuleDict, *view_groups: Tensor) -> Projection:
         """[CLS] of all views, projected; the backbone runs once per resolution, the head once."""
-        features = [by_view(network['backbone'](flat(views)).cls, views.shape[1]) for views in view_groups if views.shape[1]]
-        return network['head'].project(torch.cat(features))
+        groups = [views for views in view_groups if views.shape[1]]
+        return network['head'].project(torch.cat([encode_cls(network, views) for views in groups]))
+
+
+def encode_cls(network: nn.ModuleDict, views: Tensor) -> Tensor:
+    """Views (B, V, 3, H, W) of one resolution -> [CLS] (V, B, D)."""
+    return by_view(network['backbone'](flat(views), patches=False).cls, views.shape[1])
 
 
 def flat(views: Tensor) -> Tensor:

@@ -1,0 +1,151 @@
+"""The block of a vision transformer whose tokens can be read, but not influenced, by query tokens.
+
+Shape legend: B images, N patches, Q query crops, T tokens per crop, D channels, H heads, S = 1 + N + Q*T tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+QUERY_KEYS = ('image', 'image+self', 'image+queries')
+
+
+class TokenLayout(NamedTuple):
+    """Which tokens of a sequence are queries, and what they may read.
+
+    ``num_image`` tokens ([CLS] and patches) come first, then query tokens in groups of ``tokens_per_crop``.
+    """
+
+    num_image: int
+    tokens_per_crop: int = 1
+    query_keys: str = 'image'
+    bidirectional: bool = False
+
+    def mask(self, num_tokens: int, device: torch.device | str | None = None) -> Tensor:
+        """Boolean (S, S) mask, True where row may attend to column: the definition the fast paths are tested against."""
+        is_query = torch.arange(num_tokens, device=device) >= self.num_image
+        crop = (torch.arange(num_tokens, device=device) - self.num_image) // self.tokens_per_crop
+        reads_image = ~is_query.expand(num_tokens, -1)
+        if self.bidirectional:
+            return torch.ones_like(reads_image)
+        if self.query_keys == 'image+queries':
+            return reads_image | is_query[:, None]
+        if self.query_keys == 'image+self':
+            return reads_image | (is_query[:, None] & (crop[:, None] == crop))
+        return reads_image
+
+    def without_patches(self, x: Tensor) -> Tensor:
+        """Tokens (B, S, D) -> those of [CLS] and of queries (B, 1 + Q*T, D)."""
+        return torch.cat((x[:, :1], x[:, self.num_image :]), dim=1) if x.shape[1] > self.num_image else x[:, :1]
+
+
+class QueryAttention(Attention):
+    """Self-attention in which image tokens never read query tokens; all weights are shared.
+
+    With ``query_keys='image'`` every row, image or query, reads the image tokens only: one rectangular call without a
+    mask, so any fused kernel applies. The mechanism is that of ADCLR (ICLR 2023); the released code of its authors
+    (Sherrylone/PQCL, ``models/pos_transformer.py``) corresponds to ``'image+queries'``.
+    """
+
+    def forward(self, x: Tensor, layout: TokenLayout, patches: bool = True) -> Tensor:
+        """(B, S, D) -> (B, S, D), or without patches (B, 1 + Q*T, D), which are read all the same."""
+        q, k, v = self.project(x) if patches else self.project_rows(layout.without_patches(x), x)
+        out = self.attend(q, k, v, layout).transpose(1, 2).flatten(2)
+        return self.proj_drop(self.proj(out))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, S, D) -> queries, keys and values, each (B, H, S, D/H)."""
+        return self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def project_rows(self, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of ``rows`` (B, R, D) alone, keys and values of all of ``x`` (B, S, D)."""
+        width = x.shape[2]
+        weights, biases = (tensor.split((width, 2 * width)) for tensor in (self.qkv.weight, self.qkv.bias))
+        q, kv = (F.linear(tokens, w, b) for tokens, w, b in zip((rows, x), weights, biases, strict=True))
+        k, v = kv.unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q.unflatten(2, (self.num_heads, -1)).transpose(1, 2), k, v
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) -> Tensor:
+        """Rows of [CLS], perhaps patches, and queries over keys and values of all tokens, (B, H, rows, D/H) each."""
+        n = layout.num_image
+        if n == k.shape[2] or layout.bidirectional:
+            return F.scaled_dot_product_attention(q, k, v)
+        if layout.query_keys == 'image':
+            return F.scaled_dot_product_attention(q, k[:, :, :n], v[:, :, :n])
+        # The two ablations: image rows as in a plain ViT, query rows by themselves.
+        num_queries = k.shape[2] - n
+        image_rows, query_rows = q.split((q.shape[2] - num_queries, num_queries), dim=2)
+        image = F.scaled_dot_product_attention(image_rows, k[:, :, :n], v[:, :, :n])
+        if layout.query_keys == 'image+queries':
+            return torch.cat((image, F.scaled_dot_product_attention(query_rows, k, v)), dim=2)
+        return torch.cat((image, attend_image_and_self(query_rows, k, v, layout)), dim=2)
+
+    def weights(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        """Softmax map (B, H, S, S) of the same attention, for pictures and tests; slow path, never used in training."""
+        q, k, _ = self.project(x)
+        scores = (q * self.scale) @ k.transpose(-2, -1)
+        return scores.masked_fill(~layout.mask(x.shape[1], x.device), float('-inf')).softmax(dim=-1)
+
+
+def attend_image_and_self(q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) -> Tensor:
+    """Query rows (B, H, Q*T, C) over the image's tokens and those of their own crop; keys and values are of all tokens.
+
+    One softmax over both kinds of scores, so neither a mask nor a score that is thrown away.
+    """
+    n, crops = layout.num_image, (-1, layout.tokens_per_crop)
+    q = q * q.shape[-1] ** -0.5
+    to_image = q @ k[:, :, :n].transpose(-2, -1)
+    own_k, own_v = (x[:, :, n:].unflatten(2, crops) for x in (k, v))
+    to_self = (q.unflatten(2, crops) @ own_k.transpose(-2, -1)).flatten(2, 3)
+    weights = torch.cat((to_image, to_self), dim=-1).softmax(dim=-1).to(v.dtype)
+    on_image, on_self = weights.split((n, layout.tokens_per_crop), dim=-1)
+    return on_image @ v[:, :, :n] + (on_self.unflatten(2, crops) @ own_v).flatten(2, 3)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth, decided for each sample, as timm's; its rate is a tensor, so that compiled blocks share a graph."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.register_buffer('keep', torch.tensor(1 - rate), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        if not self.training:
+            return x
+        kept = torch.bernoulli(self.keep.expand(len(x), 1, 1))
+        return x * (kept / self.keep).to(x.dtype)
+
+
+class QueryBlock(Block):
+    """timm's pre-norm block, with the token layout handed to its attention."""
+
+    def __init__(self, *args, drop_path: float = 0.0, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if drop_path > 0:
+            self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
+
+    def forward(self, x: Tensor, layout: TokenLayout, patches: bool = True) -> Tensor:
+        """(B, S, D) -> (B, S, D), or without patches, [CLS] and queries alone (B, 1 + Q*T, D)."""
+        read = self.attn(self.norm1(x), layout, patches)
+        x = (x if patches else layout.without_patches(x)) + self.drop_path1(read)
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+def keep_products() -> tuple:
+    """Contexts for ``checkpoint`` under which products and attention are kept, and the cheap rest is computed again."""
+    return create_selective_checkpoint_contexts(_save_products)
+
+
+def _save_products(context, operation, *args, **kwargs) -> CheckpointPolicy:
+    name = operation.__name__.split('.')[0]
+    expensive = name in ('mm', 'addmm', 'bmm', 'convolution') or name.startswith('_scaled_dot_product')
+    return CheckpointPolicy.MUST_SAVE if expensive else CheckpointPolicy.PREFER_RECOMPUTE
