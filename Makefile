@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 endif
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow bench check format clean
 demo: $(INSTALLED)
 	$(RUN) tools/demo.py $(ARGS)
 
@@ -20,6 +20,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow $(ARGS)
+
+bench: $(INSTALLED)
+	$(RUN) benchmarks/run.py $(ARGS)
 
 check: $(INSTALLED)
 	$(RUN) -m ruff check .

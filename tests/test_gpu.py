@@ -4,6 +4,10 @@ import pytest
 import torch
 
 from mmadclr.datasets import MultiCrop, collate_samples
+from mmadclr.engine.compilation import compile_blocks
+from mmadclr.engine.optim import SelfDistillationOptimConstructor
+from mmadclr.models.heads import DINOHead
+from mmadclr.models.losses import SelfDistillationLoss
 from mmadclr.models.preprocessors import ViewPreprocessor
 from mmadclr.registry import MODELS
 
@@ -77,6 +81,45 @@ def test_bf16_step_keeps_the_teacher_in_fp32(batch):
     model.after_step()
     assert all(p.dtype == torch.float32 for p in model.teacher.parameters())
     assert all(loss.centre.isfinite().all() for loss in model.distillation_losses())
+
+
+@pytest.fixture
+def strict_about_syncs():
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode('error')
+    yield
+    torch.cuda.set_sync_debug_mode('default')
+
+
+def test_a_step_never_waits_for_the_device(batch, request):
+    model = build().cuda()
+    wrapper = SelfDistillationOptimConstructor(dict(optimizer=dict(type='AdamW', lr=1e-3), max_norm=1.0))(model)
+    wrapper.optimizer.register_step_post_hook(lambda *_: model.after_step())
+    batch = {name: value.pin_memory() if name.endswith('_views') else value for name, value in batch.items()}
+    model.train_step(batch, wrapper)  # memory and kernels of the first time
+    request.getfixturevalue('strict_about_syncs')
+    model.train_step(batch, wrapper)
+
+
+def test_chunks_in_bf16_are_as_exact_as_fp32_logits_make_them(batch):
+    """Products accumulate in single precision, so chunks differ from fp32 by the rounding of their inputs alone."""
+    torch.manual_seed(0)
+    features = [torch.randn(views, 8, 24, device='cuda') for views in (4, 2)]
+    heads = [DINOHead(24, 4096, hidden_dim=32, bottleneck_dim=64).cuda() for _ in range(2)]
+    losses = []
+    for low in (False, True):
+        projections = [head.project(x) for head, x in zip(heads, features, strict=True)]
+        with torch.autocast('cuda', dtype=torch.bfloat16, enabled=low):
+            losses.append(SelfDistillationLoss(4096, logits_mib=0.5).cuda()(*projections))
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=0)
+
+
+def test_compiled_blocks_change_nothing(batch):
+    plain, compiled = build().cuda(), build().cuda()
+    assert compile_blocks(compiled, 'auto')
+    views = plain.data_preprocessor(batch, True)['views']
+    for name, value in plain.loss(**views).items():
+        torch.testing.assert_close(compiled.loss(**views)[name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.dense

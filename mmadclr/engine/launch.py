@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
 import traceback
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, DictAction
 
 from mmadclr.datasets.image_dataset import UnreadableImageError
@@ -127,8 +129,19 @@ def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:
             if not _is_ours(error):
                 raise
             sys.exit(f'error: {_message(error)}')
+        leave_process_group()
 
     return wrapped
+
+
+def leave_process_group() -> None:
+    """Ends communication with the other processes, at the end of a tool; without it, threads of gloo may abort the exit.
+
+    Not after an error: the others might be waiting for this process.
+    """
+    if torch.distributed.is_initialized():
+        gc.collect()  # sharded models and their runners refer to each other, and to groups of processes
+        torch.distributed.destroy_process_group()
 
 
 def _message(error: BaseException) -> str:

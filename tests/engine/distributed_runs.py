@@ -9,16 +9,23 @@ import torch
 from mmengine.config import Config
 
 from mmadclr.engine import Runner
+from mmadclr.engine.launch import leave_process_group
 from mmadclr.engine.sharding import local_tensors
 from mmadclr.models.wrappers import unwrapped
+
+
+def train(path: str) -> None:
+    cfg = Config.fromfile(path)
+    cfg.launcher = 'pytorch'
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    parameters = local_tensors(list(unwrapped(runner.model).parameters()))
+    held = sum(parameter.numel() for parameter in parameters)
+    (Path(cfg.work_dir) / f'held_by_rank{runner.rank}').write_text(str(held))
+
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
     for path in sys.argv[1:]:
-        cfg = Config.fromfile(path)
-        cfg.launcher = 'pytorch'
-        runner = Runner.from_cfg(cfg)
-        runner.train()
-        parameters = local_tensors(list(unwrapped(runner.model).parameters()))
-        held = sum(parameter.numel() for parameter in parameters)
-        (Path(cfg.work_dir) / f'held_by_rank{runner.rank}').write_text(str(held))
+        train(path)
+    leave_process_group()
