@@ -79,7 +79,7 @@ class ReferenceStep:
         weight = model.student['head'].last_layer.weight_v
         self.loss_cls, self.loss_query = (PairLoop(len(weight), str(weight.device)) for _ in range(2))
         parameters = [p for p in model.student.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, lr=lr, foreach=False)
+        self.optimizer = torch.optim.AdamW(parameters, lr=lr)
 
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor) -> Tensor:
         views = [*global_views.unbind(1), *local_views.unbind(1)]

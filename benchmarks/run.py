@@ -18,16 +18,8 @@ from common import OUT, Row, format_row
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / 'docs' / 'performance.md'
 NAMES = (
-    'loader',
-    'photometric',
-    'attention',
-    'resolutions',
-    'loss_memory',
-    'step',
-    'query_term',
-    'collectives',
-    'end_to_end',
-    'limits',
+    *('loader', 'photometric', 'attention', 'resolutions', 'loss_memory', 'step'),
+    *('collectives', 'end_to_end', 'limits'),
 )
 START, END = '<!-- figures: written by benchmarks/run.py -->', '<!-- end of figures -->'
 

@@ -98,8 +98,8 @@ class EncodedImage:
             if pixels is not None:
                 return pixels
             refusal = 'OpenCV cannot read it'
-        if refusal is None and is_jpeg(self.data):
-            refusal = 'OpenCV is not asked about cut-off and CMYK JPEGs'
+        if refusal is None:
+            refusal = 'OpenCV is not asked about files of this kind'
         return self._decode_by_pillow(refusal)
 
     def _decode_by_pillow(self, refusal: str | None) -> np.ndarray:

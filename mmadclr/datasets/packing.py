@@ -23,7 +23,7 @@ def pack_shards(
         source: Folder of images; of class folders if ``with_label``.
         out_dir: Folder of the shards, empty or not there yet.
         images_per_shard: Images in each but the last.
-        with_label: A ``.cls`` member with the number of the class beside each image.
+        with_label: A ``.cls`` member with the number of the class beside each image, and ``classes.txt`` with the names.
         seed: Of the order.
 
     Returns:
@@ -44,6 +44,8 @@ def pack_shards(
         members = [(Path(source) / listing.paths[i], listing.labels[i] if listing.labels else None) for i in chosen]
         shards.append(folder / f'{len(shards):06d}.tar')
         _write_shard(shards[-1], first, members)
+    if with_label:
+        (folder / 'classes.txt').write_text('\n'.join(listing.classes) + '\n', encoding='utf-8')
     return shards
 
 

@@ -111,6 +111,16 @@ def check_workers(dataloader: dict) -> None:
         print_log(message, 'current', logging.WARNING)
 
 
+def warn_of_scattered_reads(loader) -> None:
+    """Says so if images of shards are shuffled without regard to where they lie."""
+    shard_of = getattr(getattr(loader.dataset, 'source', None), 'shard_of', None)
+    shuffled = getattr(loader.sampler, 'shuffle', False) and not isinstance(loader.sampler, ShardSampler)
+    if shard_of is not None and shuffled:
+        name = type(loader.sampler).__name__
+        message = f"{name} reads all over the shards; sampler.type='ShardSampler' reads them nearly in order"
+        print_log(message, 'current', logging.WARNING)
+
+
 def position_lanes(count: int, total_batch: int, step_lanes: int, slot_lanes: int) -> np.ndarray:
     """(count,) the lane of each position: by its step, and by its place in the step."""
     steps, slots = np.divmod(np.arange(count), total_batch)

@@ -11,7 +11,7 @@ import numpy as np
 from mmadclr.datasets.readers import Listing, read_class_folders, read_folder, read_list
 from mmadclr.datasets.tar_index import read_shards
 
-MAX_OPEN_SHARDS = 64
+MAX_OPEN_SHARDS = 256
 
 
 class Source(Protocol):
@@ -77,7 +77,8 @@ class TarSource:
     Args:
         root: Folder of the shards.
         pattern: Their names: a glob (``*.tar``), or a range in braces (``train-{000000..000146}.tar``).
-        with_label: Labels from the ``.cls`` or ``.json`` member beside each image.
+        with_label: Labels from the ``.cls`` or ``.json`` member beside each image; their names, where they are known, from
+            ``classes.txt`` beside the shards.
 
     Raises:
         FileNotFoundError, ValueError: See ``read_shards``.
@@ -87,7 +88,7 @@ class TarSource:
         self.shards, index = read_shards(root, pattern, with_label)
         self.shard_of, self._offsets, self._sizes, self._names = index.shard_of, index.offsets, index.sizes, index.names
         self.labels = index.labels if with_label else None
-        self.classes = tuple(str(label) for label in range(int(index.labels.max()) + 1)) if with_label else ()
+        self.classes = read_classes(root, int(index.labels.max()) + 1) if with_label else ()
         self._files: dict[int, int] = {}  # shard -> open file
         self._owner = os.getpid()
 
@@ -107,11 +108,13 @@ class TarSource:
     def _file(self, shard: int) -> int:
         if self._owner != os.getpid():  # a forked worker: what the parent opened is the parent's to close
             self._files, self._owner = {}, os.getpid()
-        if shard not in self._files:
+        file = self._files.pop(shard, None)
+        if file is None:
             if len(self._files) >= MAX_OPEN_SHARDS:
-                os.close(self._files.pop(next(iter(self._files))))
-            self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
-        return self._files[shard]
+                os.close(self._files.pop(next(iter(self._files))))  # the one that was read least recently
+            file = os.open(self.shards[shard], os.O_RDONLY)
+        self._files[shard] = file
+        return file
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, '_files': {}}
@@ -120,6 +123,21 @@ class TarSource:
         if getattr(self, '_owner', None) == os.getpid():
             for file in self._files.values():
                 os.close(file)
+
+
+def read_classes(root: str | Path, count: int) -> tuple[str, ...]:
+    """Names of classes, a line each in ``classes.txt``; ``count`` numbers where there is no such file.
+
+    Raises:
+        ValueError: The file names fewer classes.
+    """
+    path = Path(root) / 'classes.txt'
+    if not path.exists():
+        return tuple(str(label) for label in range(count))
+    names = tuple(path.read_text(encoding='utf-8').splitlines())
+    if len(names) < count:
+        raise ValueError(f'{path} names {len(names)} classes, but labels of the shards go up to {count - 1}')
+    return names
 
 
 def find_source(data_root: str, ann_file: str | None, with_label: bool, shards: str | None) -> FileSource | TarSource:

@@ -6,7 +6,6 @@ are one sample, ``0001.jpg`` with ``0001.cls`` (a number as text) or ``0001.json
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
 import json
@@ -19,7 +18,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from mmengine.logging import print_log
@@ -65,9 +64,10 @@ def read_shards(root: str | Path, pattern: str, with_label: bool) -> tuple[list[
         print_log(os.fsdecode(bytes(message)), 'current', logging.WARNING)
     counts = np.bincount(index.shard_of, minlength=len(shards))
     if not counts.all():
+        shard = shards[int(counts.argmin())]
         raise ValueError(
-            f'{shards[int(counts.argmin())]} holds no whole image: shards are uncompressed tar files, with images named '
-            f'<key>.<extension>, where the extension is one of {", ".join(EXTENSIONS)}'
+            f'{shard} ({os.path.getsize(shard):,} bytes) holds no whole image: it is cut short within the first one, or no '
+            f'uncompressed tar file, or its images are not named <key>.<extension> with one of {", ".join(EXTENSIONS)}'
         )
     if with_label:
         _check_labels(index, shards)
@@ -102,15 +102,16 @@ def scan_shard(path: str) -> tuple[list[Entry], str | None]:
     samples: dict[str, Entry] = {}
     labels: dict[str, int] = {}
     end, size = 0, os.path.getsize(path)
-    for member in _members(path):
-        end = member.offset_data + -(-member.size // BLOCK) * BLOCK
-        if not member.isfile() or member.offset_data + member.size > size:
-            continue
-        key, extension = split_key(member.name)
-        if extension in EXTENSIONS:
-            samples.setdefault(key, Entry(member.name, member.offset_data, member.size, NO_LABEL))
-        elif extension in ('.cls', '.json'):
-            labels[key] = max(_read_label(path, member, extension), labels.get(key, NO_LABEL))
+    with open(path, 'rb') as file:
+        for member in _members(path):
+            end = member.offset_data + -(-member.size // BLOCK) * BLOCK
+            if not member.isfile() or member.offset_data + member.size > size:
+                continue
+            key, extension = split_key(member.name)
+            if extension in EXTENSIONS:
+                samples.setdefault(key, Entry(member.name, member.offset_data, member.size, NO_LABEL))
+            elif extension in ('.cls', '.json'):
+                labels[key] = max(_read_label(file, member, extension), labels.get(key, NO_LABEL))
     entries = [entry._replace(label=labels.get(key, NO_LABEL)) for key, entry in samples.items()]
     if not entries or _is_zero_block(path, end):
         return entries, None
@@ -144,10 +145,9 @@ def _is_zero_block(path: str, offset: int) -> bool:
         return file.read(BLOCK) == bytes(BLOCK)
 
 
-def _read_label(path: str, member: tarfile.TarInfo, extension: str) -> int:
-    with open(path, 'rb') as file:
-        file.seek(member.offset_data)
-        text = file.read(member.size)
+def _read_label(file: BinaryIO, member: tarfile.TarInfo, extension: str) -> int:
+    file.seek(member.offset_data)
+    text = file.read(member.size)
     try:
         label = int(text) if extension == '.cls' else json.loads(text).get('label')
     except (ValueError, AttributeError):
@@ -176,8 +176,12 @@ def _cached(shards: list[str]) -> TarIndex:
             return TarIndex(**{field.name: arrays[field.name] for field in fields(TarIndex)})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not there, or not whole: made anew
+    print_log(f'looking for the images of {len(shards)} shards, once for all (kept in {place.parent})', 'current')
     index = _scan(shards)
-    _write(place, index)
+    try:
+        _write(place, index)
+    except OSError as error:
+        print_log(f'{place} cannot be written ({error}): every start looks again', 'current', logging.WARNING)
     return index
 
 
@@ -195,10 +199,9 @@ def _scan(shards: list[str]) -> TarIndex:
 
 
 def _write(place: Path, index: TarIndex) -> None:
-    """Atomic, as several processes may start at once; a cache that cannot be written is done without."""
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
-            partial = Path(folder) / place.name
-            np.savez(partial, **{field.name: getattr(index, field.name) for field in fields(TarIndex)})
-            partial.replace(place)
+    """Atomic, as several processes may start at once."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+        partial = Path(folder) / place.name
+        np.savez(partial, **{field.name: getattr(index, field.name) for field in fields(TarIndex)})
+        partial.replace(place)

@@ -9,7 +9,10 @@ from mmengine.logging import print_log
 from torch import nn
 
 from mmadclr.models.backbones.query_block import QueryBlock
+from mmadclr.models.backbones.query_vit import QueryViT
 
+# What of the activations compiled blocks keep for ``grad_checkpointing='selective'``, which is for uncompiled ones.
+SELECTIVE_BUDGET = 0.5
 # Student and teacher, two or three input sizes, with and without drop path; all blocks share their graphs.
 MAX_GRAPHS = 16
 
@@ -24,7 +27,7 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
         model: Student and teacher.
         setting: False: nothing. True: compile, or warn and go on uncompiled where torch cannot. ``'auto'``: True on a GPU.
             A dict: arguments of ``torch.compile``, and ``activation_memory_budget`` (0 to 1: share of the activations kept
-            for the backward pass, the rest computed again).
+            for the backward pass, the rest computed again; half of them under ``grad_checkpointing='selective'``).
 
     Raises:
         ValueError: Any other setting.
@@ -36,7 +39,9 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
     if not setting or not blocks or (setting == 'auto' and not on_gpu):
         return False
     options = dict(setting) if isinstance(setting, dict) else {}
-    budget = options.pop('activation_memory_budget', 1.0)
+    vits = [module for module in model.modules() if isinstance(module, QueryViT)]
+    selective = any(vit.grad_checkpointing == 'selective' for vit in vits)
+    budget = options.pop('activation_memory_budget', SELECTIVE_BUDGET if selective else 1.0)
     problem = why_not(next(model.parameters()).device, options)
     if problem:
         print_log(
@@ -45,6 +50,10 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
         return False
     torch._functorch.config.activation_memory_budget = budget
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
+    torch._dynamo.config.suppress_errors = True  # a block that does not compile runs as it is, and torch warns
+    for vit in vits:
+        if vit.grad_checkpointing == 'selective':
+            vit.grad_checkpointing = False  # the compiler chooses what to keep
     for block in blocks:
         block.forward = torch.compile(block.forward, **{'dynamic': False, **options})
     return True

@@ -18,15 +18,22 @@ from torch.utils.data import DataLoader
 
 SHARED_MEMORY = Path('/dev/shm')
 # torch.utils.data.dataloader and torch.utils.data._utils.signal_handling
-DEATH = re.compile(r'DataLoader worker \(pid.*?\) (exited unexpectedly|is killed by signal: .*?\.)|Pin memory thread exited')
+DEATH = re.compile(
+    r'DataLoader worker \(pid.*?\) (exited unexpectedly|is killed by signal: .*?\.)|Pin memory thread exited'
+    r'|unable to (allocate shared memory|write to file|mmap)[^\n]*'
+)
+NO_SHARED_MEMORY = (
+    "shared memory ran out: lower the data loader's num_workers, prefetch_factor or batch_size, or give the container more "
+    '(--shm-size)'
+)
 CAUSES = {
-    'Killed': 'most likely the machine ran out of memory: lower train_dataloader.num_workers, prefetch_factor or batch_size',
-    'Bus error': 'shared memory ran out: lower train_dataloader.num_workers, prefetch_factor or batch_size, or give the '
-    'container more (--shm-size)',
+    'Killed': 'most likely the machine ran out of memory: lower num_workers, prefetch_factor or batch_size of the loader',
+    'Bus error': NO_SHARED_MEMORY,
+    'unable to': NO_SHARED_MEMORY,
 }
 UNKNOWN_CAUSE = (
-    'most likely the machine ran out of memory or of shared memory (the --shm-size of a container): lower '
-    'train_dataloader.num_workers, prefetch_factor or batch_size; num_workers=0 shows errors of the data set itself'
+    'most likely the machine ran out of memory or of shared memory (the --shm-size of a container): lower num_workers, '
+    'prefetch_factor or batch_size of the loader; num_workers=0 shows errors of the data set itself'
 )
 
 
@@ -38,7 +45,8 @@ class WorkerDiedError(RuntimeError):
 def explained_worker_deaths(iteration: Callable[[], int], work_dir: str | Path) -> Iterator[None]:
     """Tells what the death of a loader's worker means and how to go on.
 
-    Torch raises it from a signal handler, so at any place of the main process and not only where batches are taken.
+    Torch raises it from a signal handler, so at any place of the main process and not only where batches are taken: other
+    code may have caught it and raised something else.
 
     Args:
         iteration: Gives the iteration the run is at.
@@ -49,12 +57,22 @@ def explained_worker_deaths(iteration: Callable[[], int], work_dir: str | Path) 
     """
     try:
         yield
-    except RuntimeError as error:
-        death = DEATH.search(str(error))
+    except Exception as error:
+        death = _find_death(error)
         if death is None:
             raise
         cause = next((text for name, text in CAUSES.items() if name in death[0]), UNKNOWN_CAUSE)
         raise WorkerDiedError(f'{death[0]} at iteration {iteration()}: {cause}. {_way_on(work_dir)}') from error
+
+
+def _find_death(error: BaseException | None) -> re.Match | None:
+    """In the message of the error, or of those it was raised from."""
+    while error is not None:
+        death = DEATH.search(str(error))
+        if death is not None:
+            return death
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _way_on(work_dir: str | Path) -> str:
@@ -87,8 +105,9 @@ def check_shared_memory(loader: DataLoader) -> None:
 
 
 def local_processes() -> int:
-    """Training processes of this machine: as torchrun says, else as many as there are GPUs."""
-    known = os.environ.get('LOCAL_WORLD_SIZE')
+    """Training processes of this machine: as torchrun, Slurm or MPI say, else as many as there are GPUs."""
+    names = ('LOCAL_WORLD_SIZE', 'SLURM_NTASKS_PER_NODE', 'OMPI_COMM_WORLD_LOCAL_SIZE')
+    known = next((os.environ[name] for name in names if os.environ.get(name, '').isdigit()), None)
     return int(known) if known else min(get_world_size(), max(1, torch.cuda.device_count()))
 
 
@@ -111,6 +130,7 @@ class DevicePrefetcher:
     def __init__(self, loader: DataLoader, device: torch.device | str) -> None:
         self.loader = loader
         self.device = torch.device(device)
+        self.copies: torch.cuda.Stream | None = None  # one for all epochs: torch keeps memory for each
 
     def __getattr__(self, name: str) -> Any:
         if name == 'loader':  # not there yet, as in a copy that is being made
@@ -124,12 +144,12 @@ class DevicePrefetcher:
         if self.device.type != 'cuda':
             yield from self.loader
             return
-        copies = torch.cuda.Stream(self.device)
+        self.copies = self.copies or torch.cuda.Stream(self.device)
         for batch in self.loader:
-            with torch.cuda.stream(copies):
+            with torch.cuda.stream(self.copies):
                 batch = pixels_on(self.device, batch)
             current = torch.cuda.current_stream(self.device)
-            current.wait_stream(copies)
+            current.wait_stream(self.copies)
             for tensor in pixels(batch).values():
                 tensor.record_stream(current)  # its memory belongs to the other stream
             yield batch

@@ -8,6 +8,7 @@ import torch
 from mmengine import runner as mmengine_runner
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_distributed
+from mmengine.hooks import RuntimeInfoHook
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 from mmadclr.checkpoint.loading import architecture, check_state_dict
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.datasets.checks import check_dataset
-from mmadclr.datasets.samplers import check_workers
+from mmadclr.datasets.samplers import check_workers, warn_of_scattered_reads
 from mmadclr.engine.compilation import compile_blocks
 from mmadclr.engine.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
 from mmadclr.engine.sharding import check_sharding, cut_optimizer_state, shard_model, whole_states
@@ -30,7 +31,7 @@ class Runner(mmengine_runner.Runner):
     * ``auto_scale_lr`` counts accumulated batches, and the log spells the product out.
     * A batch that the data set cannot fill, or no batch at all, is an error.
     * A checkpoint must fit the model; mmengine would load what fits and warn.
-    * ``compile`` compiles transformer blocks one by one.
+    * ``compile`` compiles transformer blocks one by one; by default on a GPU.
     * A run resumed with another number of batches per epoch goes on at the right place of its schedules.
     * Annotated data is checked before training starts.
     * Distributed runs without a GPU use gloo (under ``torchrun``).
@@ -110,20 +111,33 @@ class Runner(mmengine_runner.Runner):
         if isinstance(sampler, dict) and str(sampler.get('type')).endswith('ShardSampler'):  # its order depends on the batch
             dataloader = {**dataloader, 'sampler': {'batch_size': dataloader.get('batch_size', 1), **sampler}}
             check_workers(dataloader)
-        return mmengine_runner.Runner.build_dataloader(dataloader, *args, **kwargs)
+        loader = mmengine_runner.Runner.build_dataloader(dataloader, *args, **kwargs)
+        warn_of_scattered_reads(loader)
+        return loader
 
     def train(self):
         self.check_data('train', 'val')
+        self.check_loss_record()
         with explained_worker_deaths(lambda: self.iter, self.work_dir):
             return super().train()
 
     def val(self):
         self.check_data('val')
-        return super().val()
+        with explained_worker_deaths(lambda: self.iter, self.work_dir):
+            return super().val()
 
     def test(self):
         self.check_data('test')
-        return super().test()
+        with explained_worker_deaths(lambda: self.iter, self.work_dir):
+            return super().test()
+
+    def check_loss_record(self) -> None:
+        """Says so if a pretraining config of one's own keeps mmengine's hook for losses."""
+        if self.default_scope.scope_name == SCOPE and any(type(hook) is RuntimeInfoHook for hook in self.hooks):
+            self.logger.warning(
+                'RuntimeInfoHook waits for the device in every iteration, and nothing looks for losses that are not finite: '
+                "set default_hooks.runtime_info=dict(type='LossRecordHook')"
+            )
 
     def check_data(self, *parts: str) -> None:
         """Looks for mistakes in annotated data before time is spent; ``dataset_check=None`` in the config skips it."""
@@ -189,7 +203,7 @@ class Runner(mmengine_runner.Runner):
         """``compile`` in the config compiles transformer blocks, not the whole step with its hooks and wrappers."""
         if self.default_scope.scope_name != SCOPE:
             super()._maybe_compile(target)
-        elif compile_blocks(unwrapped(self.model), self.cfg.get('compile', False)):
+        elif compile_blocks(unwrapped(self.model), self.cfg.get('compile', 'auto')):
             self.logger.info('transformer blocks are compiled: the first iterations take minutes')
 
     def save_checkpoint(self, *args, meta=None, **kwargs) -> None:

@@ -60,6 +60,13 @@ def test_analytical_flops_are_those_counted(queries):
     assert counted == pytest.approx(cost.flops(), rel=0.02)
 
 
+def test_every_benchmark_exists():
+    """``run.py`` finds all of them, and leaves none out that writes figures."""
+    here = run.HERE
+    assert all((here / f'{name}.py').is_file() for name in run.NAMES)
+    assert {path.stem for path in here.glob('*.py') if 'report(' in path.read_text()} - {'common'} == set(run.NAMES)
+
+
 def test_table_is_written_between_the_markers(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(common, 'OUT', tmp_path)
     monkeypatch.setattr(run, 'OUT', tmp_path)

@@ -71,10 +71,10 @@ def test_fast_decoders_give_the_pixels_of_pillow(name, no_pillow):
 
 
 @pytest.mark.parametrize('name', LEFT_TO_PILLOW)
-def test_other_kinds_go_to_pillow_without_a_message(name):
+def test_other_kinds_go_to_pillow_and_say_so(name):
     image = EncodedImage(LEFT_TO_PILLOW[name], name)
     assert np.array_equal(image.decode(), by_pillow(LEFT_TO_PILLOW[name]))
-    assert image.fallbacks == []
+    assert image.fallbacks == [f'{name}: decoded by Pillow, OpenCV is not asked about files of this kind']
 
 
 def test_orientation_tags_turn_nothing():

@@ -23,7 +23,7 @@ def test_bytes_and_labels_survive(image_folder, tmp_path):
     Image.new('RGB', (9, 9)).save(root / 'class1' / 'with.dots.in.name.JPG')
     shards = pack_shards(root, tmp_path / 'out', images_per_shard=5, with_label=True)
     assert [shard.name for shard in shards] == ['000000.tar', '000001.tar', '000002.tar']
-    assert sorted((tmp_path / 'out').iterdir()) == shards
+    assert sorted((tmp_path / 'out').iterdir()) == [*shards, tmp_path / 'out' / 'classes.txt']
     listing = read_class_folders(root)
     expected = sorted(((root / path).read_bytes(), label) for path, label in zip(listing.paths, listing.labels, strict=True))
     dataset = ImageDataset(tmp_path / 'out', CENTRE, shards='{000000..000002}.tar', with_label=True)
@@ -31,6 +31,10 @@ def test_bytes_and_labels_survive(image_folder, tmp_path):
     assert sorted(got) == expected
     assert got != expected  # neighbours are mixed
     assert np.bincount(dataset.source.shard_of).tolist() == [5, 5, 2]
+    assert dataset.metainfo == ImageDataset(root, CENTRE, with_label=True).metainfo
+    (tmp_path / 'out' / 'classes.txt').write_text('class0\n')
+    with pytest.raises(ValueError, match=r'classes\.txt names 1 classes, but labels of the shards go up to 2'):
+        ImageDataset(tmp_path / 'out', CENTRE, shards='*.tar', with_label=True)
 
 
 def test_without_labels_there_are_images_alone(image_folder, tmp_path):

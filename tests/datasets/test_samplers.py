@@ -9,8 +9,8 @@ import torch
 from shards import write_shards
 from torch.utils.data import DataLoader
 
-from mmadclr.datasets import ImageDataset, ShardSampler, collate_samples
-from mmadclr.datasets.samplers import position_lanes, shard_order
+from mmadclr.datasets import EpochSampler, ImageDataset, ShardSampler, collate_samples
+from mmadclr.datasets.samplers import check_workers, position_lanes, shard_order, warn_of_scattered_reads
 
 SHARDS, PER_SHARD = 40, 25
 
@@ -124,6 +124,22 @@ def test_sharing_of_shards_is_said(monkeypatch):
     assert said == []
     sampler(monkeypatch, 0, 3, total=15)
     assert said == ['ShardSampler: slot_lanes=4 is no multiple of 3 processes, so several read the same shards']
+
+
+def test_workers_that_share_shards_and_scattered_reads_are_said(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmadclr.datasets.samplers.print_log', lambda message, *_: said.append(message))
+    check_workers(dict(num_workers=4, sampler=dict(type='ShardSampler')))
+    check_workers(dict(num_workers=0, sampler=dict(type='ShardSampler', step_lanes=3)))
+    warn_of_scattered_reads(SimpleNamespace(dataset=Images(), sampler=EpochSampler(Images(), shuffle=False)))
+    warn_of_scattered_reads(SimpleNamespace(dataset=Images(), sampler=ShardSampler(Images(), batch_size=2)))
+    assert said == []
+    check_workers(dict(num_workers=3, sampler=dict(type='ShardSampler')))
+    warn_of_scattered_reads(SimpleNamespace(dataset=Images(), sampler=EpochSampler(Images())))
+    assert said == [
+        'ShardSampler: step_lanes=16 is no multiple of 3 workers, so several read the same shards',
+        "EpochSampler reads all over the shards; sampler.type='ShardSampler' reads them nearly in order",
+    ]
 
 
 def test_samples_of_shards_do_not_depend_on_workers(tmp_path, monkeypatch):

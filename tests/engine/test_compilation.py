@@ -17,6 +17,7 @@ def _fresh_compiler():
     torch._dynamo.reset()
     yield
     torch._functorch.config.activation_memory_budget = 1.0
+    torch._dynamo.config.suppress_errors = False
     torch._dynamo.reset()
 
 
@@ -58,6 +59,17 @@ def assert_same_as_uncompiled(compiled):
 def test_compiled_blocks_change_nothing(options):
     model = build()
     assert compile_blocks(model, dict(backend='aot_eager', **options))
+    assert_same_as_uncompiled(model)
+
+
+@pytest.mark.parametrize('choice', ['selective', True])
+def test_compiled_blocks_with_less_memory_change_nothing(choice):
+    """The compiler takes over from selective checkpointing, which cannot look into compiled blocks."""
+    model = build()
+    for network in (model.student, model.teacher):
+        network['backbone'].grad_checkpointing = choice
+    assert compile_blocks(model, dict(backend='aot_eager'))
+    assert torch._functorch.config.activation_memory_budget == (0.5 if choice == 'selective' else 1.0)
     assert_same_as_uncompiled(model)
 
 

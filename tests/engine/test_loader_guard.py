@@ -54,7 +54,7 @@ def test_killed_worker_names_cause_iteration_and_checkpoint(small_config):
         run_until_killed(small_config, iteration=4)
     text = str(caught.value)
     assert text.startswith('DataLoader worker (pid ')
-    assert 'at iteration 4: most likely the machine ran out of memory: lower train_dataloader.num_workers' in text
+    assert 'at iteration 4: most likely the machine ran out of memory: lower num_workers' in text
     assert text.endswith('work/epoch_1.pth: go on from it with --resume')
 
 
@@ -76,11 +76,23 @@ def test_killed_worker_before_the_first_checkpoint_ends_a_tool_in_one_line(small
         ),
         ('DataLoader worker (pid(s) 7, 8) exited unexpectedly', 'num_workers=0 shows errors of the data set itself'),
         ('Pin memory thread exited unexpectedly', 'ran out of memory or of shared memory'),
+        (
+            'Caught RuntimeError in DataLoader worker process 0.\nTraceback ...\nRuntimeError: unable to allocate shared '
+            'memory(shm) for file </torch_7>: No space left on device (28)',
+            'No space left on device .* at iteration 5: shared memory ran out: lower',
+        ),
     ],
 )
 def test_other_deaths(tmp_path, message, explanation):
     with pytest.raises(WorkerDiedError, match=explanation), explained_worker_deaths(lambda: 5, tmp_path):
         raise RuntimeError(message)
+
+
+def test_deaths_that_others_caught_are_found(tmp_path):
+    """The signal handler may raise within code that turns any exception into one of its own."""
+    death = RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. ')
+    with pytest.raises(WorkerDiedError, match='by signal: Killed'), explained_worker_deaths(lambda: 5, tmp_path):
+        raise SyntaxError('Failed to format the config file') from death
 
 
 def test_other_errors_pass(tmp_path):
@@ -143,7 +155,8 @@ def test_loader_of_a_run_is_wrapped_and_stays_a_loader_to_everyone_else(train):
 
 def test_shard_sampler_learns_the_batch(monkeypatch):
     built = []
-    monkeypatch.setattr(mmengine_runner.Runner, 'build_dataloader', lambda cfg, *args, **kwargs: built.append(cfg))
+    loader = SimpleNamespace(dataset=None, sampler=None)
+    monkeypatch.setattr(mmengine_runner.Runner, 'build_dataloader', lambda cfg, **_: built.append(cfg) or loader)
     for sampler in (dict(type='ShardSampler'), dict(type='ShardSampler', batch_size=2), dict(type='EpochSampler')):
         Runner.build_dataloader(dict(batch_size=6, num_workers=1, dataset=None, sampler=sampler))
     assert [cfg['sampler'].get('batch_size') for cfg in built] == [6, 2, None]

@@ -33,7 +33,7 @@ def test_late_records_are_those_of_every_iteration(small_config):
         hook = next(hook for hook in runner.hooks if isinstance(hook, LossRecordHook))
         if every:
             before_train = hook.before_train
-            hook.before_train = lambda r, hook=hook, old=before_train: (old(r), setattr(hook, 'interval', 1))
+            hook.before_train = lambda r, hook=hook, old=before_train: (old(r), setattr(hook, 'intervals', [1]))
         runner.train()
         logs.append([{k: v for k, v in line.items() if 'loss' in k or k == 'step'} for line in records(runner)])
     assert logs[0] == logs[1]

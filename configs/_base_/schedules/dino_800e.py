@@ -8,7 +8,6 @@ optim_wrapper = dict(
     max_norm=None,
     precision='auto',  # bf16 on a GPU, fp32 on a CPU
 )
-compile = 'auto'  # transformer blocks, on a GPU
 auto_scale_lr = dict(enable=True, base_batch_size=256)
 default_hooks = dict(
     runtime_info=dict(type='LossRecordHook'),

@@ -26,16 +26,17 @@ class LossRecordHook(RuntimeInfoHook):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pending: list[tuple[int, dict[str, Tensor], Tensor]] = []
+        self.pending: list[tuple[int, dict[str, Tensor], list[int]]] = []
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        self.interval = min((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), default=50)
+        self.intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self.pending.append((runner.iter, outputs, data_batch['index']))
+        losses = {name: value.detach() for name, value in outputs.items()}  # else their graphs live on
+        self.pending.append((runner.iter, losses, data_batch['index'].tolist()))
         last = self.end_of_epoch(runner.train_dataloader, batch_idx)
-        if last or self.every_n_inner_iters(batch_idx, self.interval):
+        if last or any(self.every_n_inner_iters(batch_idx, interval) for interval in self.intervals):
             self.flush_losses(runner)
 
     def flush_losses(self, runner) -> None:
@@ -44,7 +45,7 @@ class LossRecordHook(RuntimeInfoHook):
             return
         pending, self.pending = self.pending, []
         names = list(pending[0][1])
-        local = torch.stack([outputs[name].detach().float() for _, outputs, _ in pending for name in names])
+        local = torch.stack([losses[name].float() for _, losses, _ in pending for name in names])
         mean = local.clone()
         dist.all_reduce(mean, 'mean')
         local, mean = (values.view(len(pending), -1).tolist() for values in (local, mean))
@@ -55,10 +56,10 @@ class LossRecordHook(RuntimeInfoHook):
                 runner.message_hub.update_scalar(f'train/{name}', value)
 
 
-def _explain(runner, iteration: int, images: Tensor, losses: dict[str, float]) -> str:
+def _explain(runner, iteration: int, images: list[int], losses: dict[str, float]) -> str:
     broken = [name for name, value in losses.items() if not math.isfinite(value)]
     where = f'{", ".join(broken)} not finite' if broken else 'a loss of another process is not finite'
-    which = f', images {images.tolist()}' if broken else ''
+    which = f', images {images}' if broken else ''
     return (
         f'{where} at iteration {iteration} (epoch {runner.epoch}, rank {runner.rank}){which}. The last checkpoint in '
         f'{runner.work_dir} is from before; lower the learning rate, clip gradients (optim_wrapper.max_norm) or use '

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 from mmengine import dist
@@ -40,11 +41,13 @@ class EpochSeedHook(Hook):
 class UnreadableImageHook(Hook):
     """Accounts for images that could not be read: one line each, a count per epoch, an end when there are too many.
 
-    Images that only the slow decoder could read get a line each, too, and no end.
+    Of images that only the slow decoder could read, the first few get a line each, and all are counted.
 
     Args:
         max_unreadable: Number of distinct unreadable images above which training stops.
     """
+
+    max_slow_lines = 10
 
     def __init__(self, max_unreadable: int = 100) -> None:
         self.max_unreadable = max_unreadable
@@ -52,31 +55,29 @@ class UnreadableImageHook(Hook):
         self.seen_slow: set[str] = set()
 
     def before_train_epoch(self, runner) -> None:
-        self.in_epoch: list[str] = []
-        self.slow_in_epoch: list[str] = []
+        self.in_epoch: set[str] = set()
+        self.slow_in_epoch = 0
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self.in_epoch += data_batch['unreadable']
-        self.slow_in_epoch += data_batch.get('fallbacks', [])
+        self.in_epoch.update(data_batch['unreadable'])
         self._report(runner, data_batch['unreadable'])
-        self._report_slow(runner, data_batch.get('fallbacks', []))
-
-    def after_train_epoch(self, runner) -> None:
-        # Loggers of other processes than the first are silent, so theirs are told here.
-        everywhere, slow = zip(*dist.all_gather_object((self.in_epoch, self.slow_in_epoch)), strict=True)
-        self._report(runner, [message for part in everywhere for message in part])
-        self._report_slow(runner, [message for part in slow for message in part])
-        count = len({message for part in everywhere for message in part})
-        if count:
-            runner.logger.warning(f'epoch {runner.epoch + 1}: {count} unreadable images were replaced')
-
-    def _report_slow(self, runner, messages: list[str]) -> None:
-        for message in dict.fromkeys(messages):
-            if message not in self.seen_slow:
+        self.slow_in_epoch += len(data_batch['fallbacks'])
+        for message in data_batch['fallbacks']:
+            if message not in self.seen_slow and len(self.seen_slow) < self.max_slow_lines:
                 self.seen_slow.add(message)
                 runner.logger.warning(f'slow decoding: {message}')
 
-    def _report(self, runner, messages: list[str]) -> None:
+    def after_train_epoch(self, runner) -> None:
+        # Loggers of other processes than the first are silent, so theirs are told here.
+        unreadable, slow = zip(*dist.all_gather_object((self.in_epoch, self.slow_in_epoch)), strict=True)
+        everywhere = sorted(set().union(*unreadable))
+        self._report(runner, everywhere)
+        if everywhere:
+            runner.logger.warning(f'epoch {runner.epoch + 1}: {len(everywhere)} unreadable images were replaced')
+        if sum(slow):
+            runner.logger.warning(f'epoch {runner.epoch + 1}: {sum(slow)} images took the slow decoder')
+
+    def _report(self, runner, messages: Iterable[str]) -> None:
         for message in messages:
             if message not in self.seen:
                 self.seen.add(message)

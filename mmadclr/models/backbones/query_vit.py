@@ -6,7 +6,7 @@ Shape legend: B images, N patches, Q query crops, T tokens per crop, D channels,
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import timm
@@ -241,8 +241,13 @@ def resolve_arch(arch: str | dict) -> dict:
         ValueError: The name is unknown, or names a model whose weights are not those of a plain ViT, or the explicit
             sizes are not those of one.
     """
-    if not isinstance(arch, str):
+    if isinstance(arch, Mapping):
         return _check_sizes(dict(arch))
+    if not isinstance(arch, str):
+        raise ValueError(
+            f'arch={arch!r}: give the name of a timm model, or sizes as a dict (on the command line one by one: '
+            'model.backbone.arch.embed_dim=192)'
+        )
     if not timm.is_model(arch):
         close = difflib.get_close_matches(arch, timm.list_models('*vit*') + timm.list_models('deit*'))
         hint = f'; did you mean {" or ".join(close)}?' if close else ''

@@ -113,7 +113,7 @@ class _Accumulator:
         """Takes in the rows ``part`` of every view; uses and leaves behind as few arrays as it can."""
         x = self.student.x[:, part].to(self.settings.dtype)
         targets = self.targets(self.teacher.x[:, part].to(self.settings.dtype))
-        log_probs = _product(x, self.v).mul_(self.scale / self.settings.student_temp).log_softmax(-1)
+        log_probs = _logits(x, self.v).mul_(self.scale / self.settings.student_temp).log_softmax(-1)
         self.loss -= torch.einsum('vmk,vmk->vm', targets, log_probs).sum()
         grad = log_probs.exp_().mul_(self.pairs.sum(0)[:, None, None]).sub_(targets).div_(self.settings.student_temp)
         grad, rows = grad.flatten(0, 1), x.flatten(0, 1)
@@ -122,16 +122,20 @@ class _Accumulator:
 
     def targets(self, x: Tensor) -> Tensor:
         """For every student view the weighted sum of the targets it is paired with (V, m, K)."""
-        logits = _product(x, self.teacher_v).mul_(self.teacher_scale).sub_(self.settings.centre)
+        logits = _logits(x, self.teacher_v).mul_(self.teacher_scale).sub_(self.settings.centre)
         targets = logits.div_(self.settings.teacher_temp).softmax(-1)
         return (self.pairs.T @ targets.flatten(1)).unflatten(1, targets.shape[1:])
 
 
-def _product(x: Tensor, v: Tensor) -> Tensor:
-    """``x v^T`` (views, m, K), in single precision at least; on a GPU without rounding to the operands' precision."""
-    rows, exact = x.flatten(0, 1), x.is_cuda and x.dtype in (torch.float16, torch.bfloat16)
-    logits = torch.mm(rows, v.T, out_dtype=torch.float32) if exact else at_least_fp32(rows @ v.T)
-    return logits.unflatten(0, x.shape[:2])
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """``a b`` of matrices, in single precision at least; on a GPU without rounding to the operands' precision."""
+    low = a.dtype in (torch.float16, torch.bfloat16)
+    return torch.mm(a, b, out_dtype=torch.float32) if low and a.is_cuda else at_least_fp32(a @ b)
+
+
+def _logits(x: Tensor, v: Tensor) -> Tensor:
+    """``x v^T`` (views, m, K)."""
+    return _product(x.flatten(0, 1), v.T).unflatten(0, x.shape[:2])
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -139,7 +143,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     if total.dtype == a.dtype:
         total.addmm_(a, b)
     else:
-        total += a @ b
+        total += _product(a, b)
 
 
 def _weight_norm_gradients(product: Tensor, student: Prototyped) -> tuple[Tensor, Tensor]:
