@@ -101,13 +101,14 @@ def parser(description: str, **defaults) -> argparse.ArgumentParser:
     return result
 
 
-def machine(device: str = 'cpu') -> dict[str, str]:
+def machine(device: str = 'cpu') -> dict[str, str | int]:
     """Where the figures come from."""
     processor = next(
         (line.split(':')[1].strip() for line in _lines('/proc/cpuinfo') if line.startswith('model name')), platform.machine()
     )
     return {
-        'device': torch.cuda.get_device_name() if device == 'cuda' else f'{processor}, {torch.get_num_threads()} threads',
+        'device': torch.cuda.get_device_name() if device == 'cuda' else processor,
+        'threads': torch.get_num_threads(),
         'python': platform.python_version(),
         'torch': torch.__version__,
     }
@@ -118,7 +119,7 @@ def report(name: str, rows: list[Row], args: argparse.Namespace) -> None:
     OUT.mkdir(exist_ok=True)
     record = dict(benchmark=name, machine=machine(args.device), settings=vars(args), rows=[asdict(row) for row in rows])
     (OUT / f'{name}.json').write_text(json.dumps(record, indent=1) + '\n')
-    print(f'{name}: {record["machine"]["device"]}, torch {torch.__version__}')
+    print(f'{name}: {record["machine"]["device"]}, {torch.get_num_threads()} thread(s), torch {torch.__version__}')
     print(f'settings: {", ".join(f"{key}={value}" for key, value in vars(args).items())}')
     header = ('', 'ours', 'reference', 'ratio', 'target', '')
     cells = [header, *(format_row(row) for row in rows)]

@@ -40,7 +40,12 @@ def run(name: str) -> None:
 def section(record: dict) -> list[str]:
     """Lines of Markdown for the figures of a benchmark."""
     settings = ', '.join(f'{key} {value}' for key, value in record['settings'].items() if value not in ('', False))
-    lines = [f'### `python benchmarks/{record["benchmark"]}.py`', '', f'{settings}.', '']
+    lines = [
+        f'### `python benchmarks/{record["benchmark"]}.py`',
+        '',
+        f'{settings}; threads {record["machine"]["threads"]}.',
+        '',
+    ]
     lines += ['| | ours | reference | ratio | target | |', '|---|---|---|---|---|---|']
     return [*lines, *(f'| {" | ".join(format_row(Row(**row)))} |' for row in record['rows']), '']
 

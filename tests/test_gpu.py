@@ -6,6 +6,7 @@ import torch
 from mmadclr.datasets import MultiCrop, collate_samples
 from mmadclr.engine.compilation import compile_blocks
 from mmadclr.engine.optim import SelfDistillationOptimConstructor
+from mmadclr.models.backbones.query_block import has_fused_attention
 from mmadclr.models.heads import DINOHead
 from mmadclr.models.losses import SelfDistillationLoss
 from mmadclr.models.preprocessors import ViewPreprocessor
@@ -144,3 +145,8 @@ def test_dense_tasks_train_in_bf16(task, tmp_path):
     for name, parameter in runner.model.named_parameters():
         assert parameter.is_cuda, name
         assert torch.isfinite(parameter).all(), name
+
+
+def test_attention_has_a_fused_kernel():
+    assert has_fused_attention(64, torch.device('cuda'), torch.bfloat16)
+    assert has_fused_attention(64, torch.device('cuda'), torch.float32)

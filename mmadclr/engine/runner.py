@@ -19,7 +19,10 @@ from mmadclr.datasets.checks import check_dataset
 from mmadclr.datasets.samplers import check_workers, warn_of_scattered_reads
 from mmadclr.engine.compilation import compile_blocks
 from mmadclr.engine.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
+from mmadclr.engine.optim import PRECISIONS, resolve_precision
 from mmadclr.engine.sharding import check_sharding, cut_optimizer_state, shard_model, whole_states
+from mmadclr.models.backbones.query_block import has_fused_attention
+from mmadclr.models.selfsup import SelfDistillation
 from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import RUNNERS, SCOPE
 
@@ -118,6 +121,8 @@ class Runner(mmengine_runner.Runner):
     def train(self):
         self.check_data('train', 'val')
         self.check_loss_record()
+        if isinstance(unwrapped(self.model), SelfDistillation):
+            self.check_attention()
         with explained_worker_deaths(lambda: self.iter, self.work_dir):
             return super().train()
 
@@ -137,6 +142,17 @@ class Runner(mmengine_runner.Runner):
             self.logger.warning(
                 'RuntimeInfoHook waits for the device in every iteration, and nothing looks for losses that are not finite: '
                 "set default_hooks.runtime_info=dict(type='LossRecordHook')"
+            )
+
+    def check_attention(self) -> None:
+        """Says so if attention takes torch's slow path on this GPU."""
+        backbone = unwrapped(self.model).student['backbone']
+        weight, num_heads = backbone.pos_embed, backbone.blocks[0].attn.num_heads
+        precision = PRECISIONS[resolve_precision(self.cfg.optim_wrapper.get('precision', 'auto'))] or weight.dtype
+        if not has_fused_attention(backbone.embed_dim // num_heads, weight.device, precision):
+            self.logger.warning(
+                f'attention: no fused kernel of torch takes {precision} with {backbone.embed_dim} channels in {num_heads} heads '
+                'on this GPU, so all scores are written out, which is slow and takes memory'
             )
 
     def check_data(self, *parts: str) -> None:

@@ -10,6 +10,7 @@ from comparisons import assert_same_state
 
 from mmadclr.datasets import UnreadableImageError
 from mmadclr.engine import Runner
+from mmadclr.models.backbones.query_block import has_fused_attention
 
 
 def losses(runner):
@@ -219,3 +220,14 @@ def test_bank_that_does_not_fit_the_validation_set(small_config, image_folder):
     cfg.experiment_name += '_classes'
     with pytest.raises(ValueError, match='hold different classes'):
         Runner.from_cfg(cfg).val()
+
+
+def test_slow_paths_are_said(train, monkeypatch):
+    """A GPU without a fused attention kernel, and mmengine's hook that waits in every iteration."""
+    monkeypatch.setattr('mmadclr.engine.runner.has_fused_attention', lambda *_: False)
+    one_epoch = {'train_cfg.max_epochs': 1, 'default_hooks.runtime_info': dict(_delete_=True, type='RuntimeInfoHook')}
+    runner = train(one_epoch)
+    log = open(f'{runner.log_dir}/{runner.timestamp}.log').read()
+    assert 'takes torch.float32 with 24 channels in 3 heads on this GPU, so all scores are written out' in log
+    assert 'RuntimeInfoHook waits for the device in every iteration' in log
+    assert has_fused_attention(8, torch.device('cpu'), torch.float32)

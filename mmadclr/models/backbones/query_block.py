@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.backends import cuda as cuda_backends
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 QUERY_KEYS = ('image', 'image+self', 'image+queries')
@@ -123,6 +124,22 @@ class DropPath(nn.Module):
             return x
         kept = torch.bernoulli(self.keep.expand(len(x), 1, 1))
         return x * (kept / self.keep).to(x.dtype)
+
+
+def has_fused_attention(head_dim: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch has an attention kernel for a GPU that does not write out all scores; True on other devices."""
+    if device.type != 'cuda':
+        return True
+    q = torch.empty(1, 1, 8, head_dim, device=device, dtype=dtype)
+    call = cuda_backends.SDPAParams(q, q, q, None, 0.0, False, False)
+    return any(
+        usable(call)
+        for usable in (
+            cuda_backends.can_use_flash_attention,
+            cuda_backends.can_use_efficient_attention,
+            cuda_backends.can_use_cudnn_attention,
+        )
+    )
 
 
 class QueryBlock(Block):
