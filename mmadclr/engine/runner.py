@@ -151,8 +151,8 @@ class Runner(mmengine_runner.Runner):
         precision = PRECISIONS[resolve_precision(self.cfg.optim_wrapper.get('precision', 'auto'))] or weight.dtype
         if not has_fused_attention(backbone.embed_dim // num_heads, weight.device, precision):
             self.logger.warning(
-                f'attention: no fused kernel of torch takes {precision} with {backbone.embed_dim} channels in {num_heads} heads '
-                'on this GPU, so all scores are written out, which is slow and takes memory'
+                f'attention: no fused kernel of torch takes {precision} with {backbone.embed_dim} channels in {num_heads} '
+                'heads on this GPU, so all scores are written out, which is slow and takes memory'
             )
 
     def check_data(self, *parts: str) -> None:
