@@ -137,10 +137,11 @@ def main() -> None:
     views, models = draw_views(args), [build(args), build(args)]
     ours, reference = our_step(models[0], 'fp32'), ReferenceStep(models[1], LR, MAX_NORM)
     print(agree(ours, reference, models, views))
-    if args.compile and not compile_blocks(models[0], True):
-        raise SystemExit('torch cannot compile here')
-    if args.compile or args.precision == 'bf16':
-        ours = our_step(models[0], args.precision)
+    if args.compile or args.precision == 'bf16':  # the same once more, from the start
+        models = [build(args), build(args)]
+        if args.compile and not compile_blocks(models[0], True):
+            raise SystemExit('torch cannot compile here')
+        ours, reference = our_step(models[0], args.precision), ReferenceStep(models[1], LR, MAX_NORM)
         print(agree(ours, autocast(reference, args), models, views, within=0.05))
     steps = {'ours': partial(ours, **views), 'reference': partial(autocast(reference, args), **views)}
     time = common.timed_row('step', *steps.values(), args.rounds, args.device, target='>= 1.3 (CPU), >= 3 (GPU)')
