@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 OUT = Path(__file__).parent / 'out'
+torch.set_num_threads(1)  # the processor time of several would count their waiting for each other
 
 
 @dataclass
@@ -55,7 +56,7 @@ def count_flops(function: Callable[[], object]) -> int:
 
 
 def seconds(function: Callable[[], object], device: str = 'cpu') -> float:
-    """Processor time of one call on the CPU (all threads together); on a GPU wall-clock time from idle to idle."""
+    """Processor time of one call on the CPU; on a GPU wall-clock time from idle to idle."""
     if device == 'cpu':
         start = time.process_time()
         function()
@@ -101,14 +102,13 @@ def parser(description: str, **defaults) -> argparse.ArgumentParser:
     return result
 
 
-def machine(device: str = 'cpu') -> dict[str, str | int]:
+def machine(device: str = 'cpu') -> dict[str, str]:
     """Where the figures come from."""
     processor = next(
         (line.split(':')[1].strip() for line in _lines('/proc/cpuinfo') if line.startswith('model name')), platform.machine()
     )
     return {
         'device': torch.cuda.get_device_name() if device == 'cuda' else processor,
-        'threads': torch.get_num_threads(),
         'python': platform.python_version(),
         'torch': torch.__version__,
     }
@@ -119,7 +119,7 @@ def report(name: str, rows: list[Row], args: argparse.Namespace) -> None:
     OUT.mkdir(exist_ok=True)
     record = dict(benchmark=name, machine=machine(args.device), settings=vars(args), rows=[asdict(row) for row in rows])
     (OUT / f'{name}.json').write_text(json.dumps(record, indent=1) + '\n')
-    print(f'{name}: {record["machine"]["device"]}, {torch.get_num_threads()} thread(s), torch {torch.__version__}')
+    print(f'{name}: {record["machine"]["device"]}, torch {torch.__version__}')
     print(f'settings: {", ".join(f"{key}={value}" for key, value in vars(args).items())}')
     header = ('', 'ours', 'reference', 'ratio', 'target', '')
     cells = [header, *(format_row(row) for row in rows)]

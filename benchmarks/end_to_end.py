@@ -80,7 +80,6 @@ def _wait(device: str) -> None:
 def main() -> None:
     defaults = dict(arch='mini', batch=8, steps=12, rounds=3, workers=1, queries=QUERIES, locals=10, prototypes=8192)
     args = common.parser(__doc__, precision='fp32', **defaults).parse_args()
-    torch.set_num_threads(1 if args.device == 'cpu' else torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
         root = write_images(Path(folder), 16)
         epochs = our_epoch(root, args), reference_epoch(root, args)

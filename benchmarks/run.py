@@ -43,7 +43,7 @@ def section(record: dict) -> list[str]:
     lines = [
         f'### `python benchmarks/{record["benchmark"]}.py`',
         '',
-        f'{settings}; threads {record["machine"]["threads"]}.',
+        f'{settings}.',
         '',
     ]
     lines += ['| | ours | reference | ratio | target | |', '|---|---|---|---|---|---|']
@@ -53,7 +53,7 @@ def section(record: dict) -> list[str]:
 def table() -> str:
     records = [json.loads((OUT / f'{name}.json').read_text()) for name in NAMES if (OUT / f'{name}.json').exists()]
     machine = records[0]['machine']
-    head = f'Measured on: {machine["device"]}; Python {machine["python"]}, torch {machine["torch"]}.'
+    head = f'Measured on: {machine["device"]}, one thread; Python {machine["python"]}, torch {machine["torch"]}.'
     return '\n'.join([START, '', head, '', *(line for record in records for line in section(record)), END])
 
 

@@ -81,6 +81,6 @@ def test_table_is_written_between_the_markers(tmp_path, monkeypatch, capsys):
     assert text.endswith('-->\nafter\n')
     assert '| bytes, MiB | 2 | 9 | 4.5 | <= 3 |  |' in text
     assert '| waits | 0 | 5 |  |  |  |' in text
-    assert 'device cpu, batch 2; threads 1.' in text
+    assert 'device cpu, batch 2.' in text
     assert 'old' not in text
     assert json.loads((tmp_path / 'step.json').read_text())['rows'][0]['ratio'] == 4.5
