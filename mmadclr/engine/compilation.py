@@ -64,5 +64,5 @@ def why_not(device: torch.device, options: dict) -> str | None:
     try:
         torch.compile(lambda x: x.sin() + 1, **options)(torch.ones(4, device=device))
     except Exception as error:  # of many kinds, by backend
-        return f'{type(error).__name__}: {str(error).strip().splitlines()[0]}'
+        return f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
     return None
