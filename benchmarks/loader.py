@@ -10,13 +10,10 @@ and compared.
 from __future__ import annotations
 
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
@@ -241,7 +238,6 @@ def workers_row(root: Path, repeats: int) -> Row:
 def main() -> None:
     args = parser(__doc__.splitlines()[0], images='', count=16, rounds=5).parse_args()
     args.device = 'cpu'  # whatever else the machine has
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(args.images) if args.images else write_images(Path(folder), args.count)

@@ -110,8 +110,7 @@ def counted_rows(batch: dict[str, Tensor]) -> list[Row]:
 
 
 def main() -> None:
-    args = parser(__doc__.splitlines()[0], images=8, rounds=7, threads=1).parse_args()
-    torch.set_num_threads(args.threads)
+    args = parser(__doc__.splitlines()[0], images=8, rounds=7).parse_args()
     batch = draw_batch(args.images)
     exact, ours = (ViewPreprocessor(arithmetic=name).to(args.device) for name in ('pillow', 'float'))
     mean, std = ((buffer.flatten() / 255).tolist() for buffer in (exact.mean.cpu(), exact.std.cpu()))

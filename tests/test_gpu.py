@@ -84,22 +84,23 @@ def test_bf16_step_keeps_the_teacher_in_fp32(batch):
     assert all(loss.centre.isfinite().all() for loss in model.distillation_losses())
 
 
-@pytest.fixture
-def strict_about_syncs():
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode('error')
-    yield
-    torch.cuda.set_sync_debug_mode('default')
-
-
-def test_a_step_never_waits_for_the_device(batch, request):
+def test_a_step_never_waits_for_the_device(batch):
     model = build().cuda()
     wrapper = SelfDistillationOptimConstructor(dict(optimizer=dict(type='AdamW', lr=1e-3), max_norm=1.0))(model)
     wrapper.optimizer.register_step_post_hook(lambda *_: model.after_step())
     batch = {name: value.pin_memory() if name.endswith('_views') else value for name, value in batch.items()}
     model.train_step(batch, wrapper)  # memory and kernels of the first time
-    request.getfixturevalue('strict_about_syncs')
-    model.train_step(batch, wrapper)
+    before = [
+        tensor.clone() for tensor in (model.teacher.backbone.pos_embed, model.loss_cls.centre, model.loss_query.centre)
+    ]
+    torch.cuda.set_sync_debug_mode('error')  # any wait raises
+    try:
+        losses = model.train_step(batch, wrapper)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    after = (model.teacher.backbone.pos_embed, model.loss_cls.centre, model.loss_query.centre)
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))  # and it was a whole step
+    assert all(loss.is_cuda for loss in losses.values())
 
 
 def test_chunks_in_bf16_are_as_exact_as_fp32_logits_make_them(batch):

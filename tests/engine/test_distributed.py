@@ -44,6 +44,9 @@ TWO_PROCESSES = {
     'fsdp_accumulated': QUARTER | {'sharding': 'fsdp'},
     'fsdp_plain_loss': HALF | PLAIN | {'sharding': 'fsdp'},
     'fsdp_grad_op': HALF | {'sharding': 'fsdp-grad-op', 'model.backbone.grad_checkpointing': True},
+    'ddp_compiled': HALF | {'compile': dict(backend='aot_eager')},
+    'fsdp_compiled': HALF
+    | {'sharding': 'fsdp', 'compile': dict(backend='aot_eager'), 'model.backbone.grad_checkpointing': 'selective'},
 }
 
 

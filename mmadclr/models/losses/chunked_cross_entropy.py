@@ -83,7 +83,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             total = _Accumulator(student, teacher.detached(), settings)
             for start in range(0, x.shape[1], settings.rows):
                 total.add(slice(start, start + settings.rows))
-            gradients = (total.grad_x, *_weight_norm_gradients(total.product, student))
+            gradients = (total.grad_x, *_weight_norm_gradients(total.product, student, total.norms))
         ctx.gradients = tuple(gradient.to(part.dtype) for gradient, part in zip(gradients, (x, v, g), strict=True))
         return total.loss
 
@@ -104,7 +104,8 @@ class _Accumulator:
     def __init__(self, student: Prototyped, teacher: Prototyped, settings: Settings) -> None:
         self.student, self.teacher, self.settings = student, teacher, settings
         self.v, self.teacher_v = student.v.to(settings.dtype), teacher.v.to(settings.dtype)
-        self.scale, self.teacher_scale = (side.g[:, 0] / side.norms() for side in (student, teacher))
+        self.norms = student.norms()
+        self.scale, self.teacher_scale = student.g[:, 0] / self.norms, teacher.g[:, 0] / teacher.norms()
         self.pairs = settings.pairs.to(student.x.dtype) / (student.x.shape[1] * settings.pairs.sum())
         self.loss, self.grad_x = student.x.new_zeros(()), torch.empty_like(student.x)
         self.product = torch.zeros_like(student.v)
@@ -146,9 +147,9 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += _product(a, b)
 
 
-def _weight_norm_gradients(product: Tensor, student: Prototyped) -> tuple[Tensor, Tensor]:
+def _weight_norm_gradients(product: Tensor, student: Prototyped, norms: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of ``v`` and ``g``, from that of the effective weight ``g v / |v|``; overwrites ``product`` (K, D)."""
-    norms = student.norms()[:, None]
+    norms = norms[:, None]
     along = torch.einsum('kd,kd->k', product, student.v)[:, None] / norms  # the part that changes the length
     product.addcmul_(student.v, along / norms, value=-1).mul_(student.g / norms)
     return product, along
