@@ -1,22 +1,27 @@
 """Where the backbone is in a checkpoint, and what its tensors are called there.
 
 Known layouts: ours (``state_dict`` with ``teacher.backbone.*``), DINO, iBOT and SelfPatch (``teacher`` and ``student``
-dicts, the latter below ``module.``), their backbone-only files, timm and MAE (flat, or below ``model``), mmpretrain and
-mmseg (``state_dict`` with their own names), and detectors or segmentors trained here.
+dicts, the latter below ``module.``), their backbone-only files, DINOv2 (blocks in chunks, registers, LayerScale), timm and
+MAE (flat, or below ``model``), mmpretrain and mmseg (``state_dict`` with their own names), and detectors, segmentors or
+classifiers trained here.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 # Every layout has this tensor exactly once per backbone; what precedes it is the prefix.
 ANCHOR = re.compile(r'(?P<prefix>.*?)patch_embed\.proj(ection)?\.weight$')
-# mmpretrain and mmseg -> timm.
+# DINOv2, mmpretrain and mmseg -> timm.
 RENAMES = (
+    (r'^blocks\.\d+\.(\d+)\.', r'blocks.\1.'),
+    (r'^register_tokens$', 'reg_token'),
     (r'^layers\.', 'blocks.'),
     (r'^(blocks\.\d+)\.ln([12])\.', r'\1.norm\2.'),
     (r'\.ffn\.layers\.0\.0\.', '.mlp.fc1.'),
@@ -24,6 +29,7 @@ RENAMES = (
     (r'\.attn\.attn\.in_proj_', '.attn.qkv.'),
     (r'\.attn\.attn\.out_proj\.', '.attn.proj.'),
     (r'^ln1\.', 'norm.'),
+    (r'\.(attn|ffn)\.gamma([12])\.weight$', r'.ls\2.gamma'),
     (r'^patch_embed\.projection\.', 'patch_embed.proj.'),
 )
 # Tensors beside the backbone in flat files: classifiers, mask tokens, and modules the released code of ADCLR's authors
@@ -37,13 +43,15 @@ class BackboneWeights(NamedTuple):
     """A backbone as found in a file.
 
     ``state``: tensors under timm's names. ``prefix``: what preceded them in the file. ``left_out``: tensors under the
-    same prefix that belong to no backbone. ``num_heads``: attention heads, where the file tells.
+    same prefix that belong to no backbone. ``num_heads``: attention heads, where the file tells. ``about``: what a
+    checkpoint of ours tells about its backbone beyond the tensors (``meta.backbone``).
     """
 
     state: dict[str, Tensor]
     prefix: str
     left_out: list[str]
     num_heads: int | None
+    about: dict
 
 
 def find_backbone(checkpoint: Mapping, which: str = 'teacher', prefix: str | None = None) -> BackboneWeights:
@@ -68,7 +76,11 @@ def find_backbone(checkpoint: Mapping, which: str = 'teacher', prefix: str | Non
             left_out.append(name)
         else:
             state[_timm_name(name)] = tensor
-    return BackboneWeights(state, prefix, left_out, _num_heads(checkpoint, prefix))
+    if 'pos_embed' in state:
+        state = _with_positions_of_timm(state)
+    meta = checkpoint.get('meta')
+    about = dict(meta.get('backbone') or {}) if isinstance(meta, Mapping) else {}
+    return BackboneWeights(state, prefix, left_out, _num_heads(checkpoint, prefix), about)
 
 
 def _tensors(node: Mapping, path: str = '') -> Iterator[tuple[str, Tensor]]:
@@ -90,6 +102,27 @@ def _choose(prefixes: list[str], which: str) -> str:
     if not prefixes:
         raise ValueError('there is no patch_embed.proj.weight: this is no checkpoint of a plain vision transformer')
     raise ValueError(f'which of the backbones below {", ".join(map(repr, prefixes))} is meant? Choose with prefix=...')
+
+
+def _with_positions_of_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """[CLS] has a position of its own, unless there are registers: then it is added to the token itself.
+
+    The sum is what enters the first block either way. DINOv2 stores the position beside registers; timm's DeiT III has
+    none beside [CLS] alone.
+    """
+    positions, cls = state['pos_embed'], state.get('cls_token')
+    if cls is None or positions.ndim != 3:
+        return state
+    has_own = not _is_square(positions.shape[1]) and _is_square(positions.shape[1] - 1)
+    if 'reg_token' in state and has_own:
+        return {**state, 'cls_token': cls + positions[:, :1], 'pos_embed': positions[:, 1:]}
+    if 'reg_token' not in state and _is_square(positions.shape[1]) and not _is_square(positions.shape[1] - 1):
+        return {**state, 'pos_embed': torch.cat((torch.zeros_like(positions[:, :1]), positions), dim=1)}
+    return state
+
+
+def _is_square(number: int) -> bool:
+    return math.isqrt(number) ** 2 == number
 
 
 def _timm_name(name: str) -> str:

@@ -17,6 +17,20 @@ def architecture(model: nn.Module) -> dict[str, int]:
     return {name: module.num_heads for name, module in model.named_modules() if hasattr(module, 'num_heads')}
 
 
+def describe_backbone(model: nn.Module) -> dict:
+    """What no tensor tells about the backbone of a pretraining model; stored in its checkpoints as ``meta.backbone``.
+
+    ``mean`` and ``std`` of the normalisation are those of values in [0, 1].
+    """
+    backbone, preprocessor = model.teacher['backbone'], model.data_preprocessor
+    return dict(
+        img_size=tuple(backbone.patch_embed.img_size),
+        pos_embed_resize=backbone.pos_embed_resize,
+        mean=tuple(round(value / 255, 6) for value in preprocessor.mean.flatten().tolist()),
+        std=tuple(round(value / 255, 6) for value in preprocessor.std.flatten().tolist()),
+    )
+
+
 def check_state_dict(model: nn.Module, filename: str | Path, checkpoint: dict | None = None) -> dict[str, Tensor]:
     """State dict of a checkpoint, once it is certain that it fits ``model`` in every key, shape and head count.
 

@@ -13,7 +13,7 @@ from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
 
-from mmadclr.checkpoint.loading import architecture, check_state_dict
+from mmadclr.checkpoint.loading import architecture, check_state_dict, describe_backbone
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.datasets.checks import check_dataset
 from mmadclr.datasets.samplers import check_workers, warn_of_scattered_reads
@@ -224,7 +224,10 @@ class Runner(mmengine_runner.Runner):
 
     def save_checkpoint(self, *args, meta=None, **kwargs) -> None:
         self.call_hook('flush_losses')  # on all processes: a state behind a loss that is not finite is not saved
-        meta = {**(meta or {}), 'architecture': architecture(unwrapped(self.model))}
+        model = unwrapped(self.model)
+        meta = {**(meta or {}), 'architecture': architecture(model)}
+        if isinstance(model, SelfDistillation):
+            meta |= {'method': type(model).__name__, 'backbone': describe_backbone(model)}
         with whole_states(self.model, self.optim_wrapper.optimizer) if self.sharded else nullcontext():
             super().save_checkpoint(*args, meta=meta, **kwargs)
 

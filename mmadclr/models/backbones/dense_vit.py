@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmadclr.checkpoint.backbone import load_backbone
+from mmadclr.checkpoint.weights import load_weights
 from mmadclr.models.backbones.query_block import TokenLayout
 from mmadclr.models.backbones.query_vit import QueryViT
 from mmadclr.registry import MODELS
@@ -33,7 +33,7 @@ class DenseViT(QueryViT):
         frozen_stages: -1: everything is trained. 0: patch embedding, [CLS] and positions stay as they are. n: so do the
             first n blocks, and the final norm if these are all.
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` with, if needed, ``which``, ``prefix`` and ``allow`` of
-            :func:`mmadclr.checkpoint.load_backbone`. ``checkpoint=None``: random initialisation.
+            :func:`mmadclr.checkpoint.load_weights`. ``checkpoint=None``: random initialisation.
 
     Raises:
         ValueError: Blocks or stages that do not exist, or an ``init_cfg`` of another kind.
@@ -85,7 +85,7 @@ class DenseViT(QueryViT):
         settings = {key: value for key, value in (self.init_cfg or {}).items() if key not in ('type', 'checkpoint')}
         checkpoint = (self.init_cfg or {}).get('checkpoint')
         if checkpoint is not None:
-            load_backbone(self, checkpoint, **settings, unused=() if self.out_norm else ('norm.*',))
+            load_weights(self, checkpoint, **settings, unused=() if self.out_norm else ('norm.*',))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> one map (B, D, ceil(H/P), ceil(W/P)) for each of ``out_indices``."""

@@ -21,7 +21,7 @@ QUERY_KEYS = ('image', 'image+self', 'image+queries')
 class TokenLayout(NamedTuple):
     """Which tokens of a sequence are queries, and what they may read.
 
-    ``num_image`` tokens ([CLS] and patches) come first, then query tokens in groups of ``tokens_per_crop``.
+    ``num_image`` tokens ([CLS], registers and patches) come first, then query tokens in groups of ``tokens_per_crop``.
     """
 
     num_image: int
@@ -153,8 +153,8 @@ class QueryBlock(Block):
     def forward(self, x: Tensor, layout: TokenLayout, patches: bool = True) -> Tensor:
         """(B, S, D) -> (B, S, D), or without patches, [CLS] and queries alone (B, 1 + Q*T, D)."""
         read = self.attn(self.norm1(x), layout, patches)
-        x = (x if patches else layout.without_patches(x)) + self.drop_path1(read)
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        x = (x if patches else layout.without_patches(x)) + self.drop_path1(self.ls1(read))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
 def keep_products() -> tuple:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
+from timm.layers import LayerScale, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -25,7 +25,7 @@ SIZES = ('patch_size', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio')
 
 
 class ViTOutput(NamedTuple):
-    """Final-normed tokens: ``cls`` (B, D; None without class token), ``patches`` (B, N, D; None where not asked for),
+    """Final-normed tokens, registers left out: ``cls`` (B, D; None without class token), ``patches`` (B, N, D; None where not asked for),
     ``queries`` (B, Q, T, D)."""
 
     cls: Tensor | None
@@ -60,6 +60,9 @@ class QueryViT(VisionTransformer):
             (False), all that is no product and no attention (``'selective'``: a third of the memory for little time), or
             everything (True).
         class_token: Whether there is a [CLS]; SelfPatch's backbone has none.
+        reg_tokens: Registers between [CLS] and patches, without positions (DINOv2, as in timm's ``reg4`` models).
+        layer_scale: Initial factor of every branch of a block, learned from there (DINOv2: 1e-5); None for no factors.
+        final_norm: Whether there is a norm after the last block; SelfPatch's backbone has none.
 
     Raises:
         ValueError: Unknown or non-plain ``arch``, unknown ``query_keys`` or ``pos_embed_resize``.
@@ -77,6 +80,9 @@ class QueryViT(VisionTransformer):
         init: str = 'dino',
         grad_checkpointing: bool | str = False,
         class_token: bool = True,
+        reg_tokens: int = 0,
+        layer_scale: float | None = None,
+        final_norm: bool = True,
     ) -> None:
         _check_choice('query_keys', query_keys, QUERY_KEYS)
         _check_choice('pos_embed_resize', pos_embed_resize, ('dino', 'size'))
@@ -89,6 +95,10 @@ class QueryViT(VisionTransformer):
             global_pool='token' if class_token else 'avg',
             class_token=class_token,
             fc_norm=False,
+            final_norm=final_norm,
+            reg_tokens=reg_tokens,
+            no_embed_class=reg_tokens > 0,
+            init_values=layer_scale,
             drop_path_rate=drop_path_rate,
             dynamic_img_size=True,
             block_fn=QueryBlock,
@@ -101,6 +111,7 @@ class QueryViT(VisionTransformer):
         self.query_pos_embed = query_pos_embed
         self.pos_embed_resize = pos_embed_resize
         self.init = init
+        self.layer_scale = layer_scale
         self.patch_size = self.patch_embed.patch_size[0]
         self.grad_checkpointing = grad_checkpointing
         self.reset_parameters()
@@ -108,12 +119,15 @@ class QueryViT(VisionTransformer):
     def reset_parameters(self) -> None:
         """DINO's initialisation: linear layers, [CLS] and positions; the patch convolution keeps torch's default."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        if self.cls_token is not None:
-            nn.init.trunc_normal_(self.cls_token, std=0.02)
+        for token in (self.cls_token, self.reg_token):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02)
         self.patch_embed.proj.reset_parameters()
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
+            elif isinstance(module, LayerScale):
+                nn.init.constant_(module.gamma, self.layer_scale)
         init_linear_layers(self.blocks, self.init)
 
     def init_weights(self) -> None:
@@ -134,7 +148,7 @@ class QueryViT(VisionTransformer):
         return self.split(tokens, layout._replace(num_image=1))._replace(patches=None)
 
     def intermediate_tokens(self, images: Tensor, n: int = 1) -> list[Tensor]:
-        """Final-normed tokens (B, 1 + N, D) after each of the last ``n`` blocks, first of them first."""
+        """Final-normed tokens (B, 1 + N, D; registers after [CLS]) after each of the last ``n`` blocks, first of them first."""
         x, layout = self.embed(images)
         outputs = []
         for block in self.blocks:
@@ -161,19 +175,20 @@ class QueryViT(VisionTransformer):
         return torch.cat((tokens, queries.flatten(1, 2)), dim=1), layout
 
     def embed_image(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 1 + N, D), or (B, N, D) without class token, with positions."""
+        """(B, 3, H, W) -> [CLS] and registers, as far as there are any, and patches (B, 1 + R + N, D), with positions."""
         grid = self.embed_patches(images)
-        tokens = grid.flatten(1, 2)
-        if self.cls_token is not None:
-            tokens = torch.cat((self.cls_token.expand(len(grid), -1, -1), tokens), dim=1)
-        return tokens + self.position_embedding(*grid.shape[1:3])
+        tokens, positions = grid.flatten(1, 2), self.position_embedding(*grid.shape[1:3])
+        prefix = [token.expand(len(grid), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        if self.no_embed_class:
+            return torch.cat((*prefix, tokens + positions), dim=1)
+        return torch.cat((*prefix, tokens), dim=1) + positions
 
     def embed_queries(self, crops: Tensor) -> Tensor:
         """(B, Q, 3, q, q) -> (B, Q, T, D)."""
         grid = self.embed_patches(crops.flatten(0, 1))
         tokens = grid.flatten(1, 2)
         if self.query_pos_embed:
-            tokens = tokens + self.position_embedding(*grid.shape[1:3])[:, self.num_prefix_tokens :]
+            tokens = tokens + self.position_embedding(*grid.shape[1:3])[:, self.num_positioned_prefix :]
         return tokens.unflatten(0, crops.shape[:2])
 
     def embed_patches(self, images: Tensor) -> Tensor:
@@ -185,14 +200,19 @@ class QueryViT(VisionTransformer):
             )
         return self.patch_embed(images)
 
+    @property
+    def num_positioned_prefix(self) -> int:
+        """Tokens before the patches that have a position of their own: [CLS], unless there are registers."""
+        return 0 if self.no_embed_class else self.num_prefix_tokens
+
     def position_embedding(self, height: int, width: int) -> Tensor:
-        """(1, 1 + height*width, D), resized unless the grid is the stored one."""
+        """(1, 1 + height*width, D), with registers (1, height*width, D); resized unless the grid is the stored one."""
         stored = self.patch_embed.grid_size
         if (height, width) == stored:
             return self.pos_embed
         if self.pos_embed_resize == 'size':
-            return resample_abs_pos_embed(self.pos_embed, (height, width), stored, self.num_prefix_tokens)
-        return resize_positions(self.pos_embed, stored, (height, width), self.num_prefix_tokens)
+            return resample_abs_pos_embed(self.pos_embed, (height, width), stored, self.num_positioned_prefix)
+        return resize_positions(self.pos_embed, stored, (height, width), self.num_positioned_prefix)
 
     def run_blocks(self, x: Tensor, layout: TokenLayout, patches: bool = True) -> Tensor:
         """(B, S, D) -> (B, S, D), or without patches (B, 1 + Q*T, D)."""

@@ -47,7 +47,7 @@ class LoadReport:
         return '; '.join((f'backbone from {origin}: {counts} tensors', *details))
 
 
-def load_backbone(
+def load_weights(
     model: nn.Module,
     filename: str | Path,
     which: str = 'teacher',
@@ -74,10 +74,21 @@ def load_backbone(
     """
     if isinstance(allow, str):
         raise ValueError(f'allow={allow!r}: give a list of patterns, [{allow!r}]')
-    try:
-        weights = find_backbone(read_checkpoint(filename), which, prefix)
-    except ValueError as error:
-        raise ValueError(str(error) if str(filename) in str(error) else f'{filename}: {error}') from error
+    return fill(model, read_backbone(filename, which, prefix), filename, allow, unused)
+
+
+def fill(
+    model: nn.Module,
+    weights: BackboneWeights,
+    filename: str | Path,
+    allow: Sequence[str] = (),
+    unused: Sequence[str] = (),
+) -> LoadReport:
+    """As :func:`load_weights`, for a backbone that has been read already; ``filename`` is for messages.
+
+    Raises:
+        ValueError: The tensors do not fit beyond what is allowed.
+    """
     report = LoadReport(str(filename), weights.prefix, left_out=list(weights.left_out))
     state = dict(weights.state)
     target = model.state_dict()
@@ -95,18 +106,38 @@ def load_backbone(
     return report
 
 
+def read_backbone(filename: str | Path, which: str = 'teacher', prefix: str | None = None) -> BackboneWeights:
+    """The backbone in a file; see :func:`load_weights` for the arguments.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no such file, no backbone in it, more than one to choose from, or numbers
+            that are not finite.
+    """
+    try:
+        weights = find_backbone(read_checkpoint(filename), which, prefix)
+    except ValueError as error:
+        raise ValueError(str(error) if str(filename) in str(error) else f'{filename}: {error}') from error
+    broken = [name for name, tensor in weights.state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f'{filename}: {len(broken)} of {len(weights.state)} tensors of the backbone hold NaN or infinity '
+            f'({_shortened(broken)}): the run that wrote it diverged; take an earlier checkpoint'
+        )
+    return weights
+
+
 def _fit_positions(model: nn.Module, state: dict[str, Tensor], report: LoadReport) -> Tensor:
     """Position embedding of the file (1, p + n, D) for the prefix tokens and the grid of the model."""
     found, own = state['pos_embed'].float(), model.pos_embed
-    num_prefix = int('cls_token' in state)
-    if found.shape == own.shape and num_prefix == model.num_prefix_tokens:
+    num_prefix = int('cls_token' in state and 'reg_token' not in state)
+    if found.shape == own.shape and num_prefix == model.num_positioned_prefix:
         return found
     if found.ndim != 3 or found.shape[2] != own.shape[2]:
         return found  # another width: reported with all other shapes
     prefix, grid = found[:, :num_prefix], found[:, num_prefix:]
-    if num_prefix != model.num_prefix_tokens:
-        prefix = own.detach()[:, : model.num_prefix_tokens].cpu()
-    if grid.shape[1] != own.shape[1] - model.num_prefix_tokens:
+    if num_prefix != model.num_positioned_prefix:
+        prefix = own.detach()[:, : model.num_positioned_prefix].cpu()
+    if grid.shape[1] != own.shape[1] - model.num_positioned_prefix:
         grid = _resize_square(grid, model.patch_embed.grid_size, report.filename)
     report.resized.append('pos_embed')
     return torch.cat((prefix, grid), dim=1)

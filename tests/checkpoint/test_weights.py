@@ -17,7 +17,7 @@ from references import resized_positions
 from safetensors.torch import save_file
 from torch import nn
 
-from mmadclr.checkpoint import check_state_dict, load_backbone, read_checkpoint
+from mmadclr.checkpoint import check_state_dict, load_weights, read_checkpoint
 from mmadclr.checkpoint.loading import architecture
 from mmadclr.models.backbones import DenseViT, QueryViT
 from mmadclr.registry import MODELS
@@ -76,7 +76,7 @@ def save(tmp_path):
 
 def loaded(filename, **kwargs):
     model = build()
-    return model, load_backbone(model, filename, **kwargs)
+    return model, load_weights(model, filename, **kwargs)
 
 
 def assert_loaded(model: nn.Module, state: dict) -> None:
@@ -116,7 +116,7 @@ def test_features_equal_those_of_the_published_models(file, which, prefix, left_
     arch = {key: int(expected[f'config/{key}']) for key in ('embed_dim', 'depth', 'num_heads', 'patch_size')}
     plain = dict(class_token=False, out_indices=(1,)) if system == 'selfpatch' else {}
     model = spread((DenseViT if plain else QueryViT)(arch, **plain))
-    report = load_backbone(model, GOLDEN_CHECKPOINTS / f'{file}.pth', **({'which': which} if which == 'student' else {}))
+    report = load_weights(model, GOLDEN_CHECKPOINTS / f'{file}.pth', **({'which': which} if which == 'student' else {}))
     assert report.prefix == prefix
     assert (len(report.matched), len(report.left_out)) == (len(model.state_dict()), left_out)
     large = np.kron(expected['image_low_resolution'], np.ones((1, 1, 8, 8)))
@@ -132,8 +132,8 @@ def test_classless_file_needs_permission_to_enter_a_model_with_class_token():
     before = model.pos_embed[:, 0].clone()
     file = GOLDEN_CHECKPOINTS / 'selfpatch_checkpoint.pth'
     with pytest.raises(ValueError, match=r'3 missing from the file \(cls_token, norm\.weight, norm\.bias\)'):
-        load_backbone(model, file)
-    report = load_backbone(model, file, allow=['cls_token', 'norm.*'])
+        load_weights(model, file)
+    report = load_weights(model, file, allow=['cls_token', 'norm.*'])
     assert report.resized == ['pos_embed (196 -> 197 positions)']
     stored = read_checkpoint(file)['teacher']['backbone.pos_embed']
     assert torch.equal(model.pos_embed, torch.cat((before[:, None], stored), dim=1))
@@ -152,8 +152,8 @@ def test_own_checkpoints(save, which):
     assert_loaded(model, getattr(system, which).backbone.state_dict())
     assert (len(report.matched), report.prefix) == (NUM_TENSORS, f'state_dict.{which}.backbone.')
     with pytest.raises(ValueError, match=r"pretrained with 3 attention heads, not 4 \('num_heads'\)"):
-        load_backbone(build(arch={**ARCH, 'num_heads': 4}), file, which=which)
-    load_backbone(build(arch={**ARCH, 'num_heads': 4}), file, which=which, allow=['num_heads'])
+        load_weights(build(arch={**ARCH, 'num_heads': 4}), file, which=which)
+    load_weights(build(arch={**ARCH, 'num_heads': 4}), file, which=which, allow=['num_heads'])
 
 
 def test_timm_models_with_a_classifier(save, images):
@@ -201,7 +201,7 @@ def test_mmseg_models(save, images, mmseg_vit):
 def test_mmseg_models_without_final_norm(save, images, mmseg_vit):
     theirs = mmseg_vit(final_norm=False)
     model = DenseViT(ARCH, img_size=32, out_indices=(0, 1)).eval()
-    assert len(load_backbone(model, save(theirs.state_dict())).matched) == NUM_TENSORS - 2
+    assert len(load_weights(model, save(theirs.state_dict())).matched) == NUM_TENSORS - 2
     for got, want in zip(model(images), theirs(images), strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
 
@@ -305,7 +305,7 @@ def test_report_counts_every_tensor(save, state, tmp_path):
     del state['norm.bias']
     model = build(img_size=(48, 40))
     file = save({'teacher': {**state, 'head.weight': torch.zeros(2), 'extra.weight': torch.zeros(2)}})
-    report = load_backbone(model, file, allow=['norm.bias', 'extra.*'])
+    report = load_weights(model, file, allow=['norm.bias', 'extra.*'])
     assert str(report) == (
         f'backbone from {tmp_path}/a.pth, teacher.*: {NUM_TENSORS - 2} matched, 1 resized, 1 missing, 1 unexpected, '
         '1 left out tensors; resized: pos_embed (17 -> 31 positions); missing: norm.bias; unexpected: extra.weight; '
@@ -316,7 +316,7 @@ def test_report_counts_every_tensor(save, state, tmp_path):
 
 def test_report_is_shortened_and_logged(save, state, monkeypatch):
     lines = []
-    monkeypatch.setattr('mmadclr.checkpoint.backbone.print_log', lambda text, logger: lines.append(text))
+    monkeypatch.setattr('mmadclr.checkpoint.weights.print_log', lambda text, logger: lines.append(text))
     _, report = loaded(save({**state, **{f'x{i}': torch.zeros(2) for i in range(6)}}), allow=['x?'])
     assert str(report).endswith('6 unexpected, 0 left out tensors; unexpected: x0, x1, x2, x3 and 2 more')
     assert lines == [str(report)]
@@ -325,8 +325,8 @@ def test_report_is_shortened_and_logged(save, state, monkeypatch):
 def test_final_norm_is_left_out_of_models_without_one(save, state):
     model = DenseViT(ARCH, img_size=32, out_indices=(1,))
     with pytest.raises(ValueError, match=r'2 not in the model \(norm\.weight, norm\.bias\)'):
-        load_backbone(model, save(state))
-    report = load_backbone(model, save(state), unused=('norm.*',))
+        load_weights(model, save(state))
+    report = load_weights(model, save(state), unused=('norm.*',))
     assert report.left_out == ['norm.weight', 'norm.bias']
     assert_loaded(model, {name: tensor for name, tensor in state.items() if not name.startswith('norm.')})
 
@@ -334,7 +334,7 @@ def test_final_norm_is_left_out_of_models_without_one(save, state):
 @pytest.mark.parametrize('img_size', [(48, 40), (24, 64), (16, 16), (104, 8)])
 def test_positions_are_resized_by_size(save, state, img_size):
     model = build(img_size=img_size)
-    load_backbone(model, save(state))
+    load_weights(model, save(state))
     grid = (img_size[0] // 8, img_size[1] // 8)
     expected = resized_positions(state['pos_embed'], (4, 4), grid)
     torch.testing.assert_close(model.pos_embed.double(), expected, rtol=0, atol=2e-6)
@@ -344,8 +344,8 @@ def test_positions_are_resized_by_size(save, state, img_size):
 def test_classless_models_drop_the_class_position(save, state):
     model = DenseViT(ARCH, img_size=(40, 40), class_token=False, out_indices=(1,), out_norm=True)
     with pytest.raises(ValueError, match=r'1 not in the model \(cls_token\)'):
-        load_backbone(model, save(state))
-    load_backbone(model, save(state), allow=['cls_token'])
+        load_weights(model, save(state))
+    load_weights(model, save(state), allow=['cls_token'])
     expected = resized_positions(state['pos_embed'], (4, 4), (5, 5))[:, 1:]
     torch.testing.assert_close(model.pos_embed.double(), expected, rtol=0, atol=2e-6)
 
@@ -354,7 +354,7 @@ def test_positions_of_no_square_grid_cannot_be_resized(save):
     file = save(build(img_size=(32, 40)).state_dict())
     with pytest.raises(ValueError, match=r'a\.pth: 20 positions are no square grid.*set img_size'):
         loaded(file)
-    load_backbone(build(img_size=(32, 40)), file)
+    load_weights(build(img_size=(32, 40)), file)
 
 
 # --- what does not fit ----------------------------------------------------------------------------------------------------
@@ -373,14 +373,14 @@ def test_missing_tensors_are_refused_unless_allowed(save, state):
 
 
 def test_unexpected_tensors_are_refused_unless_allowed(save, state):
-    file = save({**state, 'blocks.0.ls1.gamma': torch.ones(24), 'reg_token': torch.ones(1, 1, 24)})
-    with pytest.raises(ValueError, match=r'2 not in the model \(blocks\.0\.ls1\.gamma, reg_token\)'):
+    file = save({**state, 'blocks.0.ls1.gamma': torch.ones(24), 'extra_token': torch.ones(1, 1, 24)})
+    with pytest.raises(ValueError, match=r'2 not in the model \(blocks\.0\.ls1\.gamma, extra_token\)'):
         loaded(file)
-    with pytest.raises(ValueError, match=r'1 not in the model \(reg_token\)'):
+    with pytest.raises(ValueError, match=r'1 not in the model \(extra_token\)'):
         loaded(file, allow=['blocks.*.ls1.*'])
-    model, report = loaded(file, allow=['blocks.*.ls1.*', 'reg_token'])
+    model, report = loaded(file, allow=['blocks.*.ls1.*', 'extra_token'])
     assert_loaded(model, state)
-    assert report.unexpected == ['blocks.0.ls1.gamma', 'reg_token']
+    assert report.unexpected == ['blocks.0.ls1.gamma', 'extra_token']
 
 
 def test_deeper_files_are_refused(save):
@@ -410,7 +410,7 @@ def test_a_refused_file_changes_nothing(save, state):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     del state['norm.bias']
     with pytest.raises(ValueError, match='does not fit'):
-        load_backbone(model, save(state))
+        load_weights(model, save(state))
     assert_loaded(model, before)
 
 

@@ -1,0 +1,86 @@
+"""From the tensors of a backbone to the arguments of the model they belong to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from mmadclr.checkpoint.layouts import BackboneWeights
+
+CHANNELS_PER_HEAD = 64  # of every published ViT-Ti, S, B and L of this literature; those of MoCo v3's ViT-S are 32
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def infer_settings(weights: BackboneWeights, num_heads: int | None = None) -> dict:
+    """Arguments of the ``QueryViT`` that a backbone fits.
+
+    Sizes are read off the tensors. What no tensor shows comes from the file where it is one of ours: the number of heads,
+    the grid if it is not square, how positions are resized. For other files, heads have 64 channels each, grids are square,
+    and positions are resized as the code that wrote the file does it: DINOv2 with registers by exact size, others as DINO.
+
+    Args:
+        weights: See :func:`mmadclr.checkpoint.weights.read_backbone`.
+        num_heads: Attention heads, if they are known better than that.
+
+    Raises:
+        ValueError: The tensors are those of no plain vision transformer, or the number of heads cannot be told.
+    """
+    state, about = weights.state, weights.about
+    _check_kind(state)
+    embed_dim, _, patch_size, _ = state['patch_embed.proj.weight'].shape
+    settings = dict(
+        arch=dict(
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            depth=1 + max(int(name.split('.')[1]) for name in state if name.startswith('blocks.')),
+            num_heads=resolve_heads(embed_dim, num_heads or weights.num_heads),
+            mlp_ratio=state['blocks.0.mlp.fc1.weight'].shape[0] / embed_dim,
+        ),
+        class_token='cls_token' in state,
+        final_norm='norm.weight' in state,
+        pos_embed_resize='size' if 'reg_token' in state else 'dino',
+    )
+    if 'reg_token' in state:
+        settings['reg_tokens'] = state['reg_token'].shape[1]
+    if 'blocks.0.ls1.gamma' in state:
+        settings['layer_scale'] = 1.0
+    settings['img_size'] = _img_size(state, about, patch_size)
+    return {**settings, **{key: about[key] for key in ('pos_embed_resize',) if key in about}}
+
+
+def resolve_heads(embed_dim: int, num_heads: int | None) -> int:
+    """The number of heads, 64 channels each if it is not known.
+
+    Raises:
+        ValueError: The width is no multiple of 64 and the number not known, or not possible.
+    """
+    if num_heads is None and embed_dim % CHANNELS_PER_HEAD:
+        raise ValueError(
+            f'the file does not tell the number of attention heads, and {embed_dim} channels are no multiple of '
+            f'{CHANNELS_PER_HEAD}: give num_heads (--num-heads on the command line)'
+        )
+    num_heads = embed_dim // CHANNELS_PER_HEAD if num_heads is None else num_heads
+    if num_heads < 1 or embed_dim % num_heads:
+        raise ValueError(f'num_heads={num_heads} does not divide the {embed_dim} channels of the file')
+    return num_heads
+
+
+def _check_kind(state: Mapping[str, Tensor]) -> None:
+    if 'pos_embed' not in state or state['pos_embed'].ndim != 3:
+        raise ValueError('there is no pos_embed (1, tokens, D): a plain vision transformer has absolute positions')
+    if 'blocks.0.mlp.fc1.weight' not in state or 'blocks.0.attn.qkv.weight' not in state:
+        gated = ' (it has gated MLPs, mlp.w12)' if 'blocks.0.mlp.w12.weight' in state else ''
+        raise ValueError(f'its blocks are not those of a plain vision transformer with MLPs of two layers{gated}')
+
+
+def _img_size(state: Mapping[str, Tensor], about: Mapping, patch_size: int) -> tuple[int, int]:
+    if 'img_size' in about:
+        height, width = about['img_size']
+        return height, width
+    number = state['pos_embed'].shape[1] - ('cls_token' in state and 'reg_token' not in state)
+    side = math.isqrt(number)
+    if side**2 != number:
+        raise ValueError(f'{number} positions are no square grid, and the file does not tell which grid they are')
+    return side * patch_size, side * patch_size

@@ -1,0 +1,74 @@
+"""A backbone from nothing but its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.logging import print_log
+
+from mmadclr.checkpoint.architecture import CHANNELS_PER_HEAD, IMAGENET_MEAN, IMAGENET_STD, infer_settings
+from mmadclr.checkpoint.layouts import BackboneWeights
+from mmadclr.checkpoint.weights import fill, read_backbone
+from mmadclr.models.backbones.feature_vit import FeatureViT
+
+
+class OpenedBackbone(NamedTuple):
+    """A backbone and how it wants its images.
+
+    ``model``: frozen, on the CPU. ``settings``: arguments of ``QueryViT`` that describe it. ``img_size``: (height, width)
+    it was trained with. ``mean``, ``std``: of the normalisation, per channel, of values in [0, 1].
+    """
+
+    model: FeatureViT
+    settings: dict
+    img_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def open_backbone(
+    filename: str | Path,
+    which: str = 'teacher',
+    prefix: str | None = None,
+    num_heads: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+) -> OpenedBackbone:
+    """The backbone of any known checkpoint, with the architecture found out from the file.
+
+    Args:
+        filename, which, prefix: See :func:`mmadclr.checkpoint.load_weights`.
+        num_heads: Where a file of another code base does not follow the rule of 64 channels a head.
+        img_size: Resizes the stored position embedding, once and for all, to that of another size of images. It is not
+            needed to feed images of other sizes.
+
+    Raises:
+        FileNotFoundError, ValueError: The file cannot be read, holds numbers that are not finite, or no backbone of a plain
+            vision transformer, or that of a finished detector, segmentor or classifier without its final norm.
+    """
+    weights = read_backbone(filename, which, prefix)
+    try:
+        settings = infer_settings(weights, num_heads)
+    except ValueError as error:
+        raise ValueError(f'{filename}: {error}') from error
+    _check_complete(filename, weights)
+    if num_heads is None and weights.num_heads is None:
+        heads = settings['arch']['num_heads']
+        print_log(
+            f'{filename} does not tell its number of attention heads; {CHANNELS_PER_HEAD} channels each make {heads}',
+            'current',
+        )
+    if img_size is not None:
+        settings['img_size'] = img_size
+    model = FeatureViT(**settings)
+    fill(model, weights, filename, allow=('num_heads',))
+    mean, std = (weights.about.get(key, default) for key, default in (('mean', IMAGENET_MEAN), ('std', IMAGENET_STD)))
+    return OpenedBackbone(model, settings, model.patch_embed.img_size, tuple(mean), tuple(std))
+
+
+def _check_complete(filename: str | Path, weights: BackboneWeights) -> None:
+    if 'cls_token' in weights.state and 'norm.weight' not in weights.state:
+        raise ValueError(
+            f'{filename}: the backbone has a class token but no final norm, as in detectors and segmentors that were fine-tuned '
+            'without it. Its features are no longer those of pretraining: give the checkpoint the fine-tuning started from'
+        )
