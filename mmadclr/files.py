@@ -13,7 +13,7 @@ from pathlib import Path
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write a file or a folder to; renamed to ``path`` at the end of the block.
 
-    After an error the temporary file or folder is removed, and what ``path`` held before is untouched. A file replaces an
+    It has the suffix of ``path``. After an error it is removed, and what ``path`` held before is untouched. A file replaces an
     older one; so does a folder, which is moved out of the way first.
 
     Raises:
@@ -21,7 +21,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    temporary = path.with_name(f'.{os.getpid()}.tmp.{path.name}')
     try:
         yield temporary
         if path.is_dir() and not path.is_symlink():
@@ -33,7 +33,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def _replace_folder(new: Path, path: Path) -> None:
-    old = path.with_name(f'.{path.name}.{os.getpid()}.old')
+    old = path.with_name(f'.{os.getpid()}.old.{path.name}')
     os.replace(path, old)
     try:
         os.replace(new, path)

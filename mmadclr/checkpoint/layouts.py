@@ -62,7 +62,7 @@ def find_backbone(checkpoint: Mapping, which: str = 'teacher', prefix: str | Non
     Raises:
         ValueError: There is no backbone of a plain vision transformer, or several that ``which`` does not tell apart.
     """
-    tensors = dict(_tensors(checkpoint))
+    tensors = dict(tensors_by_path(checkpoint))
     found = [match['prefix'] for match in map(ANCHOR.match, tensors) if match]
     prefix = _choose(found, which) if prefix is None else prefix
     if prefix not in found:
@@ -76,20 +76,19 @@ def find_backbone(checkpoint: Mapping, which: str = 'teacher', prefix: str | Non
             left_out.append(name)
         else:
             state[_timm_name(name)] = tensor
-    if 'pos_embed' in state:
-        state = _with_positions_of_timm(state)
+    state = _without_class_position(state)
     meta = checkpoint.get('meta')
     about = dict(meta.get('backbone') or {}) if isinstance(meta, Mapping) else {}
     return BackboneWeights(state, prefix, left_out, _num_heads(checkpoint, prefix), about)
 
 
-def _tensors(node: Mapping, path: str = '') -> Iterator[tuple[str, Tensor]]:
+def tensors_by_path(node: Mapping, path: str = '') -> Iterator[tuple[str, Tensor]]:
     """All tensors of nested dicts by dotted path, those of the optimizer left out."""
     for key, value in node.items():
         if isinstance(value, Tensor):
             yield f'{path}{key}', value
         elif isinstance(value, Mapping) and key != 'optimizer':
-            yield from _tensors(value, f'{path}{key}.')
+            yield from tensors_by_path(value, f'{path}{key}.')
 
 
 def _choose(prefixes: list[str], which: str) -> str:
@@ -104,21 +103,29 @@ def _choose(prefixes: list[str], which: str) -> str:
     raise ValueError(f'which of the backbones below {", ".join(map(repr, prefixes))} is meant? Choose with prefix=...')
 
 
-def _with_positions_of_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """[CLS] has a position of its own, unless there are registers: then it is added to the token itself.
-
-    The sum is what enters the first block either way. DINOv2 stores the position beside registers; timm's DeiT III has
-    none beside [CLS] alone.
-    """
-    positions, cls = state['pos_embed'], state.get('cls_token')
-    if cls is None or positions.ndim != 3:
+def _without_class_position(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Beside registers, timm has no position for [CLS], DINOv2 has one: it is added to the token, as the model would."""
+    positions = state.get('pos_embed')
+    if not {'reg_token', 'cls_token'} <= state.keys() or positions is None or positions.ndim != 3:
         return state
-    has_own = not _is_square(positions.shape[1]) and _is_square(positions.shape[1] - 1)
-    if 'reg_token' in state and has_own:
-        return {**state, 'cls_token': cls + positions[:, :1], 'pos_embed': positions[:, 1:]}
-    if 'reg_token' not in state and _is_square(positions.shape[1]) and not _is_square(positions.shape[1] - 1):
-        return {**state, 'pos_embed': torch.cat((torch.zeros_like(positions[:, :1]), positions), dim=1)}
-    return state
+    if _is_square(positions.shape[1]) or not _is_square(positions.shape[1] - 1):
+        return state
+    return {**state, 'cls_token': state['cls_token'] + positions[:, :1], 'pos_embed': positions[:, 1:]}
+
+
+def with_class_position(weights: BackboneWeights) -> BackboneWeights:
+    """A position for [CLS], zero, where the file has a square grid of positions and none for its class token.
+
+    timm's DeiT III is such a model. With registers there is none to add.
+    """
+    state = weights.state
+    positions = state.get('pos_embed')
+    if 'cls_token' not in state or 'reg_token' in state or 'img_size' in weights.about or positions is None:
+        return weights
+    if positions.ndim != 3 or not _is_square(positions.shape[1]) or _is_square(positions.shape[1] - 1):
+        return weights
+    padded = torch.cat((torch.zeros_like(positions[:, :1]), positions), dim=1)
+    return weights._replace(state={**state, 'pos_embed': padded})
 
 
 def _is_square(number: int) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mmengine.logging import print_log
 
 from mmadclr.checkpoint.architecture import CHANNELS_PER_HEAD, IMAGENET_MEAN, IMAGENET_STD, infer_settings
-from mmadclr.checkpoint.layouts import BackboneWeights
+from mmadclr.checkpoint.layouts import BackboneWeights, with_class_position
 from mmadclr.checkpoint.weights import fill, read_backbone
 from mmadclr.models.backbones.feature_vit import FeatureViT
 
@@ -46,7 +46,7 @@ def open_backbone(
         FileNotFoundError, ValueError: The file cannot be read, holds numbers that are not finite, or no backbone of a plain
             vision transformer, or that of a finished detector, segmentor or classifier without its final norm.
     """
-    weights = read_backbone(filename, which, prefix)
+    weights = with_class_position(read_backbone(filename, which, prefix))
     try:
         settings = infer_settings(weights, num_heads)
     except ValueError as error:
@@ -69,6 +69,6 @@ def open_backbone(
 def _check_complete(filename: str | Path, weights: BackboneWeights) -> None:
     if 'cls_token' in weights.state and 'norm.weight' not in weights.state:
         raise ValueError(
-            f'{filename}: the backbone has a class token but no final norm, as in detectors and segmentors that were fine-tuned '
-            'without it. Its features are no longer those of pretraining: give the checkpoint the fine-tuning started from'
+            f'{filename}: the backbone has a class token but no final norm, as in detectors and segmentors that were '
+            'fine-tuned without it. Its features are no longer those of pretraining: give the checkpoint it started from'
         )

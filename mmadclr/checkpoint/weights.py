@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone
+from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone, with_class_position
 from mmadclr.checkpoint.reading import read_checkpoint
 
 
@@ -89,6 +89,8 @@ def fill(
     Raises:
         ValueError: The tensors do not fit beyond what is allowed.
     """
+    if 'pos_embed' in weights.state and weights.state['pos_embed'].shape != model.pos_embed.shape:
+        weights = with_class_position(weights)
     report = LoadReport(str(filename), weights.prefix, left_out=list(weights.left_out))
     state = dict(weights.state)
     target = model.state_dict()
@@ -138,12 +140,17 @@ def _fit_positions(model: nn.Module, state: dict[str, Tensor], report: LoadRepor
     if num_prefix != model.num_positioned_prefix:
         prefix = own.detach()[:, : model.num_positioned_prefix].cpu()
     if grid.shape[1] != own.shape[1] - model.num_positioned_prefix:
-        grid = _resize_square(grid, model.patch_embed.grid_size, report.filename)
+        grid = resize_square(grid, model.patch_embed.grid_size, report.filename)
     report.resized.append('pos_embed')
     return torch.cat((prefix, grid), dim=1)
 
 
-def _resize_square(grid: Tensor, size: tuple[int, int], filename: str) -> Tensor:
+def resize_square(grid: Tensor, size: tuple[int, int], filename: str) -> Tensor:
+    """Positions (1, n, D) of a square grid for a grid of another ``size``, bicubic.
+
+    Raises:
+        ValueError: They are no square grid.
+    """
     side = math.isqrt(grid.shape[1])
     if side**2 != grid.shape[1]:
         raise ValueError(

@@ -1,0 +1,225 @@
+"""Checkpoints in the layouts of other code bases, and theirs in ours."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmadclr.checkpoint.architecture import infer_settings
+from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone, tensors_by_path, with_class_position
+from mmadclr.checkpoint.reading import read_checkpoint
+from mmadclr.checkpoint.resuming import write_as_ours
+from mmadclr.checkpoint.training_state import TrainingState, beside_dino, read_training_state, write_as_dino
+from mmadclr.checkpoint.weights import read_backbone, resize_square
+from mmadclr.files import atomic_path
+
+# timm -> mmpretrain; mmseg's names differ from mmpretrain's in attention alone.
+MMPRETRAIN_NAMES = (
+    (r'^norm\.', 'ln1.'),
+    (r'^blocks\.', 'layers.'),
+    (r'^(layers\.\d+)\.norm([12])\.', r'\1.ln\2.'),
+    (r'\.mlp\.fc1\.', '.ffn.layers.0.0.'),
+    (r'\.mlp\.fc2\.', '.ffn.layers.1.'),
+    (r'\.ls1\.gamma$', '.attn.gamma1.weight'),
+    (r'\.ls2\.gamma$', '.ffn.gamma2.weight'),
+    (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
+)
+MMSEG_NAMES = (*MMPRETRAIN_NAMES, (r'\.attn\.qkv\.', '.attn.attn.in_proj_'), (r'\.attn\.proj\.', '.attn.attn.out_proj.'))
+
+WRAPPINGS = {'state_dict', 'student', 'teacher', 'module', 'model'}
+
+
+class Conversion(NamedTuple):
+    """What is written: ``content``, and what of the source is ``kept`` and ``lost``, in words."""
+
+    content: dict[str, Any]
+    kept: list[str]
+    lost: list[str]
+
+
+class Source(NamedTuple):
+    """A file to convert: the backbone in it and, where it holds one, the whole training state."""
+
+    filename: str
+    checkpoint: Mapping
+    backbone: BackboneWeights
+    state: TrainingState | None
+    num_heads: int | None
+
+
+def convert(
+    filename: str | Path,
+    target: str | Path,
+    layout: str,
+    which: str = 'teacher',
+    num_heads: int | None = None,
+    img_size: int | None = None,
+) -> Conversion:
+    """Writes the checkpoint ``filename`` to ``target`` in another layout, reads it back and compares.
+
+    Args:
+        filename: Any file :func:`mmadclr.checkpoint.weights.read_backbone` reads.
+        target: ``.pth`` or ``.safetensors`` (tensors alone).
+        layout: One of ``LAYOUTS``. 'mmadclr' and 'dino' hold whole training states, the others a backbone.
+        which: The network a backbone is taken from.
+        num_heads: For 'mmadclr', which stores it: where the file does not tell and heads are not of 64 channels.
+        img_size: Resizes the position embedding to images of this size, in pixels; of the backbone alone.
+
+    Raises:
+        FileNotFoundError, ValueError: The source cannot be read; the layout cannot hold the model; target and layout do not
+            go together; or what was written is not what was read.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f'layout {layout!r}: choose one of {", ".join(LAYOUTS)}')
+    if layout == 'safetensors' and Path(target).suffix != '.safetensors':
+        raise ValueError(f'{target}: name a .safetensors file for the layout safetensors')
+    backbone = with_class_position(read_backbone(filename, which))
+    checkpoint = read_checkpoint(filename)
+    state = read_training_state(checkpoint)
+    if img_size is not None:
+        backbone, state = _resized(backbone, img_size, str(filename)), None
+    source = Source(str(filename), checkpoint, backbone, state, num_heads)
+    try:
+        conversion = LAYOUTS[layout](source)
+    except ValueError as error:
+        raise ValueError(f'{filename} cannot be written as {layout}: {error}') from error
+    with atomic_path(target) as temporary:
+        _write(conversion.content, temporary)
+        _check_written(temporary, source, which)
+    return conversion
+
+
+def _resized(backbone: BackboneWeights, img_size: int, filename: str) -> BackboneWeights:
+    positions, patch = backbone.state['pos_embed'].float(), backbone.state['patch_embed.proj.weight'].shape[-1]
+    if img_size < patch or img_size % patch:
+        raise ValueError(f'img_size={img_size} is no multiple of the patch size {patch} of {filename}')
+    num_prefix = int('cls_token' in backbone.state and 'reg_token' not in backbone.state)
+    prefix, grid = positions[:, :num_prefix], positions[:, num_prefix:]
+    grid = resize_square(grid, (img_size // patch, img_size // patch), filename)
+    about = {**backbone.about, 'img_size': (img_size, img_size)} if backbone.about else {}
+    return backbone._replace(state={**backbone.state, 'pos_embed': torch.cat((prefix, grid), dim=1)}, about=about)
+
+
+# --- layouts -----------------------------------------------------------------------------------------------------------
+
+
+def _as_timm(source: Source) -> Conversion:
+    return Conversion(dict(source.backbone.state), _kept(source), _lost_beside_backbone(source))
+
+
+def _as_dino(source: Source) -> Conversion:
+    if source.state is not None:
+        return _as_run_of_dino(source.state)
+    if {'reg_token', 'blocks.0.ls1.gamma'} & source.backbone.state.keys() or 'cls_token' not in source.backbone.state:
+        raise ValueError('its vision transformer has a class token, and neither registers nor LayerScale')
+    return _as_timm(source)
+
+
+def _as_run_of_dino(state: TrainingState) -> Conversion:
+    content = write_as_dino(state)
+    written = read_training_state(content)
+    return Conversion(content, _kept_of(written), beside_dino(state))
+
+
+def _as_ours(source: Source) -> Conversion:
+    if 'architecture' in (source.checkpoint.get('meta') or {}):
+        raise ValueError('it is a checkpoint of mmadclr already')
+    settings = infer_settings(source.backbone, source.num_heads)
+    if source.state is None:
+        heads = settings['arch']['num_heads']
+        about = {'img_size': settings['img_size'], 'pos_embed_resize': settings['pos_embed_resize'], **source.backbone.about}
+        attention = {f'teacher.backbone.blocks.{i}.attn': heads for i in range(settings['arch']['depth'])}
+        meta = {'architecture': attention, 'backbone': about}
+        tensors = {f'teacher.backbone.{name}': tensor for name, tensor in source.backbone.state.items()}
+        return Conversion({'meta': meta, 'state_dict': tensors}, _kept(source), _lost_beside_backbone(source))
+    return Conversion(write_as_ours(source.state, settings), _kept_of(source.state), list(source.state.left_out))
+
+
+def _as_mm(source: Source, names: tuple[tuple[str, str], ...], package: str, needs_class_token: bool) -> Conversion:
+    state = source.backbone.state
+    if 'reg_token' in state:
+        raise ValueError(f'the vision transformer of {package} has no registers')
+    if needs_class_token and ('cls_token' not in state or 'blocks.0.ls1.gamma' in state):
+        raise ValueError(f'the vision transformer of {package} has a class token and no LayerScale')
+    renamed = {f'backbone.{_renamed(name, names)}': tensor for name, tensor in state.items()}
+    return Conversion({'meta': {}, 'state_dict': renamed}, _kept(source), _lost_beside_backbone(source))
+
+
+LAYOUTS: dict[str, Callable[[Source], Conversion]] = {
+    'mmadclr': _as_ours,
+    'timm': _as_timm,
+    'dino': _as_dino,
+    'mmpretrain': lambda source: _as_mm(source, MMPRETRAIN_NAMES, 'mmpretrain', needs_class_token=False),
+    'mmseg': lambda source: _as_mm(source, MMSEG_NAMES, 'mmseg', needs_class_token=True),
+    'safetensors': _as_timm,
+}
+
+
+def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in names:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _kept(source: Source) -> list[str]:
+    return [f'backbone ({source.backbone.prefix or "whole file"}): {len(source.backbone.state)} tensors']
+
+
+def _kept_of(state: TrainingState) -> list[str]:
+    kept = [f'{name}: {len(part)} tensors' for name, part in (('student', state.student), ('teacher', state.teacher))]
+    kept += [f'centre of {name}' for name in state.centres]
+    return [*kept, f'optimizer: moments of {len(state.moments)} tensors'] if state.moments is not None else kept
+
+
+def _lost_beside_backbone(source: Source) -> list[str]:
+    """What a file holds beside the backbone: groups of tensors with their number."""
+    groups = Counter(
+        _group(path) for path, _ in tensors_by_path(source.checkpoint) if not path.startswith(source.backbone.prefix or '\0')
+    )
+    beside = [f'{group}: {number} tensors' for group, number in groups.items()] if source.backbone.prefix else []
+    optimizer = ['optimizer'] if 'optimizer' in source.checkpoint else []
+    return [*source.backbone.left_out, *beside, *optimizer]
+
+
+def _group(path: str) -> str:
+    """The first part of a path that is no mere wrapping, with what precedes it."""
+    names = path.split('.')
+    length = next((i for i, name in enumerate(names, 1) if name not in WRAPPINGS), len(names))
+    return '.'.join(names[:length])
+
+
+# --- files -------------------------------------------------------------------------------------------------------------
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    if path.suffix != '.safetensors':
+        torch.save(content, path)
+    elif all(isinstance(value, Tensor) for value in content.values()):
+        save_file({name: tensor.contiguous() for name, tensor in content.items()}, path)
+    else:
+        raise ValueError(f'{path.name}: a .safetensors file holds tensors alone, this layout is nested: name a .pth file')
+
+
+def _check_written(path: Path, source: Source, which: str) -> None:
+    checkpoint = read_checkpoint(path)
+    written = find_backbone(checkpoint, which)
+    _compare('backbone', source.backbone.state, written.state)
+    state = read_training_state(checkpoint)
+    if state is not None and source.state is not None:
+        for part in ('student', 'teacher', 'centres'):
+            found = getattr(state, part)
+            expected = {name: tensor for name, tensor in getattr(source.state, part).items() if name in found}
+            _compare(part, expected, found)
+
+
+def _compare(what: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    same_names = expected.keys() == found.keys()
+    if not same_names or not all(torch.equal(expected[name], found[name]) for name in expected):
+        raise ValueError(f'the {what} read back from the new file is not the one that was to be written')

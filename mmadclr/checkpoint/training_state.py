@@ -1,0 +1,210 @@
+"""Whole training states: both networks, centres, moments of the optimizer; of our runs and of official ones.
+
+Parameters bear the names they have in our models below ``student`` and ``teacher``: ``backbone.blocks.0.norm1.weight``,
+``head.last_layer.weight_v``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+# Official training scripts: our method -> (where the state of the loss lies, our loss by the name of its centre there).
+OFFICIAL = {
+    'DINO': ('dino_loss', {'center': 'loss_cls'}),
+    'IBOT': ('ibot_loss', {'center': 'loss_cls', 'center2': 'loss_patch'}),
+}
+PATCH_PROTOTYPES = 'head.last_layer2.weight_v'
+MASK = re.compile(r'(?<=^backbone\.)(masked_embed|mask_token)$')  # iBOT's name, and ours
+
+
+@dataclass
+class TrainingState:
+    """A run of self-distillation after ``epoch`` epochs.
+
+    ``method``: name of our algorithm. ``centres``: (K,) by name of the loss. ``moments``: AdamW's state by parameter of the
+    student, None where the file holds none. ``left_out``: what of the file is not in here.
+    """
+
+    method: str
+    student: dict[str, Tensor]
+    teacher: dict[str, Tensor]
+    centres: dict[str, Tensor]
+    epoch: int
+    moments: dict[str, dict] | None = None
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def learns_norms(self) -> bool:
+        """Whether the norms of the prototypes are trained: else the optimizer knows nothing of them."""
+        if self.moments is not None:
+            return any(name.endswith('last_layer.weight_g') for name in self.moments)
+        norms = [tensor for name, tensor in self.student.items() if name.endswith('last_layer.weight_g')]
+        return any((norm != 1).any() for norm in norms)
+
+
+def read_training_state(checkpoint: Mapping) -> TrainingState | None:
+    """The training state in a checkpoint of ours, of DINO or of iBOT; None if the file is no such checkpoint.
+
+    Raises:
+        ValueError: The file is one, but not of a kind that can be taken over.
+    """
+    if 'head.last_layer.weight_v' in checkpoint.get('teacher', {}):
+        for method, (loss, centres) in OFFICIAL.items():
+            if isinstance(checkpoint.get(loss), Mapping):
+                return _of_official(checkpoint, method, loss, centres)
+    state = checkpoint.get('state_dict')
+    if isinstance(state, Mapping) and {name.partition('.')[0] for name in state} >= {'student', 'teacher'}:
+        return _of_ours(checkpoint)
+    return None
+
+
+def write_as_dino(state: TrainingState) -> dict:
+    """The state as DINO's training script writes it, for its own ``restart_from_checkpoint``; what DINO has not is left out.
+
+    Raises:
+        ValueError: It has no head or centre for [CLS].
+    """
+    if 'head.last_layer.weight_v' not in state.student or 'loss_cls' not in state.centres:
+        raise ValueError('its run has no head (head.last_layer) or no centre (loss_cls.centre) for the class token')
+    student, teacher = _of_dino_alone(state.student), _of_dino_alone(state.teacher)
+    checkpoint = {
+        'student': {f'module.{name}': tensor for name, tensor in student.items()},
+        'teacher': teacher,
+        'epoch': state.epoch,
+        'args': None,
+        'dino_loss': {'center': state.centres['loss_cls'][None]},
+    }
+    if state.moments is not None:
+        checkpoint['optimizer'] = optimizer_state(state.moments, parameter_order(student, state.learns_norms))
+    return checkpoint
+
+
+def beside_dino(state: TrainingState) -> list[str]:
+    """What of a state :func:`write_as_dino` leaves out."""
+    parts = (('student', state.student), ('teacher', state.teacher))
+    tensors = [f'{part}.{name}' for part, parameters in parts for name in parameters.keys() - _of_dino_alone(parameters)]
+    return [*state.left_out, *sorted(tensors), *(f'centre of {name}' for name in state.centres if name != 'loss_cls')]
+
+
+def _of_dino_alone(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Backbone and head of [CLS]; norms of prototypes before their directions, as torch's weight norm registers them."""
+    own = {
+        name: t for name, t in parameters.items() if name.startswith(('backbone.', 'head.mlp.')) and not MASK.search(name)
+    }
+    return own | {name: parameters[name] for name in ('head.last_layer.weight_g', 'head.last_layer.weight_v')}
+
+
+def parameter_order(parameters: Mapping[str, Tensor], learns_norms: bool) -> tuple[list[str], list[str]]:
+    """Names of the parameters with and without weight decay in the order of a state dict, which the optimizer's follows.
+
+    As facebookresearch/dino, ``utils.py: get_params_groups``.
+    """
+    decayed, exempt = [], []
+    for name, tensor in parameters.items():
+        if learns_norms or not name.endswith('last_layer.weight_g'):
+            (exempt if name.endswith('.bias') or tensor.ndim == 1 else decayed).append(name)
+    return decayed, exempt
+
+
+def optimizer_state(moments: Mapping[str, dict], groups: Iterable[list[str]]) -> dict:
+    """State dict of an AdamW over ``groups`` of parameter names, the last of them without weight decay.
+
+    Learning rate and weight decay are placeholders: both follow schedules that are functions of the step.
+    """
+    states, settings, count = {}, [], 0
+    for names in groups:
+        indices = range(count, count + len(names))
+        states |= {index: moments[name] for index, name in zip(indices, names, strict=True) if name in moments}
+        settings.append(_group(list(indices), decays=not settings))
+        count += len(names)
+    return {'state': states, 'param_groups': settings}
+
+
+def _group(params: list[int], decays: bool) -> dict:
+    return dict(
+        params=params,
+        lr=0.0,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.04 if decays else 0.0,
+        amsgrad=False,
+        maximize=False,
+        foreach=None,
+        capturable=False,
+        differentiable=False,
+        fused=True,
+        decoupled_weight_decay=True,
+    )
+
+
+def moments_by_name(optimizer: Mapping, parameters: Mapping[str, Tensor]) -> dict[str, dict]:
+    """State of an optimizer over the two groups of :func:`parameter_order`, by name of the parameter.
+
+    Raises:
+        ValueError: The optimizer has other groups, so that its numbers cannot be told apart.
+    """
+    found = [group['params'] for group in optimizer['param_groups']]
+    for learns_norms in (True, False):
+        groups = parameter_order(parameters, learns_norms)
+        if [len(names) for names in groups] == [len(indices) for indices in found]:
+            pairs = zip((n for names in groups for n in names), (i for indices in found for i in indices), strict=True)
+            moments = {name: optimizer['state'].get(index, {}) for name, index in pairs}
+            _check_moments(moments, parameters)
+            return moments
+    raise ValueError(
+        f'the optimizer has groups of {[len(indices) for indices in found]} parameters, those of the student would be '
+        f'{[len(names) for names in parameter_order(parameters, True)]}: its state cannot be taken over'
+    )
+
+
+def _check_moments(moments: Mapping[str, dict], parameters: Mapping[str, Tensor]) -> None:
+    for name, state in moments.items():
+        if 'exp_avg' in state and state['exp_avg'].shape != parameters[name].shape:
+            raise ValueError(f'the optimizer holds moments of another shape for {name}: its parameters are in another order')
+
+
+def _of_official(checkpoint: Mapping, method: str, loss: str, centres: Mapping[str, str]) -> TrainingState:
+    student, teacher = (_with_our_names(checkpoint[part]) for part in ('student', 'teacher'))
+    if PATCH_PROTOTYPES in student and PATCH_PROTOTYPES not in teacher:
+        raise ValueError('the head of its teacher is shared between [CLS] and patches, that of its student is not')
+    return TrainingState(
+        method=method,
+        student=student,
+        teacher=teacher,
+        centres={ours: checkpoint[loss][theirs].flatten() for theirs, ours in centres.items()},
+        epoch=int(checkpoint['epoch']),
+        moments=moments_by_name(checkpoint['optimizer'], student) if 'optimizer' in checkpoint else None,
+        left_out=sorted(checkpoint.keys() - {'student', 'teacher', loss, 'epoch', 'optimizer'}),
+    )
+
+
+def _with_our_names(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of an official network: without ``module.``, and without a second name for prototypes that patches share."""
+    named = {MASK.sub('mask_token', name.removeprefix('module.')): tensor for name, tensor in parameters.items()}
+    shares = PATCH_PROTOTYPES in named and torch.equal(named[PATCH_PROTOTYPES], named['head.last_layer.weight_v'])
+    return {name: tensor for name, tensor in named.items() if not (shares and name.startswith('head.last_layer2.'))}
+
+
+def _of_ours(checkpoint: Mapping) -> TrainingState:
+    parts: dict[str, dict[str, Tensor]] = {'student': {}, 'teacher': {}}
+    centres = {}
+    for name, tensor in checkpoint['state_dict'].items():
+        first, _, rest = name.partition('.')
+        if first in parts:
+            parts[first][rest] = tensor
+        elif name.endswith('.centre'):
+            centres[name.removesuffix('.centre')] = tensor
+    meta = checkpoint.get('meta', {})
+    optimizer = checkpoint.get('optimizer')
+    return TrainingState(
+        method=meta.get('method', 'DINO'),
+        **parts,
+        centres=centres,
+        epoch=meta.get('epoch', 0),
+        moments=None if optimizer is None else moments_by_name(optimizer, parts['student']),
+    )

@@ -1,0 +1,277 @@
+"""Files of every official layout go in and out, and what can be computed from them stays the same."""
+
+from __future__ import annotations
+
+import importlib
+from itertools import product
+
+import numpy as np
+import pytest
+import timm
+import torch
+from places import GOLDEN_CHECKPOINTS
+from torch import nn
+
+from mmadclr.checkpoint import read_checkpoint
+from mmadclr.checkpoint.architecture import infer_settings
+from mmadclr.checkpoint.conversion import LAYOUTS, convert
+from mmadclr.checkpoint.opening import open_backbone
+from mmadclr.checkpoint.resuming import build_model
+from mmadclr.checkpoint.training_state import read_training_state
+from mmadclr.checkpoint.weights import read_backbone
+from mmadclr.engine.optim import SelfDistillationOptimConstructor
+
+FILES = ['dino_checkpoint', 'dino_backbone', 'ibot_checkpoint', 'ibot_checkpoint_teacher', 'selfpatch_checkpoint']
+REFUSED = {('selfpatch_checkpoint', 'dino'), ('selfpatch_checkpoint', 'mmseg')}
+
+
+def golden(system: str) -> dict:
+    with np.load(GOLDEN_CHECKPOINTS / f'{system}_expected.npz', allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def images(expected: dict) -> dict[int, torch.Tensor]:
+    large = np.kron(expected['image_low_resolution'], np.ones((1, 1, 8, 8)))
+    return {224: torch.from_numpy(large).float(), 96: torch.from_numpy(expected['image_96'])}
+
+
+def tokens(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    output = model(image)
+    return output.patches if output.cls is None else torch.cat((output.cls[:, None], output.patches), dim=1)
+
+
+def source(name: str):
+    return GOLDEN_CHECKPOINTS / f'{name}.pth'
+
+
+@pytest.mark.parametrize(('file', 'layout'), list(product(FILES, LAYOUTS)))
+def test_features_are_the_same_after_a_round_trip(file, layout, tmp_path):
+    target = tmp_path / f'out.{"safetensors" if layout == "safetensors" else "pth"}'
+    if (file, layout) in REFUSED:
+        with pytest.raises(ValueError, match=rf'{file}.pth cannot be written as {layout}: .* class token'):
+            convert(source(file), target, layout)
+        assert not list(tmp_path.iterdir())
+        return
+    convert(source(file), target, layout, num_heads=3)
+    before, after = (open_backbone(path, num_heads=3) for path in (source(file), target))
+    assert after.settings == before.settings
+    for image in images(golden(file.split('_')[0])).values():
+        torch.testing.assert_close(tokens(after.model, image), tokens(before.model, image), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('which', ['teacher', 'student'])
+def test_opened_backbones_give_the_published_features(which):
+    for system, kind, atol in (('dino', 'features', 3e-5), ('ibot', 'tokens', 3e-5), ('selfpatch', 'tokens', 1e-4)):
+        expected = golden(system)
+        model = open_backbone(source(f'{system}_checkpoint'), which=which, num_heads=3).model
+        for size, image in images(expected).items():
+            batch = torch.cat((image, image.flip(-1))) if system == 'selfpatch' else image
+            got = model(batch).cls if system == 'dino' else tokens(model, batch)
+            want = torch.from_numpy(expected[f'{which}/{kind}_{size}'])
+            torch.testing.assert_close(got, want, rtol=0, atol=atol)
+
+
+def test_which_chooses_the_network(tmp_path):
+    convert(source('dino_checkpoint'), tmp_path / 'student.pth', 'timm', which='student')
+    student = read_checkpoint(source('dino_checkpoint'))['student']
+    for name, tensor in read_checkpoint(tmp_path / 'student.pth').items():
+        assert torch.equal(tensor, student[f'module.backbone.{name}'])
+
+
+def test_timm_loads_what_is_written_for_it(tmp_path):
+    convert(source('dino_backbone'), tmp_path / 'a.safetensors', 'safetensors')
+    model = timm.models.VisionTransformer(224, 16, embed_dim=12, depth=2, num_heads=3, num_classes=0).eval()
+    timm.models.load_checkpoint(model, str(tmp_path / 'a.safetensors'), strict=True)
+    expected = golden('dino')
+    got = model(images(expected)[224])
+    torch.testing.assert_close(got, torch.from_numpy(expected['teacher/features_224']), rtol=0, atol=3e-5)
+
+
+@pytest.mark.dense
+@pytest.mark.parametrize('package', ['mmpretrain', 'mmseg'])
+def test_packages_load_what_is_written_for_them(package, tmp_path):
+    convert(source('ibot_checkpoint'), tmp_path / 'a.pth', package)
+    state = {name.removeprefix('backbone.'): t for name, t in read_checkpoint(tmp_path / 'a.pth')['state_dict'].items()}
+    expected = golden('ibot')
+    vit = importlib.import_module(f'{package}.models').VisionTransformer
+    if package == 'mmpretrain':
+        arch = dict(embed_dims=12, num_layers=2, num_heads=3, feedforward_channels=48)
+        model = vit(arch, img_size=224, patch_size=16, out_type='raw')
+    else:
+        norms = dict(norm_cfg=dict(type='LN', eps=1e-6), final_norm=True, patch_bias=True)
+        model = vit(224, 16, embed_dims=12, num_layers=2, num_heads=3, output_cls_token=True, **norms)
+    model.eval()
+    model.load_state_dict(state, strict=True)
+    (got,) = model(images(expected)[224])
+    if package == 'mmseg':
+        patches, cls = got
+        got = torch.cat((cls[:, None], patches.flatten(2).transpose(1, 2)), dim=1)
+    torch.testing.assert_close(got, torch.from_numpy(expected['teacher/tokens_224']), rtol=0, atol=3e-5)
+
+
+def test_positions_are_resized_on_request_only(tmp_path):
+    convert(source('dino_backbone'), tmp_path / 'a.pth', 'timm', img_size=96)
+    got, stored = read_checkpoint(tmp_path / 'a.pth')['pos_embed'], read_checkpoint(source('dino_backbone'))['pos_embed']
+    grid = stored[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
+    want = nn.functional.interpolate(grid, size=(6, 6), mode='bicubic').flatten(2).transpose(1, 2)
+    assert torch.equal(got, torch.cat((stored[:, :1], want), dim=1))
+    with pytest.raises(ValueError, match='img_size=100 is no multiple of the patch size 16'):
+        convert(source('dino_backbone'), tmp_path / 'b.pth', 'timm', img_size=100)
+
+
+# --- whole training states -----------------------------------------------------------------------------------------------
+
+
+def converted_model(path):
+    state = read_training_state(read_checkpoint(path))
+    model = build_model(state, infer_settings(read_backbone(path), 3)).to_empty(device='cpu')
+    model.load_state_dict(read_checkpoint(path)['state_dict'])
+    return model.eval()
+
+
+@torch.no_grad()
+def test_heads_and_centres_of_dino_are_kept(tmp_path):
+    result = convert(source('dino_checkpoint'), tmp_path / 'a.pth', 'mmadclr', num_heads=3)
+    expected = golden('dino')
+    model = converted_model(tmp_path / 'a.pth')
+    for which in ('student', 'teacher'):
+        network = getattr(model, which)
+        logits = network['head'](network['backbone'](images(expected)[224]).cls)
+        torch.testing.assert_close(logits, torch.from_numpy(expected[f'{which}/logits_224']), rtol=0, atol=3e-5)
+    assert torch.equal(model.loss_cls.centre, torch.from_numpy(expected['center'])[0])
+    meta = read_checkpoint(tmp_path / 'a.pth')['meta']
+    assert (meta['epoch'], meta['method']) == (2, 'DINO')
+    assert result.kept[-1] == 'optimizer: moments of 38 tensors'
+    assert result.lost == ['args']
+
+
+@torch.no_grad()
+def test_heads_and_centres_of_ibot_are_kept(tmp_path):
+    result = convert(source('ibot_checkpoint'), tmp_path / 'a.pth', 'mmadclr', num_heads=3)
+    expected = golden('ibot')
+    model = converted_model(tmp_path / 'a.pth')
+    image = images(expected)[224]
+    for which in ('student', 'teacher'):
+        network = getattr(model, which)
+        output = network['backbone'](image)
+        logits = network['head'](output.cls), network['head'](output.patches[:, :5])
+        for got, kind in zip(logits, ('cls_logits_224', 'patch_logits_224_first5'), strict=True):
+            torch.testing.assert_close(got, torch.from_numpy(expected[f'{which}/{kind}']), rtol=0, atol=3e-5)
+    masked = model.student['backbone'](image, mask=torch.from_numpy(expected['mask_224']))
+    got = torch.cat((masked.cls[:, None], masked.patches), dim=1)
+    torch.testing.assert_close(got, torch.from_numpy(expected['student/tokens_224_masked']), rtol=0, atol=3e-5)
+    for loss, name in ((model.loss_cls, 'center'), (model.loss_patch, 'center2')):
+        assert torch.equal(loss.centre, torch.from_numpy(expected[name]).flatten())
+    assert (result.lost, result.kept[-1]) == (['args'], 'optimizer: moments of 39 tensors')
+
+
+def test_dino_gets_of_an_ibot_run_what_it_can_hold(tmp_path):
+    result = convert(source('ibot_checkpoint'), tmp_path / 'a.pth', 'dino')
+    assert result.lost == ['args', 'student.backbone.mask_token', 'centre of loss_patch']
+    content = read_checkpoint(tmp_path / 'a.pth')
+    student = official_student()
+    student.load_state_dict(content['student'], strict=True)
+    torch.optim.AdamW(official_groups(student)).load_state_dict(content['optimizer'])
+    original = read_checkpoint(source('ibot_checkpoint'))['student']
+    assert all(torch.equal(tensor, original[name]) for name, tensor in student.state_dict().items())
+
+
+class OfficialHead(nn.Module):
+    """The module tree of DINO's head, for its names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(12, 32), nn.GELU(), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 16))
+        self.last_layer = nn.utils.weight_norm(nn.Linear(16, 64, bias=False))
+
+
+def official_student() -> nn.Module:
+    backbone = timm.models.VisionTransformer(224, 16, embed_dim=12, depth=2, num_heads=3, num_classes=0)
+    return nn.ModuleDict({'module': nn.ModuleDict({'backbone': backbone, 'head': OfficialHead()})})
+
+
+def official_groups(student: nn.Module) -> list[dict]:
+    named = list(student.named_parameters())
+    is_exempt = [name.endswith('.bias') or len(p.shape) == 1 for name, p in named]
+    decayed, exempt = ([p for (_, p), e in zip(named, is_exempt, strict=True) if e == wanted] for wanted in (False, True))
+    return [{'params': decayed}, {'params': exempt, 'weight_decay': 0.0}]
+
+
+def stepped(optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    """Parameters after one step on gradients that depend on the name alone."""
+    for name, parameter in named.items():
+        generator = torch.Generator().manual_seed(sum(map(ord, name)))
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    for group, decay in zip(optimizer.param_groups, (0.04, 0.0), strict=True):
+        group.update(lr=0.01, weight_decay=decay)
+    optimizer.step()
+    return {name: parameter.detach().clone() for name, parameter in named.items()}
+
+
+def test_the_optimizer_goes_on_as_the_official_one(tmp_path):
+    convert(source('dino_checkpoint'), tmp_path / 'ours.pth', 'mmadclr', num_heads=3)
+    ours = converted_model(tmp_path / 'ours.pth')
+    optimizer = build_optimizer(ours)
+    optimizer.load_state_dict(read_checkpoint(tmp_path / 'ours.pth')['optimizer'])
+    got = stepped(optimizer, dict(ours.student.named_parameters()))
+
+    # DINO's file, written from ours again, read by DINO's own way of restarting.
+    convert(tmp_path / 'ours.pth', tmp_path / 'dino.pth', 'dino')
+    content = read_checkpoint(tmp_path / 'dino.pth')
+    student = official_student()
+    student.load_state_dict(content['student'], strict=True)
+    theirs = torch.optim.AdamW(official_groups(student))
+    theirs.load_state_dict(content['optimizer'])
+    want = stepped(theirs, {name.removeprefix('module.'): p for name, p in student.named_parameters()})
+    assert got.keys() == want.keys()
+    for name, tensor in want.items():
+        torch.testing.assert_close(got[name], tensor, rtol=0, atol=1e-7)
+
+    # And both have the moments of the original file, whose numbers go by DINO's order.
+    content = read_checkpoint(tmp_path / 'dino.pth')
+    original = read_checkpoint(source('dino_checkpoint'))['optimizer']['state']
+    for index, moments in original.items():
+        for key in ('step', 'exp_avg', 'exp_avg_sq'):
+            assert torch.equal(content['optimizer']['state'][index][key], moments[key])
+    assert content['dino_loss']['center'].shape == (1, 64)
+
+
+def build_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    return SelfDistillationOptimConstructor(dict(optimizer=dict(type='AdamW', lr=1e-3)))(model).optimizer
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('name', 'layout', 'target', 'message'),
+    [
+        ('dino_backbone', 'tim', 'a.pth', "layout 'tim': choose one of mmadclr, timm"),
+        ('dino_backbone', 'safetensors', 'a.pth', 'name a .safetensors file'),
+        ('dino_checkpoint', 'dino', 'a.safetensors', 'tensors alone, this layout is nested: name a .pth file'),
+        ('dino_backbone', 'mmadclr', 'a.pth', r'12 channels are no multiple of 64: give num_heads'),
+    ],
+)
+def test_impossible_conversions_are_explained_and_leave_nothing_behind(name, layout, target, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        convert(source(name), tmp_path / target, layout)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_exists_survives_a_failed_conversion(tmp_path, monkeypatch):
+    (tmp_path / 'a.pth').write_text('precious')
+    monkeypatch.setattr('mmadclr.checkpoint.conversion.torch.save', lambda *_: (_ for _ in ()).throw(OSError('disk full')))
+    with pytest.raises(OSError, match='disk full'):
+        convert(source('dino_backbone'), tmp_path / 'a.pth', 'timm')
+    assert [path.read_text() for path in tmp_path.iterdir()] == ['precious']
+
+
+def test_a_file_that_reads_back_differently_is_not_kept(tmp_path, monkeypatch):
+    save = torch.save
+    monkeypatch.setattr(
+        'mmadclr.checkpoint.conversion.torch.save',
+        lambda content, path: save({name: tensor + 1e-6 for name, tensor in content.items()}, path),
+    )
+    with pytest.raises(ValueError, match='the backbone read back from the new file is not the one'):
+        convert(source('dino_backbone'), tmp_path / 'a.pth', 'timm')
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,39 @@
+"""Checkpoints to and from the layouts of other code bases: ``python tools/convert.py IN OUT --to LAYOUT``.
+
+``mmadclr`` and ``dino`` hold whole training states (both networks, heads, centres, optimizer), if IN does; the others hold
+the backbone: ``timm`` and ``safetensors`` under timm's names, ``mmpretrain`` and ``mmseg`` under theirs.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmadclr.checkpoint.conversion import LAYOUTS, convert
+from mmadclr.engine.launch import report_bad_input
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', metavar='IN', help='.pth or .safetensors of any layout this project reads')
+    parser.add_argument('target', metavar='OUT', help='.pth file, or .safetensors for a layout of tensors alone')
+    parser.add_argument('--to', required=True, choices=LAYOUTS, help='layout of the new file')
+    parser.add_argument('--which', choices=['teacher', 'student'], default='teacher', help='network to take a backbone from')
+    parser.add_argument('--num-heads', type=int, help='attention heads, if IN does not tell and they are not of 64 channels')
+    parser.add_argument('--img-size', type=int, help='resize the position embedding to images of this size')
+    return parser.parse_args()
+
+
+@report_bad_input
+def main() -> None:
+    args = parse_args()
+    result = convert(args.source, args.target, args.to, args.which, args.num_heads, args.img_size)
+    for title, entries in (('kept', result.kept), ('not kept', result.lost)):
+        for entry in entries:
+            print(f'{title:>8}  {entry}')
+    print(f'wrote {args.target}, read back and equal')
+
+
+if __name__ == '__main__':
+    main()
