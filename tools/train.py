@@ -6,9 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed, too
 
-from mmengine.runner import find_latest_checkpoint
-
 from mmadclr.engine import Runner
+from mmadclr.engine.checkpoint_files import checkpoints
 from mmadclr.engine.launch import add_config_arguments, add_launcher_arguments, load_config, report_bad_input
 
 
@@ -37,7 +36,7 @@ def main() -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
         init_cfg = cfg.model.get('backbone', {}).get('init_cfg')
-        if init_cfg and (cfg.load_from or find_latest_checkpoint(cfg.work_dir)):
+        if init_cfg and (cfg.load_from or checkpoints(cfg.work_dir)):
             init_cfg.checkpoint = None  # what the run once started from need not be there any more
     Runner.from_cfg(cfg).train()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -30,8 +31,19 @@ class EpochSampler(DefaultSampler):
     The seed is the runner's, so it moves order and augmentation alike.
     """
 
+    left_out = 0
+
+    def skip(self, count: int) -> None:
+        """Leaves out the first ``count`` samples of this process in the next pass, as a run that goes on has had them."""
+        self.left_out = count
+
     def __iter__(self) -> Iterator[SampleKey]:
-        return (SampleKey(self.seed, self.epoch, index) for index in super().__iter__())
+        start, self.left_out = self.left_out, 0
+        return (SampleKey(self.seed, self.epoch, index) for index in islice(self.indices(), start, None))
+
+    def indices(self) -> Iterator[int]:
+        """The images of this process in the order of the epoch."""
+        return super().__iter__()
 
 
 @DATA_SAMPLERS.register_module()
@@ -90,12 +102,11 @@ class ShardSampler(EpochSampler):
                 logging.WARNING,
             )
 
-    def __iter__(self) -> Iterator[SampleKey]:
+    def indices(self) -> Iterator[int]:
         if not self.shuffle:
-            return super().__iter__()
+            return super().indices()
         order = self.order()
-        mine = order[np.arange(self.rank, self.total_size, self.world_size) % len(order)]
-        return (SampleKey(self.seed, self.epoch, index) for index in mine.tolist())
+        return iter(order[np.arange(self.rank, self.total_size, self.world_size) % len(order)].tolist())
 
     def order(self) -> np.ndarray:
         """(N,) the image at each position of the epoch, over all processes."""

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
+from pathlib import Path
 
+import mmengine
 import torch
 from mmengine import runner as mmengine_runner
 from mmengine.device import get_device
-from mmengine.dist import get_world_size, is_distributed
+from mmengine.dist import broadcast_object_list, get_world_size, is_distributed, is_main_process
 from mmengine.hooks import RuntimeInfoHook
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
 
+from mmadclr import __version__
 from mmadclr.checkpoint.loading import architecture, check_state_dict, describe_backbone
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.datasets.checks import check_dataset
 from mmadclr.datasets.samplers import check_workers, warn_of_scattered_reads
+from mmadclr.engine.agreement import sole_use
+from mmadclr.engine.checkpoint_files import newest_good_checkpoint, write_checkpoint
 from mmadclr.engine.compilation import compile_blocks
 from mmadclr.engine.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
 from mmadclr.engine.optim import PRECISIONS, resolve_precision
+from mmadclr.engine.run_state import find_placeholders, history_of, plain_history
 from mmadclr.engine.sharding import check_sharding, cut_optimizer_state, shard_model, whole_states
+from mmadclr.engine.train_loop import ResumableEpochLoop
 from mmadclr.models.backbones.query_block import has_fused_attention
 from mmadclr.models.selfsup import SelfDistillation
 from mmadclr.models.wrappers import unwrapped
@@ -42,6 +50,7 @@ class Runner(mmengine_runner.Runner):
     """
 
     sharded = False
+    _position: dict | None = None  # in the run, of the checkpoint it was resumed from
 
     def setup_env(self, env_cfg: dict) -> None:
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
@@ -123,7 +132,7 @@ class Runner(mmengine_runner.Runner):
         self.check_loss_record()
         if isinstance(unwrapped(self.model), SelfDistillation):
             self.check_attention()
-        with explained_worker_deaths(lambda: self.iter, self.work_dir):
+        with sole_use(self.work_dir), explained_worker_deaths(lambda: self.iter, self.work_dir):
             return super().train()
 
     def val(self):
@@ -203,12 +212,14 @@ class Runner(mmengine_runner.Runner):
         )
 
     def load_checkpoint(self, filename, map_location='cpu', strict=True, **kwargs) -> dict:
-        """Strict. Nothing in a file is executed, unless it is one of this run's own to resume from."""
+        """Strict; nothing in a file is executed."""
         checkpoint = read_checkpoint(filename)
         if strict:
             check_state_dict(unwrapped(self.model), filename, checkpoint)
         if self._resume:
-            return super().load_checkpoint(filename, map_location, strict, **kwargs)
+            check_resumable(filename, checkpoint)
+            checkpoint['message_hub'] = history_of(checkpoint['message_hub'])
+            self._position = checkpoint.get('position')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         unwrapped(self.model).load_state_dict(checkpoint.get('state_dict', checkpoint), strict)
         self._has_loaded = True
@@ -222,26 +233,120 @@ class Runner(mmengine_runner.Runner):
         elif compile_blocks(unwrapped(self.model), self.cfg.get('compile', 'auto')):
             self.logger.info('transformer blocks are compiled: the first iterations take minutes')
 
-    def save_checkpoint(self, *args, meta=None, **kwargs) -> None:
-        self.call_hook('flush_losses')  # on all processes: a state behind a loss that is not finite is not saved
+    def save_checkpoint(
+        self,
+        out_dir,
+        filename,
+        file_client_args=None,
+        save_optimizer=True,
+        save_param_scheduler=True,
+        meta=None,
+        by_epoch=True,
+        backend_args=None,
+    ) -> None:
+        """As mmengine's, for its hooks; the file is written whole or not at all."""
+        if file_client_args is not None or backend_args is not None:
+            raise ValueError('checkpoints are written to local paths: remove file_client_args and backend_args of the hook')
+        content = self.checkpoint_content(self.iter if by_epoch else self.iter + 1)
+        content['meta'] |= {**(meta or {}), 'epoch': self.epoch + by_epoch}
+        if not save_optimizer:
+            del content['optimizer']
+        if not save_param_scheduler:
+            content.pop('param_schedulers', None)
+        if is_main_process():
+            write_checkpoint(content, Path(out_dir) / filename)
+
+    def checkpoint_content(self, done: int) -> dict:
+        """State of the run after ``done`` iterations, in plain types; to be called on all processes.
+
+        Tensors are those of model and optimizer themselves, not copies.
+        """
+        self.call_hook('flush_losses')  # a state behind a loss that is not finite is not saved
+        with whole_states(self.model, self.optim_wrapper.optimizer) if self.sharded else nullcontext():
+            content = {
+                'meta': self.checkpoint_meta(done),
+                'state_dict': unwrapped(self.model).state_dict(),
+                'message_hub': plain_history(self.message_hub.state_dict()),
+                'optimizer': self.optim_wrapper.state_dict(),
+            }
+        if isinstance(self.train_loop, ResumableEpochLoop):
+            content['position'] = self.train_loop.position(done)
+            content['meta']['epoch'] = content['position']['epoch']
+        if self.param_schedulers:
+            content['param_schedulers'] = [scheduler.state_dict() for scheduler in self.param_schedulers]
+        self.call_hook('before_save_checkpoint', checkpoint=content)
+        return content
+
+    def checkpoint_meta(self, done: int) -> dict:
         model = unwrapped(self.model)
-        meta = {**(meta or {}), 'architecture': architecture(model)}
+        meta = dict(
+            iter=done,
+            cfg=self.cfg.pretty_text,
+            seed=self.seed,
+            experiment_name=self.experiment_name,
+            time=time.strftime('%Y%m%d_%H%M%S'),
+            mmengine_version=mmengine.__version__,
+            mmadclr_version=__version__,
+            architecture=architecture(model),
+        )
+        if hasattr(self.train_dataloader.dataset, 'metainfo'):
+            meta['dataset_meta'] = self.train_dataloader.dataset.metainfo
         if isinstance(model, SelfDistillation):
             meta |= {'method': type(model).__name__, 'backbone': describe_backbone(model)}
-        with whole_states(self.model, self.optim_wrapper.optimizer) if self.sharded else nullcontext():
-            super().save_checkpoint(*args, meta=meta, **kwargs)
+        return meta
 
-    def resume(self, *args, **kwargs) -> None:
+    def load_or_resume(self) -> None:
+        """Without a path, resumes from the newest checkpoint of the work dir that is whole; without one, starts anew."""
+        if self._resume and self._load_from is None and not self._has_loaded:
+            found = [None]
+            if is_main_process():
+                found = [newest_good_checkpoint(self.work_dir, self.logger.warning)]
+            broadcast_object_list(found)
+            if found[0] is None:
+                self.logger.warning(f'--resume: there is no checkpoint in {self.work_dir} yet, so the run starts anew')
+                return
+            self._load_from = str(found[0])
+        super().load_or_resume()
+
+    def resume(self, filename, *args, **kwargs) -> None:
         self._resume = True
         if self.sharded:
             kwargs.setdefault('map_location', 'cpu')  # the file's tensors are whole, as no device may be able to hold them
-        super().resume(*args, **kwargs)
-        if not isinstance(self.train_loop, EpochBasedTrainLoop):
-            return
-        expected = self.epoch * len(self.train_dataloader)
-        if self.iter != expected:
+        super().resume(filename, *args, **kwargs)
+        loop = self.train_loop
+        if isinstance(loop, ResumableEpochLoop) and self._position is not None:
+            changed = loop.go_to(self._position)
+            self.logger.info(f'resumed: the next is batch {loop.first_batch + 1} of epoch {loop.epoch + 1}')
+            if changed is not None:
+                self.logger.warning(changed)
+        elif isinstance(loop, EpochBasedTrainLoop):
+            self.go_to_epoch(loop)
+
+    def go_to_epoch(self, loop: EpochBasedTrainLoop) -> None:
+        """For checkpoints without a position, written at the end of an epoch."""
+        expected = loop.epoch * len(self.train_dataloader)
+        if loop.iter != expected:
             self.logger.warning(
-                f'the checkpoint was written at iteration {self.iter}, but {self.epoch} epochs of this run are {expected} '
+                f'the checkpoint was written at iteration {loop.iter}, but {loop.epoch} epochs of this run are {expected} '
                 'iterations (another batch size, number of processes or data set): the schedules go on from there'
             )
-            self.train_loop._iter = expected
+            loop._iter = expected
+
+
+def check_resumable(filename: str | Path, checkpoint: dict) -> None:
+    """Raises a ValueError if a file is no checkpoint of a run, or holds objects that reading it did not rebuild."""
+    missing = {'meta', 'state_dict', 'message_hub', 'optimizer'} - checkpoint.keys()
+    if missing:
+        raise ValueError(
+            f'{filename} holds no {", ".join(sorted(missing))}: it is no checkpoint of a run, so none can go on from it. '
+            'To start from its weights, set load_from or the init_cfg of the backbone; official training checkpoints first '
+            'go through tools/convert.py --to mmadclr'
+        )
+    needed = {
+        name: part
+        for name, part in checkpoint.items()
+        if name in ('state_dict', 'optimizer', 'param_schedulers', 'position')
+    }
+    unknown = list(find_placeholders(needed))
+    if unknown:
+        raise ValueError(f'{filename}: {", ".join(unknown[:4])} are objects, which are not read from checkpoints')

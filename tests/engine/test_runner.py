@@ -135,7 +135,7 @@ def test_resuming_with_another_batch_size_goes_on_at_the_right_place(train, batc
     )
     assert resumed.iter == resumed.max_iters == 2 * 12 // batch_size
     log = open(f'{resumed.log_dir}/{resumed.timestamp}.log').read()
-    assert f'written at iteration 3, but 1 epochs of this run are {12 // batch_size}' in log
+    assert f'were 4, 3 and 1 when the checkpoint was written, and are {batch_size}, {12 // batch_size} and 1 now' in log
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,135 @@
+"""Checkpoints by epochs, iterations and minutes, and on request from outside."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.dist import is_main_process, master_only
+from mmengine.hooks import Hook
+
+from mmadclr.engine.agreement import Agreement, PreemptedError, StopSignals
+from mmadclr.engine.checkpoint_files import clear_away
+from mmadclr.engine.checkpoint_writer import CheckpointWriter
+from mmadclr.engine.run_state import snapshot
+from mmadclr.registry import HOOKS
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(Hook):
+    """Writes checkpoints from which a run goes on exactly, beside training, and never at the cost of one that is good.
+
+    All are written at the end of an optimizer step: while gradients of several batches accumulate, at its end. When one of
+    ``signals`` arrives at any process, all write a checkpoint at the next step and end with exit code 85; a second signal
+    of the kind ends a process at once.
+
+    Args:
+        interval: A checkpoint every so many epochs, or iterations with ``by_epoch=False``; None for none.
+        by_epoch: What ``interval`` counts.
+        minutes: A checkpoint after so many minutes without one, too; None for none.
+        max_keep_ckpts: Number of newest checkpoints that are kept; -1 for all.
+        milestones: Every so many epochs, a checkpoint is kept for good.
+        signals: Names of signals that mean: stop soon. Slurm sends SIGTERM, or what ``--signal`` of ``sbatch`` says.
+        asynchronous: Write on a thread while training goes on. False: training waits.
+
+    Raises:
+        ValueError: A number is out of range, or there is no such signal.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(
+        self,
+        interval: int | None = 1,
+        by_epoch: bool = True,
+        minutes: float | None = None,
+        max_keep_ckpts: int = 2,
+        milestones: int | None = None,
+        signals: Sequence[str] = ('SIGTERM', 'SIGUSR1'),
+        asynchronous: bool = True,
+    ) -> None:
+        for name, value in (('interval', interval), ('minutes', minutes), ('milestones', milestones)):
+            if value is not None and value <= 0:
+                raise ValueError(f'{name}={value} of SafeCheckpointHook must be positive, or None for never')
+        if max_keep_ckpts != -1 and max_keep_ckpts < 1:
+            raise ValueError(f'max_keep_ckpts={max_keep_ckpts}: keep 1 or more checkpoints, or all with -1')
+        self.interval, self.by_epoch, self.minutes = interval, by_epoch, minutes
+        self.max_keep_ckpts, self.milestones = max_keep_ckpts, milestones
+        self.stop = StopSignals(signals)
+        self.asynchronous = asynchronous
+        self.due: str | None = None  # name of a checkpoint that waits for the end of an optimizer step
+
+    def before_train(self, runner) -> None:
+        self.agreement = Agreement()
+        self.writer = CheckpointWriter(runner.logger.error, lambda: self.clear_away(runner.work_dir))
+        self.last_time = time.monotonic()
+        self.stop.listen()
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        done = runner.iter + 1
+        is_late = self.minutes is not None and time.monotonic() - self.last_time > 60 * self.minutes
+        stop, is_late = self.agreement.exchange([self.stop.received is not None, is_late and is_main_process()])
+        is_turn = self.interval is not None and not self.by_epoch and done % self.interval == 0
+        if self.due is None and (stop or is_late or is_turn):
+            self.due = f'iter_{done}.pth'
+        if self.due is not None and ends_step(runner, done):
+            self.save(runner, done)
+            if stop:
+                self.end(runner)
+
+    def after_train_epoch(self, runner) -> None:
+        epoch = runner.epoch + 1
+        is_turn = self.by_epoch and self.interval is not None and epoch % self.interval == 0
+        if is_turn or epoch == runner.max_epochs or self.is_milestone_epoch(epoch):
+            self.due = f'epoch_{epoch}.pth'
+            if ends_step(runner, runner.iter):
+                self.save(runner, runner.iter)
+
+    def after_train(self, runner) -> None:
+        self.agreement.wait()
+        self.writer.wait()
+        self.stop.ignore_no_longer()
+        if self.writer.failure is not None:
+            raise ValueError(f'the last checkpoint of the run is missing: {self.writer.failure}')
+
+    def save(self, runner, done: int) -> None:
+        """Takes the state of the run after ``done`` iterations; the main process writes it."""
+        name, self.due, self.last_time = self.due, None, time.monotonic()
+        content = runner.checkpoint_content(done)
+        self._write(runner, content, Path(runner.work_dir) / name)
+
+    @master_only
+    def _write(self, runner, content: dict, path: Path) -> None:
+        runner.logger.info(f'Saving checkpoint {path.name}')
+        self.writer.write(snapshot(content), path)
+        if not self.asynchronous:
+            self.writer.wait()
+
+    def end(self, runner) -> None:
+        """Ends the run, once the checkpoint is on the disk."""
+        self.agreement.wait()
+        self.writer.wait()
+        runner.logger.warning(
+            f'{self.stop.received or "a signal to another process"}: stopped after iteration {runner.iter + 1}, with a '
+            'checkpoint; go on with --resume'
+        )
+        raise PreemptedError
+
+    def clear_away(self, work_dir: str) -> None:
+        if self.max_keep_ckpts != -1:
+            clear_away(work_dir, self.max_keep_ckpts, self.is_milestone)
+
+    def is_milestone(self, path: Path) -> bool:
+        epoch = re.fullmatch(r'epoch_(\d+)\.pth', path.name)
+        return epoch is not None and self.is_milestone_epoch(int(epoch[1]))
+
+    def is_milestone_epoch(self, epoch: int) -> bool:
+        return self.milestones is not None and epoch % self.milestones == 0
+
+
+def ends_step(runner, done: int) -> bool:
+    """Whether iteration number ``done`` (from 1) ends an optimizer step: no gradients wait for those of further batches."""
+    counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    return done % counts == 0 or done == runner.max_iters
