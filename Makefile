@@ -1,5 +1,5 @@
 # Two commands do everything: `make demo` and `make test`. Each creates .venv on first use, installs, and runs.
-# In an environment of your own:  pip install -e '.[dense,tests]' && make demo VENV=   (an empty VENV installs nothing)
+# In an environment of your own:  pip install -e '.[dense,export,tests]' && make demo VENV=   (an empty VENV installs nothing)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -37,5 +37,5 @@ clean:
 
 $(VENV)/installed: setup.py $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[dense,tests]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[dense,export,tests]'
 	touch $@

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
 from mmadclr.checkpoint.opening import open_backbone
+from mmadclr.datasets.image_dataset import ImageDataset
+from mmadclr.evaluation.extraction import Loading, feature_batches
+from mmadclr.evaluation.extractor import FeatureExtractor
+from mmadclr.evaluation.features import report_unreadable
 from mmadclr.models.backbones.feature_vit import FeatureViT
 
 
@@ -32,8 +38,8 @@ def load_backbone(
             :func:`mmadclr.checkpoint.opening.open_backbone`.
 
     Returns:
-        The model, which maps (B, 3, H, W) to ``cls`` (B, D) and ``patches`` (B, N, D), both final-normed, and a transform
-        from a PIL image to a normalised tensor (3, size, size): short side resized to 8/7 of ``size`` (bicubic), centre crop.
+        The model, which maps (B, 3, H, W) to ``cls`` (B, D) and ``patches`` (B, N, D), both final-normed; and a transform from
+        a PIL image to a normalised tensor (3, size, size): short side resized to 8/7 of ``size`` (bicubic), centre crop.
 
     Raises:
         FileNotFoundError, ValueError: See ``open_backbone``.
@@ -57,3 +63,75 @@ def evaluation_transform(
             v2.Normalize(mean, std),
         ]
     )
+
+
+class ExtractedFeatures(NamedTuple):
+    """Features of the images of a folder, on the CPU, in the order of their paths.
+
+    ``paths``: (N) of the images that could be read. ``cls``: (N, D); None without class token. ``patches``: (N, P, D), row by
+    row; None where not asked for. Both final-normed. ``unreadable``: a message for every other image.
+    """
+
+    paths: list[Path]
+    cls: Tensor | None
+    patches: Tensor | None
+    unreadable: list[str]
+
+
+def extract_features(
+    folder: str | Path,
+    checkpoint: str | Path,
+    patches: bool = False,
+    device: str | torch.device = 'cpu',
+    size: int | None = None,
+    resize: int | None = None,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    max_unreadable: int = 100,
+    **kwargs,
+) -> ExtractedFeatures:
+    """Features of every image below a folder, at any depth, without labels.
+
+    Args:
+        folder: Of the images.
+        checkpoint, **kwargs: See :func:`load_backbone`.
+        patches: Return those of every patch, too; they take N * P * D * 4 bytes.
+        device: Where to compute.
+        size, resize: Side of the central crop, and short side of the image before it; see :func:`load_backbone`.
+        batch_size, num_workers: How images are read.
+        max_unreadable: More images than this that cannot be read are an error; others are logged and listed.
+
+    Raises:
+        FileNotFoundError, ValueError: The folder has no images, or the checkpoint cannot be used; a backbone without class
+            token, and ``patches`` not asked for.
+        UnreadableImageError: Too many images cannot be read.
+    """
+    opened = open_backbone(checkpoint, **kwargs)
+    has_cls = opened.model.cls_token is not None
+    if not (has_cls or patches):
+        raise ValueError(f'{checkpoint}: the backbone has no class token; ask for patches=True')
+    model = (_TokenExtractor(opened, 'mean') if patches else FeatureExtractor(opened, 'cls')).to(device)
+    size = size or min(opened.img_size)
+    transform = dict(type='ResizeCentreCrop', resize=resize or round(size * 8 / 7), size=size)
+    dataset = ImageDataset(str(folder), transform)
+    loading = Loading(batch_size, num_workers, max_unreadable)
+    found = [
+        (batch.outputs.cpu(), batch.indices.tolist(), batch.unreadable)
+        for batch in feature_batches(model, dataset, np.arange(len(dataset)), loading)
+    ]
+    unreadable = sorted({message for *_, messages in found for message in messages})
+    report_unreadable(unreadable, dataset, max_unreadable)
+    paths = [dataset.path(index) for _, indices, _ in found for index in indices]
+    tokens = torch.cat([outputs for outputs, *_ in found])
+    if not patches:
+        return ExtractedFeatures(paths, tokens, None, unreadable)
+    return ExtractedFeatures(paths, tokens[:, 0] if has_cls else None, tokens[:, int(has_cls) :], unreadable)
+
+
+class _TokenExtractor(FeatureExtractor):
+    """(B, 3, H, W) -> [CLS], if there is one, and patches (B, 1 + P, D)."""
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        output = self.backbone(images)
+        return output.patches if output.cls is None else torch.cat((output.cls[:, None], output.patches), dim=1)

@@ -112,3 +112,16 @@ def test_imagenet_configs_hold_the_published_settings(method, arch, expected):
     cfg = Config.fromfile(REPO / f'configs/{method}/{arch}_in1k.py')
     assert published(cfg) == expected
     assert cfg.train_dataloader.dataset.transform.num_query == (10 if method == 'adclr' else 0)
+
+
+IBOT_SMALL = SMALL | dict(min_lr=1e-6, clip=3.0, prototypes=8192)
+IBOT_BASE = BASE | dict(prototypes=8192, crops=(224, (0.32, 1.0), 10, (0.05, 0.32)))
+
+
+@pytest.mark.parametrize(('arch', 'expected'), [('vits16', IBOT_SMALL), ('vitb16', IBOT_BASE)])
+def test_ibot_configs_hold_the_published_settings(arch, expected):
+    cfg = Config.fromfile(REPO / f'configs/ibot/{arch}_in1k.py')
+    assert published(cfg) == expected
+    assert (cfg.model.cls_weight, cfg.model.patch_weight) == (1.0, 1.0)
+    mask = cfg.train_dataloader.dataset.transform.mask
+    assert mask == dict(type='BlockMasking', patch_size=16, ratio=(0.0, 0.3), spread=(0.0, 0.2), start_epoch=0)

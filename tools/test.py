@@ -1,6 +1,7 @@
 """Evaluates a checkpoint: ``python tools/test.py CONFIG CHECKPOINT``.
 
-Detection and segmentation configs report the metrics of their packages on the test set, pretraining configs k-NN accuracy.
+Detection, segmentation and classification configs report the metrics of their packages on the test set, pretraining configs
+k-NN accuracy.
 """
 
 import argparse
@@ -37,7 +38,8 @@ def main() -> None:
     cfg.load_from = args.checkpoint
     if cfg.get('test_cfg') is None:
         if args.out or args.show_dir:
-            sys.exit(f'error: --out and --show-dir are for detection and segmentation; {args.config} predicts nothing')
+            kinds = 'detection and segmentation, and for classification'
+            sys.exit(f'error: --out and --show-dir are for {kinds}; {args.config} predicts nothing')
         metrics = Runner.from_cfg(cfg).val()
     else:
         store_predictions(cfg, args)
@@ -56,9 +58,11 @@ def store_predictions(cfg: Config, args: argparse.Namespace) -> None:
     if args.show_dir:
         folder = str(Path(args.show_dir).absolute())
         hook = cfg.default_hooks.visualization
-        hook.draw = True
+        hook['enable' if cfg.default_scope == 'mmpretrain' else 'draw'] = True
         hook.interval = 1
-        if cfg.default_scope == 'mmdet':
+        if cfg.default_scope == 'mmpretrain':
+            hook.out_dir = folder
+        elif cfg.default_scope == 'mmdet':
             hook.test_out_dir = folder  # absolute: the hook joins relative names to its folder once per batch
         else:
             cfg.visualizer.save_dir = folder

@@ -1,3 +1,4 @@
+from mmadclr.datasets.class_folders import ClassFolders
 from mmadclr.datasets.dense_shapes import scenes_detection, shapes_segmentation
 from mmadclr.datasets.image_dataset import ImageDataset, ShapesDataset, UnreadableImageError
 from mmadclr.datasets.loading import collate_samples
@@ -6,6 +7,7 @@ from mmadclr.datasets.samplers import EpochSampler, ShardSampler
 from mmadclr.datasets.transforms import MultiCrop, ResizeCentreCrop
 
 __all__ = [
+    'ClassFolders',
     'EpochSampler',
     'ImageDataset',
     'MaskedImageDataset',

@@ -17,6 +17,7 @@ import numpy as np
 from mmengine import registry as root
 from PIL import Image, ImageOps
 
+from mmadclr.datasets.class_folders import ClassFolders
 from mmadclr.datasets.image_dataset import READ_ERRORS, ImageDataset, load_rgb
 
 MAX_SHOWN = 20
@@ -68,6 +69,8 @@ def _problems(cfg: Mapping, num_items: int | None, allow_other_categories: bool)
         component = registry.get(cfg['type'])
         if isinstance(component, type) and issubclass(component, ImageDataset):
             return image_problems(registry.build(dict(cfg)), num_items)
+        if component is ClassFolders:
+            return class_folder_problems(registry.build({**cfg, 'lazy_init': True, 'pipeline': []}), num_items)
         if isinstance(component, type) and not _reads_as(component, 'CocoDataset') | _reads_as(component, 'BaseSegDataset'):
             return iter(())
         # Paths resolved, annotations not yet loaded.
@@ -91,6 +94,20 @@ def image_problems(dataset: ImageDataset, num_items: int | None = None) -> Itera
             load_rgb(dataset.path(index))
         except READ_ERRORS as error:
             yield f'{dataset.path(index)}: {error}'
+
+
+def class_folder_problems(dataset: ClassFolders, num_items: int | None = None) -> Iterator[str]:
+    """Folders and lists that do not fit, and images that cannot be decoded, of a data set built lazily."""
+    try:
+        items = dataset.load_data_list()
+    except (ValueError, FileNotFoundError) as error:
+        yield str(error)
+        return
+    for item in islice(items, num_items):
+        try:
+            load_rgb(item['img_path'])
+        except READ_ERRORS as error:
+            yield f'{item["img_path"]}: {error}'
 
 
 def coco_problems(

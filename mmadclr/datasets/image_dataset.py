@@ -129,7 +129,7 @@ class ImageDataset(Dataset):
         )
 
     def _read(self, key: SampleKey, **kwargs) -> dict:
-        results = {'index': key.index, 'rng': np.random.default_rng(key)}
+        results = {'index': key.index, 'epoch': key.epoch, 'rng': np.random.default_rng(key)}
         if self.labels is not None:
             results['label'] = int(self.labels[key.index])
         name = self.source.name(key.index)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmadclr.datasets.decoding import EncodedImage, Scratch
+from mmadclr.datasets.masking import PatchMasking
 from mmadclr.datasets.photometric import build_recipe
 from mmadclr.registry import TRANSFORMS
 
@@ -71,6 +72,8 @@ class MultiCrop:
             the first global view).
         query_photometric: ``'shared'`` (both views get the same pixels) or ``'per_view'`` (colour and blur drawn anew
             for each view, so that the cross-view term cannot be solved by copying pixels).
+        mask: Config of a ``PatchMasking`` (``BlockMasking``, ``RandomMasking``) for the global views, for methods that hide
+            patches from the student; None for no masks.
         global_1, global_2, local, query: Overrides of DINO's photometric recipes, keys of ``PhotometricRecipe``.
         backend: ``'fast'`` or ``'pillow'``, which is the published form to the bit. ``'fast'`` is Pillow's filter as
             ``resize_into`` describes it. Where a JPEG is large enough that every crop keeps as many source pixels as it
@@ -78,7 +81,7 @@ class MultiCrop:
             an output pixel from where they were drawn.
 
     Raises:
-        ValueError: A count is negative, or an unknown choice or recipe key.
+        ValueError: A count is negative, an unknown choice or recipe key, or masks whose patches do not fill a view.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class MultiCrop:
         num_query: int = 0,
         query_source: str = 'image',
         query_photometric: str = 'shared',
+        mask: dict | None = None,
         global_1: dict | None = None,
         global_2: dict | None = None,
         local: dict | None = None,
@@ -116,23 +120,27 @@ class MultiCrop:
         self.global_recipes = [build_recipe('global_1', global_1), build_recipe('global_2', global_2)]
         self.local_recipe = build_recipe('local', local)
         self.query_recipe = build_recipe('query', query)
+        self.masking: PatchMasking | None = None if mask is None else TRANSFORMS.build(mask)
+        if self.masking:
+            self.masking.grid(global_size)  # a patch size that does not fit is told at once
 
     def __call__(self, results: dict, out: dict[str, Tensor] | None = None) -> dict:
         """Cuts one sample.
 
         Args:
-            results: ``image`` (PIL in RGB, or ``EncodedImage``), ``rng``, and anything else, which is handed on.
+            results: ``image`` (PIL in RGB, or ``EncodedImage``), ``rng``, for masks that begin late ``epoch``, and anything
+                else, which is handed on.
             out: Where to write the crops: per kind ('global', 'local', 'query') a uint8 tensor (number, size, size, 3).
 
         Returns:
             ``results`` with ``*_views`` uint8 (number, 3, size, size), ``*_boxes`` int64 (number, 4), and ``*_photometric``
-            float32 (number, NUM_PARAMS), for queries (1 or V, Q, NUM_PARAMS).
+            float32 (number, NUM_PARAMS), for queries (1 or V, Q, NUM_PARAMS); with ``mask`` also ``masks`` bool (V, h, w).
 
         Raises:
             ImageTooSmallError: The image has fewer pixels than a query crop.
             DecodeError: The image is broken.
         """
-        image, rng = results.pop('image'), results.pop('rng')
+        image, rng, epoch = results.pop('image'), results.pop('rng'), results.pop('epoch', None)
         width, height = image.size
         if self.num_query and min(width, height) < self.query_size:
             raise ImageTooSmallError(f'{width}x{height} pixels are fewer than a query crop of {self.query_size}')
@@ -143,6 +151,8 @@ class MultiCrop:
             results[f'{kind}_views'] = out[kind].permute(0, 3, 1, 2)
             results[f'{kind}_boxes'] = torch.tensor(boxes[kind], dtype=torch.int64).reshape(-1, 4)
             results[f'{kind}_photometric'] = torch.from_numpy(photometric[kind])
+        if self.masking:
+            results['masks'] = torch.from_numpy(self.masking.draw(rng, NUM_GLOBAL, self.global_size, epoch))
         return results
 
     def draw(self, whole: Box, rng: np.random.Generator) -> tuple[dict[str, list[Box]], dict[str, np.ndarray]]:
@@ -243,6 +253,7 @@ class ResizeCentreCrop:
         """``image`` (PIL, RGB) -> ``images`` uint8 (3, size, size)."""
         image = results.pop('image')
         results.pop('rng', None)
+        results.pop('epoch', None)
         factor = self.resize / min(image.size)
         # The longer side is truncated, as torchvision's Resize does.
         width, height = (self.resize if side == min(image.size) else int(side * factor) for side in image.size)

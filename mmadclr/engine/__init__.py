@@ -6,6 +6,10 @@ from mmadclr.engine.hooks import (
     ThroughputHook,
     UnreadableImageHook,
 )
+from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
+from mmadclr.engine.hooks.class_names_hook import ClassNamesHook
+from mmadclr.engine.hooks.watchdog_hook import WatchdogHook
+from mmadclr.engine.linear_sweep import LinearSweepLoop, LinearSweepOptimConstructor, SweepAccuracy
 from mmadclr.engine.loops import FeatureEvalLoop
 from mmadclr.engine.optim import (
     AutocastOptimWrapper,
@@ -14,18 +18,26 @@ from mmadclr.engine.optim import (
     SelfDistillationOptimWrapper,
 )
 from mmadclr.engine.runner import Runner
+from mmadclr.engine.train_loop import ResumableEpochLoop
 
 __all__ = [
     'AutocastOptimWrapper',
+    'ClassNamesHook',
     'DistillationScheduleHook',
     'EpochSeedHook',
     'FeatureEvalLoop',
     'LayerDecayOptimConstructor',
+    'LinearSweepLoop',
+    'LinearSweepOptimConstructor',
     'LossRecordHook',
+    'ResumableEpochLoop',
     'Runner',
+    'SafeCheckpointHook',
     'SelfDistillationOptimConstructor',
     'SelfDistillationOptimWrapper',
+    'SweepAccuracy',
     'TeacherUpdateHook',
     'ThroughputHook',
     'UnreadableImageHook',
+    'WatchdogHook',
 ]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine import registry as root_registries
+from mmengine.logging import print_log
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmadclr import registry as our_registries
 from mmadclr.datasets.photometric import RECIPES, PhotometricRecipe
+from mmadclr.engine.config_names import Reader, read_names
 
 
 class ConfigError(ValueError):
@@ -31,23 +35,41 @@ CONSUMED = {
     'paramwise_cfg',
     'convert_to_iter_based',
 }
-# Settings that are read without naming a type, by the last part of their path.
+LOOPS = {'train_cfg': ('EpochBasedTrainLoop', 'IterBasedTrainLoop'), 'val_cfg': ('ValLoop',), 'test_cfg': ('TestLoop',)}
+# Settings that are read without naming a type, by the last parts of their path: their keys, or the components that get them.
 UNTYPED = {
     'auto_scale_lr': {'enable', 'base_batch_size'},
     'randomness': {'seed', 'diff_rank_seed', 'deterministic'},
     'dataset_check': {'num_items', 'allow_other_categories'},
+    'custom_imports': {'imports', 'allow_failed_imports'},
     'env_cfg': {'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'},
-    'loss_cls': 'SelfDistillationLoss',
-    'loss_query': 'SelfDistillationLoss',
+    'env_cfg.mp_cfg': {'mp_start_method', 'opencv_num_threads'},
+    'env_cfg.dist_cfg': {'init_backend', 'port', *inspect.signature(torch.distributed.init_process_group).parameters},
+    'log_processor': ('LogProcessor',),
+    'model_wrapper_cfg': ('MMDistributedDataParallel',),
+    'optim_wrapper': ('SelfDistillationOptimWrapper', 'OptimWrapper'),
+    'dense_probe': ('DenseProbe',),
+    'dense_probe.train': ('MaskedImageDataset',),
+    'dense_probe.val': ('MaskedImageDataset',),
+    'loss_cls': ('SelfDistillationLoss',),
+    'loss_query': ('SelfDistillationLoss',),
+    'loss_patch': ('SelfDistillationLoss',),
     # mmengine's, mmdet's and mmpretrain's constructors, and ours.
     'paramwise_cfg': {
         *('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult', 'dwconv_decay_mult'),
         *('dcn_offset_lr_mult', 'bypass_duplicate', 'layer_decay_rate', 'decay_type', 'num_layers'),
         *('decay_rate', 'no_decay'),
     },
-    'data_preprocessor': 'ViewPreprocessor',
+    'data_preprocessor': ('ViewPreprocessor',),
     **{view: set(PhotometricRecipe.__dataclass_fields__) for view in RECIPES},
 }
+# The same at the top alone: models have a ``train_cfg`` of their own.
+UNTYPED_TOP = {
+    **LOOPS,
+    'compile': {'target', 'activation_memory_budget', *inspect.signature(torch.compile).parameters} - {'model'},
+}
+# Their members are components, each of which must say its type.
+LISTS_OF_COMPONENTS = ('default_hooks', 'custom_hooks', 'visualizer.vis_backends')
 # Keys beyond the signature of the named type, read by whoever builds it, by the last part of their path.
 EXTRA = {
     'norm_cfg': {'requires_grad'},  # mmcv
@@ -55,6 +77,12 @@ EXTRA = {
     'dcn': {'fallback_on_stride'},  # mmdet
     'loss_cls': {'bg_cls_weight'},
     'init_cfg': {'which', 'prefix', 'allow'},  # DenseViT
+}
+# The same for all components of a collection.
+EXTRA_IN = {
+    'default_hooks': {'priority'},
+    'custom_hooks': {'priority'},
+    'policies': {'magnitude_key', 'magnitude_range'},  # mmpretrain's RandAugment
 }
 LOADER_KEYS = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch', 'disable_subprocess_warning'}
 RUNNER_KEYS = {
@@ -71,18 +99,22 @@ RUNNER_KEYS = {
 } - {'self', 'cfg'}
 
 
+# Read by the test tools of mmdet, mmseg and mmpretrain.
+OTHER_TOOLS = {'tta_model', 'tta_pipeline', 'tta_cfg'}
+
+
 def check_config(cfg: Mapping, overrides: Iterable[str] = ()) -> None:
     """Checks every component of a config against the signature it will be called with.
 
-    Top-level names that no one reads are allowed in files (they are variables) unless they look like a misspelt key;
-    from the command line (``overrides``: dotted keys) they are errors, because an override that changes nothing is one.
+    A name at the top that no part of a run reads must be used by another line of the config files, as a variable is. From
+    the command line (``overrides``: dotted keys) it is an error in any case: an override that changes nothing is one.
 
     Raises:
         ConfigError: Lists all problems, each with its key path and where possible the nearest valid name.
     """
     scope = cfg.get('default_scope') or our_registries.SCOPE
     registries = _registries(scope)
-    problems = [*_misspelt_top_level(cfg), *_useless_overrides(overrides)]
+    problems = [*_unread_names(cfg, overrides), *_useless_overrides(overrides), *_bank(cfg, registries)]
     for name, value in cfg.items():
         if name == 'data_preprocessor' and scope != our_registries.SCOPE:
             continue  # merged into the model's by mmengine
@@ -91,11 +123,47 @@ def check_config(cfg: Mapping, overrides: Iterable[str] = ()) -> None:
         raise ConfigError('\n  '.join(('the config has keys that nothing would read:', *problems)))
 
 
-def _misspelt_top_level(cfg: Mapping) -> Iterator[str]:
-    for name in cfg:
+def _unread_names(cfg: Mapping, overrides: Iterable[str]) -> Iterator[str]:
+    """Names at the top that neither a run nor another line of the config files reads."""
+    reader = read_names(getattr(cfg, 'text', ''))
+    given = {key.split('.')[0] for key in overrides}
+    for name in cfg.keys() - RUNNER_KEYS - OTHER_TOOLS - given:
         close = difflib.get_close_matches(name, RUNNER_KEYS, n=1, cutoff=0.85)
-        if name not in RUNNER_KEYS and close:
+        if close:
             yield f'{name}: did you mean {close[0]}?'
+        elif name not in reader.own - reader.used:
+            continue
+        elif reader.refers_to_names:
+            yield f'{name}: {_no_use(name, cfg, reader)}'
+        elif cfg[name] not in _below_top(cfg):
+            print_log(f'{name}: {_no_use(name, cfg, reader)}', 'current', logging.WARNING)
+
+
+def _no_use(name: str, cfg: Mapping, reader: Reader) -> str:
+    """What to do about a name that is not used: say where such a key is known, if there is one place."""
+    places = [path for path in _paths(dict(cfg.items())) if path.rpartition('.')[2] == name]
+    hint = f'; did you mean {" or ".join(places)}?' if 0 < len(places) <= 3 else _hint(name, RUNNER_KEYS)
+    return f'no part of a run and no other line of {reader.files} reads it{hint or "; remove it"}'
+
+
+def _below_top(cfg: Mapping) -> list:
+    """All values but those at the top: where nothing is referred to, variables have been copied there."""
+    return [value for node in cfg.values() for value in _values(node)]
+
+
+def _values(node: Any) -> Iterator[Any]:
+    for child in node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ():
+        yield child
+        yield from _values(child)
+
+
+def _paths(node: Any, path: str = '') -> Iterator[str]:
+    """Dotted paths of all keys below the top."""
+    for key, child in node.items() if isinstance(node, Mapping) else ():
+        below = f'{path}.{key}' if path else str(key)
+        if path:
+            yield below
+        yield from _paths(child, below)
 
 
 def _useless_overrides(overrides: Iterable[str]) -> Iterator[str]:
@@ -103,6 +171,17 @@ def _useless_overrides(overrides: Iterable[str]) -> Iterator[str]:
         top = key.split('.')[0]
         if top not in RUNNER_KEYS:
             yield f'{key}: no part of a run is called {top}{_hint(top, RUNNER_KEYS)}'
+
+
+def _bank(cfg: Mapping, registries: Sequence[Registry]) -> Iterator[str]:
+    """The bank of a ``FeatureEvalLoop`` is the data set of the loop's loader with a few keys changed."""
+    for part in ('val', 'test'):
+        bank = (cfg.get(f'{part}_cfg') or {}).get('bank')
+        dataset = (cfg.get(f'{part}_dataloader') or {}).get('dataset')
+        if isinstance(bank, Mapping) and 'type' not in bank and isinstance(dataset, Mapping) and 'type' in dataset:
+            component = _find(dataset['type'], registries)
+            if component is not None:
+                yield from _unknown(f'{part}_cfg.bank', bank, accepted_arguments(component), dataset['type'])
 
 
 def _walk(path: str, node: Any, registries: Sequence[Registry]) -> Iterator[str]:
@@ -116,24 +195,51 @@ def _walk(path: str, node: Any, registries: Sequence[Registry]) -> Iterator[str]
         yield from _check_component(path, node, registries)
     elif path.endswith('dataloader'):
         yield from _unknown(path, node, LOADER_KEYS, 'a data loader')
-    elif (known := UNTYPED.get(path.rpartition('.')[2])) is not None:
-        accepted = accepted_arguments(_find(known, registries)) if isinstance(known, str) else known
+    elif path.rpartition('.')[0] in LISTS_OF_COMPONENTS:
+        yield f'{path}: has no type, so nothing says what it is'
+    elif (known := _untyped(path)) is not None:
+        accepted = _accepted_by_all(known, registries) if isinstance(known, tuple) else known
         yield from _unknown(path, node, accepted, path.rpartition('.')[2])
+    if isinstance(node.get('constructor'), str):
+        yield from _check_name(f'{path}.constructor', node['constructor'], node, registries)
     for name, child in node.items():
         yield from _walk(f'{path}.{name}', child, registries)
+
+
+def _untyped(path: str) -> set[str] | tuple[str, ...] | None:
+    """What a node without a type may hold, if that is known."""
+    parts = path.split('.')
+    if len(parts) == 1 and path in UNTYPED_TOP:
+        return UNTYPED_TOP[path]
+    return UNTYPED.get('.'.join(parts[-2:]), UNTYPED.get(parts[-1]))
+
+
+def _accepted_by_all(names: Iterable[str], registries: Sequence[Registry]) -> set[str] | None:
+    """What components can be called with, together."""
+    accepted = [accepted_arguments(_find(name, registries)) for name in names]
+    return None if None in accepted else {'by_epoch'}.union(*accepted)  # mmengine chooses a loop by it
 
 
 def _check_component(path: str, node: Mapping, registries: Sequence[Registry]) -> Iterator[str]:
     name = node['type']
     component = _find(name, registries)
-    if component is not None:
-        accepted = accepted_arguments(component)
-        if accepted is not None:
-            accepted |= EXTRA.get(path.rpartition('.')[2], set())
-        yield from _unknown(path, node, accepted, name)
-    elif '.' not in name and '_scope_' not in node and not _is_mmcv_op(name):
+    if component is None:
+        yield from _check_name(path, name, node, registries)
+        return
+    accepted = accepted_arguments(component)
+    if accepted is not None:
+        collection, _, last = path.rpartition('.')
+        accepted |= EXTRA.get(last, set()) | EXTRA_IN.get(collection.rpartition('.')[2], set())
+    yield from _unknown(path, node, accepted, name)
+
+
+def _check_name(path: str, name: str, node: Mapping, registries: Sequence[Registry]) -> Iterator[str]:
+    """A component that no registry lists; other packages and dotted names of Python are looked up when it is built."""
+    scope, _, own = name.rpartition('.')
+    elsewhere = scope not in ('', our_registries.SCOPE) or '_scope_' in node
+    if _find(name, registries) is None and not elsewhere and not _is_mmcv_op(name):
         known = {key for registry in registries for key in registry.module_dict}
-        yield f'{path}: there is no component {name!r}{_hint(name, known)}'
+        yield f'{path}: there is no component {name!r}{_hint(own, known)}'
 
 
 def _unknown(path: str, node: Mapping, accepted: set[str] | None, owner: str) -> Iterator[str]:

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 from contextlib import contextmanager, nullcontext
 
 import torch
+from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
 
 from mmadclr.engine.sharding import local_tensors, whole_norms
+from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, root
 
@@ -17,14 +20,15 @@ PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16}
 
 
 @torch.no_grad()
-def clip_each_tensor(gradients: list[Tensor], max_norm: float) -> None:
+def clip_each_tensor(gradients: list[Tensor], max_norm: float, norms: list[Tensor] | None = None) -> None:
     """Scales every gradient *by itself* to at most ``max_norm`` (L2), in place and without waiting for the device.
 
     As facebookresearch/dino, ``utils.py: clip_gradients``; not the global norm of ``torch.nn.utils.clip_grad_norm_``.
+    ``norms``: those of the gradients, where they are known; overwritten.
     """
     if not gradients:
         return
-    norms = whole_norms(gradients)
+    norms = whole_norms(gradients) if norms is None else norms
     torch._foreach_add_(norms, 1e-6)
     torch._foreach_reciprocal_(norms)
     torch._foreach_mul_(norms, max_norm)
@@ -66,7 +70,11 @@ class AutocastOptimWrapper(OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class SelfDistillationOptimWrapper(AutocastOptimWrapper):
-    """Adds per-tensor clipping, and parameters that can be frozen for a while.
+    """Adds per-tensor clipping, parameters that can be frozen for a while, and steps that leave everything as it was.
+
+    A step whose loss or gradients are not finite is skipped, on all processes alike: parameters, moments and step counts keep
+    their values. ``skipped`` () is 1 after such a step and else 0; it stays on the device, and so does the decision where
+    the optimizer can take it there (fused Adam and AdamW). A gradient whose norm overflows counts as not finite.
 
     Args:
         max_norm: Norm each gradient tensor is clipped to; None or 0 for no clipping.
@@ -84,15 +92,41 @@ class SelfDistillationOptimWrapper(AutocastOptimWrapper):
         super().__init__(optimizer, **kwargs)
         self.max_norm = max_norm
         self.frozen: list[nn.Parameter] = []
+        self.skipped = torch.zeros((), device=optimizer.param_groups[0]['params'][0].device)
+        self.skips_on_device = can_skip_on_device(optimizer)
+        if self.skips_on_device:
+            optimizer.found_inf = self.skipped
+        else:
+            name = type(optimizer).__name__
+            print_log(f'{name} cannot skip a step on the device (fused AdamW can): every step waits for it', 'current')
+
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        """A loss that is not finite hands NaN to all gradients, whatever its derivative, and with them to all processes."""
+        value = loss.detach()
+        super().backward(loss, gradient=value * 0 + 1, **kwargs)
 
     def step(self, **kwargs) -> None:
-        """Clips, drops the gradients of frozen parameters (so that no decay and no moment touches them), steps."""
-        if self.max_norm:
-            parameters = (p for group in self.optimizer.param_groups for p in group['params'])
-            clip_each_tensor([p.grad for p in parameters if p.grad is not None], self.max_norm)
-        for parameter in self.frozen:
+        """Looks for what is not finite, clips, drops the gradients of frozen parameters (so that no decay and no moment
+        touches them), steps."""
+        parameters = [p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
+        gradients = [parameter.grad for parameter in parameters]
+        if gradients:
+            norms = whole_norms(gradients)
+            self.skipped.copy_(torch.stack(norms).isfinite().all().logical_not())
+            if self.max_norm:
+                clip_each_tensor(gradients, self.max_norm, norms)
+        dropped = parameters if not self.skips_on_device and self.skipped.item() else self.frozen
+        for parameter in dropped:
             parameter.grad = None
         self.optimizer.step(**kwargs)
+
+
+def can_skip_on_device(optimizer: Optimizer) -> bool:
+    """Whether ``found_inf`` of the optimizer makes it leave parameters, moments and step counts alone.
+
+    Fused SGD knows ``found_inf``, too, but its momentum would start from memory that was never written (torch 2.11).
+    """
+    return isinstance(optimizer, (Adam, AdamW)) and bool(optimizer.defaults.get('fused'))
 
 
 def resolve_precision(precision: str) -> str:
@@ -125,7 +159,10 @@ def with_fused_kernel(optimizer: dict, device: torch.device) -> dict:
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class SelfDistillationOptimConstructor:
-    """Builds the optimizer over two groups: the first decays (and follows the schedule), the second does not."""
+    """Builds the optimizer over two groups: the first decays (and follows the schedule), the second does not.
+
+    The model learns from the wrapper which steps are skipped.
+    """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         if paramwise_cfg:
@@ -139,7 +176,10 @@ class SelfDistillationOptimConstructor:
         groups = [{'params': decayed}, {'params': exempt, 'weight_decay': 0.0}]
         settings = with_fused_kernel(cfg.pop('optimizer'), next(model.parameters()).device)
         optimizer = root.OPTIMIZERS.build({**settings, 'params': groups})
-        return OPTIM_WRAPPERS.build({**cfg, 'optimizer': optimizer})
+        wrapper = OPTIM_WRAPPERS.build({**cfg, 'optimizer': optimizer})
+        if isinstance(model, SelfDistillation):
+            model.skipped = getattr(wrapper, 'skipped', None)
+        return wrapper
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

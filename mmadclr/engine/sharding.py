@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
+from mmadclr.models.heads.dino_head import Prototypes
 from mmadclr.models.selfsup.base import SelfDistillation
 
 # Whether a student's block gives its whole parameters back after the forward pass, to be gathered again for the backward.
@@ -67,8 +68,9 @@ def _shard_network(network: nn.ModuleDict, mesh, reshard_after_forward: bool) ->
         else:
             fully_shard(part, mesh=mesh, reshard_after_forward=False)
             register_fsdp_forward_method(part, 'project')
-            part.last_layer.register_forward_pre_hook(_replicate_input)
-            part.last_layer.register_forward_hook(_gather_output)
+            for prototypes in (module for module in part.modules() if isinstance(module, Prototypes)):
+                prototypes.register_forward_pre_hook(_replicate_input)
+                prototypes.register_forward_hook(_gather_output)
 
 
 def _replicate_input(prototypes: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:

@@ -66,7 +66,7 @@ def gather_features(
         indices.append(data['index'])
         unreadable += data['unreadable']
     model.train(was_training)
-    left_out = _report_unreadable(unreadable, dataset, max_unreadable)
+    left_out = report_unreadable(unreadable, dataset, max_unreadable)
     features = torch.cat(features)
     features, indices = _in_order(features, torch.cat(indices).to(features.device))
     missing = len(dataset) - left_out - len(indices)
@@ -84,8 +84,12 @@ def _in_order(features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     return features[position], unique
 
 
-def _report_unreadable(messages: list[str], dataset, limit: int) -> int:
-    """Logs every unreadable image of any process once and returns their number."""
+def report_unreadable(messages: list[str], dataset, limit: int) -> int:
+    """Logs every unreadable image of any process once and returns their number.
+
+    Raises:
+        UnreadableImageError: There are more than ``limit``.
+    """
     distinct = sorted({message for part in dist.all_gather_object(messages) for message in part})
     if len(distinct) > limit:
         raise UnreadableImageError(

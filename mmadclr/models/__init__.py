@@ -1,8 +1,21 @@
 from mmadclr.models.backbones import DenseViT, QueryViT
-from mmadclr.models.heads import DINOHead
+from mmadclr.models.heads import ClassAttentionHead, DINOHead, IBOTHead
 from mmadclr.models.losses import SelfDistillationLoss
 from mmadclr.models.necks import ViTPyramid
 from mmadclr.models.preprocessors import ViewPreprocessor
-from mmadclr.models.selfsup import ADCLR, DINO
+from mmadclr.models.selfsup import ADCLR, DINO, IBOT, SelfPatch
 
-__all__ = ['ADCLR', 'DINO', 'DINOHead', 'DenseViT', 'QueryViT', 'SelfDistillationLoss', 'ViTPyramid', 'ViewPreprocessor']
+__all__ = [
+    'ADCLR',
+    'DINO',
+    'IBOT',
+    'ClassAttentionHead',
+    'DINOHead',
+    'DenseViT',
+    'IBOTHead',
+    'QueryViT',
+    'SelfDistillationLoss',
+    'SelfPatch',
+    'ViTPyramid',
+    'ViewPreprocessor',
+]

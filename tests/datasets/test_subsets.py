@@ -24,7 +24,25 @@ def labels():
         (0.1, {0: 0, 3: 1, 4: 1, 7: 2, 9: 10}),
         (0.001, {0: 0, 3: 1, 4: 1, 7: 1, 9: 1}),
         (0.99, {0: 0, 3: 1, 4: 9, 7: 24, 9: 103}),
-    ], axis=0)
+    ],
+)
+def test_held_out_share_of_every_class(labels, fraction, expected):
+    mask = held_out(labels, fraction)
+    assert mask.dtype == bool
+    assert mask.shape == labels.shape
+    found = Counter(labels[mask].tolist())
+    assert {label: found[label] for label in COUNTS} == expected
+
+
+def test_subsets_are_functions_of_labels_and_seed(labels):
+    for subset, setting in ((held_out, 0.3), (few_shot, 1)):
+        assert np.array_equal(subset(labels, setting), subset(labels.tolist(), setting, 0))
+        assert not np.array_equal(subset(labels, setting, seed=1), subset(labels, setting, seed=2))
+
+
+def test_every_image_is_held_out_by_some_seed_equally_often():
+    labels = np.repeat([0, 1], 10)
+    share = np.mean([held_out(labels, 0.2, seed) for seed in range(2000)], axis=0)
     # A binomial share of 2000 draws: 5 standard deviations.
     assert np.abs(share - 0.2).max() < 5 * np.sqrt(0.2 * 0.8 / 2000)
 

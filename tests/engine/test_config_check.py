@@ -4,6 +4,7 @@ import pytest
 from mmengine.config import Config
 from places import REPO
 
+from mmadclr.engine import config_check
 from mmadclr.engine.config_check import ConfigError, check_config
 
 CONFIGS = sorted(path for path in (REPO / 'configs').rglob('*.py') if '_base_' not in path.parts)
@@ -48,6 +49,27 @@ def test_configs_of_the_tree_have_no_dead_keys(path):
         ({'env_cfg.cudnn_benchmak': True}, r'cudnn_benchmak: .*did you mean cudnn_benchmark\?'),
         ({'train_dataloader.dataset.transform.local': dict(blurr=1)}, r'local\.blurr: .*did you mean blur\?'),
         ({'optim_wraper': dict(a=1)}, r'optim_wraper: did you mean optim_wrapper\?'),
+        ({'env_cfg.mp_cfg': dict(mp_start_metod='fork')}, r'mp_cfg\.mp_start_metod: .*did you mean mp_start_method\?'),
+        ({'env_cfg.dist_cfg.time_out': 60}, r'dist_cfg\.time_out: .*did you mean timeout\?'),
+        ({'log_processor.window': 5}, r'log_processor\.window: .*did you mean window_size\?'),
+        ({'log_processor': dict(_delete_=True, windowsize=5)}, r'windowsize: .*did you mean window_size\?'),
+        ({'visualizer.vis_backends.0.savedir': 'x'}, r'vis_backends\.0\.savedir: LocalVisBackend .*mean save_dir\?'),
+        ({'visualizer.vis_backends': [dict(save_dir='x')]}, r'vis_backends\.0: has no type'),
+        ({'default_hooks.mine': dict(interval=5)}, r'default_hooks\.mine: has no type'),
+        ({'default_hooks.checkpoint.max_keep_ckpt': 1}, r'max_keep_ckpt: .*did you mean max_keep_ckpts\?'),
+        ({'param_scheduler': [dict(type='LinearLR', start_facter=1)]}, r'param_scheduler\.0\.start_facter: .*start_factor'),
+        ({'val_cfg.bank.data_rot': 'x'}, r'val_cfg\.bank\.data_rot: ImageDataset has .*did you mean data_root\?'),
+        ({'val_cfg.dense_probe': dict(train=dict(sise=3))}, r'dense_probe\.train\.sise: .*did you mean size\?'),
+        ({'val_cfg.dense_probe': dict(banksize=3)}, r'dense_probe\.banksize: .*did you mean bank_size\?'),
+        ({'val_evaluator.temperatur': 3}, r'val_evaluator\.temperatur: WeightedKNN has .*did you mean temperature\?'),
+        ({'train_dataloader.dataset.transform.mask': dict(type='BlockMasking', rato=1)}, r'rato: .*did you mean ratio\?'),
+        ({'model.loss_patch': dict(student_tmp=1)}, r'loss_patch\.student_tmp: .*did you mean student_temp\?'),
+        ({'model.head.out_dims': 5}, r'head\.out_dims: DINOHead has .*did you mean out_dim\?'),
+        ({'model_wrapper_cfg': dict(broadcast_bufers=True)}, r'broadcast_bufers: .*did you mean broadcast_buffers\?'),
+        ({'compile': dict(backnd='eager')}, r'compile\.backnd: .*did you mean backend\?'),
+        ({'train_cfg': dict(_delete_=True, by_epoch=True, max_epoch=3)}, r'max_epoch: .*did you mean max_epochs\?'),
+        ({'optim_wrapper.constructor': 'SelfDistilation'}, r'optim_wrapper\.constructor: there is no component'),
+        ({'model.backbone.type': 'mmadclr.QueryVit'}, r"no component 'mmadclr\.QueryVit'; did you mean QueryViT\?"),
     ],
 )
 def test_misspelt_keys_are_named_with_a_hint(cfg, override, message):
@@ -72,6 +94,68 @@ def test_configs_of_the_packages_pass(name):
     import mmadclr.ops  # noqa: F401
 
     check_config(get_config(name))
+
+
+def config_file(folder, text, base=REPO / 'configs/adclr/vits16_in1k.py'):
+    path = folder / 'mine.py'
+    path.write_text(f"_base_ = ['{base}']\n{text}\n" if base else text)
+    return Config.fromfile(path)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('max_epochs = 100', r'max_epochs: no part .* of .*mine\.py reads it; did you mean train_cfg\.max_epochs\?'),
+        ('num_query = 4', r'did you mean train_dataloader\.dataset\.transform\.num_query\?'),
+        ('schedule = dict(warmup_epochs=3)', r'schedule: .*did you mean default_hooks\.schedule\?'),
+        ('something = 1  # something else', r'something: .*; remove it'),
+        ('a = 1\nb = a', r'b: no part of a run'),
+    ],
+)
+def test_names_that_no_line_uses_are_errors(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config(config_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'size = 4\ntrain_cfg = dict(max_epochs=size)',
+        'sizes = [4, 5]\ntrain_cfg = dict(max_epochs=[2 * n for n in sizes][0])',
+        'tta_model = dict(a=1)',
+        'max_epochs = 9\ntrain_cfg = dict(max_epochs=max_epochs)',
+    ],
+)
+def test_variables_are_allowed(tmp_path, text):
+    check_config(config_file(tmp_path, text))
+
+
+def test_variables_of_a_base_are_allowed(tmp_path):
+    (tmp_path / 'base.py').write_text('epochs = 4\nothers = 5\n')
+    text = "train_cfg = dict(max_epochs=_base_.epochs, val_interval='{{_base_.others}}')"
+    check_config(config_file(tmp_path, text, base='./base.py'))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Lines of the log."""
+    lines = []
+    monkeypatch.setattr(config_check, 'print_log', lambda text, *_: lines.append(text))
+    return lines
+
+
+def test_a_config_dumped_by_a_run_passes(tmp_path, told):
+    """Its variables are written out where they were used, so that no line refers to them any more."""
+    dumped = tmp_path / 'dumped.py'
+    Config.fromfile(REPO / 'configs/demo/adclr_vittiny_shapes.py').dump(dumped)
+    assert 'colours = ' in dumped.read_text()
+    check_config(Config.fromfile(dumped))
+    assert not told
+
+
+def test_a_name_without_use_in_a_file_without_variables_is_told(tmp_path, told):
+    check_config(config_file(tmp_path, 'max_epochs = 5\ntrain_cfg = dict(max_epochs=4)', base=None))
+    assert 'max_epochs: no part of a run' in told[0]
 
 
 def test_overrides_that_change_nothing_are_errors(cfg):

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from counters import PeakBytes
+from feature_sets import feature_set
 from mmengine.runner import Runner
 
 from mmadclr.datasets import UnreadableImageError
 from mmadclr.evaluation import RawPixels, WeightedKNN, extract_features, knn_votes, top_accuracies
+from mmadclr.evaluation.knn import Directions, evaluate_knn, nearest_neighbours
 from mmadclr.models.preprocessors import ViewPreprocessor
 
 
@@ -37,6 +41,53 @@ def test_chunks_change_nothing(case, chunk):
     _, (bank, bank_labels, queries, _) = case
     whole = knn_votes(bank, bank_labels, queries, 20, 0.07, 10)
     torch.testing.assert_close(knn_votes(bank, bank_labels, queries, 20, 0.07, 10, chunk=chunk), whole, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(('chunk', 'bank_chunk'), [(256, 65_536), (7, 11), (100, 1), (50, 299), (230, 300)])
+def test_chunks_of_bank_and_queries_find_the_same_neighbours(case, chunk, bank_chunk):
+    _, (bank, _, queries, _) = case
+    similarity, nearest = nearest_neighbours(bank, queries, 20, chunk, bank_chunk)
+    cosines = queries.double() @ bank.double().T
+    order = cosines.argsort(dim=1, descending=True)[:, :20]
+    assert torch.equal(nearest, order)
+    torch.testing.assert_close(similarity.double(), cosines.gather(1, order), rtol=0, atol=1e-6)
+
+
+def test_all_settings_come_from_one_search_and_equal_separate_ones(case):
+    _, features = case
+    both = WeightedKNN((5, 20), (0.04, 0.07))(*features)
+    assert list(both)[:2] == ['knn5_T0.04_top1', 'knn5_T0.04_top5']
+    single = {}
+    for temperature in (0.04, 0.07):
+        for k in (5, 20):
+            single |= WeightedKNN(k, temperature)(*features)
+    assert both == single
+    with pytest.raises(ValueError, match=r'temperature=\[0.0\]: give one or more positive numbers'):
+        WeightedKNN(5, [0.0])
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float16'])
+def test_a_bank_on_disk_gives_the_numbers_of_one_in_memory(case, tmp_path, dtype):
+    """Queries and bank as the tool has them, in several memory-mapped files."""
+    bank = feature_set(300, classes=10, dim=16, seed=1, spread=2, splits=(100, 101), dtype=dtype)
+    queries = feature_set(230, classes=10, dim=16, seed=2, spread=2, dtype=dtype)
+    for number, part in enumerate(bank.rows.parts):
+        np.save(tmp_path / f'{number}.npy', part)
+    mapped = type(bank.rows)([np.load(tmp_path / f'{number}.npy', mmap_mode='r') for number in range(3)])
+    found = evaluate_knn(WeightedKNN((5, 20)), bank._replace(rows=mapped), queries, 'cpu')
+    labels = [torch.from_numpy(part.labels) for part in (bank, queries)]
+    assert found == WeightedKNN((5, 20))(bank.rows[:], labels[0], queries.rows[:], labels[1])
+    assert 20 < found['knn20_T0.07_top1'] < 95
+
+
+def test_memory_does_not_grow_with_bank_times_queries():
+    peaks = []
+    for count in (2_000, 20_000):
+        bank, queries = torch.randn(count, 16).half(), F.normalize(torch.randn(1000, 16), dim=1)
+        with PeakBytes() as memory:
+            nearest_neighbours(Directions(bank, 'cpu'), queries, 10, chunk=100, bank_chunk=1000)
+        peaks.append(memory.most)
+    assert peaks[0] == peaks[1] < 20_000 * 1000  # bytes, where all cosines take four times that
 
 
 def test_features_of_any_norm_are_accepted(case):

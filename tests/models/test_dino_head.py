@@ -1,9 +1,9 @@
-"""DINOHead against DINO's published code."""
+"""Heads against the published code of DINO and iBOT."""
 
 import pytest
 import torch
 
-from mmadclr.models.heads.dino_head import DINOHead
+from mmadclr.models.heads.dino_head import DINOHead, IBOTHead, patch_prototypes
 
 SIZES = dict(in_dim=36, out_dim=64, hidden_dim=48, bottleneck_dim=24)
 
@@ -60,3 +60,29 @@ def test_initialisation_is_dinos():
 
 def test_one_layer_head():
     assert DINOHead(8, 4, bottleneck_dim=6, num_layers=1)(torch.randn(3, 8)).shape == (3, 4)
+
+
+@pytest.mark.parametrize('name', ['head_shared', 'head_separate'])
+def test_ibot_head_equals_the_published_one(golden, tensors, name):
+    arrays = golden('ibot_vit')
+    state, sizes = tensors(arrays, f'{name}/params/'), SIZES | dict(out_dim=48, hidden_dim=40, norm_last_layer=False)
+    if name == 'head_shared':  # the published state lists one last layer under two names
+        head = DINOHead(**sizes)
+        state = {key: value for key, value in state.items() if 'last_layer2' not in key}
+    else:
+        head = IBOTHead(patch_out_dim=40, **sizes)
+    head.load_state_dict(state)
+    tokens = torch.from_numpy(arrays['tokens_masked'])
+    got = {'cls_logits': head(tokens[:, 0]), 'patch_logits': patch_prototypes(head)(head.project(tokens[:, 1:]).features)}
+    for key, logits in got.items():
+        torch.testing.assert_close(logits, torch.from_numpy(arrays[f'{name}/{key}']), rtol=0, atol=1e-5, msg=key)
+
+
+def test_initialisation_draws_all_prototypes_anew():
+    head = IBOTHead(patch_out_dim=40, **SIZES)
+    for parameter in head.parameters():
+        torch.nn.init.constant_(parameter, float('nan'))
+    head.init_weights()
+    assert not any(parameter.isnan().any() for parameter in head.parameters())
+    assert head.last_layer2.weight_v.abs().max().item() == pytest.approx(24**-0.5, rel=0.01)
+    assert (head.last_layer2.weight_g == 1).all()

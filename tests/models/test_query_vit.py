@@ -216,6 +216,80 @@ def test_patches_are_there_unless_left_out(inputs, class_token):
     assert (model(inputs[0], patches=False).patches is None) == class_token  # without [CLS] there would be nothing left
 
 
+@pytest.fixture
+def ibot(golden, tensors):
+    """The fixture, the published weights in our names, and a student that holds them."""
+    arrays = golden('ibot_vit')
+    state = {k.replace('masked_embed', 'mask_token'): v for k, v in tensors(arrays, 'params/').items()}
+    model = QueryViT(ARCH | dict(depth=2), img_size=32, mask_token=True).eval()
+    model.load_state_dict(state)
+    return arrays, state, model
+
+
+@pytest.mark.parametrize('flatten', [False, True])
+def test_masked_tokens_and_gradient_equal_published_ibot(ibot, flatten):
+    arrays, _, model = ibot
+    image, mask = (torch.from_numpy(arrays[k]) for k in ('image', 'mask'))
+    mask = mask.flatten(1) if flatten else mask
+    prepared, _ = model.embed(image, mask=mask)
+    torch.testing.assert_close(prepared, torch.from_numpy(arrays['prepared_masked']), rtol=0, atol=2e-5)
+    output = model(image, mask=mask)
+    tokens = torch.cat((output.cls[:, None], output.patches), dim=1)
+    torch.testing.assert_close(tokens, torch.from_numpy(arrays['tokens_masked']), rtol=0, atol=2e-5)
+    tokens.backward(torch.from_numpy(arrays['upstream']))
+    expected = torch.from_numpy(arrays['grad_masked_embed'])
+    torch.testing.assert_close(model.mask_token.grad, expected, rtol=0, atol=1e-3)
+
+
+def test_unmasked_tokens_equal_published_ibot(ibot):
+    arrays, state, student = ibot
+    teacher = QueryViT(ARCH | dict(depth=2), img_size=32).eval()
+    teacher.load_state_dict({name: value for name, value in state.items() if name != 'mask_token'})
+    images = {key: torch.from_numpy(arrays[key]) for key in ('image', 'image_local')}
+    nothing = torch.zeros_like(torch.from_numpy(arrays['mask']))
+    outputs = {
+        'tokens_unmasked': teacher(images['image']),
+        'tokens_zero_mask': student(images['image'], mask=nothing),
+        'tokens_local': student(images['image_local']),
+    }
+    for key, output in outputs.items():
+        tokens = torch.cat((output.cls[:, None], output.patches), dim=1)
+        torch.testing.assert_close(tokens, torch.from_numpy(arrays[key]), rtol=0, atol=2e-5, msg=key)
+
+
+@pytest.mark.parametrize('kwargs', [dict(), dict(class_token=False), dict(reg_tokens=2), dict(query_pos_embed=True)])
+def test_what_is_masked_has_no_influence_and_queries_are_never_masked(inputs, kwargs):
+    images, crops = inputs
+    model = build(mask_token=True, **kwargs)
+    torch.nn.init.normal_(model.mask_token)
+    mask = torch.zeros(2, 4, 4, dtype=torch.bool)
+    mask[:, 1:, 2:] = True
+    other = images.clone()
+    other[:, :, 8:, 16:] = torch.randn(2, 3, 24, 16)
+    for got, expected in zip(model(other, crops, mask=mask), model(images, crops, mask=mask), strict=True):
+        assert got is None or torch.equal(got, expected)
+    embedded, layout = model.embed(images, crops, mask)
+    whole, _ = model.embed(images, crops)
+    differs = (embedded != whole).any(-1)[:, : layout.num_image]
+    assert torch.equal(differs[:, -16:], mask.flatten(1))
+    assert torch.equal(embedded[:, layout.num_image :], whole[:, layout.num_image :])
+
+
+def test_a_mask_token_is_the_only_key_it_adds():
+    names = [set(build(mask_token=choice).state_dict()) for choice in (True, False)]
+    assert names[0] - names[1] == {'mask_token'}
+    assert names[1] < names[0]
+
+
+def test_masks_that_do_not_fit_are_explained(inputs):
+    images, _ = inputs
+    mask = torch.zeros(2, 4, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match='this backbone has no mask token; set mask_token=True of QueryViT'):
+        build()(images, mask=mask)
+    with pytest.raises(ValueError, match=r'\(2, 2, 2\): the images have \(2, 4, 4\) patches .* of 8 pixels'):
+        build(mask_token=True)(images, mask=mask[:, :2, :2])
+
+
 @pytest.mark.parametrize('choice', ['selective', True])
 def test_gradient_checkpointing_changes_nothing_but_memory(inputs, choice):
     images, crops = inputs
@@ -263,7 +337,7 @@ def test_outputs_equal_the_plain_timm_model():
 
 def test_no_parameter_escapes_initialisation():
     """Every value is overwritten: NaN put in everywhere beforehand is gone afterwards."""
-    model = build()
+    model = build(mask_token=True)
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, float('nan'))
     model.init_weights()

@@ -1,4 +1,4 @@
-"""SelfDistillationLoss against DINO's published loss, the query fixtures, and an explicit loop."""
+"""SelfDistillationLoss against the published losses of DINO and iBOT, the query fixtures, and an explicit loop."""
 
 import itertools
 
@@ -15,6 +15,7 @@ from mmadclr.models.losses.self_distillation import (
     cross_view_pairs,
     same_view_pairs,
 )
+from mmadclr.models.selfsup.ibot import masked_rows
 
 FORMS = pytest.mark.parametrize('logits_mib', [None, 64, 1e-3], ids=['plain', 'one chunk', 'chunks'])
 
@@ -95,6 +96,34 @@ def test_released_query_term(golden, logits_mib):
         expected = arrays['official/grad_student_query'][call]
         np.testing.assert_allclose(student.grad.flatten(0, 1).numpy(), expected, rtol=0, atol=1e-6)
         np.testing.assert_allclose(loss_fn.centre.numpy(), arrays['official/center3'][call].ravel(), rtol=0, atol=1e-6)
+
+
+@FORMS
+@pytest.mark.parametrize('name', ['multicrop', 'two_views'])
+def test_equals_published_ibot_loss(golden, name, logits_mib):
+    arrays = golden('ibot_loss')
+    case = {k.split('/')[1]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith(f'{name}/') and v.ndim}
+    loss_cls = SelfDistillationLoss(48, logits_mib=logits_mib).double()
+    loss_patch = SelfDistillationLoss(40, pairing='same-view', logits_mib=logits_mib).double()
+    for call, epoch in enumerate(case['epoch']):
+        loss_cls.teacher_temp = arrays['teacher_temp_schedule'][epoch]
+        loss_patch.teacher_temp = arrays['teacher_patch_temp_schedule'][epoch]
+        names = [k for k in ('student_cls', 'student_local_cls', 'student_patch') if k in case]
+        leaves = {k: case[k][call].double().requires_grad_() for k in names}
+        views = torch.cat([leaves[k].unflatten(0, (-1, 3)) for k in names if k != 'student_patch'])
+        cls = loss_cls(logits(views), logits(case['teacher_cls'][call].double().unflatten(0, (2, 3))))
+        rows, weights = masked_rows(case['masks'][call].flatten(0, 1), 'cpu')
+        student, teacher = (x.flatten(0, 1)[None] for x in (leaves['student_patch'], case['teacher_patch'][call].double()))
+        patch = loss_patch(logits(student[:, rows]), logits(teacher[:, rows]), weights, centre_from=logits(teacher))
+        (cls + patch).backward()
+        loss_cls.update_centre()
+        loss_patch.update_centre()
+        for got, key in ((cls, 'loss_cls_f64'), (patch, 'loss_patch_f64'), (cls + patch, 'loss_f64')):
+            assert got.item() == pytest.approx(case[key][call].item(), abs=1e-10), key
+        for got, key in ((loss_cls.centre, 'center'), (loss_patch.centre, 'center2')):
+            torch.testing.assert_close(got, case[key][call].flatten().double(), rtol=0, atol=1e-6, msg=key)
+        for key, leaf in leaves.items():
+            torch.testing.assert_close(leaf.grad, case[f'grad_{key}'][call].double(), rtol=0, atol=1e-6, msg=key)
 
 
 def slow_loss(student, teacher, centre, student_temp, teacher_temp, keep):
@@ -193,11 +222,47 @@ def both_heads():
     return heads
 
 
+@FORMS
+@pytest.mark.parametrize('pairing', ['cross-view', 'same-view'])
+def test_weights_are_those_of_a_sum_over_rows(logits_mib, pairing):
+    """Equal ones give the mean; one row's alone gives the loss of that row; both linear in between."""
+    student, teacher = torch.randn(3, 4, 2, 7, dtype=torch.float64), torch.randn(2, 4, 2, 7, dtype=torch.float64)
+    loss_fn = SelfDistillationLoss(7, pairing=pairing, logits_mib=logits_mib).double()
+    weights = torch.rand(4, 2, dtype=torch.float64)
+    rows = [
+        loss_fn(logits(student[:, i : i + 1, j : j + 1]), logits(teacher[:, i : i + 1, j : j + 1]))
+        for i, j in itertools.product(range(4), range(2))
+    ]
+    x = student.clone().requires_grad_()
+    got = loss_fn(logits(x), logits(teacher), weights)
+    torch.testing.assert_close(got, (torch.stack(rows) * weights.flatten()).sum(), rtol=0, atol=1e-12)
+    mean = loss_fn(logits(student), logits(teacher))
+    equal = loss_fn(logits(student), logits(teacher), torch.full((4, 2), 1 / 8))
+    torch.testing.assert_close(equal, mean, rtol=0, atol=1e-12)
+    loss_fn(logits(x), logits(teacher), torch.zeros(4, 2)).backward()
+    assert not x.grad.any()
+
+
+@FORMS
+def test_no_rows_at_all_cost_nothing(logits_mib):
+    head = both_heads()[0]
+    loss_fn = SelfDistillationLoss(40, pairing='same-view', logits_mib=logits_mib).double()
+    nothing, seen = torch.empty(1, 0, 6, dtype=torch.float64), torch.randn(1, 5, 6, dtype=torch.float64)
+    loss = loss_fn(head.project(nothing), head.project(nothing), torch.empty(0), centre_from=head.project(seen))
+    loss.backward()
+    assert loss.item() == 0
+    assert not any(p.grad.any() for p in head.parameters())
+    loss_fn.update_centre()
+    torch.testing.assert_close(loss_fn.centre, 0.1 * head(seen).mean((0, 1)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('weighted', [False, True])
 @pytest.mark.parametrize('logits_mib', [1e-4, 0.01, 0.02, 64])
 @pytest.mark.parametrize('tokens', [(), (3,)])
 @pytest.mark.parametrize('pairing', ['cross-view', 'same-view'])
-def test_chunks_change_neither_value_nor_gradients_nor_centre(logits_mib, tokens, pairing):
+def test_chunks_change_neither_value_nor_gradients_nor_centre(logits_mib, tokens, pairing, weighted):
     heads = both_heads()
+    weights = torch.rand(5, *tokens) if weighted else None
     student = torch.randn(4, 5, *tokens, 6, dtype=torch.float64)
     teacher = torch.randn(2, 5, *tokens, 6, dtype=torch.float64)
     results = []
@@ -206,7 +271,7 @@ def test_chunks_change_neither_value_nor_gradients_nor_centre(logits_mib, tokens
         x = student.clone().requires_grad_()
         loss_fn = SelfDistillationLoss(40, logits_mib=size, pairing=pairing).double()
         loss_fn.centre.normal_(generator=torch.Generator().manual_seed(1))
-        loss = loss_fn(heads[0].project(x), heads[1].project(teacher))
+        loss = loss_fn(heads[0].project(x), heads[1].project(teacher), weights)
         (3 * loss).backward()
         loss_fn.update_centre()
         results.append([loss.detach(), x.grad, loss_fn.centre, *(p.grad.clone() for p in heads[0].parameters())])

@@ -108,11 +108,11 @@ def test_parts_of_the_demo_need_their_checkpoint(tmp_path):
     assert 'holds no pretrained checkpoint: run the part pretraining first' in done.stderr
 
 
-def test_dense_probe_repeats_the_validation_of_the_run(demo, roots, tmp_path):
+def test_dense_probe_repeats_the_validation_of_the_run(demo, roots):
     work, _ = demo
     places = ['--data-root', roots['segmentation'], '--train', 'train', 'semantic/train', '--val', 'val', 'semantic/val']
     settings = ['--num-classes', 11, '--bank-size', 2000, '--k', 3, '--workers', 0]
-    done = tool('dense_probe', ADCLR_DEMO, work / 'epoch_2.pth', *places, *settings, '--work-dir', tmp_path)
+    done = tool('dense_probe', work / 'epoch_2.pth', *places, *settings)
     summary = json.loads((work / 'summary.json').read_text())
     assert printed(done)['patch_linear_miou'] == pytest.approx(summary['probe_miou_teacher'], abs=0.011)
 

@@ -87,24 +87,14 @@ def test_two_processes_give_the_losses_and_weights_of_one(single, tmp_path):
 
 def test_knn_tool_repeats_the_validation_of_the_run(single, tmp_path):
     root, work = single
-    arguments = [
-        ADCLR_DEMO,
-        work / 'epoch_2.pth',
-        '--train',
-        root / 'train',
-        '--val',
-        root / 'val',
-        '--k',
-        5,
-        '--workers',
-        0,
-    ]
-    done = tool('knn', *arguments, '--resize', 32, '--work-dir', tmp_path)
-    metrics = json.loads(done.stdout[done.stdout.rindex('{') :])
+    arguments = [work / 'epoch_2.pth', '--train', root / 'train', '--val', root / 'val', '--k', 5, '--workers', 0]
+    arguments += ['--resize', 32, '--dtype', 'float32']
+    tool('knn', *arguments, '--out', tmp_path / 'one.json')
+    metrics = json.loads((tmp_path / 'one.json').read_text())
     assert metrics['knn5_T0.07_top1'] == pytest.approx(logged(work, 'knn5_T0.07_top1')[-1])
     launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'tools/knn.py']
-    done = run(*launcher, *arguments, '--resize', 32, '--work-dir', tmp_path, '--launcher', 'pytorch')
-    assert json.loads(done.stdout[done.stdout.rindex('{') :]) == metrics
+    run(*launcher, *arguments, '--out', tmp_path / 'two.json', '--launcher', 'pytorch')
+    assert json.loads((tmp_path / 'two.json').read_text()) == metrics
 
 
 def test_resume_continues_from_the_latest_checkpoint(single, tmp_path):

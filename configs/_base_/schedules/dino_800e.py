@@ -1,6 +1,6 @@
 """DINO's optimisation, 800 epochs: AdamW, learning rate 5e-4 per 256 images, all schedules, and the hooks of a run."""
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=800, val_interval=20)
+train_cfg = dict(type='ResumableEpochLoop', max_epochs=800, val_interval=20)
 optim_wrapper = dict(
     type='SelfDistillationOptimWrapper',
     constructor='SelfDistillationOptimConstructor',
@@ -12,11 +12,12 @@ auto_scale_lr = dict(enable=True, base_batch_size=256)
 default_hooks = dict(
     runtime_info=dict(type='LossRecordHook'),
     logger=dict(type='LoggerHook', interval=50),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_param_scheduler=False),
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, minutes=30, max_keep_ckpts=2),
     teacher=dict(type='TeacherUpdateHook'),
     epoch_seed=dict(type='EpochSeedHook'),
     unreadable=dict(type='UnreadableImageHook', max_unreadable=100),
     throughput=dict(type='ThroughputHook'),
+    watchdog=dict(type='WatchdogHook', timeout_s=300, first_s=3600, val_s=7200, abort_s=1500),
     schedule=dict(
         type='DistillationScheduleHook',
         warmup_epochs=10,

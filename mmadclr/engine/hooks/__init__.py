@@ -6,6 +6,7 @@ from mmadclr.engine.hooks.training_hooks import (
     ThroughputHook,
     UnreadableImageHook,
 )
+from mmadclr.engine.hooks.watchdog_hook import WatchdogHook
 
 __all__ = [
     'DistillationScheduleHook',
@@ -14,4 +15,5 @@ __all__ = [
     'TeacherUpdateHook',
     'ThroughputHook',
     'UnreadableImageHook',
+    'WatchdogHook',
 ]

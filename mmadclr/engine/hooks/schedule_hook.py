@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmadclr.engine.schedules import cosine_schedule, linear_warmup
+from mmadclr.models.losses import SelfDistillationLoss
 from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import HOOKS
 
@@ -29,9 +31,13 @@ class DistillationScheduleHook(Hook):
         teacher_temp: Start and end of the teacher's temperature.
         teacher_temp_warmup_epochs: Epochs over which the temperature goes from start to end.
         freeze_last_layer_epochs: Epochs during which the student's prototypes keep still.
+        teacher_temp_of: Other temperatures for some losses, by their name in the model (``loss_patch``): dicts of ``temp``
+            and ``warmup_epochs``, by default those above, and of ``start_epoch``, up to which the first temperature
+            holds (iBOT's, where masking begins late).
 
     Raises:
-        ValueError: A momentum or temperature is out of range, or the run is not organised in epochs.
+        ValueError: A momentum or temperature is out of range, ``teacher_temp_of`` has unknown keys or names no loss of the
+            model, or the run is not organised in epochs.
     """
 
     priority = 'HIGHEST'  # before RuntimeInfoHook logs the learning rate
@@ -45,17 +51,22 @@ class DistillationScheduleHook(Hook):
         teacher_temp: Sequence[float] = (0.04, 0.04),
         teacher_temp_warmup_epochs: int = 0,
         freeze_last_layer_epochs: int = 1,
+        teacher_temp_of: Mapping[str, Mapping] | None = None,
     ) -> None:
         if not all(0 <= value <= 1 for value in momentum):
             raise ValueError(f'momentum={tuple(momentum)}: both ends must lie in [0, 1]')
-        if not all(value > 0 for value in teacher_temp):
-            raise ValueError(f'teacher_temp={tuple(teacher_temp)}: both ends must be positive')
         self.warmup_epochs = warmup_epochs
         self.min_lr = min_lr
         self.weight_decay = weight_decay
         self.momentum = momentum
-        self.teacher_temp = teacher_temp
-        self.teacher_temp_warmup_epochs = teacher_temp_warmup_epochs
+        self.temperature = dict(temp=teacher_temp, warmup_epochs=teacher_temp_warmup_epochs, start_epoch=0)
+        check_temperature('teacher_temp', self.temperature)
+        self.temperature_of = {}
+        for name, own in (teacher_temp_of or {}).items():
+            if not isinstance(own, Mapping):
+                raise ValueError(f'teacher_temp_of.{name}={own!r}: give a dict, such as dict(temp=(0.04, 0.07))')
+            self.temperature_of[name] = {**self.temperature, **own}
+            check_temperature(f'teacher_temp_of.{name}', self.temperature_of[name])
         self.freeze_last_layer_epochs = freeze_last_layer_epochs
 
     def before_run(self, runner) -> None:
@@ -76,13 +87,22 @@ class DistillationScheduleHook(Hook):
             'weight_decay': cosine_schedule(*self.weight_decay, total),
             'teacher_momentum': cosine_schedule(*self.momentum, total),
         }
-        self.temperatures = linear_warmup(*self.teacher_temp, runner.max_epochs, self.teacher_temp_warmup_epochs)
         self.model = unwrapped(runner.model)
+        self.tabulate_temperatures(runner.max_epochs)
         self.last_layer = [p for name, p in self.model.student.named_parameters() if 'last_layer' in name]
 
+    def tabulate_temperatures(self, epochs: int) -> None:
+        self.losses = {n: loss for n, loss in self.model.named_modules() if isinstance(loss, SelfDistillationLoss)}
+        unknown = self.temperature_of.keys() - self.losses.keys()
+        if unknown:
+            known = ', '.join(self.losses)
+            raise ValueError(f'teacher_temp_of.{min(unknown)}: the model has no loss of this name; it has {known}')
+        self.temperatures = temperature_table(epochs, **self.temperature)
+        self.temperatures_of = {name: temperature_table(epochs, **own) for name, own in self.temperature_of.items()}
+
     def before_train_epoch(self, runner) -> None:
-        for loss in self.model.distillation_losses():
-            loss.teacher_temp = float(self.temperatures[runner.epoch])
+        for name, loss in self.losses.items():
+            loss.teacher_temp = float(self.temperatures_of.get(name, self.temperatures)[runner.epoch])
         frozen = runner.epoch < self.freeze_last_layer_epochs
         runner.optim_wrapper.frozen = self.last_layer if frozen else []
 
@@ -96,5 +116,25 @@ class DistillationScheduleHook(Hook):
         self.model.teacher_momentum = now['teacher_momentum']
         for name in ('weight_decay', 'teacher_momentum'):
             runner.message_hub.update_scalar(f'train/{name}', now[name])
-        temperature = float(self.temperatures[runner.epoch])
-        runner.message_hub.update_scalar('train/teacher_temp', temperature)
+        runner.message_hub.update_scalar('train/teacher_temp', float(self.temperatures[runner.epoch]))
+        for name, table in self.temperatures_of.items():
+            runner.message_hub.update_scalar(f'train/teacher_temp_{name}', float(table[runner.epoch]))
+
+
+def temperature_table(total: int, temp: Sequence[float], warmup_epochs: int, start_epoch: int) -> np.ndarray:
+    """(total,) temperatures by epoch: the first until ``start_epoch``, then a linear warm-up to the second, which stays.
+
+    As the two temperatures in bytedance/ibot, ``main_ibot.py: iBOTLoss``.
+    """
+    return np.concatenate((np.full(start_epoch, temp[0]), linear_warmup(*temp, total, warmup_epochs)))[:total]
+
+
+def check_temperature(key: str, settings: Mapping) -> None:
+    """Raises a ValueError for settings that are no temperature schedule."""
+    unknown = settings.keys() - {'temp', 'warmup_epochs', 'start_epoch'}
+    if unknown:
+        raise ValueError(f'{key}: unknown {", ".join(sorted(unknown))}; known are temp, warmup_epochs, start_epoch')
+    if len(settings['temp']) != 2 or not all(value > 0 for value in settings['temp']):
+        raise ValueError(f'{key}={tuple(settings["temp"])}: both ends must be positive')
+    if settings['start_epoch'] < 0:
+        raise ValueError(f'{key}: start_epoch={settings["start_epoch"]} is negative')

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from mmengine import dist
-from mmengine.hooks import Hook
+from mmengine.device import get_device
+from mmengine.hooks import Hook, LoggerHook
 
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.models.wrappers import unwrapped
@@ -41,26 +43,39 @@ class EpochSeedHook(Hook):
 class UnreadableImageHook(Hook):
     """Accounts for images that could not be read: one line each, a count per epoch, an end when there are too many.
 
-    Of images that only the slow decoder could read, the first few get a line each, and all are counted.
+    Processes tell each other what they could not read when the log is written, so all of them know the same and end alike.
+    ``<work_dir>/unreadable_images.txt`` lists every unreadable image with its message once, over all starts of the run. Of
+    images that only the slow decoder could read, the first few get a line each, and all are counted.
 
     Args:
-        max_unreadable: Number of distinct unreadable images above which training stops.
+        max_unreadable: Number of distinct unreadable images, since the start or the resumption, above which training stops.
+
+    Raises:
+        UnreadableImageError: There are more; on all processes.
     """
 
     max_slow_lines = 10
+    list_name = 'unreadable_images.txt'
 
     def __init__(self, max_unreadable: int = 100) -> None:
         self.max_unreadable = max_unreadable
         self.seen: set[str] = set()
         self.seen_slow: set[str] = set()
+        self.untold: set[str] = set()
+
+    def before_train(self, runner) -> None:
+        self.intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
+        self.list = Path(runner.work_dir) / self.list_name
+        self.listed = set(self.list.read_text(encoding='utf-8').splitlines()) if self.list.exists() else set()
 
     def before_train_epoch(self, runner) -> None:
         self.in_epoch: set[str] = set()
         self.slow_in_epoch = 0
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self.in_epoch.update(data_batch['unreadable'])
-        self._report(runner, data_batch['unreadable'])
+        self.untold.update(one_line(message) for message in data_batch['unreadable'])
+        if any(self.every_n_inner_iters(batch_idx, interval) for interval in self.intervals):
+            self.tell(runner)
         self.slow_in_epoch += len(data_batch['fallbacks'])
         for message in data_batch['fallbacks']:
             if message not in self.seen_slow and len(self.seen_slow) < self.max_slow_lines:
@@ -68,25 +83,46 @@ class UnreadableImageHook(Hook):
                 runner.logger.warning(f'slow decoding: {message}')
 
     def after_train_epoch(self, runner) -> None:
-        # Loggers of other processes than the first are silent, so theirs are told here.
-        unreadable, slow = zip(*dist.all_gather_object((self.in_epoch, self.slow_in_epoch)), strict=True)
-        everywhere = sorted(set().union(*unreadable))
-        self._report(runner, everywhere)
-        if everywhere:
-            runner.logger.warning(f'epoch {runner.epoch + 1}: {len(everywhere)} unreadable images were replaced')
-        if sum(slow):
-            runner.logger.warning(f'epoch {runner.epoch + 1}: {sum(slow)} images took the slow decoder')
+        self.tell(runner)
+        slow = sum(dist.all_gather_object(self.slow_in_epoch))
+        if self.in_epoch:
+            runner.logger.warning(f'epoch {runner.epoch + 1}: {len(self.in_epoch)} unreadable images were replaced')
+        if slow:
+            runner.logger.warning(f'epoch {runner.epoch + 1}: {slow} images took the slow decoder')
 
-    def _report(self, runner, messages: Iterable[str]) -> None:
-        for message in messages:
-            if message not in self.seen:
-                self.seen.add(message)
-                runner.logger.warning(f'unreadable image, replaced by the next one: {message}')
-            if len(self.seen) > self.max_unreadable:
-                raise UnreadableImageError(
-                    f'{len(self.seen)} images cannot be read, more than max_unreadable={self.max_unreadable}; repair or '
-                    f'remove them, or raise the limit of UnreadableImageHook. The last one: {message}'
-                )
+    def tell(self, runner) -> None:
+        """Shares, logs, lists and limits what is new on any process; to be called on all of them."""
+        number = torch.tensor(len(self.untold), device=get_device())
+        dist.all_reduce(number)
+        if not number.item():
+            return
+        everywhere = set().union(*dist.all_gather_object(self.untold))
+        self.untold = set()
+        self.in_epoch |= everywhere
+        new = sorted(everywhere - self.seen)
+        self.seen |= everywhere
+        for message in new:
+            runner.logger.warning(f'unreadable image, replaced by the next one: {message}')
+        if runner.rank == 0:
+            self.add_to_list(runner, [message for message in new if message not in self.listed])
+        if len(self.seen) > self.max_unreadable:
+            raise UnreadableImageError(
+                f'{len(self.seen)} images cannot be read, more than max_unreadable={self.max_unreadable} (all are listed in '
+                f'{self.list}); repair or remove them, or raise the limit of UnreadableImageHook. The last one: {new[-1]}'
+            )
+
+    def add_to_list(self, runner, messages: Sequence[str]) -> None:
+        """Appends whole lines: a kill leaves no half of one behind."""
+        try:
+            with self.list.open('ab', buffering=0) as file:
+                file.write(''.join(f'{message}\n' for message in messages).encode())
+        except OSError as error:
+            runner.logger.warning(f'{self.list} could not be written: {error}')  # it is in the log, too
+        self.listed.update(messages)
+
+
+def one_line(message: str) -> str:
+    return ' '.join(message.split())
 
 
 @HOOKS.register_module()

@@ -1,5 +1,6 @@
+from mmadclr.models.backbones.classifier_vit import ClassifierViT
 from mmadclr.models.backbones.dense_vit import DenseViT
 from mmadclr.models.backbones.query_block import TokenLayout
 from mmadclr.models.backbones.query_vit import QueryViT, ViTOutput
 
-__all__ = ['DenseViT', 'QueryViT', 'TokenLayout', 'ViTOutput']
+__all__ = ['ClassifierViT', 'DenseViT', 'QueryViT', 'TokenLayout', 'ViTOutput']

@@ -25,8 +25,8 @@ SIZES = ('patch_size', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio')
 
 
 class ViTOutput(NamedTuple):
-    """Final-normed tokens, registers left out: ``cls`` (B, D; None without class token), ``patches`` (B, N, D; None where not asked for),
-    ``queries`` (B, Q, T, D)."""
+    """Final-normed tokens, registers left out: ``cls`` (B, D; None without class token), ``patches`` (B, N, D; None where
+    not asked for), ``queries`` (B, Q, T, D)."""
 
     cls: Tensor | None
     patches: Tensor | None
@@ -63,6 +63,8 @@ class QueryViT(VisionTransformer):
         reg_tokens: Registers between [CLS] and patches, without positions (DINOv2, as in timm's ``reg4`` models).
         layer_scale: Initial factor of every branch of a block, learned from there (DINOv2: 1e-5); None for no factors.
         final_norm: Whether there is a norm after the last block; SelfPatch's backbone has none.
+        mask_token: Have a parameter ``mask_token`` (1, D), zero at first, that ``forward`` puts in the place of masked
+            patches (iBOT's ``masked_embed``, there in the student only).
 
     Raises:
         ValueError: Unknown or non-plain ``arch``, unknown ``query_keys`` or ``pos_embed_resize``.
@@ -83,6 +85,7 @@ class QueryViT(VisionTransformer):
         reg_tokens: int = 0,
         layer_scale: float | None = None,
         final_norm: bool = True,
+        mask_token: bool = False,
     ) -> None:
         _check_choice('query_keys', query_keys, QUERY_KEYS)
         _check_choice('pos_embed_resize', pos_embed_resize, ('dino', 'size'))
@@ -114,6 +117,7 @@ class QueryViT(VisionTransformer):
         self.layer_scale = layer_scale
         self.patch_size = self.patch_embed.patch_size[0]
         self.grad_checkpointing = grad_checkpointing
+        self.mask_token = nn.Parameter(torch.zeros(1, self.embed_dim)) if mask_token else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -122,6 +126,8 @@ class QueryViT(VisionTransformer):
         for token in (self.cls_token, self.reg_token):
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)
+        if self.mask_token is not None:
+            nn.init.zeros_(self.mask_token)
         self.patch_embed.proj.reset_parameters()
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
@@ -134,13 +140,19 @@ class QueryViT(VisionTransformer):
         """Called by the runner before training."""
         self.reset_parameters()
 
-    def forward(self, images: Tensor, query_crops: Tensor | None = None, patches: bool = True) -> ViTOutput:
+    def forward(
+        self, images: Tensor, query_crops: Tensor | None = None, patches: bool = True, mask: Tensor | None = None
+    ) -> ViTOutput:
         """Encodes images (B, 3, H, W) and, read-only, query crops (B, Q, 3, q, q); sides are multiples of the patch.
 
         ``patches=False`` spares the last block what only patches would need: of its products, those of keys and values
-        remain. What is left of the output is the same, up to rounding.
+        remain. What is left of the output is the same, up to rounding. Where ``mask`` (B, N) or (B, H/P, W/P) is True, the
+        mask token takes the place of the patch's embedding; its position stays.
+
+        Raises:
+            ValueError: Sides that are no multiple of the patch; a mask without a mask token or of another size.
         """
-        tokens, layout = self.embed(images, query_crops)
+        tokens, layout = self.embed(images, query_crops, mask)
         patches = patches or self.cls_token is None
         tokens = self.norm(self.run_blocks(tokens, layout, patches))
         if patches:
@@ -148,7 +160,7 @@ class QueryViT(VisionTransformer):
         return self.split(tokens, layout._replace(num_image=1))._replace(patches=None)
 
     def intermediate_tokens(self, images: Tensor, n: int = 1) -> list[Tensor]:
-        """Final-normed tokens (B, 1 + N, D; registers after [CLS]) after each of the last ``n`` blocks, first of them first."""
+        """Final-normed tokens (B, 1 + N, D; registers after [CLS]) after each of the last ``n`` blocks, in their order."""
         x, layout = self.embed(images)
         outputs = []
         for block in self.blocks:
@@ -164,9 +176,11 @@ class QueryViT(VisionTransformer):
         last = self.blocks[-1]
         return last.attn.weights(last.norm1(x), layout)
 
-    def embed(self, images: Tensor, query_crops: Tensor | None = None) -> tuple[Tensor, TokenLayout]:
+    def embed(
+        self, images: Tensor, query_crops: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, TokenLayout]:
         """Token sequence (B, S, D) entering the first block, and its layout."""
-        tokens = self.embed_image(images)
+        tokens = self.embed_image(images, mask)
         num_image = tokens.shape[1]
         if query_crops is None or query_crops.shape[1] == 0:
             return tokens, TokenLayout(num_image)
@@ -174,9 +188,11 @@ class QueryViT(VisionTransformer):
         layout = TokenLayout(num_image, queries.shape[2], self.query_keys, self.bidirectional)
         return torch.cat((tokens, queries.flatten(1, 2)), dim=1), layout
 
-    def embed_image(self, images: Tensor) -> Tensor:
+    def embed_image(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) -> [CLS] and registers, as far as there are any, and patches (B, 1 + R + N, D), with positions."""
         grid = self.embed_patches(images)
+        if mask is not None:
+            grid = self.hide(grid, mask)
         tokens, positions = grid.flatten(1, 2), self.position_embedding(*grid.shape[1:3])
         prefix = [token.expand(len(grid), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
         if self.no_embed_class:
@@ -199,6 +215,21 @@ class QueryViT(VisionTransformer):
                 f'{self.patch_size}; change the crop sizes of the data pipeline or the arch'
             )
         return self.patch_embed(images)
+
+    def hide(self, grid: Tensor, mask: Tensor) -> Tensor:
+        """Grid (B, h, w, D) with the mask token where ``mask``, (B, h, w) or (B, h*w), is True."""
+        if self.mask_token is None:
+            raise ValueError(
+                'mask: this backbone has no mask token; set mask_token=True of QueryViT, or leave the images unmasked (the '
+                'teacher of iBOT, which has none, reads whole images)'
+            )
+        if mask.shape not in (grid.shape[:3], grid.flatten(1, 2).shape[:2]):
+            raise ValueError(
+                f'mask of shape {tuple(mask.shape)}: the images have {tuple(grid.shape[:3])} patches (images, rows, '
+                f'columns) of {self.patch_size} pixels; masks need the patch size of the backbone'
+            )
+        mask = mask.reshape(*grid.shape[:3], 1).to(grid.device, non_blocking=True)
+        return torch.where(mask, self.mask_token.to(grid.dtype), grid)
 
     @property
     def num_positioned_prefix(self) -> int:

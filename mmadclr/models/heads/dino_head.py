@@ -70,7 +70,9 @@ class DINOHead(nn.Module):
 
     def init_weights(self) -> None:
         init_linear_layers(self.mlp, self.init)
-        self.last_layer.init_weights()
+        for module in self.modules():
+            if isinstance(module, Prototypes):
+                module.init_weights()
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (..., D) -> logits (..., K)."""
@@ -79,6 +81,30 @@ class DINOHead(nn.Module):
     def project(self, x: Tensor) -> Projection:
         """Features (..., D) -> what meets the prototypes, normalised to length 1, and the prototypes."""
         return Projection(F.normalize(self.mlp(x), dim=-1), self.last_layer)
+
+
+@MODELS.register_module()
+class IBOTHead(DINOHead):
+    """DINO's head with prototypes of their own for patches, behind the MLP they share with [CLS].
+
+    bytedance/ibot, ``models/head.py: iBOTHead`` with ``shared_head=False``. With True, the choice of all published models,
+    patches meet the prototypes of [CLS]: that is a plain ``DINOHead``.
+
+    Args:
+        patch_out_dim: Number of prototypes for patches, ``last_layer2``.
+        **kwargs: See ``DINOHead``.
+    """
+
+    def __init__(
+        self, in_dim: int, patch_out_dim: int, bottleneck_dim: int = 256, norm_last_layer: bool = True, **kwargs
+    ) -> None:
+        super().__init__(in_dim, bottleneck_dim=bottleneck_dim, norm_last_layer=norm_last_layer, **kwargs)
+        self.last_layer2 = Prototypes(bottleneck_dim, patch_out_dim, learn_norm=not norm_last_layer)
+
+
+def patch_prototypes(head: DINOHead) -> Prototypes:
+    """What patches meet at the end of a head: their own prototypes, or else those of [CLS]."""
+    return getattr(head, 'last_layer2', head.last_layer)
 
 
 def project_jointly(head: DINOHead, *groups: Tensor) -> list[Projection]:

@@ -33,6 +33,7 @@ class Settings(NamedTuple):
 
     centre: Tensor
     pairs: Tensor
+    weights: Tensor | None
     student_temp: float
     teacher_temp: float
     rows: int
@@ -51,6 +52,7 @@ def chunked_cross_entropy(
     student_temp: float,
     teacher_temp: float,
     max_bytes: int,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """``paired_cross_entropy`` of two heads, a few rows at a time; same value and gradients as the plain form.
 
@@ -65,11 +67,12 @@ def chunked_cross_entropy(
         pairs: (U, V) weights.
         student_temp, teacher_temp: Temperatures.
         max_bytes: Of the logits and probabilities that exist at a time; holds one row of every view at least.
+        weights: (M,) of the rows in the sum over them; by default their mean is taken.
     """
     row_bytes = (3 * len(student.x) + len(teacher.x)) * len(centre) * centre.element_size()
     device = student.x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else at_least_fp32(student.x).dtype
-    settings = Settings(centre, pairs, student_temp, teacher_temp, max(1, max_bytes // row_bytes), dtype)
+    settings = Settings(centre, pairs, weights, student_temp, teacher_temp, max(1, max_bytes // row_bytes), dtype)
     return _ChunkedCrossEntropy.apply(*student, teacher, settings)
 
 
@@ -106,7 +109,10 @@ class _Accumulator:
         self.v, self.teacher_v = student.v.to(settings.dtype), teacher.v.to(settings.dtype)
         self.norms = student.norms()
         self.scale, self.teacher_scale = student.g[:, 0] / self.norms, teacher.g[:, 0] / teacher.norms()
-        self.pairs = settings.pairs.to(student.x.dtype) / (student.x.shape[1] * settings.pairs.sum())
+        self.pairs = settings.pairs.to(student.x.dtype) / settings.pairs.sum()
+        self.weights = None if settings.weights is None else settings.weights.to(student.x.dtype)[:, None]
+        if self.weights is None:
+            self.pairs /= student.x.shape[1]  # spares a product with equal weights
         self.loss, self.grad_x = student.x.new_zeros(()), torch.empty_like(student.x)
         self.product = torch.zeros_like(student.v)
 
@@ -114,9 +120,11 @@ class _Accumulator:
         """Takes in the rows ``part`` of every view; uses and leaves behind as few arrays as it can."""
         x = self.student.x[:, part].to(self.settings.dtype)
         targets = self.targets(self.teacher.x[:, part].to(self.settings.dtype))
+        if self.weights is not None:
+            targets.mul_(self.weights[part])
         log_probs = _logits(x, self.v).mul_(self.scale / self.settings.student_temp).log_softmax(-1)
         self.loss -= torch.einsum('vmk,vmk->vm', targets, log_probs).sum()
-        grad = log_probs.exp_().mul_(self.pairs.sum(0)[:, None, None]).sub_(targets).div_(self.settings.student_temp)
+        grad = log_probs.exp_().mul_(self.target_sums(part)).sub_(targets).div_(self.settings.student_temp)
         grad, rows = grad.flatten(0, 1), x.flatten(0, 1)
         _add_product(self.product, grad.to(rows.dtype).T, rows)
         self.grad_x[:, part] = (grad.mul_(self.scale).to(rows.dtype) @ self.v).unflatten(0, x.shape[:2])
@@ -126,6 +134,11 @@ class _Accumulator:
         logits = _logits(x, self.teacher_v).mul_(self.teacher_scale).sub_(self.settings.centre)
         targets = logits.div_(self.settings.teacher_temp).softmax(-1)
         return (self.pairs.T @ targets.flatten(1)).unflatten(1, targets.shape[1:])
+
+    def target_sums(self, part: slice) -> Tensor:
+        """Sums of the targets over K, (V, m, 1) or (V, 1, 1)."""
+        sums = self.pairs.sum(0)[:, None, None]
+        return sums if self.weights is None else sums * self.weights[part]
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

@@ -45,16 +45,17 @@ def same_view_pairs(num_teacher: int, num_student: int, device: torch.device | s
 PAIRINGS = {'cross-view': cross_view_pairs, 'same-view': same_view_pairs}
 
 
-def paired_cross_entropy(targets: Tensor, log_probs: Tensor, pairs: Tensor) -> Tensor:
+def paired_cross_entropy(targets: Tensor, log_probs: Tensor, pairs: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean of ``H(targets[u], probs[v])`` over the pairs (u, v), the images and, where present, the tokens.
 
     ``targets`` (U, B, ..., K) and ``log_probs`` (V, B, ..., K) sum over K last; ``pairs`` (U, V) holds weights. The
     targets enter linearly, so each student row needs one log-softmax and each teacher view one product, however many
-    pairs there are.
+    pairs there are. With ``weights`` (B, ...), images and tokens are summed with these instead.
     """
     paired = torch.einsum('uv,v...->u...', pairs.to(log_probs.dtype), log_probs)
     per_token = -(targets * paired).sum(dim=-1)
-    return per_token.sum(dim=0).mean() / pairs.sum().to(per_token.dtype)
+    per_row = per_token.sum(dim=0) / pairs.sum().to(per_token.dtype)
+    return per_row.mean() if weights is None else (per_row * weights.to(per_row.dtype)).sum()
 
 
 @MODELS.register_module()
@@ -101,16 +102,28 @@ class SelfDistillationLoss(nn.Module):
         self.register_buffer('centre', torch.zeros(out_dim))
         self.pending: list[PendingMean] = []
 
-    def forward(self, student: Projection, teacher: Projection) -> Tensor:
-        """Student (V views) and teacher (U views) -> scalar loss in nats."""
+    def forward(
+        self,
+        student: Projection,
+        teacher: Projection,
+        weights: Tensor | None = None,
+        centre_from: Projection | None = None,
+    ) -> Tensor:
+        """Student (V views) and teacher (U views) -> scalar loss in nats.
+
+        Args:
+            student, teacher: Tokens of the same images, at the same places.
+            weights: (B, ...), of every token in the sum over them; by default their mean is taken.
+            centre_from: The teacher's tokens whose mean the centre follows; by default those the student is compared with.
+        """
         num_teacher, num_student = len(teacher.features), len(student.features)
         pairs = PAIRINGS[self.pairing](num_teacher, num_student, self.centre.device)
         if self.pairing == 'cross-view' and num_teacher == num_student == 1:
             raise ValueError(f'{self.pairing} pairing of {num_teacher} teacher and {num_student} student views is empty')
         if self.training:
-            self.pending.append(PendingMean.of(teacher))
+            self.pending.append(PendingMean.of(centre_from or teacher))
         if self.logits_mib is None:
-            return self.plain(student, teacher, pairs)
+            return self.plain(student, teacher, pairs, weights)
         return chunked_cross_entropy(
             student.prototyped(),
             teacher.prototyped(),
@@ -119,14 +132,15 @@ class SelfDistillationLoss(nn.Module):
             self.student_temp,
             self.teacher_temp,
             int(self.logits_mib * 2**20),
+            None if weights is None else weights.flatten(),
         )
 
-    def plain(self, student: Projection, teacher: Projection, pairs: Tensor) -> Tensor:
+    def plain(self, student: Projection, teacher: Projection, pairs: Tensor, weights: Tensor | None = None) -> Tensor:
         """The loss as it is defined, with all logits at once."""
         logits, teacher_logits = student.logits(), teacher.logits()
         with torch.autocast(logits.device.type, enabled=False):
             log_probs = (at_least_fp32(logits) / self.student_temp).log_softmax(dim=-1)
-            return paired_cross_entropy(self.targets(teacher_logits), log_probs, pairs)
+            return paired_cross_entropy(self.targets(teacher_logits), log_probs, pairs, weights)
 
     @torch.no_grad()
     def targets(self, logits: Tensor) -> Tensor:
@@ -134,16 +148,19 @@ class SelfDistillationLoss(nn.Module):
         return ((at_least_fp32(logits) - self.centre) / self.teacher_temp).softmax(dim=-1)
 
     @torch.no_grad()
-    def update_centre(self) -> None:
+    def update_centre(self, skipped: Tensor | None = None) -> None:
         """Moves the centre towards the mean teacher logits since the last update, over all processes.
 
-        To be called before the teacher moves: the mean logits are those of its prototypes of this step.
+        To be called before the teacher moves: the mean logits are those of its prototypes of this step. Where ``skipped`` ()
+        is 1, those logits are forgotten and the centre stays; the device decides.
         """
         pending, self.pending = self.pending, []
         if pending:
             total = sum(part.wait() for part in pending)
             with torch.autocast(total.device.type, enabled=False):
                 mean = pending[0].prototypes(total[:-1] / total[-1])
+            if skipped is not None:
+                mean = torch.where(skipped.bool(), self.centre, mean)
             self.centre.lerp_(mean, 1 - self.centre_momentum)
 
 

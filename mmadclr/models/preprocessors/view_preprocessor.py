@@ -51,7 +51,8 @@ class ViewPreprocessor(BaseDataPreprocessor):
         """A collated batch -> keyword arguments of the model.
 
         Training samples become ``views``: ``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w) and
-        ``query_crops`` (B, V, Q, 3, q, q). Evaluation samples become ``images`` (B, 3, H, W).
+        ``query_crops`` (B, V, Q, 3, q, q), and where samples have ``masks`` (B, V, h, w), those, which stay on the CPU:
+        how many patches they hide is asked there. Evaluation samples become ``images`` (B, 3, H, W).
         """
         if 'images' in data:
             return {'images': self.normalise(self._to_device(data['images']).float())}
@@ -61,7 +62,8 @@ class ViewPreprocessor(BaseDataPreprocessor):
         pairs = [(data[f'{kind}_views'], data[f'{kind}_photometric']) for kind in ('global', 'local')]
         global_views, local_views, queries = self._augment([*pairs, (crops, draws)])
         queries = queries.expand(-1, global_views.shape[1], -1, -1, -1, -1)
-        return {'views': {'global_views': global_views, 'local_views': local_views, 'query_crops': queries}}
+        views = {'global_views': global_views, 'local_views': local_views, 'query_crops': queries}
+        return {'views': views | ({'masks': data['masks']} if 'masks' in data else {})}
 
     def augment(self, views: Tensor, params: Tensor) -> Tensor:
         """uint8 views (..., 3, H, W) with parameters (..., NUM_PARAMS) -> normalised float views of the same shape.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
+from collections.abc import Iterable
 from copy import deepcopy
 
 import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.distributed.tensor import DTensor
+from torch.optim.sgd import sgd
 
 from mmadclr.models.losses.self_distillation import SelfDistillationLoss
 from mmadclr.registry import MODELS
@@ -26,7 +29,13 @@ class SelfDistillation(BaseModel):
         data_preprocessor: Config of the preprocessor; ``ViewPreprocessor`` by default.
         extra_heads: Configs of further heads by name, for tokens other than [CLS].
         teacher_momentum: Share of the old teacher kept at an update; the schedule hook overwrites it every iteration.
+
+    Attributes:
+        skipped: () 0 or 1, on the device: whether the optimizer step at hand was skipped, so that centres and teacher have to
+            stay, too. The optimizer's constructor sets it; None: steps are never skipped.
     """
+
+    skipped: Tensor | None = None
 
     def __init__(
         self,
@@ -49,7 +58,8 @@ class SelfDistillation(BaseModel):
         """Draws the student's weights anew and starts the teacher from them."""
         for part in self.student.values():
             part.init_weights()
-        self.teacher.load_state_dict(self.student.state_dict())
+        weights = self.student.state_dict()
+        self.teacher.load_state_dict({name: weights[name] for name in self.teacher.state_dict()})
 
     def train(self, mode: bool = True) -> SelfDistillation:
         super().train(mode)
@@ -60,6 +70,7 @@ class SelfDistillation(BaseModel):
         """``mode='loss'``: losses of ``views``. ``'tensor'`` and ``'predict'``: teacher features (B, D) of ``images``;
         ``'patches'``: those of every patch (B, N, D)."""
         if mode == 'loss':
+            self.check_views(views)
             return self.loss(**views)
         if mode == 'patches':
             return self.extract_patches(images)
@@ -68,6 +79,15 @@ class SelfDistillation(BaseModel):
     @abstractmethod
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
         """Named losses whose sum is minimised."""
+
+    def check_views(self, views: dict) -> None:
+        """Raises a ValueError for inputs that the samples carry and the method does not take, such as masks."""
+        unused = views.keys() - inspect.signature(self.loss).parameters.keys()
+        if unused:
+            raise ValueError(
+                f'{type(self).__name__} has no use for the {", ".join(sorted(unused))} of the samples: remove the option of '
+                'MultiCrop that draws them, or choose the method that takes them'
+            )
 
     @torch.no_grad()
     def extract_features(self, images: Tensor) -> Tensor:
@@ -81,17 +101,40 @@ class SelfDistillation(BaseModel):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """To be called once after every optimizer step: moves the centres and the teacher."""
+        """To be called once after every optimizer step: moves the centres and the teacher, unless it was skipped."""
         for loss in self.distillation_losses():
-            loss.update_centre()
-        update_teacher(self.teacher, self.student, self.teacher_momentum)
+            loss.update_centre(self.skipped)
+        update_teacher(self.teacher, self.student, self.teacher_momentum, self.skipped)
 
     def distillation_losses(self) -> list[SelfDistillationLoss]:
         return [module for module in self.modules() if isinstance(module, SelfDistillationLoss)]
 
 
 @torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """``teacher = momentum * teacher + (1 - momentum) * student`` over all parameters, in one fused operation."""
-    average = get_ema_multi_avg_fn(momentum)
-    average(list(teacher.parameters()), list(student.parameters()), None)
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float, skipped: Tensor | None = None) -> None:
+    """``teacher = momentum * teacher + (1 - momentum) * student`` over the teacher's parameters, in one fused operation.
+
+    What the student has beyond them, such as a mask token, stays its own. Nothing happens where ``skipped`` () is 1, which
+    the device decides: the update is a step of SGD towards the student, because its kernel can be told to do nothing.
+    """
+    names, averages = zip(*teacher.named_parameters(), strict=True)
+    values = dict(student.named_parameters())
+    averages, targets = _local(averages), _local(values[name] for name in names)
+    sgd(
+        averages,
+        targets,
+        [None] * len(averages),
+        weight_decay=1.0,  # with `maximize`, the gradient is teacher - student
+        maximize=True,
+        lr=1 - momentum,
+        momentum=0.0,
+        dampening=0.0,
+        nesterov=False,
+        fused=True,
+        found_inf=skipped,
+    )
+
+
+def _local(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """What this process holds of every tensor."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]

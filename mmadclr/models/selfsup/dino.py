@@ -28,9 +28,9 @@ class DINO(SelfDistillation):
         super().__init__(backbone, head, **kwargs)
         self.loss_cls = self.build_loss(loss_cls)
 
-    def build_loss(self, overrides: dict | None) -> SelfDistillationLoss:
+    def build_loss(self, overrides: dict | None, **defaults) -> SelfDistillationLoss:
         out_dim = self.student['head'].last_layer.weight_v.shape[0]
-        return MODELS.build({'type': 'SelfDistillationLoss', 'out_dim': out_dim, **(overrides or {})})
+        return MODELS.build({'type': 'SelfDistillationLoss', 'out_dim': out_dim, **defaults, **(overrides or {})})
 
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor | None = None) -> dict[str, Tensor]:
         """``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w); DINO has no use for query crops."""

@@ -1,0 +1,135 @@
+"""Masks over the patches of a view, drawn in the loader's workers.
+
+Shape legend: h x w patches of a view. A mask is True where a patch is hidden from the student.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmadclr.registry import TRANSFORMS
+
+ATTEMPTS = 10  # at a block, before a mask stays smaller than wanted
+
+
+class PatchMasking(ABC):
+    """Draws how much of a view is masked; subclasses draw where.
+
+    bytedance/ibot, ``loader.py: ImageFolderMask``.
+
+    Args:
+        patch_size: That of the backbone, in pixels.
+        ratio: Share of the patches to mask, or several, of which each view gets one at random.
+        spread: Half width of the range around each ``ratio`` that the share is drawn from.
+        start_epoch: Before it, counted from 0, nothing is masked.
+
+    Raises:
+        ValueError: ``ratio`` and ``spread`` differ in length or leave [0, 1]; ``start_epoch`` is negative.
+    """
+
+    def __init__(
+        self,
+        patch_size: int = 16,
+        ratio: float | Sequence[float] = (0.0, 0.3),
+        spread: float | Sequence[float] = (0.0, 0.2),
+        start_epoch: int = 0,
+    ) -> None:
+        ratios, spreads = np.atleast_1d(ratio).astype(float), np.atleast_1d(spread).astype(float)
+        if ratios.shape != spreads.shape or ratios.ndim != 1 or not len(ratios):
+            raise ValueError(f'{type(self).__name__}: ratio={ratio} and spread={spread} must be as many numbers')
+        if (spreads < 0).any() or (ratios - spreads < 0).any() or (ratios + spreads > 1).any():
+            raise ValueError(
+                f'{type(self).__name__}: ratio={ratio} with spread={spread}: shares from ratio - spread to ratio + spread '
+                'must lie in [0, 1]'
+            )
+        if start_epoch < 0:
+            raise ValueError(f'{type(self).__name__}: start_epoch={start_epoch} is negative')
+        self.patch_size = patch_size
+        self.ratios, self.spreads = ratios, spreads
+        self.start_epoch = start_epoch
+
+    def draw(self, rng: np.random.Generator, num_views: int, size: int, epoch: int | None = None) -> np.ndarray:
+        """Masks (num_views, h, w) of square views of ``size`` pixels.
+
+        Raises:
+            ValueError: The patches do not fill the view, or ``epoch`` is needed and unknown.
+        """
+        grid = self.grid(size)
+        if self.start_epoch and epoch is None:
+            raise ValueError(f'start_epoch={self.start_epoch}: the data set does not tell the epoch of its samples')
+        if self.start_epoch and epoch < self.start_epoch:
+            return np.zeros((num_views, grid, grid), dtype=bool)
+        return np.stack([self.draw_mask(rng, grid, grid, self.draw_ratio(rng) * grid * grid) for _ in range(num_views)])
+
+    def grid(self, size: int) -> int:
+        """Patches along a side of ``size`` pixels."""
+        if size % self.patch_size:
+            raise ValueError(
+                f'{type(self).__name__}: views of {size} pixels are not whole patches of patch_size={self.patch_size}; '
+                'set it to that of the backbone'
+            )
+        return size // self.patch_size
+
+    def draw_ratio(self, rng: np.random.Generator) -> float:
+        """Share of the patches to mask."""
+        which = rng.integers(len(self.ratios))
+        return self.ratios[which] + self.spreads[which] * rng.uniform(-1, 1)
+
+    @abstractmethod
+    def draw_mask(self, rng: np.random.Generator, height: int, width: int, wanted: float) -> np.ndarray:
+        """Mask (height, width) of at most ``wanted`` patches."""
+
+
+@TRANSFORMS.register_module()
+class RandomMasking(PatchMasking):
+    """Patches drawn one by one: exactly the integer part of what is wanted (``pred_shape='rand'`` of the published code)."""
+
+    def draw_mask(self, rng: np.random.Generator, height: int, width: int, wanted: float) -> np.ndarray:
+        return rng.permutation(height * width).reshape(height, width) < int(wanted)
+
+
+@TRANSFORMS.register_module()
+class BlockMasking(PatchMasking):
+    """Rectangles of random place, area and aspect until enough is masked, as in BEiT.
+
+    Args:
+        aspect: Smallest ratio of height to width; the largest is its inverse.
+        **kwargs: See ``PatchMasking``.
+
+    Raises:
+        ValueError: ``aspect`` is not in (0, 1].
+    """
+
+    def __init__(self, aspect: float = 0.3, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if not 0 < aspect <= 1:
+            raise ValueError(f'BlockMasking: aspect={aspect}: the smallest ratio of height to width must lie in (0, 1]')
+        self.log_aspect = -math.log(aspect)
+
+    def draw_mask(self, rng: np.random.Generator, height: int, width: int, wanted: float) -> np.ndarray:
+        mask = np.zeros((height, width), dtype=bool)
+        missing = wanted
+        while missing > 0 and (block := self.draw_block(rng, mask, missing)):
+            mask[block] = True
+            missing = wanted - np.count_nonzero(mask)
+        return mask
+
+    def draw_block(self, rng: np.random.Generator, mask: np.ndarray, missing: float) -> tuple[slice, slice] | None:
+        """A block that masks one to ``missing`` further patches, smaller than the view; None if no attempt gave one."""
+        height, width = mask.shape
+        smallest = (min(height, width) // 3) ** 2
+        for _ in range(ATTEMPTS):
+            # Between the two numbers also where the second is the smaller one.
+            area = smallest + (missing - smallest) * rng.random()
+            aspect = math.exp(self.log_aspect * rng.uniform(-1, 1))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if h < height and w < width:
+                top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+                block = slice(top, top + h), slice(left, left + w)
+                if 0 < h * w - np.count_nonzero(mask[block]) <= missing:
+                    return block
+        return None

@@ -1,0 +1,189 @@
+"""A resolved config as Python text that says of each value which file and line it comes from."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+
+MAX_COLUMN = 80
+OVERRIDES = '--cfg-options'
+# Keys that are no arguments, so that a dict with them is written with braces.
+RESERVED = {*keyword.kwlist, 'self'}
+
+
+class Setting(NamedTuple):
+    """Where a key is set: ``line`` of its file; ``whole``: what bases had below the key does not count any more."""
+
+    line: int
+    whole: bool
+
+
+class Layer(NamedTuple):
+    """What one file (or the command line) sets: by dotted path."""
+
+    name: str
+    settings: dict[str, Setting]
+
+
+def find_origins(config: str | Path, overrides: Iterable[str], clone: Path) -> Callable[[str], str]:
+    """A function from the dotted path of a value to 'file:line', relative to the clone, or to ``--cfg-options``.
+
+    Values that no line sets by itself (from a comprehension, a function, a variable of a base) come from the line of the key
+    above them.
+
+    Args:
+        config: Config file; those of its ``_base_`` are found from there.
+        overrides: Dotted keys of the command line.
+        clone: Folder that the names of files are relative to.
+    """
+    layers = [Layer(_name(path, clone), settings_of(path.read_text(encoding='utf-8'))) for path in files_of(config)]
+    layers.append(Layer(OVERRIDES, {key: Setting(0, whole=True) for key in overrides}))
+    return lambda path: _origin(path, layers)
+
+
+def files_of(config: str | Path) -> list[Path]:
+    """Files of a config in the order in which they apply: those of ``_base_`` first."""
+    bases = [Config._get_cfg_path(base, str(config))[0] for base in Config._get_base_files(str(config))]
+    return [path for base in bases for path in files_of(base)] + [Path(config).resolve()]
+
+
+def settings_of(source: str) -> dict[str, Setting]:
+    """What the text of a config file sets, by dotted path."""
+    settings: dict[str, Setting] = {}
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign):
+            for target in statement.targets:
+                for name, value in _pairs(target, statement.value):
+                    _record(settings, name, value, statement.lineno)
+        else:
+            stored = (node for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+            settings |= {node.id: Setting(node.lineno, whole=True) for node in stored}
+    return settings
+
+
+def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    """Names and values of an assignment; of ``a, b = f()`` both names get the call."""
+    if isinstance(target, ast.Name):
+        yield target.id, value
+    elif isinstance(target, (ast.Tuple, ast.List)):
+        same = isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts)
+        for i, part in enumerate(target.elts):
+            yield from _pairs(part, value.elts[i] if same else value)
+
+
+def _record(settings: dict[str, Setting], path: str, value: ast.expr, line: int) -> None:
+    """Notes the line of a value and of all below it."""
+    items = _items(value)
+    if items is not None:
+        deletes = any(key == '_delete_' and isinstance(item, ast.Constant) and item.value for key, item, _ in items)
+        settings[path] = Setting(line, whole=deletes)
+        for key, item, item_line in items:
+            if key is None:
+                _copy(settings, path, item)
+            else:
+                _record(settings, f'{path}.{key}', item, item_line)
+        return
+    settings[path] = Setting(line, whole=True)
+    _copy(settings, path, value)
+    for i, item in enumerate(value.elts if isinstance(value, (ast.List, ast.Tuple)) else ()):
+        _record(settings, f'{path}.{i}', item, item.lineno)
+
+
+def _copy(settings: dict[str, Setting], path: str, value: ast.expr) -> None:
+    """A variable of the same file brings the lines of its parts along."""
+    if not isinstance(value, ast.Name) or value.id not in settings:
+        return
+    below = {name: setting for name, setting in settings.items() if name.startswith(f'{value.id}.')}
+    settings |= {path + name.removeprefix(value.id): setting for name, setting in below.items()}
+    if path in settings:
+        settings[path] = settings[path]._replace(whole=settings[value.id].whole)
+
+
+def _items(value: ast.expr) -> list[tuple[str | None, ast.expr, int]] | None:
+    """Keys, values and lines of ``dict(...)`` or ``{...}``, with None for ``**``; None for anything else."""
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == 'dict' and not value.args:
+        return [(item.arg, item.value, item.value.lineno if item.arg is None else item.lineno) for item in value.keywords]
+    if isinstance(value, ast.Dict) and all(key is None or isinstance(key, ast.Constant) for key in value.keys):
+        pairs = zip(value.keys, value.values, strict=True)
+        return [(None if key is None else str(key.value), item, (key or item).lineno) for key, item in pairs]
+    return None
+
+
+def _origin(path: str, layers: Sequence[Layer]) -> str:
+    parts = path.split('.')
+    above = ['.'.join(parts[:n]) for n in range(len(parts), 0, -1)]
+    for layer in reversed(layers):
+        found = next((layer.settings[name] for name in above if _decides(layer.settings.get(name), name == path)), None)
+        if found is not None:
+            return _place(layer, found)
+    last = next((layer for layer in reversed(layers) if parts[0] in layer.settings), None)
+    return '' if last is None else _place(last, last.settings[parts[0]])
+
+
+def _decides(setting: Setting | None, exact: bool) -> bool:
+    return setting is not None and (exact or setting.whole)
+
+
+def _place(layer: Layer, setting: Setting) -> str:
+    return f'{layer.name}:{setting.line}' if setting.line else layer.name
+
+
+def _name(path: Path, clone: Path) -> str:
+    """Short name of a file: below the clone, else below the packages."""
+    path = path.resolve()
+    if 'site-packages' in path.parts:
+        return '/'.join(path.parts[path.parts.index('site-packages') + 1 :])
+    return str(path.relative_to(clone) if path.is_relative_to(clone) else path)
+
+
+def render(cfg: Mapping, origin: Callable[[str], str]) -> str:
+    """Python text of a config, one value a line, each with its origin in a comment; can be loaded as a config again."""
+    lines = [line for key, value in cfg.items() for line in _lines(f'{key} = ', value, '', str(key), 0, origin)]
+    widths = [len(text) for text, comment in lines if comment]
+    column = max((width for width in widths if width <= MAX_COLUMN), default=0)
+    return ''.join(f'{text.ljust(column)}  # {comment}\n' if comment else f'{text}\n' for text, comment in lines)
+
+
+def _lines(
+    prefix: str, value: Any, suffix: str, path: str, indent: int, origin: Callable[[str], str]
+) -> Iterator[tuple[str, str]]:
+    """Lines of a value and their comments."""
+    margin = ' ' * indent
+    if isinstance(value, Mapping) and value:
+        plain = all(isinstance(key, str) and key.isidentifier() and key not in RESERVED for key in value)
+        opening, closing = ('dict(', ')') if plain else ('{', '}')
+        children = [(f'{key}=' if plain else f'{key!r}: ', key, child) for key, child in value.items()]
+    elif isinstance(value, (list, tuple)) and any(isinstance(child, (Mapping, list, tuple)) for child in value):
+        opening, closing = ('[', ']') if isinstance(value, list) else ('(', ')')
+        children = [('', i, child) for i, child in enumerate(value)]
+    else:
+        yield f'{margin}{prefix}{_literal(value)}{suffix}', origin(path)
+        return
+    yield f'{margin}{prefix}{opening}', ''
+    for label, key, child in children:
+        yield from _lines(label, child, ',', f'{path}.{key}', indent + 4, origin)
+    yield f'{margin}{closing}{suffix}', ''
+
+
+def _literal(value: Any) -> str:
+    """``repr``, and for what that cannot write a form that can be read again."""
+    return f"float('{value}')" if isinstance(value, float) and not math.isfinite(value) else repr(value)
+
+
+def select(cfg: Mapping, key: str) -> dict:
+    """The part of a config at a dotted key, inside the keys above it.
+
+    Raises:
+        ValueError: There is no such key.
+    """
+    name, _, rest = key.partition('.')
+    if not isinstance(cfg, Mapping) or name not in cfg:
+        known = ', '.join(map(str, cfg)) if isinstance(cfg, Mapping) else 'no keys'
+        raise ValueError(f'the config has no {name!r} at this place of --key; there is {known}')
+    return {name: select(cfg[name], rest) if rest else cfg[name]}

@@ -1,0 +1,64 @@
+"""A hook that finds classifiers and data sets whose classes differ, before time is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmengine.hooks import Hook
+
+from mmadclr.models.wrappers import unwrapped
+from mmadclr.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ClassNamesHook(Hook):
+    """Compares the classes of training, of evaluation, and the outputs of the head.
+
+    Labels are positions in a list of names, so a missing class folder would quietly shift all that follow. A checkpoint
+    remembers the names it was trained with.
+    """
+
+    trained_on: Sequence[str] | None = None
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        names = ((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes')
+        self.trained_on = None if names is None else tuple(names)
+
+    def before_train(self, runner) -> None:
+        self.trained_on = tuple(runner.train_dataloader.dataset.metainfo['classes'])
+        check_count(self.trained_on, unwrapped(runner.model).head.num_classes, runner.train_dataloader.dataset.data_root)
+        if runner.val_dataloader is not None:
+            self.compare(runner, runner.val_dataloader)
+
+    def before_val(self, runner) -> None:
+        self.compare(runner, runner.val_dataloader)
+
+    def before_test(self, runner) -> None:
+        self.compare(runner, runner.test_dataloader)
+
+    def compare(self, runner, dataloader) -> None:
+        dataset = dataloader.dataset
+        classes = tuple(dataset.metainfo['classes'])
+        check_count(classes, unwrapped(runner.model).head.num_classes, dataset.data_root)
+        if self.trained_on is not None:
+            check_names(self.trained_on, classes, dataset.data_root)
+
+
+def check_count(classes: Sequence[str], num_classes: int, where: str) -> None:
+    """Raises ValueError if a head has another number of outputs than there are classes."""
+    if len(classes) != num_classes:
+        raise ValueError(
+            f'{where} holds {len(classes)} classes, the head has {num_classes} outputs: set model.head.num_classes='
+            f'{len(classes)}, and model.data_preprocessor.num_classes where the config has it'
+        )
+
+
+def check_names(trained_on: Sequence[str], classes: Sequence[str], where: str) -> None:
+    """Raises ValueError if the names of the classes of training and of evaluation differ."""
+    if tuple(trained_on) == tuple(classes):
+        return
+    only_train, only_here = sorted({*trained_on} - {*classes}), sorted({*classes} - {*trained_on})
+    raise ValueError(
+        f'the classes of {where} are not those of training: {len(only_here)} are here alone ({", ".join(only_here[:5])}), '
+        f'{len(only_train)} in training alone ({", ".join(only_train[:5])}); labels of the one mean nothing in the other'
+    )

@@ -1,0 +1,165 @@
+"""A thread that notices when a process makes no progress, writes down where it hangs, and in the end ends it."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+# Exit status of a process that the watchdog ended: EX_IOERR of sysexits.h.
+EXIT_HUNG = 74
+# Seconds that the last report gets.
+LAST_WORDS_S = 10.0
+WORKER_SIGNAL = signal.SIGUSR2
+# Module of a frame (a prefix) -> what the main thread waits for. The innermost frame that is listed decides.
+WAITS = {
+    'torch.utils.data': 'the data loader: no batch has come',
+    'torch.distributed': 'other processes, in a collective operation',
+    'mmengine.dist': 'other processes, in a collective operation',
+    'torch.autograd': 'the backward pass; with several processes it exchanges gradients, so perhaps for another one',
+    'torch.optim': 'the optimizer step',
+    'torch._inductor': 'the compiler',
+    'torch._dynamo': 'the compiler',
+    'torch.serialization': 'a file that is written or read',
+    'mmengine.fileio': 'a file that is written or read',
+}
+
+
+class Watchdog:
+    """Reports a silence that is longer than allowed, and ends the process when it lasts ``abort_s`` longer.
+
+    Silence is what passes between two calls of :meth:`beat`, as the thread itself lives through it: a process that was
+    stopped as a whole (SIGSTOP, a suspended machine) was not silent. Reports are made by threads of their own, because the
+    file system they write to may be what hangs.
+
+    Args:
+        report: Called with the seconds of silence; may block.
+        recovered: Called with the seconds of silence that a reported one lasted in the end.
+        working: Whether the watched work is still under way; if not, the thread ends by itself.
+        abort_s: None never ends the process.
+        poll_s: Seconds between two looks.
+        end: Called with ``EXIT_HUNG``.
+    """
+
+    def __init__(
+        self,
+        report: Callable[[float, bool], None],
+        recovered: Callable[[float], None],
+        working: Callable[[], bool],
+        abort_s: float | None,
+        poll_s: float = 1.0,
+        end: Callable[[int], None] = os._exit,
+    ) -> None:
+        self.report, self.recovered, self.working, self.end = report, recovered, working, end
+        self.abort_s, self.poll_s = abort_s, poll_s
+        self._beats, self._allowed = 0, float('inf')
+        self._stopped = threading.Event()
+
+    def beat(self, allowed: float) -> None:
+        """Something was done; up to ``allowed`` seconds may pass until the next call."""
+        self._allowed = allowed
+        self._beats += 1
+
+    def start(self) -> None:
+        threading.Thread(target=self._watch, name='watchdog', daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        beats, silent, reported, last = self._beats, 0.0, False, time.monotonic()
+        while not self._stopped.wait(self.poll_s):
+            now = time.monotonic()
+            silent, last = silent + min(now - last, 2 * self.poll_s), now
+            if self._beats != beats:
+                if reported:
+                    _in_thread(self.recovered, silent)
+                beats, silent, reported = self._beats, 0.0, False
+            elif silent > self._allowed and not reported:
+                if not self.working():
+                    return
+                reported = True
+                _in_thread(self.report, silent, False)
+            elif reported and self.abort_s is not None and silent > self._allowed + self.abort_s:
+                if self.working():
+                    _in_thread(self.report, silent, True).join(LAST_WORDS_S)
+                    self.end(EXIT_HUNG)
+                return
+
+
+def _in_thread(function: Callable, *args) -> threading.Thread:
+    thread = threading.Thread(target=function, args=args, name='watchdog report', daemon=True)
+    thread.start()
+    return thread
+
+
+class WorkerStacks:
+    """Lets forked workers of data loaders write their stacks on a signal; to be made before they are started."""
+
+    def __init__(self) -> None:
+        self.file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115, inherited by the workers, which outlive this call
+        faulthandler.register(WORKER_SIGNAL, self.file, all_threads=True, chain=False)
+
+    def collect(self, patience_s: float = 2.0) -> bytes:
+        """Stacks of all child processes that listen to the signal."""
+        start = os.fstat(self.file.fileno()).st_size
+        children = [child for child in multiprocessing.active_children() if listens(child.pid)]
+        for child in children:
+            os.kill(child.pid, WORKER_SIGNAL)
+        if children:
+            time.sleep(patience_s)
+        stacks = os.pread(self.file.fileno(), 1 << 20, start)
+        names = ', '.join(str(child.pid) for child in children) or 'none'
+        return f'\n--- worker processes: {names} ---\n'.encode() + stacks
+
+    def close(self) -> None:
+        faulthandler.unregister(WORKER_SIGNAL)
+        self.file.close()
+
+
+def listens(pid: int) -> bool:
+    """Whether a process handles the signal, which would end it otherwise (as one that was spawned, not forked)."""
+    try:
+        status = Path(f'/proc/{pid}/status').read_text(encoding='utf-8')
+    except OSError:  # no such process any more, or no Linux
+        return False
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith('SigCgt:')), '0')
+    return bool(int(caught, 16) >> (WORKER_SIGNAL - 1) & 1)
+
+
+def write_stacks(path: Path, workers: WorkerStacks | None) -> None:
+    """Stacks of all threads of this process, and of its workers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('wb') as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.flush()
+        file.write(b'' if workers is None else workers.collect())
+
+
+def frames(thread: int) -> Iterator[FrameType]:
+    """Frames of a thread, the innermost first."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def waits_for(thread: int) -> str:
+    """In words, what a thread waits for, and the place in the code."""
+    stack = list(frames(thread))
+    modules = [frame.f_globals.get('__name__', '') for frame in stack]
+    reasons = (reason for module in modules for prefix, reason in WAITS.items() if module.startswith(prefix))
+    ours = (frame for frame, module in zip(stack, modules, strict=True) if module.startswith('mmadclr'))
+    places = [
+        f'{Path(f.f_code.co_filename).name}:{f.f_lineno} in {f.f_code.co_name}' for f in (stack[0], next(ours, stack[0]))
+    ]
+    return f'{next(reasons, "something else")} ({", called from ".join(dict.fromkeys(places))})'

@@ -1,0 +1,233 @@
+"""What the evaluation tools share: a backbone from a checkpoint or a config, its features of two image sets, the result.
+
+The config may be any of ours for pretraining; its backbone is then the randomly initialised one, the baseline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmengine import dist
+from mmengine.device import get_device
+from mmengine.logging import print_log
+
+from mmadclr.checkpoint.opening import OpenedBackbone, open_backbone
+from mmadclr.datasets.image_dataset import ImageDataset
+from mmadclr.datasets.subsets import few_shot
+from mmadclr.engine.launch import add_launcher_arguments, load_config
+from mmadclr.evaluation.extraction import DTYPES, Loading, extract
+from mmadclr.evaluation.extractor import FEATURES, FeatureExtractor, default_features
+from mmadclr.evaluation.feature_cache import cached_features, fingerprint
+from mmadclr.evaluation.rows import FeatureSet
+from mmadclr.files import atomic_path
+from mmadclr.models.backbones.feature_vit import FeatureViT
+from mmadclr.registry import MODELS
+
+SEED = 0  # of random initialisation
+
+
+def add_backbone_arguments(parser: ArgumentParser, batch_size: int = 128) -> None:
+    """``checkpoint``, how to read it, how to load images, where to write the result, and the launcher's arguments."""
+    parser.add_argument(
+        'checkpoint', help='of any known layout; or a config of ours (.py), whose backbone is then randomly initialised'
+    )
+    parser.add_argument('--which', choices=['teacher', 'student'], default='teacher', help='of a checkpoint with both')
+    parser.add_argument('--num-heads', type=int, help='attention heads, where the file does not tell them')
+    parser.add_argument('--batch-size', type=int, default=batch_size, help='images a process encodes at a time')
+    workers = min(4, os.cpu_count() or 1)
+    parser.add_argument('--workers', type=int, default=workers, help='processes that read images, for each process')
+    parser.add_argument('--out', metavar='FILE', help='write the result as JSON, too')
+    add_launcher_arguments(parser)
+
+
+def add_image_arguments(parser: ArgumentParser) -> None:
+    """Two labelled image sets, what to take for their features, and few-shot subsets of the first."""
+    parser.add_argument('--train', required=True, metavar='DIR', help='images to learn from, in class folders')
+    parser.add_argument('--val', required=True, metavar='DIR', help='images to classify, in class folders')
+    parser.add_argument('--train-list', metavar='FILE', help='lines of a path below --train and an integer label')
+    parser.add_argument('--val-list', metavar='FILE', help='the same for --val')
+    parser.add_argument('--shards', metavar='GLOB', help="tar shards in both folders, for example '*.tar'")
+    parser.add_argument('--size', type=int, help='side of the images; that of pretraining by default')
+    parser.add_argument('--resize', type=int, help='short side before the centre crop; 8/7 of the size by default')
+    parser.add_argument('--features', choices=FEATURES, help='feature of an image; by default what DINO takes')
+    parser.add_argument('--dtype', choices=DTYPES, default='float16', help='in which features are kept')
+    parser.add_argument('--cache', metavar='DIR', help='keep features there, and use those that are')
+    parser.add_argument('--refresh', action='store_true', help='extract anew what the cache holds')
+    parser.add_argument('--max-unreadable', type=int, default=100, help='images of a set that may be left out')
+    parser.add_argument('--shots', type=int, help='learn from so many images of each class, drawn at random')
+    parser.add_argument('--runs', type=int, default=1, help='draws of --shots, for mean and standard deviation')
+    parser.add_argument('--seed', type=int, default=0, help='of the first draw, and of training')
+
+
+def start_processes(args: Namespace) -> None:
+    """Joins the processes of the launcher, over gloo where there is no GPU."""
+    if args.launcher == 'none':
+        return
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.launcher == 'pytorch' and not torch.cuda.is_available():
+        torch.distributed.init_process_group('gloo')
+    else:
+        dist.init_dist(args.launcher)
+
+
+def open_source(args: Namespace) -> OpenedBackbone:
+    """The backbone that ``checkpoint`` names, on the device to work on.
+
+    Raises:
+        FileNotFoundError, ValueError: See ``open_backbone``; also for a config that is not one of pretraining.
+    """
+    if args.checkpoint.endswith('.py'):
+        opened = open_config(args.checkpoint, args.num_heads)
+    else:
+        opened = open_backbone(args.checkpoint, args.which, num_heads=args.num_heads)
+    opened.model.to(get_device())
+    return opened
+
+
+def open_config(filename: str, num_heads: int | None = None) -> OpenedBackbone:
+    """The randomly initialised backbone of a pretraining config.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no such config, it has no ``QueryViT``, or ``num_heads`` is given as well.
+    """
+    model = load_config(Namespace(config=filename, cfg_options={}, work_dir=None)).get('model') or {}
+    settings = dict(model.get('backbone') or {})
+    if settings.pop('type', None) != 'QueryViT':
+        raise ValueError(f'{filename}: its backbone is no QueryViT; give a config of pretraining, or a checkpoint')
+    if num_heads is not None:
+        raise ValueError(f'--num-heads {num_heads}: {filename} says how many heads its backbone has; leave the option out')
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        backbone = FeatureViT(**settings)
+    preprocessor = MODELS.build({'type': 'ViewPreprocessor', **(model.get('data_preprocessor') or {})})
+    mean, std = (tuple((part.flatten() / 255).tolist()) for part in (preprocessor.mean, preprocessor.std))
+    print_log(f'{filename}: random initialisation', 'current')
+    return OpenedBackbone(backbone, settings, backbone.patch_embed.img_size, mean, std)
+
+
+class EvaluationSets(NamedTuple):
+    """Features of two image sets.
+
+    ``draws``: for each run the images to learn from (places in ``train``; None for all). ``about``: what a result should say
+    about the features.
+    """
+
+    train: FeatureSet
+    val: FeatureSet
+    draws: list[np.ndarray | None]
+    about: dict
+
+
+def load_features(args: Namespace, task: str) -> EvaluationSets:
+    """Features of training and validation images; of the former only those that are drawn, unless all go to a cache.
+
+    Args:
+        args: Of the two functions above.
+        task: ``'knn'`` or ``'linear'``.
+
+    Raises:
+        FileNotFoundError, ValueError: The sets cannot be read, hold different classes, or their cache other features.
+        UnreadableImageError: Too many images cannot be read.
+    """
+    if args.runs < 1 or (args.runs > 1 and args.shots is None):
+        raise ValueError(f'--runs {args.runs}: draws of --shots, 1 or more; without --shots there is nothing to draw')
+    if args.refresh and not args.cache:
+        raise ValueError('--refresh: there is nothing to extract anew without --cache DIR')
+    opened = open_source(args)
+    features = args.features or default_features(opened.model, task)
+    model = FeatureExtractor(opened, features).to(get_device())
+    datasets = build_datasets(args, args.size or min(opened.img_size))
+    draws = [None]
+    if args.shots is not None:
+        seeds = range(args.seed, args.seed + args.runs)
+        draws = [few_shot(datasets['train'].labels, args.shots, seed) for seed in seeds]
+    wanted = {'train': None if args.shots is None else np.unique(np.concatenate(draws)), 'val': None}
+    loading = Loading(args.batch_size, args.workers, args.max_unreadable)
+    found = []
+    for name, dataset in datasets.items():
+        if args.cache:
+            expected = fingerprint(opened, dataset, features, args.dtype)
+            folder = Path(args.cache, f'{name}-{features}')
+            found.append(cached_features(folder, model, dataset, expected, loading, args.refresh))
+        else:
+            found.append(extract(model, dataset, loading, args.dtype, wanted[name]))
+    transform = datasets['val'].transform
+    about = dict(features=features, resize=transform.resize, size=transform.size, shots=args.shots)
+    return EvaluationSets(*found, draws, about)
+
+
+def build_datasets(args: Namespace, size: int) -> dict[str, ImageDataset]:
+    """The training and the validation images at ``size`` pixels, once it is certain that they have the same classes."""
+    transform = dict(type='ResizeCentreCrop', resize=args.resize or round(size * 8 / 7), size=size)
+    places = {'train': (args.train, args.train_list), 'val': (args.val, args.val_list)}
+    datasets = {
+        name: ImageDataset(root, dict(transform), ann_file, with_label=True, shards=args.shards)
+        for name, (root, ann_file) in places.items()
+    }
+    check_classes(**datasets, in_folders=not (args.train_list or args.val_list or args.shards))
+    return datasets
+
+
+def check_classes(train: ImageDataset, val: ImageDataset, in_folders: bool) -> None:
+    """Both sets have the same classes, and every class has training images.
+
+    Raises:
+        ValueError: Names a class for which that is not so.
+    """
+    for dataset in (train, val) if in_folders else ():
+        for folder in sorted(path for path in dataset.data_root.iterdir() if path.is_dir()):
+            if folder.name not in dataset.metainfo['classes']:
+                raise ValueError(f'class folder {folder} holds no image: put some there or remove it')
+    classes = [dataset.metainfo['classes'] for dataset in (train, val)]
+    if classes[0] != classes[1]:
+        alone = sorted(set(classes[0]) ^ set(classes[1]))[:4]
+        raise ValueError(
+            f'{train.data_root} and {val.data_root} hold different classes, {len(classes[0])} and {len(classes[1])} of them '
+            f'(in one alone: {", ".join(alone) or "none, but their order differs"}): labels of one mean nothing in the other'
+        )
+    missing = np.flatnonzero(np.bincount(train.labels, minlength=len(classes[0])) == 0)
+    if len(missing):
+        raise ValueError(f'{train.data_root}: class {classes[0][missing[0]]} has no image to learn from')
+
+
+def over_draws(sets: EvaluationSets, evaluate: Callable[[FeatureSet], dict]) -> dict:
+    """Metrics of ``evaluate(training images)``; with several draws, mean and deviation of accuracies."""
+    runs = [evaluate(sets.train if drawn is None else sets.train.select(drawn)) for drawn in sets.draws]
+    return runs[0] if len(runs) == 1 else summarise(runs)
+
+
+def summarise(runs: Sequence[Mapping[str, float]]) -> dict:
+    """Mean and (sample) standard deviation of every accuracy over runs, and the runs themselves."""
+    metrics: dict = {}
+    for name in (name for name in runs[0] if 'top' in name):
+        values = [run[name] for run in runs]
+        metrics |= {name: statistics.fmean(values), f'{name}_std': statistics.stdev(values)}
+    return {**metrics, 'runs': [dict(run) for run in runs]}
+
+
+def finish(args: Namespace, metrics: Mapping) -> None:
+    """Prints a result as JSON and writes it to ``--out``; by the main process."""
+    if not dist.is_main_process():
+        return
+    text = json.dumps(rounded(metrics), indent=1)
+    print(text)
+    if args.out:
+        with atomic_path(args.out) as temporary:
+            temporary.write_text(text + '\n')
+
+
+def rounded(node):
+    """Nested values with accuracies to two digits; learning rates, which may be small, stay as they are."""
+    if isinstance(node, Mapping):
+        return {key: value if 'lr' in key.split('_') else rounded(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [rounded(value) for value in node]
+    return round(node, 2) if isinstance(node, float) else node

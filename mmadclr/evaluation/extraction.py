@@ -1,0 +1,134 @@
+"""Features of chosen images of a data set: each process takes a contiguous share, and no image is repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from mmengine import dist
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from mmadclr.datasets.loading import collate_samples
+from mmadclr.evaluation.features import report_unreadable
+from mmadclr.evaluation.rows import FeatureRows, FeatureSet
+
+T = TypeVar('T')
+DTYPES = ('float16', 'float32')
+
+
+class Loading(NamedTuple):
+    """How images are read: ``batch_size`` and ``num_workers`` of each process, and how many may be ``unreadable`` in all."""
+
+    batch_size: int = 128
+    num_workers: int = 0
+    unreadable: int = 100
+
+
+class Batch(NamedTuple):
+    """``outputs``: of the model, for the images ``indices`` (B,). ``unreadable``: messages about images left out."""
+
+    outputs: Any
+    indices: np.ndarray
+    unreadable: list[str]
+
+
+def feature_batches(model: nn.Module, dataset: Dataset, indices: np.ndarray, loading: Loading) -> Iterator[Batch]:
+    """Runs a model over the images ``indices`` in their order.
+
+    Args:
+        model: Called with ``images`` of its ``data_preprocessor``; gives a tensor (B, ...).
+        dataset: An ``ImageDataset``, or one like it.
+        indices: (n,).
+        loading: See there.
+    """
+    loader = DataLoader(
+        dataset,
+        loading.batch_size,
+        sampler=indices.tolist(),
+        num_workers=loading.num_workers,
+        collate_fn=collate_samples,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else every pass would draw a seed from the global one
+    )
+    wanted = np.split(indices, np.arange(loading.batch_size, len(indices), loading.batch_size))
+    for asked, data in zip(wanted, loader, strict=len(indices) > 0):
+        # The data set replaces an image it cannot read by the next one, which comes in its own place anyway.
+        kept = data['index'].numpy() == asked
+        with torch.no_grad():
+            outputs = model(**model.data_preprocessor(data, False))
+        yield Batch(outputs[torch.from_numpy(kept).to(outputs.device)], asked[kept], data['unreadable'])
+
+
+def share(indices: np.ndarray) -> np.ndarray:
+    """What this process takes of them: a contiguous part."""
+    return np.array_split(indices, dist.get_world_size())[dist.get_rank()]
+
+
+def together(work: Callable[[], T]) -> T:
+    """Runs a part of the work on every process; an error on one ends all, where else they would wait for it.
+
+    Raises:
+        ValueError: Another process failed.
+    """
+    result, error = None, None
+    try:
+        result = work()
+    except Exception as caught:
+        error = caught
+    failures = dist.all_gather_object(None if error is None else f'{type(error).__name__}: {error}')
+    if error is not None:
+        raise error
+    for rank, failure in enumerate(failures):
+        if failure is not None:
+            raise ValueError(f'process {rank} failed: {failure}')
+    return result
+
+
+def to_dtype(features: torch.Tensor, dtype: str) -> np.ndarray:
+    """Features (B, D) on the CPU.
+
+    Raises:
+        ValueError: They do not fit into 16 bits.
+    """
+    with np.errstate(over='ignore'):
+        array = features.cpu().numpy().astype(dtype)
+    if not np.isfinite(array).all():
+        reason = 'are NaN or infinite' if not features.isfinite().all() else f'are too large for {dtype}: use float32'
+        raise ValueError(f'features {reason}')
+    return array
+
+
+def extract(
+    model: nn.Module,
+    dataset: Dataset,
+    loading: Loading,
+    dtype: str = 'float16',
+    indices: np.ndarray | None = None,
+) -> FeatureSet:
+    """Features of a labelled data set in memory; every process gets all of them.
+
+    Args:
+        model: See :func:`feature_batches`.
+        dataset: With ``labels`` and ``metainfo``.
+        loading: See there.
+        dtype: ``'float16'`` or ``'float32'``.
+        indices: Ascending; all images by default.
+
+    Raises:
+        UnreadableImageError: More images than ``loading.unreadable`` cannot be read.
+        ValueError: The features do not fit the type, or no image can be read.
+    """
+    indices = np.arange(len(dataset)) if indices is None else indices
+
+    def mine() -> tuple:
+        batches = feature_batches(model, dataset, share(indices), loading)
+        return [(to_dtype(batch.outputs, dtype), batch.indices, batch.unreadable) for batch in batches]
+
+    found = [batch for part in dist.all_gather_object(together(mine)) for batch in part]
+    report_unreadable([message for batch in found for message in batch[2]], dataset, loading.unreadable)
+    rows = FeatureRows([np.concatenate([batch[0] for batch in found])])
+    kept = np.concatenate([batch[1] for batch in found])
+    return FeatureSet(rows, dataset.labels[kept], kept, tuple(dataset.metainfo['classes']))

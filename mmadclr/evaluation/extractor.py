@@ -1,0 +1,76 @@
+"""What of a frozen backbone is taken for the feature of an image.
+
+Shape legend: B images, N patches, D channels of the backbone.
+"""
+
+from __future__ import annotations
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmadclr.checkpoint.opening import OpenedBackbone
+from mmadclr.models.backbones.feature_vit import FeatureViT
+from mmadclr.models.preprocessors import ViewPreprocessor
+
+FEATURES = ('cls', 'cls4', 'cls+mean', 'mean')
+LAST_BLOCKS = 4
+WIDE = 768  # channels of a ViT-B, from which on DINO takes the last block alone
+
+
+def default_features(backbone: FeatureViT, task: str) -> str:
+    """The features DINO evaluates: [CLS] for k-NN; for a linear classifier by width. Without class token, the mean.
+
+    facebookresearch/dino, ``eval_linear.py``: ``n_last_blocks=4`` for ViT-S, ``n_last_blocks=1, avgpool_patchtokens=True``
+    for ViT-B.
+
+    Args:
+        backbone: Of any architecture.
+        task: ``'knn'`` or ``'linear'``.
+    """
+    if backbone.cls_token is None:
+        print_log('the backbone has no class token: the feature of an image is the mean of its patches', 'current')
+        return 'mean'
+    if task == 'knn':
+        return 'cls'
+    return 'cls+mean' if backbone.embed_dim >= WIDE else 'cls4'
+
+
+class FeatureExtractor(nn.Module):
+    """A frozen backbone that maps images to one feature each; fits ``gather_features`` and ``DenseProbe``.
+
+    Args:
+        opened: Backbone and normalisation.
+        features: All final-normed. ``'cls'``: [CLS] (D). ``'cls4'``: [CLS] after each of the last four blocks (4 D; of all
+            blocks where there are fewer). ``'mean'``: mean of the patches (D). ``'cls+mean'``: [CLS] and that mean (2 D).
+
+    Raises:
+        ValueError: Unknown features, or [CLS] of a backbone without.
+    """
+
+    def __init__(self, opened: OpenedBackbone, features: str = 'cls') -> None:
+        super().__init__()
+        if features not in FEATURES:
+            raise ValueError(f'features={features!r}: choose one of {", ".join(FEATURES)}')
+        if 'cls' in features and opened.model.cls_token is None:
+            raise ValueError(f"features={features!r}: the backbone has no class token; choose 'mean'")
+        self.backbone, self.features = opened.model, features
+        depth = len(opened.model.blocks)
+        if features == 'cls4' and depth < LAST_BLOCKS:
+            print_log(f'features cls4: the backbone has {depth} blocks, so it is [CLS] after those {depth}', 'current')
+        mean, std = (tuple(255 * value for value in values) for values in (opened.mean, opened.std))
+        self.data_preprocessor = ViewPreprocessor(mean, std)
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, mode: str = 'tensor') -> Tensor:
+        """Normalised images (B, 3, H, W) -> features (B, D'), or with ``mode='patches'`` those of patches (B, N, D)."""
+        if mode == 'patches':
+            return self.backbone(images).patches
+        if self.features == 'cls4':
+            return torch.cat([tokens[:, 0] for tokens in self.backbone.intermediate_tokens(images, LAST_BLOCKS)], dim=1)
+        if self.features == 'cls':
+            return self.backbone(images, patches=False).cls
+        output = self.backbone(images)
+        mean = output.patches.mean(dim=1)
+        return mean if self.features == 'mean' else torch.cat((output.cls, mean), dim=1)

@@ -1,0 +1,180 @@
+"""Features on disk: written once by all processes, memory-mapped by every evaluation after that.
+
+A cache is a folder: ``cache.json`` (what the features are of, shards, class names, unreadable images), ``labels.npy`` and
+``indices.npy`` (N,), and shards ``features-<first image>.npy`` (n, D) in the order of the data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine import dist
+from mmengine.logging import print_log
+from torch import nn
+from torch.utils.data import Dataset
+
+import mmadclr
+from mmadclr.checkpoint.opening import OpenedBackbone
+from mmadclr.evaluation.extraction import Loading, feature_batches, share, to_dtype, together
+from mmadclr.evaluation.features import report_unreadable
+from mmadclr.evaluation.rows import FeatureRows, FeatureSet
+from mmadclr.files import atomic_path
+
+INDEX = 'cache.json'
+SHARD_ROWS = 65_536  # of which a process holds one shard in memory while it extracts
+
+
+def fingerprint(opened: OpenedBackbone, dataset: Dataset, features: str, dtype: str) -> dict:
+    """All that decides about features, by the names that messages use.
+
+    The backbone counts by its weights, not by the name of its file; images by their names, not by their contents.
+
+    Args:
+        opened: The backbone.
+        dataset: ``ImageDataset`` with ``ResizeCentreCrop``.
+        features, dtype: What is stored, and how.
+    """
+    weights, names = hashlib.sha256(), hashlib.sha256()
+    for name, tensor in sorted(opened.model.state_dict().items()):
+        weights.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    for index in range(len(dataset)):
+        names.update(f'{dataset.source.name(index)}\n'.encode(errors='surrogateescape'))
+    names.update(dataset.labels.tobytes())
+    found = {
+        'weights of the backbone': weights.hexdigest(),
+        'settings of the backbone': opened.settings,
+        'mean and std': [opened.mean, opened.std],
+        'features': features,
+        'type': dtype,
+        'folder of images': str(dataset.data_root.resolve()),
+        'number of images': len(dataset),
+        'list of images and labels': names.hexdigest(),
+        'resize and crop': [dataset.transform.resize, dataset.transform.size],
+        'versions': {'mmadclr': mmadclr.__version__, 'torch': torch.__version__},
+    }
+    return json.loads(json.dumps(found))  # as it will be read back
+
+
+def cached_features(
+    folder: str | Path,
+    model: nn.Module,
+    dataset: Dataset,
+    expected: dict,
+    loading: Loading,
+    refresh: bool = False,
+) -> FeatureSet:
+    """Features of a whole labelled data set from a cache, which is written first where there is none.
+
+    Args:
+        folder: Of this image set alone, seen by all processes.
+        model: See :func:`mmadclr.evaluation.extraction.feature_batches`.
+        dataset: With ``labels`` and ``metainfo``.
+        expected: The fingerprint; its ``type`` is that of the shards.
+        loading: How images are read.
+        refresh: Write it anew in any case.
+
+    Raises:
+        ValueError: The folder holds other features, or something else.
+        UnreadableImageError: More images than ``loading.unreadable`` cannot be read.
+    """
+    folder = Path(folder)
+    exists = folder.exists()
+    if exists and not (folder / INDEX).is_file():
+        raise ValueError(f'{folder} is no feature cache (it has no {INDEX}): choose another folder')
+    if refresh or not exists:
+        write_cache(folder, model, dataset, expected, loading)
+    return read_cache(folder, expected)
+
+
+def read_cache(folder: str | Path, expected: dict) -> FeatureSet:
+    """The features in a cache, memory-mapped; unreadable images are logged again.
+
+    Raises:
+        ValueError: They are features of something else (names what differs), or shards are missing.
+    """
+    folder = Path(folder)
+    about = json.loads((folder / INDEX).read_text())
+    found = about['fingerprint']
+    for item in expected:
+        if found.get(item) != expected[item]:
+            raise ValueError(
+                f'{folder} holds other features: {item} differ ({found.get(item)} there, {expected[item]} asked for). '
+                'Choose another folder, or extract them anew (--refresh)'
+            )
+    for message in about['unreadable']:
+        print_log(f'unreadable image, left out of the evaluation: {message}', 'current')
+    parts = [_open_shard(folder / name, rows) for name, rows in about['shards']]
+    labels, indices = (np.load(folder / f'{name}.npy') for name in ('labels', 'indices'))
+    return FeatureSet(FeatureRows(parts), labels, indices, tuple(about['classes']))
+
+
+def write_cache(folder: Path, model: nn.Module, dataset: Dataset, expected: dict, loading: Loading) -> None:
+    """Extracts the features of a data set into a folder, which gets its name when it is complete.
+
+    Raises:
+        UnreadableImageError, ValueError: See :func:`cached_features`.
+    """
+    with ExitStack() as stack:
+        temporary = Path(dist.all_gather_object(together(lambda: _open_temporary(stack, folder)))[0])
+        found = together(lambda: list(_write_shards(temporary, model, dataset, expected['type'], loading)))
+        found = [shard for part in dist.all_gather_object(found) for shard in part]
+        unreadable = sorted({message for *_, messages in found for message in messages})
+        report_unreadable(unreadable, dataset, loading.unreadable)
+        together(lambda: _write_index(temporary, dataset, expected, found, unreadable))
+        together(stack.close)  # the folder gets its name
+
+
+def _open_temporary(stack: ExitStack, folder: Path) -> str | None:
+    """The main process makes the folder that all write to."""
+    if not dist.is_main_process():
+        return None
+    temporary = stack.enter_context(atomic_path(folder))
+    temporary.mkdir()
+    return str(temporary)
+
+
+def _write_index(folder: Path, dataset: Dataset, expected: dict, shards: list[tuple], unreadable: list[str]) -> None:
+    """Everything beside the shards, by the main process."""
+    if not dist.is_main_process():
+        return
+    indices = np.concatenate([kept for _, kept, _ in shards])
+    np.save(folder / 'indices.npy', indices)
+    np.save(folder / 'labels.npy', dataset.labels[indices])
+    about = dict(
+        fingerprint=expected,
+        shards=[(name, len(kept)) for name, kept, _ in shards],
+        classes=dataset.metainfo['classes'],
+        unreadable=unreadable,
+    )
+    (folder / INDEX).write_text(json.dumps(about, indent=1) + '\n')
+
+
+def _write_shards(
+    folder: Path, model: nn.Module, dataset: Dataset, dtype: str, loading: Loading
+) -> Iterator[tuple[str, np.ndarray, list[str]]]:
+    """Writes what falls to this process; gives name, indices (n,) and messages of each shard."""
+    mine = share(np.arange(len(dataset)))
+    for indices in np.split(mine, range(SHARD_ROWS, len(mine), SHARD_ROWS)):
+        batches = [
+            (to_dtype(batch.outputs, dtype), batch.indices, batch.unreadable)
+            for batch in feature_batches(model, dataset, indices, loading)
+        ]
+        if not batches:
+            continue
+        name = f'features-{indices[0]:09d}.npy'
+        np.save(folder / name, np.concatenate([features for features, _, _ in batches]))
+        kept = np.concatenate([kept for _, kept, _ in batches])
+        yield name, kept, [message for _, _, messages in batches for message in messages]
+
+
+def _open_shard(path: Path, rows: int) -> np.ndarray:
+    found = np.load(path, mmap_mode='r') if path.is_file() else ()
+    if len(found) != rows:
+        raise ValueError(f'{path} is missing or cut ({len(found)} of {rows} rows): extract the features anew (--refresh)')
+    return found

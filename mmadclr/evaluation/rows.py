@@ -1,0 +1,66 @@
+"""Features of an image set, in memory or on disk, read a few rows at a time.
+
+Shape legend: N images, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class FeatureRows:
+    """Features (N, D), one after the other in one or more arrays, which may be memory-mapped.
+
+    Slices and arrays of row numbers give tensors on the CPU with copies of those rows, in their order.
+
+    Args:
+        parts: Arrays (n, D) of one type; empty ones are left out.
+
+    Raises:
+        ValueError: There is no row at all.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self.parts = [part for part in parts if len(part)]
+        if not self.parts:
+            raise ValueError('no features: none of the images could be read')
+        self._starts = np.cumsum([0, *map(len, self.parts)])
+        self.shape = (int(self._starts[-1]), self.parts[0].shape[1])
+        self.dtype = self.parts[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Tensor:
+        rows = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows)
+        part_of = np.searchsorted(self._starts, rows, side='right') - 1
+        found = np.empty((len(rows), self.shape[1]), self.dtype)
+        for number in np.unique(part_of):
+            mine = part_of == number
+            found[mine] = self.parts[number][rows[mine] - self._starts[number]]
+        return torch.from_numpy(found)
+
+
+class FeatureSet(NamedTuple):
+    """Features of a labelled image set, in its order; images that could not be read are left out.
+
+    ``rows``: (N, D). ``labels``: (N,) int64. ``indices``: (N,) place of each image in the set, ascending. ``classes``:
+    names.
+    """
+
+    rows: FeatureRows
+    labels: np.ndarray
+    indices: np.ndarray
+    classes: tuple[str, ...]
+
+    def select(self, indices: np.ndarray) -> FeatureSet:
+        """The images at these places of the set, as far as they could be read, in memory."""
+        rows = np.flatnonzero(np.isin(self.indices, indices))
+        return self._replace(
+            rows=FeatureRows([self.rows[rows].numpy()]), labels=self.labels[rows], indices=self.indices[rows]
+        )

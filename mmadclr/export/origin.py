@@ -1,0 +1,69 @@
+"""What a checkpoint tells about how it was trained."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mmadclr.checkpoint.reading import read_checkpoint
+
+
+class Origin(NamedTuple):
+    """Where a backbone comes from, and how it was taken out.
+
+    ``filename``: without folders. ``sha256``: of the file. ``which``: teacher or student, where it holds both. ``resized``:
+    whether positions were resized. As far as the file tells: ``method``, ``epochs``, ``data`` (folder of images).
+    """
+
+    filename: str
+    sha256: str
+    which: str
+    resized: bool
+    method: str | None
+    epochs: int | None
+    data: str | None
+
+
+def read_origin(filename: str | Path, which: str, resized: bool) -> Origin:
+    """Origin of a checkpoint of ours, or of DINO's layout, which tells its epochs.
+
+    Raises:
+        FileNotFoundError, ValueError: The file cannot be read.
+    """
+    checkpoint = read_checkpoint(filename)
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    epochs = meta.get('epoch', checkpoint.get('epoch'))
+    method, cfg = meta.get('method'), meta.get('cfg')
+    with Path(filename).open('rb') as file:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    return Origin(
+        Path(filename).name,
+        digest,
+        which,
+        resized,
+        method if isinstance(method, str) else None,
+        epochs if isinstance(epochs, int) else None,
+        data_root(cfg) if isinstance(cfg, str) else None,
+    )
+
+
+def data_root(config: str) -> str | None:
+    """``train_dataloader.dataset.data_root`` of a config's text, which is parsed and not run."""
+    try:
+        statements = ast.parse(config).body
+    except SyntaxError:
+        return None
+    values = {
+        statement.targets[0].id: statement.value
+        for statement in statements
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+    }
+    node = values.get('train_dataloader')
+    for key in ('dataset', 'data_root'):
+        keywords = node.keywords if isinstance(node, ast.Call) else []
+        node = next((keyword.value for keyword in keywords if keyword.arg == key), None)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None

@@ -1,0 +1,41 @@
+"""The backbone as a plain ``VisionTransformer`` of timm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from mmadclr.models.backbones.query_vit import QueryViT
+
+
+def vision_transformer_arguments(model: QueryViT) -> dict[str, Any]:
+    """Arguments of timm's ``VisionTransformer``, and of its named architectures, that describe a backbone; all are JSON."""
+    block = model.blocks[0]
+    arguments = dict(
+        img_size=list(model.patch_embed.img_size),
+        patch_size=model.patch_size,
+        embed_dim=model.embed_dim,
+        depth=len(model.blocks),
+        num_heads=block.attn.num_heads,
+        mlp_ratio=block.mlp.fc1.out_features / model.embed_dim,
+        num_classes=0,
+        dynamic_img_size=True,
+    )
+    if model.cls_token is None:
+        arguments.update(class_token=False, global_pool='avg', fc_norm=False)
+    if model.reg_token is not None:
+        arguments.update(reg_tokens=model.reg_token.shape[1], no_embed_class=True)
+    if model.layer_scale is not None:
+        arguments.update(init_values=model.layer_scale)
+    if isinstance(model.norm, nn.Identity):
+        arguments.update(final_norm=False)
+    return arguments
+
+
+def plain_vit(model: QueryViT) -> VisionTransformer:
+    """A copy without anything of ours, in evaluation mode and without gradients."""
+    plain = VisionTransformer(weight_init='skip', **vision_transformer_arguments(model))
+    plain.load_state_dict(model.state_dict())
+    return plain.requires_grad_(False).eval()

@@ -1,0 +1,84 @@
+"""ClassifierViT: a pretrained plain vision transformer as the backbone of image classifiers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmadclr.models.backbones.pretrained_vit import PretrainedViT
+from mmadclr.registry import MODELS
+
+
+@MODELS.register_module()
+class ClassifierViT(PretrainedViT):
+    """Plain vision transformer that returns one feature vector an image, for mmpretrain's ``ImageClassifier``.
+
+    The features are those of facebookresearch/dino, ``eval_linear.py``: [CLS] of the last blocks, each through the final
+    norm (ViT-S: ``cls_blocks=4``), perhaps with the mean of the last block's patches (ViT-B: ``cls_blocks=1,
+    mean_patches=True``). With ``frozen_stages`` at the number of blocks nothing is kept for a backward pass.
+
+    Args:
+        arch, img_size, drop_path_rate, pos_embed_resize, init, grad_checkpointing, reg_tokens, layer_scale: See
+            ``QueryViT``. Sides of the images are multiples of the patch.
+        cls_blocks: Number of last blocks whose [CLS] is returned, the first of them first.
+        mean_patches: Append the mean of the patches.
+        frozen_stages, init_cfg: See ``PretrainedViT``.
+
+    Raises:
+        ValueError: Blocks or stages that do not exist, or an ``init_cfg`` of another kind.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'vit_small_patch16_224',
+        img_size: int | tuple[int, int] = 224,
+        cls_blocks: int = 1,
+        mean_patches: bool = False,
+        frozen_stages: int = -1,
+        drop_path_rate: float = 0.0,
+        pos_embed_resize: str = 'dino',
+        init: str = 'dino',
+        grad_checkpointing: bool | str = False,
+        reg_tokens: int = 0,
+        layer_scale: float | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            frozen_stages,
+            init_cfg,
+            arch=arch,
+            img_size=img_size,
+            drop_path_rate=drop_path_rate,
+            pos_embed_resize=pos_embed_resize,
+            init=init,
+            grad_checkpointing=grad_checkpointing,
+            reg_tokens=reg_tokens,
+            layer_scale=layer_scale,
+        )
+        if not 1 <= cls_blocks <= len(self.blocks):
+            raise ValueError(f'cls_blocks={cls_blocks}: choose 1 (the last block) to {len(self.blocks)} (all blocks)')
+        self.cls_blocks = cls_blocks
+        self.mean_patches = mean_patches
+
+    @property
+    def feat_dim(self) -> int:
+        """Channels of the features, the ``in_channels`` of a head."""
+        return self.embed_dim * (self.cls_blocks + self.mean_patches)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """(B, 3, H, W) -> features (B, F) in a tuple of one."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return (self.features(images),)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, F)."""
+        x, layout = self.embed(images)
+        parts = []
+        for number, block in enumerate(self.blocks, start=1 - len(self.blocks)):
+            # Patches of the last block are not computed unless they are wanted.
+            x = self.run_block(block, x, layout, patches=number < 0 or self.mean_patches)
+            if number > -self.cls_blocks:
+                parts.append(self.norm(x[:, 0]))
+        if self.mean_patches:
+            parts.append(self.split(self.norm(x), layout).patches.mean(dim=1))
+        return torch.cat(parts, dim=1)

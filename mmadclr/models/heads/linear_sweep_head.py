@@ -1,0 +1,64 @@
+"""LinearSweepHead: one linear classifier for each of many learning rates, trained side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmadclr.registry import MODELS
+
+
+@MODELS.register_module()
+class LinearSweepHead(BaseModule):
+    """Linear classifiers that see the same features once; a head of mmpretrain's ``ImageClassifier``.
+
+    Which rate is best is found in one pass over the data instead of one for each (bytedance/ibot, ``eval_linear_multi.py``).
+    The classifiers share nothing: the loss is the sum of theirs, and ``LinearSweepOptimConstructor`` gives each its rate,
+    so that each ends where it would have alone. All start at the same weights, N(0, 0.01), and biases of 0.
+
+    Args:
+        num_classes: Number C of classes.
+        in_channels: Channels F of the features.
+        learning_rates: Peak rate of each classifier, for a batch of ``auto_scale_lr.base_batch_size`` images.
+
+    Raises:
+        ValueError: No rates, rates that are not positive, or the same one twice.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int, learning_rates: Sequence[float]) -> None:
+        super().__init__()
+        rates = tuple(learning_rates)
+        if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
+            raise ValueError(f'learning_rates={list(rates)}: give one or more different positive rates')
+        self.num_classes = num_classes
+        self.learning_rates = rates
+        self.classifiers = nn.ModuleList(nn.Linear(in_channels, num_classes) for _ in rates)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        first = self.classifiers[0]
+        nn.init.normal_(first.weight, std=0.01)
+        nn.init.zeros_(first.bias)
+        for other in self.classifiers[1:]:
+            other.load_state_dict(first.state_dict())
+
+    def forward(self, feats: tuple[Tensor]) -> Tensor:
+        """Features (B, F), the last of a tuple -> logits (B, n, C) of all classifiers."""
+        return torch.stack([classifier(feats[-1]) for classifier in self.classifiers], dim=1)
+
+    def loss(self, feats: tuple[Tensor], data_samples: Sequence[Any]) -> dict[str, Tensor]:
+        """Sum of the cross-entropies of all classifiers, and for the log that of the best one."""
+        target = torch.cat([sample.gt_label for sample in data_samples])
+        losses = torch.stack([F.cross_entropy(classifier(feats[-1]), target) for classifier in self.classifiers])
+        return {'loss': losses.sum(), 'lowest_cross_entropy': losses.detach().min()}
+
+    def predict(self, feats: tuple[Tensor], data_samples: Sequence[Any]) -> Sequence[Any]:
+        """Sets ``pred_label`` (n,) of every sample: what each classifier takes the image for."""
+        for sample, labels in zip(data_samples, self(feats).argmax(dim=2), strict=True):
+            sample.set_pred_label(labels)
+        return data_samples

@@ -1,0 +1,105 @@
+"""iBOT: DINO plus the prediction of masked patches.
+
+Shape legend: B images, V = 2 global views, L local views, N = h * w patches a view, R masked patches of the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmadclr.models.heads.dino_head import patch_prototypes, project_jointly
+from mmadclr.models.losses.self_distillation import Projection
+from mmadclr.models.selfsup.dino import DINO, by_view, encode_cls, flat
+from mmadclr.registry import MODELS
+
+
+@MODELS.register_module()
+class IBOT(DINO):
+    """``L = lambda_1 L_cls + lambda_2 L_patch``: DINO, and the teacher's patches for what the student could not see.
+
+    Zhou et al., *iBOT: image BERT pre-training with online tokenizer*, ICLR 2022; reproduces bytedance/ibot,
+    ``main_ibot.py``. Of the student's global views, patches are hidden behind a mask token; its output there predicts
+    the teacher's output for the same patch of the same view, which the teacher sees whole. The teacher has no mask token.
+
+    The published code forms the logits of all patches and multiplies most of them by 0. Here hidden patches alone go through
+    the student's head and meet prototypes. The centre of patches is the mean over all of the teacher's, as there.
+
+    Args:
+        backbone: Config of a ``QueryViT``; ``mask_token=True`` is understood.
+        head: ``DINOHead``: patches meet the prototypes of [CLS], as in all published models; ``IBOTHead``: their own.
+        cls_weight, patch_weight: lambda_1 and lambda_2.
+        loss_patch: Config of the loss of patches, which has a centre and temperatures of its own.
+        **kwargs: See ``DINO``.
+
+    Raises:
+        ValueError: From ``loss``, if there are no masks.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        head: dict,
+        cls_weight: float = 1.0,
+        patch_weight: float = 1.0,
+        loss_patch: dict | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__({'mask_token': True, **backbone}, head, **kwargs)
+        self.teacher['backbone'].mask_token = None
+        self.cls_weight, self.patch_weight = cls_weight, patch_weight
+        num_prototypes = len(patch_prototypes(self.student['head']).weight_v)
+        self.loss_patch = self.build_loss(loss_patch, out_dim=num_prototypes, pairing='same-view')
+
+    def loss(
+        self, global_views: Tensor, local_views: Tensor, query_crops: Tensor | None = None, masks: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """``global_views`` (B, V, 3, H, W), their ``masks`` (B, V, h, w), and ``local_views`` (B, L, 3, H', W').
+
+        iBOT has no use for query crops.
+        """
+        if masks is None:
+            raise ValueError("IBOT: the samples have no masks; set mask=dict(type='BlockMasking') of MultiCrop")
+        hidden, weights = masked_rows(flat(masks), global_views.device)
+        with torch.no_grad():
+            teacher_cls, teacher_patches = self.project_with_patches(self.teacher, global_views)
+            teacher_hidden = teacher_patches._replace(features=teacher_patches.features[:, hidden])
+        student_cls, student_hidden = self.project_with_patches(
+            self.student, global_views, local_views, mask=flat(masks), rows=hidden
+        )
+        loss_patch = self.loss_patch(student_hidden, teacher_hidden, weights, centre_from=teacher_patches)
+        return {
+            'loss_cls': self.cls_weight * self.loss_cls(student_cls, teacher_cls),
+            'loss_patch': self.patch_weight * loss_patch,
+        }
+
+    @staticmethod
+    def project_with_patches(
+        network: nn.ModuleDict,
+        global_views: Tensor,
+        local_views: Tensor | None = None,
+        mask: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> tuple[Projection, Projection]:
+        """[CLS] of all V + L views, and the patches of the global ones (1, V*B*N, D), or the ``rows`` (R,) of them."""
+        output = network['backbone'](flat(global_views), mask=mask)
+        cls, patches = by_view(output.cls, global_views.shape[1]), output.patches.flatten(0, 1)
+        if local_views is not None and local_views.shape[1]:
+            cls = torch.cat((cls, encode_cls(network, local_views)))
+        if rows is not None:
+            patches = patches.index_select(0, rows)
+        cls, patches = project_jointly(network['head'], cls, patches.unsqueeze(0))
+        return cls, patches._replace(prototypes=patch_prototypes(network['head']))
+
+
+def masked_rows(masks: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Where masks (I, h, w) are True: the rows (R,) among all I*h*w patches, and their weights (R,) in the loss.
+
+    The weights average over the masked patches of an image, then over all I images; one without masked patches adds 0.
+    Masks come from the CPU, so counting them here does not wait for the device.
+    """
+    masks = masks.flatten(1)
+    counts = masks.sum(dim=1)
+    weights = 1 / (counts.double().clamp(min=1) * len(masks))
+    rows = masks.flatten().nonzero()[:, 0]
+    return tuple(x.to(device, non_blocking=True) for x in (rows, weights.repeat_interleave(counts)))

@@ -1,0 +1,110 @@
+"""SelfPatch: DINO on a class token that attends to patches last, and patches that predict their neighbourhoods.
+
+Shape legend: B images, V = 2 global views, L local views, N = h * w patches a view (fewer in local views), D channels,
+R = all patches of the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmadclr.models.backbones.query_vit import resolve_arch
+from mmadclr.models.losses.self_distillation import Projection
+from mmadclr.models.selfsup.dino import DINO, by_view, flat
+from mmadclr.registry import MODELS
+
+
+@MODELS.register_module()
+class SelfPatch(DINO):
+    """``L = L_cls + lambda L_patch``: DINO, and the teacher's summary of a patch's neighbours for the student's patch.
+
+    Yun et al., *Patch-level representation learning for self-supervised vision transformers*, CVPR 2022; reproduces
+    alinlab/SelfPatch, ``main_selfpatch.py``. The backbone has patches alone; a ``ClassAttentionHead`` reads [CLS] from them.
+    With it, the teacher summarises for every patch the most similar of its neighbours; the student's patch at the same
+    place of the same view predicts that. The teacher sees local views too, for this term only.
+
+    Both centres follow the teacher's tokens of all views, and one temperature serves both terms, as published.
+
+    Args:
+        backbone: Config of a ``QueryViT``; ``class_token=False, final_norm=False`` is understood.
+        head: Config of the head of [CLS].
+        patch_head: What of the head of patches differs from it (published: 4096 prototypes).
+        class_attention: Options of the ``ClassAttentionHead``; it has the number of heads of the backbone.
+        patch_weight: lambda.
+        loss_patch: Config of the loss of patches, which has a centre of its own.
+        **kwargs: See ``DINO``.
+
+    Raises:
+        ValueError: From ``loss``, for views of a single patch.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        head: dict,
+        patch_head: dict | None = None,
+        class_attention: dict | None = None,
+        patch_weight: float = 0.1,
+        loss_patch: dict | None = None,
+        **kwargs,
+    ) -> None:
+        backbone = {'class_token': False, 'final_norm': False, **backbone}
+        num_heads = resolve_arch(backbone['arch'])['num_heads']
+        extra_heads = {
+            'class_attention': {'type': 'ClassAttentionHead', 'num_heads': num_heads, **(class_attention or {})},
+            'patch_head': {**head, **(patch_head or {})},
+        }
+        super().__init__(backbone, head, extra_heads=extra_heads, **kwargs)
+        self.patch_weight = patch_weight
+        num_prototypes = len(self.student['patch_head'].last_layer.weight_v)
+        self.loss_patch = self.build_loss(loss_patch, out_dim=num_prototypes, pairing='same-view')
+
+    def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor | None = None) -> dict[str, Tensor]:
+        """``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w); SelfPatch has no use for query crops."""
+        groups = [views for views in (global_views, local_views) if views.shape[1]]
+        with torch.no_grad():
+            every_cls, teacher_patches = self.project_views(self.teacher, groups, summarise=True)
+            teacher_cls = every_cls._replace(features=every_cls.features[: global_views.shape[1]])
+        student_cls, student_patches = self.project_views(self.student, groups)
+        weights = self.patch_weights(groups)
+        return {
+            'loss_cls': self.loss_cls(student_cls, teacher_cls, centre_from=every_cls),
+            'loss_patch': self.patch_weight * self.loss_patch(student_patches, teacher_patches, weights),
+        }
+
+    def project_views(
+        self, network: nn.ModuleDict, groups: list[Tensor], summarise: bool = False
+    ) -> tuple[Projection, Projection]:
+        """[CLS] (V + L, B, D) and all patches (1, R, D) of views grouped by size, projected by their heads.
+
+        ``summarise`` has every patch stand for its neighbours.
+        """
+        every_cls, every_patch = [], []
+        for views in groups:
+            grid = self.grid_of(views) if summarise else None
+            cls, patches = network['class_attention'](network['backbone'](flat(views)).patches, grid)
+            every_cls.append(by_view(cls, views.shape[1]))
+            every_patch.append(patches.flatten(0, 1))
+        cls, patches = torch.cat(every_cls), torch.cat(every_patch).unsqueeze(0)
+        return network['head'].project(cls), network['patch_head'].project(patches)
+
+    def patch_weights(self, groups: list[Tensor]) -> Tensor:
+        """(R,) weights that average over the patches of a view, then over the views: small views have fewer patches."""
+        number = sum(views.shape[1] for views in groups)
+        weights = []
+        for views in groups:
+            height, width = self.grid_of(views)
+            rows = len(views) * views.shape[1] * height * width
+            weights.append(views.new_full((rows,), views.shape[1] / (number * rows)))
+        return torch.cat(weights)
+
+    def grid_of(self, views: Tensor) -> tuple[int, int]:
+        """Patches (h, w) of views (..., H, W)."""
+        patch_size = self.student['backbone'].patch_size
+        return views.shape[-2] // patch_size, views.shape[-1] // patch_size
+
+    @torch.no_grad()
+    def extract_features(self, images: Tensor) -> Tensor:
+        """Final-normed [CLS] of the teacher's class attention (B, D), which is what DINO's term trains."""
+        return self.teacher['class_attention'](self.teacher['backbone'](images).patches)[0]

@@ -1,0 +1,77 @@
+"""Rows of features over several arrays, and the features of a backbone against the published ones."""
+
+import numpy as np
+import pytest
+import torch
+from feature_sets import feature_set
+from places import GOLDEN_CHECKPOINTS
+
+from mmadclr.checkpoint.opening import open_backbone
+from mmadclr.evaluation.extractor import FeatureExtractor, default_features
+from mmadclr.evaluation.rows import FeatureRows
+from mmadclr.models.backbones.feature_vit import FeatureViT
+
+
+@pytest.fixture
+def dino():
+    return open_backbone(GOLDEN_CHECKPOINTS / 'dino_backbone.pth', num_heads=3)
+
+
+@pytest.fixture
+def published(golden):
+    arrays = golden('checkpoints/dino_expected')
+    images = np.kron(arrays['image_low_resolution'], np.ones((1, 1, 8, 8), np.float32))
+    return arrays, torch.from_numpy(images)
+
+
+def test_last_blocks_are_those_dino_evaluates(dino, published):
+    arrays, images = published
+    expected = torch.from_numpy(arrays['teacher/last_layers_224'])
+    torch.testing.assert_close(FeatureExtractor(dino, 'cls4')(images), expected, rtol=0, atol=3e-5)
+
+
+def test_features_are_those_of_the_backbone(dino, published):
+    arrays, images = published
+    output = dino.model(images)
+    cls = FeatureExtractor(dino, 'cls')(images)
+    torch.testing.assert_close(cls, torch.from_numpy(arrays['teacher/features_224']), rtol=0, atol=3e-5)
+    mean = output.patches.sum(dim=1) / 196
+    torch.testing.assert_close(FeatureExtractor(dino, 'mean')(images), mean)
+    torch.testing.assert_close(FeatureExtractor(dino, 'cls+mean')(images), torch.cat((output.cls, mean), dim=1))
+    torch.testing.assert_close(FeatureExtractor(dino, 'cls')(images, mode='patches'), output.patches)
+
+
+def test_pixels_are_normalised_as_the_checkpoint_says(dino):
+    extractor = FeatureExtractor(dino._replace(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0)))
+    images = extractor.data_preprocessor({'images': torch.full((1, 3, 16, 16), 51, dtype=torch.uint8)})['images']
+    torch.testing.assert_close(images[0, :, 0, 0], torch.tensor([0.2, 0.0, -0.1]))
+
+
+def test_default_features_are_those_of_dino():
+    backbones = {width: FeatureViT(arch=dict(embed_dim=width, depth=1, num_heads=1, patch_size=16)) for width in (384, 768)}
+    assert [default_features(backbones[width], 'linear') for width in (384, 768)] == ['cls4', 'cls+mean']
+    assert [default_features(backbones[width], 'knn') for width in (384, 768)] == ['cls', 'cls']
+    without = open_backbone(GOLDEN_CHECKPOINTS / 'selfpatch_checkpoint.pth', num_heads=3)
+    assert [default_features(without.model, task) for task in ('knn', 'linear')] == ['mean', 'mean']
+    with pytest.raises(ValueError, match="features='cls4': the backbone has no class token; choose 'mean'"):
+        FeatureExtractor(without, 'cls4')
+    with pytest.raises(ValueError, match="features='cls2': choose one of cls, cls4, cls\\+mean, mean"):
+        FeatureExtractor(without, 'cls2')
+
+
+@pytest.mark.parametrize('splits', [(), (1,), (3, 3, 40)])
+def test_rows_do_not_depend_on_the_arrays_they_are_in(splits):
+    whole = torch.from_numpy(feature_set().rows.parts[0])
+    rows = feature_set(splits=splits).rows
+    assert len(rows) == 60
+    assert rows.shape == (60, 6)
+    assert torch.equal(rows[:], whole)
+    assert torch.equal(rows[2:50:7], whole[2:50:7])
+    shuffled = np.random.default_rng(0).permutation(60)[:20]
+    assert torch.equal(rows[shuffled], whole[shuffled])
+    assert rows[np.arange(0)].shape == (0, 6)
+
+
+def test_no_rows_are_explained():
+    with pytest.raises(ValueError, match='none of the images could be read'):
+        FeatureRows([np.zeros((0, 4))])

@@ -1,0 +1,163 @@
+"""A training as a process of its own (or several under torchrun), how far it is, and ways to harm it.
+
+    training = start(tmp_path, 'train_cfg.max_epochs=9', processes=2)
+    training.wait_for_iteration(5)
+    os.kill(training.loader_workers()[0], signal.SIGKILL)
+    status = training.wait(timeout=60)
+    assert 'ran out of memory' in training.output()
+
+It is the demo's ADCLR on 16 + 10 generated images below ``tmp_path / 'shapes'``: 4 iterations an epoch, milliseconds each.
+All waiting has a limit, after which the whole process group is killed and the test fails with the end of the output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from places import REPO
+
+from mmadclr.datasets.shapes import write_shapes
+
+CONFIG = 'configs/demo/adclr_vittiny_shapes.py'
+IMAGES, BATCH = 16, 4
+SMALL = [
+    'train_cfg.max_epochs=2',
+    'train_cfg.val_interval=1000',
+    'val_cfg=None',
+    'val_dataloader=None',
+    'val_evaluator=None',
+    f'train_dataloader.dataset.num_train={IMAGES}',
+    'train_dataloader.dataset.num_val=10',
+    'train_dataloader.dataset.image_size=32',
+    'train_dataloader.num_workers=0',
+    'default_hooks.schedule.warmup_epochs=1',
+    'default_hooks.logger.interval=1',
+    'default_hooks.checkpoint.interval=1',
+]
+WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
+
+
+class Training:
+    """A running or finished training; made by :func:`start`."""
+
+    def __init__(self, work_dir: Path, process: subprocess.Popen, log: Path) -> None:
+        self.work_dir, self.process, self.log = work_dir, process, log
+
+    def output(self) -> str:
+        """Standard output and error so far, of all processes."""
+        return self.log.read_text(errors='replace')
+
+    def records(self) -> list[dict]:
+        """Lines of the scalar logs of all starts in this work dir, in order; half-written ones left out."""
+        lines = []
+        for path in sorted(self.work_dir.glob('*/vis_data/scalars.json')):
+            lines += [json.loads(line) for line in path.read_text().splitlines() if line.endswith('}')]
+        return lines
+
+    def iteration(self) -> int:
+        """The last iteration in the log, counted from 1; 0 before the first."""
+        return max((line['step'] for line in self.records() if 'loss' in line), default=0)
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float = 60) -> None:
+        """Returns when ``condition()`` is true; fails when the time is up or the run has ended before."""
+        end = time.monotonic() + timeout
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > end:
+                state = 'is still running' if self.process.poll() is None else f'ended with {self.process.returncode}'
+                self.kill()
+                raise AssertionError(f'what was waited for did not happen; the run {state}:\n{self.output()[-4000:]}')
+            time.sleep(0.05)
+
+    def wait_for_iteration(self, number: int, timeout: float = 60) -> None:
+        self.wait_until(lambda: self.iteration() >= number, timeout)
+
+    def wait(self, timeout: float = 60) -> int:
+        """Exit status; fails, with the group killed, if there is none in time."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f'still running after {timeout} s:\n{self.output()[-4000:]}') from None
+
+    def kill(self) -> None:
+        """Kills every process of the run (SIGKILL to the group)."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def ranks(self) -> list[int]:
+        """Process ids of the training processes: of one alone its own, under torchrun those it started."""
+        trainers = [pid for pid in children(self.process.pid) if 'tools/train.py' in command_line(pid)]
+        return trainers if is_torchrun(self.process.pid) else [self.process.pid]
+
+    def loader_workers(self, rank: int = 0) -> list[int]:
+        """Process ids of the loader's workers of a rank: forked, so with the command line of their parent."""
+        parent = self.ranks()[rank]
+        return [pid for pid in children(parent) if command_line(pid) == command_line(parent)]
+
+
+def start(
+    tmp_path: Path,
+    *options: str,
+    processes: int = 1,
+    config: str | Path = CONFIG,
+    arguments: tuple[str, ...] = (),
+    work_dir: str = 'work',
+) -> Training:
+    """Starts ``tools/train.py``.
+
+    Args:
+        tmp_path: Folder of data, work dir and output. Starting again with the same ``work_dir`` uses what is there.
+        *options: For ``--cfg-options``, after those of ``SMALL``.
+        processes: More than 1: under torchrun, over gloo on the CPU.
+        config: Config file.
+        arguments: Others of ``tools/train.py``, such as ``('--resume',)``.
+        work_dir: Name of the work dir below ``tmp_path``.
+    """
+    write_shapes(tmp_path / 'shapes', IMAGES, 10, 32)
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
+    launcher = [sys.executable] if processes == 1 else torchrun
+    command = [*launcher, 'tools/train.py', str(config), '--work-dir', str(tmp_path / work_dir), *arguments]
+    command += ['--launcher', 'pytorch'] if processes > 1 else []
+    data = [
+        f'train_dataloader.dataset.data_root={tmp_path / "shapes"}',
+        f'train_dataloader.batch_size={BATCH // processes}',
+    ]
+    log = tmp_path / f'{work_dir}_{time.monotonic_ns()}.log'
+    environment = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore')
+    with log.open('wb') as file:
+        process = subprocess.Popen(
+            [*command, '--cfg-options', *SMALL, *data, *options],
+            cwd=REPO,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group of its own, to be killed as a whole
+        )
+    return Training(tmp_path / work_dir, process, log)
+
+
+def train_image(tmp_path: Path, number: int) -> Path:
+    """Path of a training image, in the order of the data set."""
+    return sorted((tmp_path / 'shapes/train').rglob('*.png'))[number]
+
+
+def children(pid: int) -> list[int]:
+    """Child processes of all threads of a process (Linux)."""
+    tasks = Path(f'/proc/{pid}/task').glob('*/children')
+    return sorted(int(child) for task in tasks for child in task.read_text().split())
+
+
+def command_line(pid: int) -> str:
+    return Path(f'/proc/{pid}/cmdline').read_text().replace('\0', ' ')
+
+
+def is_torchrun(pid: int) -> bool:
+    return 'torch.distributed.run' in command_line(pid)

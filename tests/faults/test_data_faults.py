@@ -1,0 +1,137 @@
+"""Faults of data and of the workers that read it, in real runs: survived, or ended soon and in plain words; never a hang."""
+
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+from injection import WORKERS, train_image
+
+from mmadclr.engine.watchdog import EXIT_HUNG
+
+pytestmark = pytest.mark.slow
+
+LONG = 'train_cfg.max_epochs=400'
+WATCHFUL = 'default_hooks.watchdog.timeout_s=3'
+# Until torchrun has ended the other processes: it looks every few seconds, and asks before it kills.
+END = 60
+
+
+def pipe_in_place_of(image):
+    """A named pipe that no one writes to: whoever opens it waits, as for a file system that does not answer."""
+    image.unlink()
+    os.mkfifo(image)
+
+
+def answer(image):
+    """Ends the waiting of readers, with nothing to read. From now on whoever opens the pipe gets the same."""
+    stopped = threading.Event()
+
+    def write() -> None:
+        while not stopped.is_set():
+            try:
+                os.close(os.open(image, os.O_WRONLY | os.O_NONBLOCK))
+            except OSError:  # no one reads just now
+                time.sleep(0.01)
+
+    threading.Thread(target=write, daemon=True).start()
+    return stopped
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_a_worker_killed_as_if_memory_had_run_out_ends_the_run(training, processes):
+    run = training(LONG, *WORKERS, processes=processes)
+    run.wait_for_iteration(6)
+    victim, killed = run.loader_workers(rank=processes - 1)[0], time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    assert run.wait(END) != 0
+    print(f'ended {time.monotonic() - killed:.1f} s after the worker, {processes} processes')
+    message = (
+        r'error: DataLoader worker \(pid \d+\) is killed by signal: Killed\..*most likely the machine ran out of memory'
+    )
+    assert re.search(message, run.output())
+    assert 'go on from it with --resume' in run.output()
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_a_file_system_that_hangs_and_comes_back_is_survived(training, tmp_path, processes):
+    run = training('train_cfg.max_epochs=60', *WORKERS, WATCHFUL, processes=processes)
+    run.wait_for_iteration(6)
+    image = train_image(tmp_path, 5)
+    pipe_in_place_of(image)
+    run.wait_until(lambda: len(list(run.work_dir.glob('stacks/*.txt'))) == processes)
+    time.sleep(3)  # until workers have answered
+    stopped = answer(image)
+    assert run.wait(END) == 0
+    stopped.set()
+    assert run.iteration() == 60 * 4
+    assert re.search(r'rank 0: no iteration has ended for \d+ s \(iteration \d+\); it waits for ', run.output())
+    assert 'the data loader: no batch has come' in run.output()
+    assert 'rank 0: goes on after' in run.output()
+    stacks = ''.join(path.read_text() for path in run.work_dir.glob('stacks/*.txt'))
+    assert 'in read_bytes' in stacks, 'no stack of the worker that hangs'
+    assert 'train.py' in stacks, 'no stack of the main process'
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_a_file_system_that_hangs_for_ever_ends_the_run(training, tmp_path, processes):
+    run = training(LONG, *WORKERS, WATCHFUL, 'default_hooks.watchdog.abort_s=4', processes=processes)
+    run.wait_for_iteration(6)
+    pipe_in_place_of(train_image(tmp_path, 5))
+    hung = time.monotonic()
+    status = run.wait(END)
+    print(f'ended {time.monotonic() - hung:.1f} s after the pipe, {processes} processes')
+    assert status == (EXIT_HUNG if processes == 1 else 1)  # torchrun has a status of its own
+    assert f'ended with status {EXIT_HUNG}; go on from the last checkpoint with --resume' in run.output()
+    assert {path.stem[-1] for path in run.work_dir.glob('stacks/*.txt')} == {str(rank) for rank in range(processes)}
+
+
+def test_a_stopped_process_is_not_silent(training):
+    """SIGSTOP for longer than all limits, as a queue does that suspends jobs: nothing is reported, nothing ended."""
+    run = training('train_cfg.max_epochs=40', WATCHFUL, 'default_hooks.watchdog.abort_s=1')
+    run.wait_for_iteration(6)
+    os.kill(run.process.pid, signal.SIGSTOP)
+    time.sleep(6)
+    os.kill(run.process.pid, signal.SIGCONT)
+    assert run.wait(END) == 0
+    assert 'no iteration has ended' not in run.output()
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_a_folder_that_changes_under_a_run(training, tmp_path, processes):
+    """Files that are deleted or cut off are replaced and listed once; new ones wait for the next start."""
+    run = training('train_cfg.max_epochs=40', *WORKERS, processes=processes)
+    run.wait_for_iteration(6)
+    deleted, cut_off = train_image(tmp_path, 3), train_image(tmp_path, 8)
+    shutil.copy(train_image(tmp_path, 0), tmp_path / 'shapes/train/new.png')
+    deleted.unlink()
+    os.truncate(cut_off, cut_off.stat().st_size // 2)
+    assert run.wait(END) == 0
+    assert run.iteration() == 40 * 4
+    listed = (run.work_dir / 'unreadable_images.txt').read_text().splitlines()
+    assert sorted(line.partition(':')[0] for line in listed) == sorted(map(str, (deleted, cut_off)))
+    assert run.output().count(f'replaced by the next one: {deleted}') == 1
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_a_folder_that_vanishes_ends_the_run_everywhere(training, tmp_path, processes):
+    run = training(LONG, *WORKERS, processes=processes)
+    run.wait_for_iteration(6)
+    shutil.move(tmp_path / 'shapes/train', tmp_path / 'gone')
+    assert run.wait(END) != 0
+    assert re.search(r'error: 16 images in a row of 16 below .*shapes/train cannot be read, the first: ', run.output())
+
+
+def test_the_limit_ends_all_processes_with_the_same_message(training, tmp_path):
+    run = training(LONG, 'default_hooks.unreadable.max_unreadable=3', processes=2)
+    run.wait_for_iteration(6)
+    for number in (1, 4, 7, 10):
+        train_image(tmp_path, number).write_bytes(b'')
+    assert run.wait(END) != 0
+    messages = re.findall(r'error: (4 images cannot be read, more than max_unreadable=3 .*)', run.output())
+    assert len(messages) == 2
+    assert messages[0] == messages[1]
+    assert len((run.work_dir / 'unreadable_images.txt').read_text().splitlines()) == 4

@@ -1,0 +1,214 @@
+"""k-NN and linear classifiers from the command line: checkpoints and configs, processes, caches, few-shot, mistakes."""
+
+import argparse
+import json
+import statistics
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from places import GOLDEN_CHECKPOINTS
+from test_tools import run, tool
+from torchvision.transforms.functional import normalize
+
+from mmadclr.datasets import ImageDataset
+from mmadclr.evaluation.command_line import (
+    add_backbone_arguments,
+    add_image_arguments,
+    load_features,
+    open_config,
+    open_source,
+    over_draws,
+    summarise,
+)
+from mmadclr.evaluation.knn import WeightedKNN, evaluate_knn
+from mmadclr.evaluation.linear import LinearRecipe, evaluate_linear
+
+DINO = [GOLDEN_CHECKPOINTS / 'dino_backbone.pth', '--num-heads', 3]
+SMALL_CONFIG = 'configs/adclr/vitmini8_small.py'
+TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+
+
+def write_classes(root, per_class, seed, names=('blue', 'green', 'red')):
+    """Noisy pictures whose colour tells the class."""
+    rng = np.random.default_rng(seed)
+    for channel, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = rng.integers(0, 140, (40, 48, 3))
+            pixels[..., channel % 3] += 50
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f'{number:02d}.png')
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    """Training and validation images of three classes, 11 + 5 each."""
+    root = tmp_path_factory.mktemp('classes')
+    write_classes(root / 'train', 11, seed=0)
+    write_classes(root / 'val', 5, seed=1)
+    return root / 'train', root / 'val'
+
+
+def places(folders):
+    return ['--train', folders[0], '--val', folders[1], '--workers', 0, '--size', 32]
+
+
+def parsed(*arguments):
+    """What the tools parse, without what is particular to one of them."""
+    parser = argparse.ArgumentParser()
+    add_backbone_arguments(parser)
+    add_image_arguments(parser)
+    return parser.parse_args([str(argument) for argument in arguments])
+
+
+def printed(done):
+    lines = done.stdout.splitlines()
+    return json.loads('\n'.join(lines[lines.index('{') : lines.index('}') + 1]))
+
+
+def test_linear_of_two_processes_is_that_of_one(folders, tmp_path):
+    settings = ['--lr', 0.01, 1, 9, '--epochs', 10, '--train-batch-size', 16, '--held-out', 0.2]
+    results = {}
+    for name, start in {'one': [sys.executable], 'two': TORCHRUN}.items():
+        files = ['--cache', tmp_path / name, '--out', tmp_path / f'{name}.json', '--save', tmp_path / f'{name}.pth']
+        launcher = ['--launcher', 'pytorch'] if name == 'two' else []
+        done = run(*start, 'tools/linear.py', *DINO, *places(folders), *settings, *files, *launcher)
+        results[name] = json.loads((tmp_path / f'{name}.json').read_text())
+        assert printed(done) == results[name]
+    one, two = (torch.load(tmp_path / f'{name}.pth', weights_only=True) for name in ('one', 'two'))
+    assert results['one'] == results['two']
+    assert [row['lr'] for row in results['one']['learning_rates']] == [0.01, 1, 9]
+    recipe = LinearRecipe((0.01, 1.0, 9.0), epochs=10, batch_size=16, held_out=0.2)
+    sets = load_features(parsed(*DINO, *places(folders), '--cache', tmp_path / 'one'), 'linear')
+    expected = evaluate_linear(sets.train, sets.val, recipe, 'cpu')
+    assert results['one']['linear_top1_best_on_val'] == round(expected.metrics['linear_top1_best_on_val'], 2)
+    assert torch.equal(one['weight'], expected.classifier.weight[0])
+    assert one['classes'] == ['blue', 'green', 'red']
+    torch.testing.assert_close(one['weight'], two['weight'], rtol=0, atol=1e-4)
+    for split, count in (('train', 33), ('val', 15)):
+        caches = [tmp_path / name / f'{split}-cls4' for name in ('one', 'two')]
+        rows = [np.concatenate([np.load(file) for file in sorted(cache.glob('features-*'))]) for cache in caches]
+        assert [len(list(cache.glob('features-*'))) for cache in caches] == [1, 2]
+        assert rows[0].shape == rows[1].shape == (count, 24)
+        np.testing.assert_allclose(rows[0], rows[1], rtol=2e-3, atol=1e-5)
+        assert [np.load(cache / 'indices.npy').tolist() for cache in caches] == [list(range(count))] * 2
+
+
+def test_knn_needs_no_config(folders, tmp_path):
+    settings = ['--k', 3, 10, '--temperature', 0.04, 0.07]
+    done = tool('knn', *DINO, *places(folders), *settings, '--cache', tmp_path)
+    names = {f'knn{k}_T{t}_top{top}' for k in (3, 10) for t in (0.04, 0.07) for top in (1, 5)}
+    result = printed(done)
+    assert set(result) == names | {'features', 'resize', 'size', 'shots'}
+    assert (result['features'], result['resize'], result['size']) == ('cls', 37, 32)
+    assert (tmp_path / 'val-cls' / 'cache.json').is_file()
+
+
+def test_a_config_stands_for_its_random_initialisation(folders):
+    before = torch.get_rng_state()
+    first, second = open_config(SMALL_CONFIG), open_config(SMALL_CONFIG)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.img_size == (48, 48)
+    assert first.mean == pytest.approx((0.485, 0.456, 0.406))
+    assert first.model.blocks[0].attn.num_heads == 4
+    for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    sets = load_features(parsed(SMALL_CONFIG, *places(folders), '--dtype', 'float32'), 'linear')
+    images = ImageDataset(str(folders[1]), dict(type='ResizeCentreCrop', resize=37, size=32))[3]['images']
+    tokens = first.model.intermediate_tokens(normalize(images / 255, first.mean, first.std)[None], 4)
+    torch.testing.assert_close(sets.val.rows[3:4], torch.cat([part[:, 0] for part in tokens], dim=1), rtol=0, atol=1e-5)
+
+
+def test_few_shot_draws_are_averaged(folders, tmp_path):
+    arguments = [*DINO, *places(folders), '--dtype', 'float32', '--shots', 2, '--seed', 5]
+    metric = WeightedKNN(3)
+
+    def accuracy(*more):
+        sets = load_features(parsed(*arguments, *more), 'knn')
+        return over_draws(sets, lambda train: evaluate_knn(metric, train, sets.val, 'cpu'))
+
+    single = [accuracy('--seed', seed) for seed in (5, 6, 7)]
+    for cache in ([], ['--cache', tmp_path]):
+        found = accuracy('--runs', 3, *cache)
+        assert found['runs'] == single
+        for name in single[0]:
+            values = [run[name] for run in single]
+            assert found[name] == pytest.approx(sum(values) / 3)
+            assert found[f'{name}_std'] == pytest.approx(statistics.stdev(values))
+
+
+def test_few_shot_encodes_the_drawn_images_alone(folders):
+    sets = load_features(parsed(*DINO, *places(folders), '--shots', 2, '--runs', 2), 'knn')
+    assert sets.train.indices.tolist() == sorted({int(index) for drawn in sets.draws for index in drawn})
+    assert [np.bincount(sets.train.select(drawn).labels).tolist() for drawn in sets.draws] == [[2, 2, 2]] * 2
+
+
+def test_summaries_average_accuracies_alone():
+    runs = [dict(linear_top1=top1, linear_lr=lr) for top1, lr in ((50.0, 0.1), (60.0, 0.3))]
+    assert summarise(runs) == dict(linear_top1=55.0, linear_top1_std=pytest.approx(50**0.5), runs=runs)
+
+
+def test_lists_name_images_and_labels(folders, tmp_path):
+    lists = {}
+    for name, root in zip(('train', 'val'), folders, strict=True):
+        lists[name] = tmp_path / f'{name}.txt'
+        lines = [
+            f'{path.relative_to(root)} {label}' for label in (0, 1, 2) for path in sorted(root.glob('*/0[02].png'))[label::3]
+        ]
+        lists[name].write_text('\n'.join(lines))
+    arguments = [*DINO, *places(folders), '--train-list', lists['train'], '--val-list', lists['val']]
+    sets = load_features(parsed(*arguments), 'knn')
+    assert sets.train.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert sets.train.classes == ('0', '1', '2')
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ('empty', 'class folder .*yellow holds no image: put some there or remove it'),
+        ('differ', r'hold different classes, 3 and 3 of them \(in one alone: red, rot\)'),
+        ('fewer', r'hold different classes, 3 and 2 of them \(in one alone: red\)'),
+    ],
+)
+def test_class_folders_that_do_not_match_are_explained(tmp_path, change, message):
+    write_classes(tmp_path / 'train', 2, seed=0)
+    names = {'differ': ('blue', 'green', 'rot'), 'fewer': ('blue', 'green')}.get(change, ('blue', 'green', 'red'))
+    write_classes(tmp_path / 'val', 2, seed=1, names=names)
+    if change == 'empty':
+        (tmp_path / 'train' / 'yellow').mkdir()
+        (tmp_path / 'val' / 'yellow').mkdir()
+    with pytest.raises(ValueError, match=message):
+        load_features(parsed(*DINO, *places((tmp_path / 'train', tmp_path / 'val'))), 'knn')
+
+
+def test_a_class_without_training_images_is_explained(folders, tmp_path):
+    for name, labels in (('train', (0, 2)), ('val', (0, 1, 2))):
+        (tmp_path / name).write_text('\n'.join(f'blue/0{label}.png {label}' for label in labels))
+    lists = ['--train-list', tmp_path / 'train', '--val-list', tmp_path / 'val']
+    with pytest.raises(ValueError, match='class 1 has no image to learn from'):
+        load_features(parsed(*DINO, *places(folders), *lists), 'knn')
+
+
+def test_options_that_cannot_be_met_are_explained(folders):
+    with pytest.raises(ValueError, match='--runs 3: draws of --shots, 1 or more; without --shots there is nothing to draw'):
+        load_features(parsed(*DINO, *places(folders), '--runs', 3), 'knn')
+    with pytest.raises(ValueError, match='--refresh: there is nothing to extract anew without --cache DIR'):
+        load_features(parsed(*DINO, *places(folders), '--refresh'), 'knn')
+    with pytest.raises(ValueError, match='shots=12: class 0 has only 11 images'):
+        load_features(parsed(*DINO, *places(folders), '--shots', 12), 'knn')
+    with pytest.raises(ValueError, match='--num-heads 3: .* says how many heads its backbone has'):
+        open_source(parsed(SMALL_CONFIG, '--num-heads', 3, *places(folders)))
+    with pytest.raises(ValueError, match='its backbone is no QueryViT; give a config of pretraining, or a checkpoint'):
+        open_source(parsed('configs/_base_/default_runtime.py', *places(folders)))
+    with pytest.raises(FileNotFoundError, match='config nowhere.py does not exist'):
+        open_source(parsed('nowhere.py', *places(folders)))
+
+
+def test_mistakes_end_with_a_message_not_a_traceback(folders, tmp_path):
+    done = tool('knn', *DINO, *places(folders), '--k', 34, '--out', tmp_path / 'result.json', check=False)
+    assert done.returncode != 0
+    assert 'error: k=34 neighbours asked of a bank of 33 features: choose a smaller k' in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert not list(tmp_path.iterdir())

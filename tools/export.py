@@ -1,0 +1,42 @@
+"""A backbone for timm, transformers, onnxruntime or TorchScript: ``python tools/export.py CHECKPOINT FOLDER --format F``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmadclr.engine.launch import report_bad_input
+from mmadclr.export import FORMATS, CardText, export_backbone
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('checkpoint', help='file of ours or in a known layout of another code base')
+    parser.add_argument('folder', help='must not exist, or be empty')
+    parser.add_argument('--format', required=True, choices=FORMATS)
+    parser.add_argument('--which', choices=('teacher', 'student'), default='teacher', help='where the file has both')
+    parser.add_argument(
+        '--num-heads', type=int, help='attention heads, where the file does not tell and 64 channels each are wrong'
+    )
+    parser.add_argument('--size', type=int, help='store positions resized for images of this size; as they are by default')
+    parser.add_argument('--evaluation', nargs='+', default=[], metavar='JSON', help='results for the model card')
+    parser.add_argument('--name', help='title of the model card; the name of the folder by default')
+    parser.add_argument('--data', help='images it was pretrained on, for the model card')
+    parser.add_argument('--licence', help='licence of the weights, for the model card')
+    return parser.parse_args()
+
+
+@report_bad_input
+def main() -> None:
+    args = parse_args()
+    text = CardText(args.name, args.data, args.licence, args.evaluation)
+    comparisons = export_backbone(args.checkpoint, args.folder, args.format, args.which, args.num_heads, args.size, text)
+    for comparison in comparisons:
+        verdict = 'equal' if comparison.equal else 'positions are resized by another rule'
+        print(f'images of {"x".join(map(str, comparison.size))}: largest difference {comparison.difference:.1e} ({verdict})')
+    print(f'{args.folder}: weights, configuration and README.md')
+
+
+if __name__ == '__main__':
+    main()
