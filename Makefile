@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 endif
 
-.PHONY: demo test test-slow bench check format clean
+.PHONY: demo test test-slow test-all test-faults reliability bench check format clean
 demo: $(INSTALLED)
 	$(RUN) tools/demo.py $(ARGS)
 
@@ -20,6 +20,16 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow $(ARGS)
+
+test-all: $(INSTALLED)
+	$(RUN) -m pytest -m '' $(ARGS)
+
+# Real faults in real runs; `make reliability` writes what came of them into docs/.
+test-faults: $(INSTALLED)
+	$(RUN) -m pytest tests/faults -m '' $(ARGS)
+
+reliability: $(INSTALLED)
+	RELIABILITY_REPORT=docs $(RUN) -m pytest tests/faults -m '' $(ARGS)
 
 bench: $(INSTALLED)
 	$(RUN) benchmarks/run.py $(ARGS)

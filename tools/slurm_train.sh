@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Trains under Slurm, one task per GPU: tools/slurm_train.sh PARTITION CONFIG GPUS [arguments of tools/train.py]
 # GPUS_PER_NODE (8), CPUS_PER_TASK (16) and SRUN_ARGS come from the environment.
-set -euo pipefail
+# Two minutes before its time limit, or when it is preempted, the run writes a checkpoint and ends with status 85. Inside a batch
+# job that requeues the job; from a login node it is submitted again. Either way it goes on from its newest checkpoint.
+set -uo pipefail
 if [ $# -lt 3 ]; then
     echo "usage: tools/slurm_train.sh PARTITION CONFIG GPUS [arguments of tools/train.py]" >&2
     exit 2
@@ -9,7 +11,24 @@ fi
 partition=$1 config=$2 gpus=$3
 shift 3
 per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
-# shellcheck disable=SC2086  # SRUN_ARGS holds several words
-exec srun --partition="$partition" --job-name="$(basename "$config" .py)" --gres=gpu:"$per_node" --ntasks="$gpus" \
-    --ntasks-per-node="$per_node" --cpus-per-task="${CPUS_PER_TASK:-16}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-    "${PYTHON:-python}" -u "$(dirname "$0")/train.py" "$config" --launcher slurm "$@"
+arguments=("$@")
+# A run that was requeued goes on, whatever it was started with.
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
+    arguments+=(--resume)
+fi
+while true; do
+    # shellcheck disable=SC2086  # SRUN_ARGS holds several words
+    srun --partition="$partition" --job-name="$(basename "$config" .py)" --gres=gpu:"$per_node" --ntasks="$gpus" \
+        --ntasks-per-node="$per_node" --cpus-per-task="${CPUS_PER_TASK:-16}" --kill-on-bad-exit=1 --signal=USR1@120 ${SRUN_ARGS:-} \
+        "${PYTHON:-python}" -u "$(dirname "$0")/train.py" "$config" --launcher slurm "${arguments[@]}"
+    status=$?
+    if [ $status -ne 85 ]; then
+        exit $status
+    fi
+    if [ -n "${SLURM_JOB_ID:-}" ]; then
+        echo "stopped with a checkpoint: requeueing job $SLURM_JOB_ID" >&2
+        exec scontrol requeue "$SLURM_JOB_ID"
+    fi
+    echo "stopped with a checkpoint: submitting again" >&2
+    arguments=("$@" --resume)
+done

@@ -54,6 +54,12 @@ class Agreement:
         work.wait()
         return [bool(value) for value in result.tolist()]
 
+    def meet(self) -> None:
+        """Returns when all processes are here."""
+        self.wait()
+        if self.group is not None:
+            distributed.barrier(self.group)
+
 
 class StopSignals:
     """Remembers that one of some signals arrived, instead of dying of it at once; a second one of a kind ends the process.

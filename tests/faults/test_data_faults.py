@@ -20,6 +20,11 @@ WATCHFUL = 'default_hooks.watchdog.timeout_s=3'
 END = 60
 
 
+def on(processes):
+    """For the record: on how many processes."""
+    return f'{processes} processes' if processes > 1 else '1 process'
+
+
 def pipe_in_place_of(image):
     """A named pipe that no one writes to: whoever opens it waits, as for a file system that does not answer."""
     image.unlink()
@@ -42,22 +47,24 @@ def answer(image):
 
 
 @pytest.mark.parametrize('processes', [1, 2])
-def test_a_worker_killed_as_if_memory_had_run_out_ends_the_run(training, processes):
+def test_a_worker_killed_as_if_memory_had_run_out_ends_the_run(training, record_fault, processes):
     run = training(LONG, *WORKERS, processes=processes)
     run.wait_for_iteration(6)
     victim, killed = run.loader_workers(rank=processes - 1)[0], time.monotonic()
     os.kill(victim, signal.SIGKILL)
     assert run.wait(END) != 0
-    print(f'ended {time.monotonic() - killed:.1f} s after the worker, {processes} processes')
+    seconds = time.monotonic() - killed
     message = (
         r'error: DataLoader worker \(pid \d+\) is killed by signal: Killed\..*most likely the machine ran out of memory'
     )
     assert re.search(message, run.output())
     assert 'go on from it with --resume' in run.output()
+    outcome = f'ends within {seconds:.0f} s, saying that memory ran out and which checkpoint to go on from'
+    record_fault('loader worker killed for memory', f'SIGKILL to a worker, {on(processes)}', outcome)
 
 
 @pytest.mark.parametrize('processes', [1, 2])
-def test_a_file_system_that_hangs_and_comes_back_is_survived(training, tmp_path, processes):
+def test_a_file_system_that_hangs_and_comes_back_is_survived(training, record_fault, tmp_path, processes):
     run = training('train_cfg.max_epochs=60', *WORKERS, WATCHFUL, processes=processes)
     run.wait_for_iteration(6)
     image = train_image(tmp_path, 5)
@@ -74,22 +81,26 @@ def test_a_file_system_that_hangs_and_comes_back_is_survived(training, tmp_path,
     stacks = ''.join(path.read_text() for path in run.work_dir.glob('stacks/*.txt'))
     assert 'in read_bytes' in stacks, 'no stack of the worker that hangs'
     assert 'train.py' in stacks, 'no stack of the main process'
+    outcome = 'stacks of all processes and workers written; goes on when the file answers, the image is replaced'
+    record_fault('file system hangs for a while', f'named pipe in place of an image, {on(processes)}', outcome)
 
 
 @pytest.mark.parametrize('processes', [1, 2])
-def test_a_file_system_that_hangs_for_ever_ends_the_run(training, tmp_path, processes):
+def test_a_file_system_that_hangs_for_ever_ends_the_run(training, record_fault, tmp_path, processes):
     run = training(LONG, *WORKERS, WATCHFUL, 'default_hooks.watchdog.abort_s=4', processes=processes)
     run.wait_for_iteration(6)
     pipe_in_place_of(train_image(tmp_path, 5))
     hung = time.monotonic()
     status = run.wait(END)
-    print(f'ended {time.monotonic() - hung:.1f} s after the pipe, {processes} processes')
+    seconds = time.monotonic() - hung
     assert status == (EXIT_HUNG if processes == 1 else 1)  # torchrun has a status of its own
     assert f'ended with status {EXIT_HUNG}; go on from the last checkpoint with --resume' in run.output()
     assert {path.stem[-1] for path in run.work_dir.glob('stacks/*.txt')} == {str(rank) for rank in range(processes)}
+    outcome = f'stacks of all processes, then status {EXIT_HUNG}: {seconds:.0f} s with limits of 3 + 4 s'
+    record_fault('file system hangs for ever', f'named pipe in place of an image, {on(processes)}', outcome)
 
 
-def test_a_stopped_process_is_not_silent(training):
+def test_a_stopped_process_is_not_silent(training, record_fault):
     """SIGSTOP for longer than all limits, as a queue does that suspends jobs: nothing is reported, nothing ended."""
     run = training('train_cfg.max_epochs=40', WATCHFUL, 'default_hooks.watchdog.abort_s=1')
     run.wait_for_iteration(6)
@@ -98,10 +109,11 @@ def test_a_stopped_process_is_not_silent(training):
     os.kill(run.process.pid, signal.SIGCONT)
     assert run.wait(END) == 0
     assert 'no iteration has ended' not in run.output()
+    record_fault('process suspended', 'SIGSTOP for longer than all limits of the watchdog', 'goes on, nothing is reported')
 
 
 @pytest.mark.parametrize('processes', [1, 2])
-def test_a_folder_that_changes_under_a_run(training, tmp_path, processes):
+def test_a_folder_that_changes_under_a_run(training, record_fault, tmp_path, processes):
     """Files that are deleted or cut off are replaced and listed once; new ones wait for the next start."""
     run = training('train_cfg.max_epochs=40', *WORKERS, processes=processes)
     run.wait_for_iteration(6)
@@ -114,18 +126,22 @@ def test_a_folder_that_changes_under_a_run(training, tmp_path, processes):
     listed = (run.work_dir / 'unreadable_images.txt').read_text().splitlines()
     assert sorted(line.partition(':')[0] for line in listed) == sorted(map(str, (deleted, cut_off)))
     assert run.output().count(f'replaced by the next one: {deleted}') == 1
+    outcome = 'replaced, listed once in unreadable_images.txt; new files wait for the next start'
+    record_fault('data folder changes', f'one image deleted, one cut off, one added, {on(processes)}', outcome)
 
 
 @pytest.mark.parametrize('processes', [1, 2])
-def test_a_folder_that_vanishes_ends_the_run_everywhere(training, tmp_path, processes):
+def test_a_folder_that_vanishes_ends_the_run_everywhere(training, record_fault, tmp_path, processes):
     run = training(LONG, *WORKERS, processes=processes)
     run.wait_for_iteration(6)
     shutil.move(tmp_path / 'shapes/train', tmp_path / 'gone')
     assert run.wait(END) != 0
     assert re.search(r'error: 16 images in a row of 16 below .*shapes/train cannot be read, the first: ', run.output())
+    outcome = 'ends with one line that names the folder and the first file'
+    record_fault('data folder vanishes', f'folder moved away, {on(processes)}', outcome)
 
 
-def test_the_limit_ends_all_processes_with_the_same_message(training, tmp_path):
+def test_the_limit_ends_all_processes_with_the_same_message(training, record_fault, tmp_path):
     run = training(LONG, 'default_hooks.unreadable.max_unreadable=3', processes=2)
     run.wait_for_iteration(6)
     for number in (1, 4, 7, 10):
@@ -135,3 +151,5 @@ def test_the_limit_ends_all_processes_with_the_same_message(training, tmp_path):
     assert len(messages) == 2
     assert messages[0] == messages[1]
     assert len((run.work_dir / 'unreadable_images.txt').read_text().splitlines()) == 4
+    outcome = 'both processes end with the same message'
+    record_fault('too many unreadable images', 'four of 16 images emptied, max_unreadable=3, 2 processes', outcome)

@@ -137,12 +137,16 @@ def test_a_second_start_is_refused_while_the_first_lives(training, record_fault)
     first.wait_for_iteration(3, timeout=120)
     second = training('train_cfg.max_epochs=400', work_dir='shared', arguments=('--resume',))
     assert second.wait(60) == 1
-    assert re.search(r'error: .*shared is in use by a run that lives \(process \d+ on .*\): wait for its end', second.output())
+    assert re.search(
+        r'error: .*shared is in use by a run that lives \(process \d+ on .*\): wait for its end', second.output()
+    )
     assert first.process.poll() is None
     first.kill()
     third = training('train_cfg.max_epochs=400', work_dir='shared', arguments=('--resume',))
     third.wait_for_iteration(first.iteration() + 1, timeout=120)
-    record_fault('second start in the same work dir', 'while the first lived', 'refused with one line; allowed after its death')
+    record_fault(
+        'second start in the same work dir', 'while the first lived', 'refused with one line; allowed after its death'
+    )
 
 
 @pytest.fixture
@@ -175,8 +179,10 @@ def test_a_full_disk_costs_no_good_checkpoint(training, small_disk, record_fault
     before = len(kept)
     run.wait_until(lambda: checkpoints(run.work_dir)[0] not in kept, timeout=60)
     record_fault(
-        'disk full', 'a file system of 12 MB, filled', f'training went on; {before} older checkpoint(s) whole, beginning with '
-        f'{good.name}; the next was written when there was room'
+        'disk full',
+        'a file system of 12 MB, filled',
+        f'training went on; {before} older checkpoint(s) whole, beginning with '
+        f'{good.name}; the next was written when there was room',
     )
 
 

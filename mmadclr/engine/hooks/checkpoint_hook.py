@@ -109,8 +109,8 @@ class SafeCheckpointHook(Hook):
 
     def end(self, runner) -> None:
         """Ends the run, once the checkpoint is on the disk."""
-        self.agreement.wait()
         self.writer.wait()
+        self.agreement.meet()  # launchers kill all others as soon as one has ended, and the main process may still write
         runner.logger.warning(
             f'{self.stop.received or "a signal to another process"}: stopped after iteration {runner.iter + 1}, with a '
             'checkpoint; go on with --resume'
