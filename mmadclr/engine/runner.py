@@ -20,7 +20,7 @@ from mmadclr import __version__
 from mmadclr.checkpoint.loading import architecture, check_state_dict, describe_backbone
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.datasets.checks import check_dataset
-from mmadclr.datasets.samplers import check_workers, warn_of_scattered_reads
+from mmadclr.datasets.samplers import EpochSampler, check_workers, warn_of_scattered_reads
 from mmadclr.engine.agreement import sole_use
 from mmadclr.engine.checkpoint_files import newest_good_checkpoint, write_checkpoint
 from mmadclr.engine.compilation import compile_blocks
@@ -124,6 +124,10 @@ class Runner(mmengine_runner.Runner):
             dataloader = {**dataloader, 'sampler': {'batch_size': dataloader.get('batch_size', 1), **sampler}}
             check_workers(dataloader)
         loader = mmengine_runner.Runner.build_dataloader(dataloader, *args, **kwargs)
+        if isinstance(loader.sampler, EpochSampler):
+            # Samples depend on their keys alone. With a generator of its own, starting workers draws nothing from that of
+            # training, which a resumed run does at other times than one that keeps its workers.
+            loader.generator = torch.Generator()
         warn_of_scattered_reads(loader)
         return loader
 

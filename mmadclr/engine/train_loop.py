@@ -21,7 +21,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
     first_batch = 0  # of the epoch at hand: how many are done already
     validated = 0  # epochs after which the last validation took place
-    random_states: dict[str, Any] | None = None  # to be put back before the next iteration
+    to_restore: dict[str, Any] | None = None  # random states to be put back before the next iteration
 
     def run(self):
         """Trains, and validates as often as ``val_interval`` says."""
@@ -48,10 +48,10 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         first, self.first_batch = self.first_batch, 0
         if first:
             self.dataloader.sampler.skip(first * self.dataloader.batch_sampler.batch_size)
+        if self.to_restore is not None:
+            set_random_state(self.to_restore)
+            self.to_restore = None
         for index, batch in enumerate(self.dataloader, first):
-            if self.random_states is not None:  # not before: starting the loader draws a number
-                set_random_state(self.random_states)
-                self.random_states = None
             self.run_iter(index, batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
@@ -87,7 +87,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self.first_batch = min(position['images'] // self.total_batch, len(self.dataloader) - 1)
         self._iter = self._epoch * len(self.dataloader) + self.first_batch
         if before[2] == now[2] and self.first_batch:  # at the start of an epoch, EpochSeedHook seeds
-            self.random_states = position['random'][dist.get_rank()]
+            self.to_restore = position['random'][dist.get_rank()]
         if before == now:
             return None
         return (
