@@ -10,7 +10,9 @@ from places import REPO
 from mmadclr.engine import Runner
 from mmadclr.engine.config_check import check_config
 
-CONFIGS = sorted(path for path in (REPO / 'configs').rglob('*.py') if not {'_base_', 'benchmarks'} & set(path.parts))
+CONFIGS = sorted(
+    path for path in (REPO / 'configs').rglob('*.py') if not {'_base_', 'benchmarks', 'mmpretrain'} & set(path.parts)
+)
 TINY = dict(embed_dim=24, depth=2, num_heads=3)
 
 
@@ -20,7 +22,9 @@ def reduced(path, images, shapes, work_dir):
     arch = cfg.model.backbone.arch
     patch = 16 if isinstance(arch, str) else arch.patch_size
     cfg.model.backbone.arch = dict(**TINY, patch_size=patch)
-    cfg.model.head.update(out_dim=32, hidden_dim=24, bottleneck_dim=16)
+    cfg.model.head.update(out_dim=32, hidden_dim=24)
+    if cfg.model.head.type != 'MLPHead':
+        cfg.model.head.bottleneck_dim = 16
     loaders = [cfg.train_dataloader]
     if cfg.val_cfg is not None:
         loaders.append(cfg.val_dataloader)
@@ -36,7 +40,8 @@ def reduced(path, images, shapes, work_dir):
     if (cfg.val_cfg or {}).get('dense_probe'):
         cfg.val_cfg.dense_probe.train.data_root = str(shapes)
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
-    cfg.default_hooks.schedule.warmup_epochs = 0
+    schedule = cfg.default_hooks.schedule
+    schedule.update(warmup_epochs=0, freeze_last_layer_epochs=min(1, schedule.freeze_last_layer_epochs))
     cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = work_dir.name
@@ -45,7 +50,7 @@ def reduced(path, images, shapes, work_dir):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: str(path.relative_to(REPO / 'configs')))
 def test_config_builds_and_trains(path, image_folder, tmp_path):
-    cfg = reduced(path, image_folder(count=4), tmp_path / 'shapes', tmp_path)
+    cfg = reduced(path, image_folder(count=4, size=(128, 112)), tmp_path / 'shapes', tmp_path)
     check_config(cfg)
     runner = Runner.from_cfg(cfg)
     runner._init_model_weights = lambda: None  # the weights of the construction, so that they can be compared
@@ -125,3 +130,34 @@ def test_ibot_configs_hold_the_published_settings(arch, expected):
     assert (cfg.model.cls_weight, cfg.model.patch_weight) == (1.0, 1.0)
     mask = cfg.train_dataloader.dataset.transform.mask
     assert mask == dict(type='BlockMasking', patch_size=16, ratio=(0.0, 0.3), spread=(0.0, 0.2), start_epoch=0)
+
+
+SELFPATCH_SMALL = SMALL | dict(
+    epochs=300,
+    min_lr=1e-6,
+    clip=3.0,
+    teacher_temp=(0.04, 0.04, 0),
+    norm_last_layer=True,
+    crops=(224, (0.25, 1.0), 8, (0.05, 0.25)),
+)
+
+
+def test_selfpatch_config_holds_the_published_settings():
+    cfg = Config.fromfile(REPO / 'configs/selfpatch/vits16_in1k.py')
+    assert published(cfg) == SELFPATCH_SMALL
+    assert (cfg.model.patch_head.out_dim, cfg.model.patch_weight) == (4096, 0.1)
+    assert cfg.model.class_attention == dict(depth=2, num_neighbours=4, wrap=True)
+
+
+PQCL_SMALL = IBOT_SMALL | dict(epochs=100, total_batch=512, crops=(224, (0.25, 1.0), 0, (0.05, 0.25)))
+
+
+def test_pqcl_config_holds_the_published_settings():
+    cfg = Config.fromfile(REPO / 'configs/pqcl/vits16_in1k.py')
+    assert published(cfg) == PQCL_SMALL
+    assert (cfg.model.cls_weight, cfg.model.patch_weight, cfg.model.query_weight) == (1.0, 1.0, 1.0)
+    assert cfg.model.backbone.query_keys == 'image+queries'
+    transform = cfg.train_dataloader.dataset.transform
+    queries = transform.num_query, transform.query_size, tuple(transform.query_scale), transform.query_source
+    assert queries == (1, 96, (0.05, 0.25), 'image')
+    assert transform.mask == dict(type='BlockMasking', patch_size=16, ratio=(0.0, 0.3), spread=(0.0, 0.2), start_epoch=0)

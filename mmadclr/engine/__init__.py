@@ -5,10 +5,10 @@ from mmadclr.engine.hooks import (
     TeacherUpdateHook,
     ThroughputHook,
     UnreadableImageHook,
+    WatchdogHook,
 )
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.hooks.class_names_hook import ClassNamesHook
-from mmadclr.engine.hooks.watchdog_hook import WatchdogHook
 from mmadclr.engine.linear_sweep import LinearSweepLoop, LinearSweepOptimConstructor, SweepAccuracy
 from mmadclr.engine.loops import FeatureEvalLoop
 from mmadclr.engine.optim import (

@@ -163,7 +163,9 @@ def _lines(
         opening, closing = ('[', ']') if isinstance(value, list) else ('(', ')')
         children = [('', i, child) for i, child in enumerate(value)]
     else:
-        yield f'{margin}{prefix}{_literal(value)}{suffix}', origin(path)
+        first, *others = _rows(f'{margin}{prefix}{_literal(value)}{suffix}', value, f'{margin}{prefix}', suffix)
+        yield first, origin(path)
+        yield from ((text, '') for text in others)
         return
     yield f'{margin}{prefix}{opening}', ''
     for label, key, child in children:
@@ -171,9 +173,29 @@ def _lines(
     yield f'{margin}{closing}{suffix}', ''
 
 
+def _rows(line: str, value: Any, start: str, suffix: str) -> Iterator[str]:
+    """The line, or that of a long list in rows."""
+    if len(line) <= MAX_COLUMN or not isinstance(value, (list, tuple)):
+        yield line
+        return
+    row, opening, closing = start, *('[]' if isinstance(value, list) else '()')
+    row += opening
+    for item in map(_literal, value):
+        if len(row) + len(item) > MAX_COLUMN:
+            yield row.rstrip()
+            row = ' ' * (len(start) - len(start.lstrip()) + 4)
+        row += f'{item}, '
+    yield f'{row.rstrip(", ")}{closing}{suffix}'
+
+
 def _literal(value: Any) -> str:
     """``repr``, and for what that cannot write a form that can be read again."""
-    return f"float('{value}')" if isinstance(value, float) and not math.isfinite(value) else repr(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    if isinstance(value, (list, tuple)):
+        inner = ', '.join(map(_literal, value)) + (',' if isinstance(value, tuple) and len(value) == 1 else '')
+        return f'[{inner}]' if isinstance(value, list) else f'({inner})'
+    return repr(value)
 
 
 def select(cfg: Mapping, key: str) -> dict:

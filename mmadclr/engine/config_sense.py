@@ -52,7 +52,7 @@ def report(findings: list[Finding]) -> None:
 def schedule_findings(cfg: Mapping) -> Iterator[Finding]:
     """Schedules against the length of the run."""
     epochs, (path, schedule) = _get(cfg, 'train_cfg.max_epochs'), _hook(cfg, 'DistillationScheduleHook')
-    if not schedule or not isinstance(epochs, int):
+    if not schedule or not isinstance(epochs, int) or epochs < 1:
         return
     length = f'train_cfg.max_epochs={epochs}'
     rise = schedule.get('warmup_epochs', 10)
@@ -93,16 +93,13 @@ def teacher_findings(cfg: Mapping) -> Iterator[Finding]:
 
 
 def loop_findings(cfg: Mapping) -> Iterator[Finding]:
-    """How often the run validates and saves."""
+    """Whether there is a run, and when it validates."""
     epochs, interval = _get(cfg, 'train_cfg.max_epochs'), _get(cfg, 'train_cfg.val_interval')
+    if isinstance(epochs, int) and epochs < 1:
+        yield Finding(f'train_cfg.max_epochs={epochs}: there is nothing to train')
     if cfg.get('val_cfg') and isinstance(epochs, int) and isinstance(interval, int) and interval > epochs:
         text = f'train_cfg.val_interval={interval} > train_cfg.max_epochs={epochs}: validation at the end of the run only'
         yield Finding(text, fatal=False)
-    path, saving = _hook(cfg, 'CheckpointHook')
-    if saving and saving.get('interval', -1) == 0:
-        yield Finding(f'{path}.interval=0: how often is a checkpoint saved? Give a number above 0, or -1 for the end alone')
-    if saving and saving.get('max_keep_ckpts', -1) == 0:
-        yield Finding(f'{path}.max_keep_ckpts=0 would keep no checkpoint; give a number above 0, or -1 to keep all')
 
 
 def choice_findings(cfg: Mapping) -> Iterator[Finding]:

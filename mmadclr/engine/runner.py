@@ -24,6 +24,7 @@ from mmadclr.datasets.samplers import EpochSampler, check_workers, warn_of_scatt
 from mmadclr.engine.agreement import sole_use
 from mmadclr.engine.checkpoint_files import newest_good_checkpoint, write_checkpoint
 from mmadclr.engine.compilation import compile_blocks
+from mmadclr.engine.config_sense import batch_findings, check_sense, report
 from mmadclr.engine.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
 from mmadclr.engine.optim import PRECISIONS, resolve_precision
 from mmadclr.engine.run_state import find_placeholders, history_of, plain_history
@@ -44,7 +45,8 @@ class Runner(mmengine_runner.Runner):
     * A checkpoint must fit the model; mmengine would load what fits and warn.
     * ``compile`` compiles transformer blocks one by one; by default on a GPU.
     * A run resumed with another number of batches per epoch goes on at the right place of its schedules.
-    * Annotated data is checked before training starts.
+    * Settings that exclude each other, missing paths and mistakes in annotated data are found before training starts.
+    * A run goes on after any iteration, from a checkpoint that is whole, and has its work dir for itself.
     * Distributed runs without a GPU use gloo (under ``torchrun``).
     * ``sharding`` cuts the parameters of a pretraining method into shards over the processes.
     """
@@ -132,6 +134,7 @@ class Runner(mmengine_runner.Runner):
         return loader
 
     def train(self):
+        check_sense(self.cfg)
         self.check_data('train', 'val')
         self.check_loss_record()
         if isinstance(unwrapped(self.model), SelfDistillation):
@@ -201,6 +204,9 @@ class Runner(mmengine_runner.Runner):
         batch_size = self.train_dataloader.batch_sampler.batch_size
         if counts > self.max_iters:
             raise ValueError(f'accumulative_counts={counts}: the whole run has only {self.max_iters} batches')
+        if self.default_scope.scope_name == SCOPE:
+            images = len(self.train_dataloader.dataset)
+            report(batch_findings(images, batch_size, self.world_size, counts, self.cfg))
         if not (auto_scale_lr or {}).get('enable', False):
             return
         total, base = batch_size * self.world_size * counts, auto_scale_lr['base_batch_size']

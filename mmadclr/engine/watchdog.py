@@ -76,23 +76,23 @@ class Watchdog:
         self._stopped.set()
 
     def _watch(self) -> None:
-        beats, silent, reported, last = self._beats, 0.0, False, time.monotonic()
-        while not self._stopped.wait(self.poll_s):
+        beats, silent, reported, last, stopped = self._beats, 0.0, False, time.monotonic(), False
+        while not stopped:
+            stopped = self._stopped.wait(self.poll_s)
             now = time.monotonic()
             silent, last = silent + min(now - last, 2 * self.poll_s), now
             if self._beats != beats:
                 if reported:
                     _in_thread(self.recovered, silent)
                 beats, silent, reported = self._beats, 0.0, False
+            elif not self.working():
+                return
             elif silent > self._allowed and not reported:
-                if not self.working():
-                    return
                 reported = True
                 _in_thread(self.report, silent, False)
             elif reported and self.abort_s is not None and silent > self._allowed + self.abort_s:
-                if self.working():
-                    _in_thread(self.report, silent, True).join(LAST_WORDS_S)
-                    self.end(EXIT_HUNG)
+                _in_thread(self.report, silent, True).join(LAST_WORDS_S)
+                self.end(EXIT_HUNG)
                 return
 
 

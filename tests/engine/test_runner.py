@@ -10,6 +10,7 @@ from comparisons import assert_same_state
 
 from mmadclr.datasets import UnreadableImageError
 from mmadclr.engine import Runner
+from mmadclr.engine.config_check import ConfigError
 from mmadclr.models.backbones.query_block import has_fused_attention
 
 
@@ -159,7 +160,7 @@ def test_persistent_workers_are_dropped_where_there_are_no_workers(train):
 
 
 def test_missing_checkpoint(train):
-    with pytest.raises(FileNotFoundError, match=r'checkpoint nowhere\.pth does not exist'):
+    with pytest.raises(ConfigError, match=r'load_from: checkpoint nowhere\.pth does not exist'):
         train({'load_from': 'nowhere.pth'})
 
 

@@ -55,7 +55,7 @@ def watched(calls, beats, allowed=0.2, **kwargs):
         ([0.05] * 10, {}, []),
         ([0.5, 0.05, 0.05], {}, ['report', 'recovered']),
         ([0.5, 0.05, 0.5, 0.05, 0.05], {}, ['report', 'recovered'] * 2),
-        ([0.6, 0.0], dict(abort_s=5), ['report']),
+        ([0.6, 0.0], dict(abort_s=5), ['report', 'recovered']),
         ([0.9, 0.0], dict(abort_s=0.2), ['report', 'last words', EXIT_HUNG]),
         ([0.9], dict(allowed=2), []),
     ],
@@ -186,6 +186,7 @@ def run_with(small_config, pause, **watchdog):
 def test_a_run_that_hangs_for_a_while_is_reported_and_goes_on(small_config):
     runner = run_with(small_config, Pause(4), timeout_s=2)
     runner.train()
+    time.sleep(0.5)  # the thread that tells of the end of the silence
     assert runner.iter == 6
     (stacks,) = (path for path in os.scandir(f'{runner.work_dir}/stacks'))
     assert stacks.name.endswith('_rank0.txt')
@@ -198,11 +199,12 @@ def test_a_run_that_hangs_for_a_while_is_reported_and_goes_on(small_config):
 
 def test_a_run_that_failed_is_not_watched_any_more(small_config):
     runner = run_with(small_config, Pause(0, fail=True), timeout_s=0.2, abort_s=0.2)
+    before = set(threading.enumerate())
     with pytest.raises(KeyError):
         runner.train()
     time.sleep(1.5)  # this process would be ended
     assert not os.path.exists(f'{runner.work_dir}/stacks')
-    assert not any(thread.name == 'watchdog' and thread.is_alive() for thread in threading.enumerate())
+    assert 'watchdog' not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
 @pytest.mark.parametrize('settings', [dict(timeout_s=0), dict(first_s=-1), dict(val_s=0), dict(abort_s=0)])

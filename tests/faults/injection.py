@@ -65,7 +65,7 @@ class Training:
         """The last iteration in the log, counted from 1; 0 before the first."""
         return max((line['step'] for line in self.records() if 'loss' in line), default=0)
 
-    def wait_until(self, condition: Callable[[], bool], timeout: float = 60) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout: float = 120) -> None:
         """Returns when ``condition()`` is true; fails when the time is up or the run has ended before."""
         end = time.monotonic() + timeout
         while not condition():
@@ -75,10 +75,10 @@ class Training:
                 raise AssertionError(f'what was waited for did not happen; the run {state}:\n{self.output()[-4000:]}')
             time.sleep(0.05)
 
-    def wait_for_iteration(self, number: int, timeout: float = 60) -> None:
+    def wait_for_iteration(self, number: int, timeout: float = 120) -> None:
         self.wait_until(lambda: self.iteration() >= number, timeout)
 
-    def wait(self, timeout: float = 60) -> int:
+    def wait(self, timeout: float = 120) -> int:
         """Exit status; fails, with the group killed, if there is none in time."""
         try:
             return self.process.wait(timeout)

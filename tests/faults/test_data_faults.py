@@ -15,9 +15,11 @@ from mmadclr.engine.watchdog import EXIT_HUNG
 pytestmark = pytest.mark.slow
 
 LONG = 'train_cfg.max_epochs=400'
+EPOCHS = 24
+SHORT = f'train_cfg.max_epochs={EPOCHS}'
 WATCHFUL = 'default_hooks.watchdog.timeout_s=3'
-# Until torchrun has ended the other processes: it looks every few seconds, and asks before it kills.
-END = 60
+# Seconds for what takes a few on a machine that does nothing else.
+END = 180
 
 
 def on(processes):
@@ -65,7 +67,7 @@ def test_a_worker_killed_as_if_memory_had_run_out_ends_the_run(training, record_
 
 @pytest.mark.parametrize('processes', [1, 2])
 def test_a_file_system_that_hangs_and_comes_back_is_survived(training, record_fault, tmp_path, processes):
-    run = training('train_cfg.max_epochs=60', *WORKERS, WATCHFUL, processes=processes)
+    run = training(SHORT, *WORKERS, WATCHFUL, processes=processes)
     run.wait_for_iteration(6)
     image = train_image(tmp_path, 5)
     pipe_in_place_of(image)
@@ -74,7 +76,7 @@ def test_a_file_system_that_hangs_and_comes_back_is_survived(training, record_fa
     stopped = answer(image)
     assert run.wait(END) == 0
     stopped.set()
-    assert run.iteration() == 60 * 4
+    assert run.iteration() == EPOCHS * 4
     assert re.search(r'rank 0: no iteration has ended for \d+ s \(iteration \d+\); it waits for ', run.output())
     assert 'the data loader: no batch has come' in run.output()
     assert 'rank 0: goes on after' in run.output()
@@ -102,7 +104,7 @@ def test_a_file_system_that_hangs_for_ever_ends_the_run(training, record_fault, 
 
 def test_a_stopped_process_is_not_silent(training, record_fault):
     """SIGSTOP for longer than all limits, as a queue does that suspends jobs: nothing is reported, nothing ended."""
-    run = training('train_cfg.max_epochs=40', WATCHFUL, 'default_hooks.watchdog.abort_s=1')
+    run = training(SHORT, WATCHFUL, 'default_hooks.watchdog.abort_s=1')
     run.wait_for_iteration(6)
     os.kill(run.process.pid, signal.SIGSTOP)
     time.sleep(6)
@@ -115,14 +117,14 @@ def test_a_stopped_process_is_not_silent(training, record_fault):
 @pytest.mark.parametrize('processes', [1, 2])
 def test_a_folder_that_changes_under_a_run(training, record_fault, tmp_path, processes):
     """Files that are deleted or cut off are replaced and listed once; new ones wait for the next start."""
-    run = training('train_cfg.max_epochs=40', *WORKERS, processes=processes)
+    run = training(SHORT, *WORKERS, processes=processes)
     run.wait_for_iteration(6)
     deleted, cut_off = train_image(tmp_path, 3), train_image(tmp_path, 8)
     shutil.copy(train_image(tmp_path, 0), tmp_path / 'shapes/train/new.png')
     deleted.unlink()
     os.truncate(cut_off, cut_off.stat().st_size // 2)
     assert run.wait(END) == 0
-    assert run.iteration() == 40 * 4
+    assert run.iteration() == EPOCHS * 4
     listed = (run.work_dir / 'unreadable_images.txt').read_text().splitlines()
     assert sorted(line.partition(':')[0] for line in listed) == sorted(map(str, (deleted, cut_off)))
     assert run.output().count(f'replaced by the next one: {deleted}') == 1

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from mmengine import dist
-from mmengine.device import get_device
 from mmengine.hooks import Hook, LoggerHook
 
 from mmadclr.datasets.image_dataset import UnreadableImageError
@@ -92,7 +91,7 @@ class UnreadableImageHook(Hook):
 
     def tell(self, runner) -> None:
         """Shares, logs, lists and limits what is new on any process; to be called on all of them."""
-        number = torch.tensor(len(self.untold), device=get_device())
+        number = torch.tensor(len(self.untold))
         dist.all_reduce(number)
         if not number.item():
             return
@@ -112,13 +111,17 @@ class UnreadableImageHook(Hook):
             )
 
     def add_to_list(self, runner, messages: Sequence[str]) -> None:
-        """Appends whole lines: a kill leaves no half of one behind."""
         try:
-            with self.list.open('ab', buffering=0) as file:
-                file.write(''.join(f'{message}\n' for message in messages).encode())
+            append(self.list, messages)
         except OSError as error:
-            runner.logger.warning(f'{self.list} could not be written: {error}')  # it is in the log, too
+            runner.logger.warning(f'{self.list} could not be written: {error}')  # the log has them, too
         self.listed.update(messages)
+
+
+def append(path: Path, lines: Sequence[str]) -> None:
+    """In one write, so that a kill leaves no half of a line behind."""
+    with path.open('ab', buffering=0) as file:
+        file.write(''.join(f'{line}\n' for line in lines).encode())
 
 
 def one_line(message: str) -> str:

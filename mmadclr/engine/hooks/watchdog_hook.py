@@ -77,7 +77,7 @@ class WatchdogHook(Hook):
         who = f'rank {self.runner.rank}: no iteration has ended for {seconds:.0f} s (iteration {self.runner.iter})'
         path = Path(self.runner.work_dir) / 'stacks' / f'{time.strftime("%Y%m%d_%H%M%S")}_rank{self.runner.rank}.txt'
         reason = waits_for(self.thread)
-        ends = 'it is not ended' if self.abort_s is None else f'it ends in {self.abort_s:g} s'
+        ends = 'it is left waiting' if self.abort_s is None else f'it is ended if nothing moves for {self.abort_s:g} s more'
         then = f'ended with status {EXIT_HUNG}; go on from the last checkpoint with --resume' if final else ends
         self.runner.logger.error(f'{who}; it waits for {reason}. All stacks: {path}; {then}')
         write_stacks(path, self.workers)
