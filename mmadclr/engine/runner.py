@@ -17,7 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
 
 from mmadclr import __version__
-from mmadclr.checkpoint.loading import architecture, check_state_dict, describe_backbone
+from mmadclr.checkpoint.loading import architecture, check_state_dict, describe_backbone, method_name
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.datasets.checks import check_dataset
 from mmadclr.datasets.samplers import EpochSampler, check_workers, warn_of_scattered_reads
@@ -140,7 +140,10 @@ class Runner(mmengine_runner.Runner):
         if isinstance(unwrapped(self.model), SelfDistillation):
             self.check_attention()
         with sole_use(self.work_dir), explained_worker_deaths(lambda: self.iter, self.work_dir):
-            return super().train()
+            try:
+                return super().train()
+            finally:
+                self.call_hook('leave_training')  # after_train is for runs that come to their end
 
     def val(self):
         self.check_data('val')
@@ -302,7 +305,7 @@ class Runner(mmengine_runner.Runner):
         if hasattr(self.train_dataloader.dataset, 'metainfo'):
             meta['dataset_meta'] = self.train_dataloader.dataset.metainfo
         if isinstance(model, SelfDistillation):
-            meta |= {'method': type(model).__name__, 'backbone': describe_backbone(model)}
+            meta |= {'method': method_name(model), 'backbone': describe_backbone(model)}
         return meta
 
     def load_or_resume(self) -> None:

@@ -98,6 +98,20 @@ def test_a_signal_ends_the_run_after_a_checkpoint(train, small_config, name, cou
     assert_same_run(resumed, whole)
 
 
+class Fail(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        raise RuntimeError('something else')
+
+
+def test_signals_mean_again_what_they_did_when_a_run_fails(small_config):
+    handler = signal.getsignal(signal.SIGTERM)
+    runner = Runner.from_cfg(small_config())
+    runner.register_hook(Fail())
+    with pytest.raises(RuntimeError, match='something else'):
+        runner.train()
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
 def test_validation_that_was_missed_is_made_up_for(train):
     settings = EVERY_ITERATION | {'train_cfg.val_interval': 1, 'default_hooks.checkpoint.by_epoch': True}
     whole = train(settings, work_dir='whole')

@@ -90,9 +90,12 @@ class SafeCheckpointHook(Hook):
     def after_train(self, runner) -> None:
         self.agreement.wait()
         self.writer.wait()
-        self.stop.ignore_no_longer()
         if self.writer.failure is not None:
             raise ValueError(f'the last checkpoint of the run is missing: {self.writer.failure}')
+
+    def leave_training(self, runner) -> None:
+        """However the run ended: signals mean again what they meant before."""
+        self.stop.ignore_no_longer()
 
     def save(self, runner, done: int) -> None:
         """Takes the state of the run after ``done`` iterations; the main process writes it."""
