@@ -19,7 +19,8 @@ from torchvision.transforms import v2
 
 from mmadclr.checkpoint.opening import open_backbone
 from mmadclr.datasets.image_dataset import ImageDataset
-from mmadclr.evaluation.extraction import Loading, feature_batches
+from mmadclr.datasets.transforms import short_side
+from mmadclr.evaluation.extraction import Loading, Progress, feature_batches
 from mmadclr.evaluation.extractor import FeatureExtractor
 from mmadclr.evaluation.features import report_unreadable
 from mmadclr.models.backbones.feature_vit import FeatureViT
@@ -38,8 +39,9 @@ def load_backbone(
             :func:`mmadclr.checkpoint.opening.open_backbone`.
 
     Returns:
-        The model, which maps (B, 3, H, W) to ``cls`` (B, D) and ``patches`` (B, N, D), both final-normed; and a transform from
-        a PIL image to a normalised tensor (3, size, size): short side resized to 8/7 of ``size`` (bicubic), centre crop.
+        The model, which maps (B, 3, H, W) to ``cls`` (B, D) and ``patches`` (B, N, D), both final-normed; and a transform
+        from a PIL image to a normalised tensor (3, size, size): short side resized to 8/7 of ``size`` (bicubic), centre
+        crop.
 
     Raises:
         FileNotFoundError, ValueError: See ``open_backbone``.
@@ -56,7 +58,7 @@ def evaluation_transform(
     return v2.Compose(
         [
             v2.RGB(),
-            v2.Resize(resize or round(size * 8 / 7), v2.InterpolationMode.BICUBIC),
+            v2.Resize(resize or short_side(size), v2.InterpolationMode.BICUBIC),
             v2.CenterCrop(size),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
@@ -68,8 +70,8 @@ def evaluation_transform(
 class ExtractedFeatures(NamedTuple):
     """Features of the images of a folder, on the CPU, in the order of their paths.
 
-    ``paths``: (N) of the images that could be read. ``cls``: (N, D); None without class token. ``patches``: (N, P, D), row by
-    row; None where not asked for. Both final-normed. ``unreadable``: a message for every other image.
+    ``paths``: (N) of the images that could be read. ``cls``: (N, D); None without class token. ``patches``: (N, P, D), row
+    by row; None where not asked for. Both final-normed. ``unreadable``: a message for every other image.
     """
 
     paths: list[Path]
@@ -112,12 +114,13 @@ def extract_features(
         raise ValueError(f'{checkpoint}: the backbone has no class token; ask for patches=True')
     model = (_TokenExtractor(opened, 'mean') if patches else FeatureExtractor(opened, 'cls')).to(device)
     size = size or min(opened.img_size)
-    transform = dict(type='ResizeCentreCrop', resize=resize or round(size * 8 / 7), size=size)
+    transform = dict(type='ResizeCentreCrop', resize=resize or short_side(size), size=size)
     dataset = ImageDataset(str(folder), transform)
     loading = Loading(batch_size, num_workers, max_unreadable)
+    progress = Progress(len(dataset), folder)
     found = [
         (batch.outputs.cpu(), batch.indices.tolist(), batch.unreadable)
-        for batch in feature_batches(model, dataset, np.arange(len(dataset)), loading)
+        for batch in progress.over(feature_batches(model, dataset, np.arange(len(dataset)), loading))
     ]
     unreadable = sorted({message for *_, messages in found for message in messages})
     report_unreadable(unreadable, dataset, max_unreadable)

@@ -4,35 +4,99 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+class UnwritableError(OSError, ValueError):
+    """A file or folder cannot be written: no space, no permission, something else of its name."""
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write a file or a folder to; renamed to ``path`` at the end of the block.
 
-    It has the suffix of ``path``. After an error it is removed, and what ``path`` held before is untouched. A file replaces an
-    older one; so does a folder, which is moved out of the way first.
+    It has the suffix of ``path``. After an error it is removed, and what ``path`` held before is untouched. A file replaces
+    an older file; a folder replaces an older folder, which is moved out of the way first. Neither replaces the other. Files
+    get the permissions of any new file, also where a library writes them for their owner alone, as safetensors does.
 
     Raises:
+        UnwritableError: The system refuses to write, or a file would replace a folder.
         FileNotFoundError: The block wrote nothing.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{os.getpid()}.tmp.{path.name}')
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        permissions = _permissions(path.parent)
         yield temporary
-        if path.is_dir() and not path.is_symlink():
-            _replace_folder(temporary, path)
-        else:
-            os.replace(temporary, path)
+        if not temporary.exists():
+            raise FileNotFoundError(f'nothing was written to {temporary}, which was to become {path}')
+        _set_permissions(temporary, permissions)
+        _replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        raise UnwritableError(f'{path} cannot be written: {refusal}') from error
     finally:
         _remove(temporary)
 
 
-def _replace_folder(new: Path, path: Path) -> None:
+def check_writable(path: str | Path) -> None:
+    """Finds out before the work whether a file can be written after it; makes the folder it is to lie in.
+
+    Raises:
+        UnwritableError: It cannot, or ``path`` is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UnwritableError(f'{path} is a folder: name a file')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _permissions(path.parent)
+    except OSError as error:
+        raise UnwritableError(f'{path} cannot be written: {_refusal(error)}') from error
+
+
+def _permissions(folder: Path) -> int:
+    """Those that a new file gets in a folder, found out by making one."""
+    probe = folder / f'.{os.getpid()}.{threading.get_ident()}.probe'
+    try:
+        with probe.open('wb') as file:
+            return os.fstat(file.fileno()).st_mode & 0o666
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _set_permissions(path: Path, permissions: int) -> None:
+    for file in [path] if path.is_file() else path.rglob('*'):
+        if file.is_file():
+            file.chmod(permissions)
+
+
+def _refusal(error: BaseException) -> str | None:
+    """What the system said, if that was the error; None for any other, and for one with a message of its own."""
+    if type(error) is RuntimeError and isinstance(error.__context__, OSError):
+        error = error.__context__  # torch.save reports a full disk as an unexpected position
+    if isinstance(error, SafetensorError):
+        return str(error)
+    if not isinstance(error, OSError) or isinstance(error, UnwritableError):
+        return None
+    explained = isinstance(error, (FileNotFoundError, FileExistsError)) and error.errno is None
+    return None if explained else error.strerror or str(error)
+
+
+def _replace(new: Path, path: Path) -> None:
+    if not path.is_dir() or path.is_symlink():
+        os.replace(new, path)
+        return
+    if not new.is_dir():
+        raise UnwritableError(f'{path} is a folder: name a file')
     old = path.with_name(f'.{os.getpid()}.old.{path.name}')
     os.replace(path, old)
     try:
@@ -46,5 +110,5 @@ def _replace_folder(new: Path, path: Path) -> None:
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif os.path.lexists(path):
+        path.unlink()

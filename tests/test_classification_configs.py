@@ -27,6 +27,7 @@ FOLDER = REPO / 'configs' / 'benchmarks'
 IMAGENET = sorted((FOLDER / 'classification').glob('*.py'))
 CONFIGS = [*IMAGENET, *sorted((FOLDER / 'small').glob('*_photos.py'))]
 WIDTH, CLASSES = 24, ('n01', 'n02', 'n03')
+ORIENTATION = 0x0112  # of EXIF
 
 
 @pytest.fixture(autouse=True)
@@ -316,7 +317,10 @@ def test_evaluation_crops_equal_those_of_torchvision(size, name, interpolation, 
     init_default_scope('mmpretrain')
     cfg = Config.fromfile(FOLDER / 'classification' / f'{name}_vits16_in1k.py')
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / 'a.png')
+    image = Image.fromarray(pixels)
+    image.getexif()[ORIENTATION] = 6  # turns nothing in torchvision's data sets
+    image.save(tmp_path / 'a.png', exif=image.getexif())
+    assert Image.open(tmp_path / 'a.png').getexif()[ORIENTATION] == 6
     found = Compose(cfg.val_dataloader.dataset.pipeline)(dict(img_path=str(tmp_path / 'a.png')))['inputs'].flip(0)
     resize = transforms.Resize(256, transforms.InterpolationMode[interpolation])
     expected = transforms.Compose([resize, transforms.CenterCrop(224), transforms.PILToTensor()])(Image.fromarray(pixels))

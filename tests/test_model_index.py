@@ -22,6 +22,7 @@ NOT_INDEXED = (
     'configs/benchmarks/demo/',
     'configs/benchmarks/small/',
     'configs/demo/',
+    'configs/mmpretrain/',
 )
 WIDTHS = {384: 'ViT-S/16', 768: 'ViT-B/16'}
 SIDE = {'ade20k': 512}  # of the image whose multiply-adds are counted; 224 elsewhere

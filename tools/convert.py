@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmadclr.checkpoint.conversion import LAYOUTS, convert
+from mmadclr.engine.argument_types import positive
 from mmadclr.engine.launch import report_bad_input
 
 
@@ -20,8 +21,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('target', metavar='OUT', help='.pth file, or .safetensors for a layout of tensors alone')
     parser.add_argument('--to', required=True, choices=LAYOUTS, help='layout of the new file')
     parser.add_argument('--which', choices=['teacher', 'student'], default='teacher', help='network to take a backbone from')
-    parser.add_argument('--num-heads', type=int, help='attention heads, if IN does not tell and they are not of 64 channels')
-    parser.add_argument('--img-size', type=int, help='resize the position embedding to images of this size')
+    parser.add_argument(
+        '--num-heads', type=positive, help='attention heads, if IN does not tell and they are not of 64 channels'
+    )
+    parser.add_argument('--img-size', type=positive, help='resize the position embedding to images of this size')
     return parser.parse_args()
 
 

@@ -20,29 +20,21 @@ import mmengine
 import timm
 import torch
 import torchvision
-from mmengine.config import DictAction
 from mmengine.runner import find_latest_checkpoint
 from PIL import Image
 
 import mmadclr
+from mmadclr.comparison.baselines import headline, raw_pixels
+from mmadclr.comparison.dense_tasks import DENSE_TASKS, add_dense_arguments
 from mmadclr.datasets import collate_samples
 from mmadclr.datasets.image_dataset import load_rgb
 from mmadclr.datasets.transforms import crop_and_resize
 from mmadclr.engine import Runner
 from mmadclr.engine.launch import add_config_arguments, load_config, report_bad_input
-from mmadclr.evaluation import RawPixels
 from mmadclr.visualization import draw_attention, draw_crops, draw_curves
 
 NUM_SHOWN = 6
-PARTS = ('pretraining', 'detection', 'segmentation')
-# Config of a dense task, and its numbers: name in the summary -> metric of the package and its factor to percent.
-DENSE = {
-    'detection': (
-        'configs/benchmarks/demo/mask-rcnn_shapes.py',
-        {'box_ap': ('coco/bbox_mAP', 100), 'mask_ap': ('coco/segm_mAP', 100)},
-    ),
-    'segmentation': ('configs/benchmarks/demo/upernet_shapes.py', {'miou': ('mIoU', 1)}),
-}
+PARTS = ('pretraining', *DENSE_TASKS)
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,15 +42,7 @@ def parse_args() -> argparse.Namespace:
     add_config_arguments(parser, default_config=str(ROOT / 'configs/demo/adclr_vittiny_shapes.py'))
     parser.add_argument('--seed', type=int, default=0, help='seed of initialisation, order and augmentation')
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS, help='what to run; all by default')
-    for part in DENSE:
-        parser.add_argument(
-            f'--{part}-options',
-            nargs='+',
-            action=DictAction,
-            default={},
-            metavar='KEY=VALUE',
-            help=f'override keys of the config of {part}',
-        )
+    add_dense_arguments(parser)
     return parser.parse_args()
 
 
@@ -84,10 +68,10 @@ def pretrain(args: argparse.Namespace) -> dict[str, float]:
     cfg.randomness = dict(seed=args.seed)
     runner = Runner.from_cfg(cfg)
     evaluation = runner.build_val_loop(runner.val_loop)
-    pixels = RawPixels(runner.model.data_preprocessor, cfg.model.backbone.arch.patch_size)
-    summary = headline(evaluation.evaluate(pixels), 'pixels') | headline(evaluation.evaluate(runner.model), 'random')
+    summary = named(headline(evaluation.evaluate(raw_pixels(runner))), 'pixels')
+    summary |= named(headline(evaluation.evaluate(runner.model)), 'random')
     runner.train()
-    summary |= headline(evaluation.evaluate(runner.model), 'teacher')
+    summary |= named(headline(evaluation.evaluate(runner.model)), 'teacher')
     for picture in draw_pictures(runner, evaluation, summary):
         print(f'picture: {os.path.relpath(picture)}')
     return summary
@@ -95,20 +79,19 @@ def pretrain(args: argparse.Namespace) -> dict[str, float]:
 
 def finetune(args: argparse.Namespace, part: str) -> dict[str, float]:
     """Trains a dense task from the pretrained teacher and from random initialisation, alike in all else."""
-    config, metrics = DENSE[part]
+    task = DENSE_TASKS[part]
     checkpoints = {'pretrained': latest_checkpoint(args.work_dir), 'random': None}
     summary = {}
     for name, checkpoint in checkpoints.items():
         options = {**getattr(args, f'{part}_options'), 'pretrained': checkpoint}
         folder = str(Path(args.work_dir, f'{part}_{name}'))
-        cfg = load_config(argparse.Namespace(config=str(ROOT / config), cfg_options=options, work_dir=folder))
+        cfg = load_config(argparse.Namespace(config=str(ROOT / task.config), cfg_options=options, work_dir=folder))
         cfg.randomness = dict(seed=args.seed)
         cfg.experiment_name = f'{part}_{name}_{time.time_ns()}'  # loggers and scopes are global by this name
         runner = Runner.from_cfg(cfg)
         runner.train()
-        for key, (metric, scale) in metrics.items():
-            value = runner.message_hub.get_scalar(f'val/{metric}').current()
-            summary[f'{key}_{name}'] = round(scale * float(value), 2)
+        metrics = task.read(lambda metric, hub=runner.message_hub: hub.get_scalar(f'val/{metric}').current())
+        summary |= named(metrics, name)
     return summary
 
 
@@ -119,10 +102,9 @@ def latest_checkpoint(work_dir: str) -> str:
     return checkpoint
 
 
-def headline(metrics: dict[str, float], name: str) -> dict[str, float]:
-    """k-NN top-1 of the images, and mIoU of the linear probe on frozen patches."""
-    knn, probe = next(iter(metrics.values())), metrics['patch_linear_miou']
-    return {f'knn_{name}': round(knn, 2), f'probe_miou_{name}': round(probe, 2)}
+def named(metrics: dict[str, float], name: str) -> dict[str, float]:
+    """Metrics under the keys of the summary."""
+    return {f'{key}_{name}': value for key, value in metrics.items()}
 
 
 def draw_pictures(runner: Runner, evaluation, summary: dict) -> list[Path]:

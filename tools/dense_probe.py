@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.device import get_device
 
+from mmadclr.engine.argument_types import positive
 from mmadclr.engine.launch import report_bad_input
 from mmadclr.evaluation import DenseProbe
 from mmadclr.evaluation.command_line import add_backbone_arguments, finish, open_source, start_processes
@@ -29,15 +30,15 @@ def parse_args() -> argparse.Namespace:
             metavar=('IMAGES', 'MASKS'),
             help=f'folders below it that {meaning}; masks are PNG files of the same relative names',
         )
-    parser.add_argument('--num-classes', type=int, required=True)
+    parser.add_argument('--num-classes', type=positive, required=True)
     parser.add_argument('--ignore-index', type=int, default=255, help='label of pixels that do not count')
     parser.add_argument('--reduce-zero-label', action='store_true', help='0 is no class, classes start at 1 (ADE20K)')
     parser.add_argument(
-        '--size', type=int, help='side in pixels images are brought to; twice that of pretraining by default'
+        '--size', type=positive, help='side in pixels images are brought to; twice that of pretraining by default'
     )
-    parser.add_argument('--max-images', type=int, default=1000, help='of the training and of the validation set')
-    parser.add_argument('--bank-size', type=int, default=20_000, help='patches of the training images that are used')
-    parser.add_argument('--k', type=int, default=20, help='number of neighbours')
+    parser.add_argument('--max-images', type=positive, default=1000, help='of the training and of the validation set')
+    parser.add_argument('--bank-size', type=positive, default=20_000, help='patches of the training images that are used')
+    parser.add_argument('--k', type=positive, default=20, help='number of neighbours')
     return parser.parse_args()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmadclr.engine.argument_types import positive
 from mmadclr.engine.launch import report_bad_input
 from mmadclr.export import FORMATS, CardText, export_backbone
 
@@ -17,9 +18,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--format', required=True, choices=FORMATS)
     parser.add_argument('--which', choices=('teacher', 'student'), default='teacher', help='where the file has both')
     parser.add_argument(
-        '--num-heads', type=int, help='attention heads, where the file does not tell and 64 channels each are wrong'
+        '--num-heads', type=positive, help='attention heads, where the file does not tell and 64 channels each are wrong'
     )
-    parser.add_argument('--size', type=int, help='store positions resized for images of this size; as they are by default')
+    parser.add_argument('--img-size', type=positive, help='resize the position embedding to images of this size')
     parser.add_argument('--evaluation', nargs='+', default=[], metavar='JSON', help='results for the model card')
     parser.add_argument('--name', help='title of the model card; the name of the folder by default')
     parser.add_argument('--data', help='images it was pretrained on, for the model card')
@@ -31,7 +32,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     text = CardText(args.name, args.data, args.licence, args.evaluation)
-    comparisons = export_backbone(args.checkpoint, args.folder, args.format, args.which, args.num_heads, args.size, text)
+    comparisons = export_backbone(args.checkpoint, args.folder, args.format, args.which, args.num_heads, args.img_size, text)
     for comparison in comparisons:
         verdict = 'equal' if comparison.equal else 'positions are resized by another rule'
         print(f'images of {"x".join(map(str, comparison.size))}: largest difference {comparison.difference:.1e} ({verdict})')

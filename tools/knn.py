@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.device import get_device
 
+from mmadclr.engine.argument_types import positive
 from mmadclr.engine.launch import report_bad_input
 from mmadclr.evaluation.command_line import (
     add_backbone_arguments,
@@ -27,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_backbone_arguments(parser)
     add_image_arguments(parser)
-    parser.add_argument('--k', type=int, nargs='+', default=[10, 20, 100, 200], help='numbers of neighbours')
+    parser.add_argument('--k', type=positive, nargs='+', default=[10, 20, 100, 200], help='numbers of neighbours')
     parser.add_argument('--temperature', type=float, nargs='+', default=[0.07], help='of the votes')
     return parser.parse_args()
 
@@ -37,7 +38,7 @@ def main() -> None:
     args = parse_args()
     metric = WeightedKNN(args.k, args.temperature)
     start_processes(args)
-    sets = load_features(args, 'knn')
+    sets = load_features(args, 'knn', least=max(args.k))
     metrics = over_draws(sets, lambda train: evaluate_knn(metric, train, sets.val, get_device()))
     finish(args, {**metrics, **sets.about})
 

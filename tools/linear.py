@@ -16,6 +16,7 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 
+from mmadclr.engine.argument_types import positive
 from mmadclr.engine.launch import report_bad_input
 from mmadclr.evaluation.command_line import (
     add_backbone_arguments,
@@ -41,9 +42,11 @@ def parse_args() -> argparse.Namespace:
         default=LEARNING_RATES,
         help="peak learning rates for 256 images; default: iBOT's 45",
     )
-    parser.add_argument('--epochs', type=int, default=default.epochs)
-    parser.add_argument('--train-batch-size', type=int, default=default.batch_size, help='features of a step')
-    parser.add_argument('--held-out', type=float, default=default.held_out, help='share of --train the rate is chosen on')
+    parser.add_argument('--epochs', type=positive, default=default.epochs)
+    parser.add_argument('--train-batch-size', type=positive, default=default.batch_size, help='features of a step')
+    parser.add_argument(
+        '--held-out', type=float, help='share of --train the rate is chosen on; by default 2,000 images, within 2 and 20 %%'
+    )
     parser.add_argument('--retrain', action='store_true', help='train at the chosen rate again, with the held-out images')
     parser.add_argument(
         '--save', metavar='FILE', help='write the chosen classifier (of the first draw of --shots): weight, bias, classes'
@@ -54,8 +57,9 @@ def parse_args() -> argparse.Namespace:
 def save(filename: str, result: LinearResult, classes: tuple[str, ...]) -> None:
     """Writes ``weight`` (C, D), ``bias`` (C,), ``classes`` and ``metrics`` for ``torch.load(..., weights_only=True)``."""
     weight, bias = (part[0].cpu() for part in result.classifier)
-    with atomic_path(filename) as temporary:
-        torch.save(dict(weight=weight, bias=bias, classes=list(classes), metrics=result.metrics), temporary)
+    content = dict(weight=weight, bias=bias, classes=list(classes), metrics=result.metrics)
+    with atomic_path(filename) as temporary, temporary.open('wb') as file:
+        torch.save(content, file)
 
 
 @report_bad_input
@@ -69,7 +73,7 @@ def main() -> None:
         retrain=args.retrain,
         seed=args.seed,
     )
-    start_processes(args)
+    start_processes(args, args.save)
     sets = load_features(args, 'linear')
     results = []
 

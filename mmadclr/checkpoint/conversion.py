@@ -200,7 +200,8 @@ def _group(path: str) -> str:
 
 def _write(content: dict[str, Any], path: Path) -> None:
     if path.suffix != '.safetensors':
-        torch.save(content, path)
+        with path.open('wb') as file:  # of what torch opens by itself, a full disk is no OSError
+            torch.save(content, file)
     elif all(isinstance(value, Tensor) for value in content.values()):
         save_file({name: tensor.contiguous() for name, tensor in content.items()}, path)
     else:

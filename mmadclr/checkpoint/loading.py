@@ -38,9 +38,10 @@ def check_state_dict(model: nn.Module, filename: str | Path, checkpoint: dict | 
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is no checkpoint, or one of another model; names the keys that differ.
+        ValueError: The file is no checkpoint, or one of another method or model; names both, or the keys that differ.
     """
     checkpoint = checkpoint or read_checkpoint(filename)
+    _check_method(model, filename, checkpoint.get('meta', {}).get('method'))
     state = checkpoint.get('state_dict', checkpoint)
     shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
     _compare(filename, 'tensors', shapes, {name: tuple(value.shape) for name, value in model.state_dict().items()})
@@ -48,6 +49,21 @@ def check_state_dict(model: nn.Module, filename: str | Path, checkpoint: dict | 
     if heads is not None:
         _compare(filename, 'numbers of attention heads', heads, architecture(model))
     return state
+
+
+def method_name(model: nn.Module) -> str:
+    """The registered name of a pretraining method; FSDP2 puts its own before that of a class whose parameters it cuts."""
+    return type(model).__name__.removeprefix('FSDP')
+
+
+def _check_method(model: nn.Module, filename: str | Path, method: str | None) -> None:
+    """A file that tells its method is of this one: said first, because the names of all tensors that differ say less."""
+    expected = method_name(model)
+    if method is not None and method.removeprefix('FSDP') != expected:
+        raise ValueError(
+            f'{filename} is a checkpoint of {method.removeprefix("FSDP")}, but the model of the config is {expected}: go on '
+            f'with a config of {method.removeprefix("FSDP")}, or begin a run of {expected} in another work dir'
+        )
 
 
 def _compare(filename: str | Path, what: str, found: dict, expected: dict) -> None:

@@ -48,23 +48,24 @@ def write_as_ours(state: TrainingState, settings: dict) -> dict:
 
 def build_model(state: TrainingState, settings: dict) -> SelfDistillation:
     """Our model of the method, of the sizes of the state, without memory for its parameters."""
-    head = dict(**head_settings(state.student), norm_last_layer=not state.learns_norms)
+    names = ('head', 'patch_head') if 'patch_head.last_layer.weight_v' in state.student else ('head',)
+    heads = {name: dict(**head_settings(state.student, name), norm_last_layer=not state.learns_norms) for name in names}
     with torch.device('meta'):
-        return MODELS.build(dict(type=state.method, backbone=dict(type='QueryViT', **settings), head=head))
+        return MODELS.build(dict(type=state.method, backbone=dict(type='QueryViT', **settings), **heads))
 
 
-def head_settings(parameters: dict[str, Tensor]) -> dict:
-    """Type and sizes of the head of [CLS], and of patches if there is one.
+def head_settings(parameters: dict[str, Tensor], head: str = 'head') -> dict:
+    """Type and sizes of a head; that of [CLS] may have prototypes for patches, too.
 
     Raises:
         ValueError: It has batch norms, as ours has not.
     """
-    if 'head.mlp.1.weight' in parameters:
-        raise ValueError('head.mlp.1 is a batch norm, which our heads do not have')
-    out_dim, bottleneck_dim = parameters['head.last_layer.weight_v'].shape
-    widths = [len(t) for name, t in parameters.items() if name.startswith('head.mlp.') and name.endswith('weight')]
+    if f'{head}.mlp.1.weight' in parameters:
+        raise ValueError(f'{head}.mlp.1 is a batch norm, which our heads do not have')
+    out_dim, bottleneck_dim = parameters[f'{head}.last_layer.weight_v'].shape
+    widths = [len(t) for name, t in parameters.items() if name.startswith(f'{head}.mlp.') and name.endswith('weight')]
     sizes = dict(out_dim=out_dim, hidden_dim=widths[0], bottleneck_dim=bottleneck_dim, num_layers=len(widths))
-    if PATCH_PROTOTYPES in parameters:
+    if head == 'head' and PATCH_PROTOTYPES in parameters:
         return dict(type='IBOTHead', patch_out_dim=len(parameters[PATCH_PROTOTYPES]), **sizes)
     return dict(type='DINOHead', **sizes)
 

@@ -17,7 +17,10 @@ from torch import Tensor
 OFFICIAL = {
     'DINO': ('dino_loss', {'center': 'loss_cls'}),
     'IBOT': ('ibot_loss', {'center': 'loss_cls', 'center2': 'loss_patch'}),
+    'SelfPatch': ('dino_loss', {'center': 'loss_cls', 'patch_center': 'loss_patch'}),
 }
+# SelfPatch's names for parts of a network, and ours.
+PARTS = {'c_head.': 'head.', 'p_head.': 'patch_head.', 'ca_head.': 'class_attention.'}
 PATCH_PROTOTYPES = 'head.last_layer2.weight_v'
 MASK = re.compile(r'(?<=^backbone\.)(masked_embed|mask_token)$')  # iBOT's name, and ours
 
@@ -48,14 +51,14 @@ class TrainingState:
 
 
 def read_training_state(checkpoint: Mapping) -> TrainingState | None:
-    """The training state in a checkpoint of ours, of DINO or of iBOT; None if the file is no such checkpoint.
+    """The training state in a checkpoint of ours, of DINO, iBOT or SelfPatch; None if the file is no such checkpoint.
 
     Raises:
         ValueError: The file is one, but not of a kind that can be taken over.
     """
-    if 'head.last_layer.weight_v' in checkpoint.get('teacher', {}):
+    if {'head.last_layer.weight_v', 'c_head.last_layer.weight_v'} & checkpoint.get('teacher', {}).keys():
         for method, (loss, centres) in OFFICIAL.items():
-            if isinstance(checkpoint.get(loss), Mapping):
+            if isinstance(checkpoint.get(loss), Mapping) and checkpoint[loss].keys() == centres.keys():
                 return _of_official(checkpoint, method, loss, centres)
     state = checkpoint.get('state_dict')
     if isinstance(state, Mapping) and {name.partition('.')[0] for name in state} >= {'student', 'teacher'}:
@@ -67,8 +70,10 @@ def write_as_dino(state: TrainingState) -> dict:
     """The state as DINO's training script writes it, for its own ``restart_from_checkpoint``; what DINO has not is left out.
 
     Raises:
-        ValueError: It has no head or centre for [CLS].
+        ValueError: It has no class token, or no head or centre for it.
     """
+    if 'backbone.cls_token' not in state.student:
+        raise ValueError('its vision transformer has a class token, that of this run has none')
     if 'head.last_layer.weight_v' not in state.student or 'loss_cls' not in state.centres:
         raise ValueError('its run has no head (head.last_layer) or no centre (loss_cls.centre) for the class token')
     student, teacher = _of_dino_alone(state.student), _of_dino_alone(state.teacher)
@@ -185,9 +190,14 @@ def _of_official(checkpoint: Mapping, method: str, loss: str, centres: Mapping[s
 
 def _with_our_names(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of an official network: without ``module.``, and without a second name for prototypes that patches share."""
-    named = {MASK.sub('mask_token', name.removeprefix('module.')): tensor for name, tensor in parameters.items()}
+    named = {_our_name(name.removeprefix('module.')): tensor for name, tensor in parameters.items()}
     shares = PATCH_PROTOTYPES in named and torch.equal(named[PATCH_PROTOTYPES], named['head.last_layer.weight_v'])
     return {name: tensor for name, tensor in named.items() if not (shares and name.startswith('head.last_layer2.'))}
+
+
+def _our_name(name: str) -> str:
+    part = next((theirs for theirs in PARTS if name.startswith(theirs)), '')
+    return PARTS.get(part, '') + MASK.sub('mask_token', name.removeprefix(part))
 
 
 def _of_ours(checkpoint: Mapping) -> TrainingState:

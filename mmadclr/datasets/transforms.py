@@ -240,6 +240,11 @@ def resize_into(out: Tensor, image: Tensor, box: Box) -> None:
     torch.ops.aten._upsample_bicubic2d_aa.out(part, out.shape[-2:], False, None, None, out=out)
 
 
+def short_side(size: int) -> int:
+    """Short side of an image before a centre crop of ``size`` pixels is evaluated: 8/7 of it, 256 for 224."""
+    return round(size * 8 / 7)
+
+
 @TRANSFORMS.register_module()
 class ResizeCentreCrop:
     """Short side to ``resize`` pixels (bicubic), then the central ``size`` x ``size`` pixels: the evaluation input."""

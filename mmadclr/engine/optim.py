@@ -72,9 +72,9 @@ class AutocastOptimWrapper(OptimWrapper):
 class SelfDistillationOptimWrapper(AutocastOptimWrapper):
     """Adds per-tensor clipping, parameters that can be frozen for a while, and steps that leave everything as it was.
 
-    A step whose loss or gradients are not finite is skipped, on all processes alike: parameters, moments and step counts keep
-    their values. ``skipped`` () is 1 after such a step and else 0; it stays on the device, and so does the decision where
-    the optimizer can take it there (fused Adam and AdamW). A gradient whose norm overflows counts as not finite.
+    A step whose loss or gradients are not finite is skipped, on all processes alike: parameters, moments and step counts
+    keep their values. ``skipped`` () is 1 after such a step and else 0; it stays on the device, and so does the decision
+    where the optimizer can take it there (fused Adam and AdamW). A gradient whose norm overflows counts as not finite.
 
     Args:
         max_norm: Norm each gradient tensor is clipped to; None or 0 for no clipping.

@@ -22,12 +22,14 @@ from mmengine.logging import print_log
 from mmadclr.checkpoint.opening import OpenedBackbone, open_backbone
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.subsets import few_shot
+from mmadclr.datasets.transforms import short_side
+from mmadclr.engine.argument_types import natural, positive
 from mmadclr.engine.launch import add_launcher_arguments, load_config
 from mmadclr.evaluation.extraction import DTYPES, Loading, extract
 from mmadclr.evaluation.extractor import FEATURES, FeatureExtractor, default_features
 from mmadclr.evaluation.feature_cache import cached_features, fingerprint
 from mmadclr.evaluation.rows import FeatureSet
-from mmadclr.files import atomic_path
+from mmadclr.files import atomic_path, check_writable
 from mmadclr.models.backbones.feature_vit import FeatureViT
 from mmadclr.registry import MODELS
 
@@ -40,11 +42,11 @@ def add_backbone_arguments(parser: ArgumentParser, batch_size: int = 128) -> Non
         'checkpoint', help='of any known layout; or a config of ours (.py), whose backbone is then randomly initialised'
     )
     parser.add_argument('--which', choices=['teacher', 'student'], default='teacher', help='of a checkpoint with both')
-    parser.add_argument('--num-heads', type=int, help='attention heads, where the file does not tell them')
-    parser.add_argument('--batch-size', type=int, default=batch_size, help='images a process encodes at a time')
+    parser.add_argument('--num-heads', type=positive, help='attention heads, where the file does not tell them')
+    parser.add_argument('--batch-size', type=positive, default=batch_size, help='images a process encodes at a time')
     workers = min(4, os.cpu_count() or 1)
-    parser.add_argument('--workers', type=int, default=workers, help='processes that read images, for each process')
-    parser.add_argument('--out', metavar='FILE', help='write the result as JSON, too')
+    parser.add_argument('--workers', type=natural, default=workers, help='processes that read images, for each process')
+    parser.add_argument('--out', metavar='FILE', help='write the whole result as JSON, with the parts that are not printed')
     add_launcher_arguments(parser)
 
 
@@ -55,20 +57,26 @@ def add_image_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--train-list', metavar='FILE', help='lines of a path below --train and an integer label')
     parser.add_argument('--val-list', metavar='FILE', help='the same for --val')
     parser.add_argument('--shards', metavar='GLOB', help="tar shards in both folders, for example '*.tar'")
-    parser.add_argument('--size', type=int, help='side of the images; that of pretraining by default')
-    parser.add_argument('--resize', type=int, help='short side before the centre crop; 8/7 of the size by default')
+    parser.add_argument('--size', type=positive, help='side of the images; that of pretraining by default')
+    parser.add_argument('--resize', type=positive, help='short side before the centre crop; 8/7 of the size by default')
     parser.add_argument('--features', choices=FEATURES, help='feature of an image; by default what DINO takes')
     parser.add_argument('--dtype', choices=DTYPES, default='float16', help='in which features are kept')
     parser.add_argument('--cache', metavar='DIR', help='keep features there, and use those that are')
     parser.add_argument('--refresh', action='store_true', help='extract anew what the cache holds')
-    parser.add_argument('--max-unreadable', type=int, default=100, help='images of a set that may be left out')
-    parser.add_argument('--shots', type=int, help='learn from so many images of each class, drawn at random')
-    parser.add_argument('--runs', type=int, default=1, help='draws of --shots, for mean and standard deviation')
-    parser.add_argument('--seed', type=int, default=0, help='of the first draw, and of training')
+    parser.add_argument('--max-unreadable', type=natural, default=100, help='images of a set that may be left out')
+    parser.add_argument('--shots', type=positive, help='learn from so many images of each class, drawn at random')
+    parser.add_argument('--runs', type=positive, default=1, help='draws of --shots, for mean and standard deviation')
+    parser.add_argument('--seed', type=natural, default=0, help='of the first draw, and of training')
 
 
-def start_processes(args: Namespace) -> None:
-    """Joins the processes of the launcher, over gloo where there is no GPU."""
+def start_processes(args: Namespace, *outputs: str | None) -> None:
+    """Joins the processes of the launcher, over gloo where there is no GPU.
+
+    Raises:
+        UnwritableError: ``--out`` or another of the ``outputs`` (None: not asked for) could not be written in the end.
+    """
+    for path in filter(None, (args.out, *outputs)):
+        check_writable(path)
     if args.launcher == 'none':
         return
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -126,29 +134,31 @@ class EvaluationSets(NamedTuple):
     about: dict
 
 
-def load_features(args: Namespace, task: str) -> EvaluationSets:
+def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
     """Features of training and validation images; of the former only those that are drawn, unless all go to a cache.
 
     Args:
         args: Of the two functions above.
         task: ``'knn'`` or ``'linear'``.
+        least: So many images to learn from are needed.
 
     Raises:
-        FileNotFoundError, ValueError: The sets cannot be read, hold different classes, or their cache other features.
+        FileNotFoundError, ValueError: The sets cannot be read, hold different classes or too few images, or their cache
+            holds other features.
         UnreadableImageError: Too many images cannot be read.
     """
-    if args.runs < 1 or (args.runs > 1 and args.shots is None):
-        raise ValueError(f'--runs {args.runs}: draws of --shots, 1 or more; without --shots there is nothing to draw')
+    if args.runs > 1 and args.shots is None:
+        raise ValueError(f'--runs {args.runs}: draws of --shots; without --shots there is nothing to draw')
     if args.refresh and not args.cache:
         raise ValueError('--refresh: there is nothing to extract anew without --cache DIR')
     opened = open_source(args)
     features = args.features or default_features(opened.model, task)
     model = FeatureExtractor(opened, features).to(get_device())
     datasets = build_datasets(args, args.size or min(opened.img_size))
-    draws = [None]
-    if args.shots is not None:
-        seeds = range(args.seed, args.seed + args.runs)
-        draws = [few_shot(datasets['train'].labels, args.shots, seed) for seed in seeds]
+    draws = draw(args, datasets['train'])
+    count = len(datasets['train']) if draws[0] is None else len(draws[0])
+    if count < least:
+        raise ValueError(f'{count} images to learn from, but --k asks for {least} neighbours: choose fewer')
     wanted = {'train': None if args.shots is None else np.unique(np.concatenate(draws)), 'val': None}
     loading = Loading(args.batch_size, args.workers, args.max_unreadable)
     found = []
@@ -160,13 +170,30 @@ def load_features(args: Namespace, task: str) -> EvaluationSets:
         else:
             found.append(extract(model, dataset, loading, args.dtype, wanted[name]))
     transform = datasets['val'].transform
-    about = dict(features=features, resize=transform.resize, size=transform.size, shots=args.shots)
+    used = found[0].indices if draws[0] is None else np.intersect1d(found[0].indices, draws[0])
+    about = dict(
+        features=features,
+        resize=transform.resize,
+        size=transform.size,
+        shots=args.shots,
+        train_images=len(used),
+        val_images=len(found[1].labels),
+        inputs=dict(checkpoint=args.checkpoint, which=args.which, train=args.train, val=args.val),
+    )
     return EvaluationSets(*found, draws, about)
+
+
+def draw(args: Namespace, dataset: ImageDataset) -> list[np.ndarray | None]:
+    """For each run the images to learn from, all of them (None) without ``--shots``."""
+    if args.shots is None:
+        return [None]
+    names = np.array(dataset.metainfo['classes'])[dataset.labels]  # so that an error says them
+    return [few_shot(names, args.shots, seed) for seed in range(args.seed, args.seed + args.runs)]
 
 
 def build_datasets(args: Namespace, size: int) -> dict[str, ImageDataset]:
     """The training and the validation images at ``size`` pixels, once it is certain that they have the same classes."""
-    transform = dict(type='ResizeCentreCrop', resize=args.resize or round(size * 8 / 7), size=size)
+    transform = dict(type='ResizeCentreCrop', resize=args.resize or short_side(size), size=size)
     places = {'train': (args.train, args.train_list), 'val': (args.val, args.val_list)}
     datasets = {
         name: ImageDataset(root, dict(transform), ann_file, with_label=True, shards=args.shards)
@@ -214,14 +241,14 @@ def summarise(runs: Sequence[Mapping[str, float]]) -> dict:
 
 
 def finish(args: Namespace, metrics: Mapping) -> None:
-    """Prints a result as JSON and writes it to ``--out``; by the main process."""
+    """Prints a result as JSON, without its tables and inputs, and writes all of it to ``--out``; by the main process."""
     if not dist.is_main_process():
         return
-    text = json.dumps(rounded(metrics), indent=1)
-    print(text)
+    metrics = rounded(metrics)
+    print(json.dumps({name: value for name, value in metrics.items() if not isinstance(value, (list, dict))}, indent=1))
     if args.out:
         with atomic_path(args.out) as temporary:
-            temporary.write_text(text + '\n')
+            temporary.write_text(json.dumps(metrics, indent=1) + '\n')
 
 
 def rounded(node):

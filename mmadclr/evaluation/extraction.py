@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from mmengine import dist
+from mmengine.logging import print_log
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -17,6 +19,7 @@ from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 
 T = TypeVar('T')
 DTYPES = ('float16', 'float32')
+LOG_SECONDS = 30.0
 
 
 class Loading(NamedTuple):
@@ -60,6 +63,32 @@ def feature_batches(model: nn.Module, dataset: Dataset, indices: np.ndarray, loa
         with torch.no_grad():
             outputs = model(**model.data_preprocessor(data, False))
         yield Batch(outputs[torch.from_numpy(kept).to(outputs.device)], asked[kept], data['unreadable'])
+
+
+class Progress:
+    """Says now and then how far a process has come.
+
+    Args:
+        total: Number of its images.
+        where: What messages call them.
+    """
+
+    def __init__(self, total: int, where: object) -> None:
+        self.total, self.where, self.done = total, where, 0
+        self.started = self.logged = time.monotonic()
+
+    def over(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, which are counted on the way."""
+        for batch in batches:
+            self.done += len(batch.indices) + len(batch.unreadable)
+            now = time.monotonic()
+            if now - self.logged >= LOG_SECONDS:
+                self.logged = now
+                rate = self.done / (now - self.started)
+                left = (self.total - self.done) / rate / 60
+                message = f'{self.where}: {self.done} of {self.total} images, {rate:.0f} images/s, {left:.0f} min left'
+                print_log(message, 'current')
+            yield batch
 
 
 def share(indices: np.ndarray) -> np.ndarray:
@@ -124,7 +153,8 @@ def extract(
     indices = np.arange(len(dataset)) if indices is None else indices
 
     def mine() -> tuple:
-        batches = feature_batches(model, dataset, share(indices), loading)
+        chosen = share(indices)
+        batches = Progress(len(chosen), dataset.data_root).over(feature_batches(model, dataset, chosen, loading))
         return [(to_dtype(batch.outputs, dtype), batch.indices, batch.unreadable) for batch in batches]
 
     found = [batch for part in dist.all_gather_object(together(mine)) for batch in part]

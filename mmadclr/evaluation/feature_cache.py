@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 import mmadclr
 from mmadclr.checkpoint.opening import OpenedBackbone
-from mmadclr.evaluation.extraction import Loading, feature_batches, share, to_dtype, together
+from mmadclr.evaluation.extraction import Loading, Progress, feature_batches, share, to_dtype, together
 from mmadclr.evaluation.features import report_unreadable
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 from mmadclr.files import atomic_path
@@ -99,19 +99,26 @@ def read_cache(folder: str | Path, expected: dict) -> FeatureSet:
         ValueError: They are features of something else (names what differs), or shards are missing.
     """
     folder = Path(folder)
-    about = json.loads((folder / INDEX).read_text())
-    found = about['fingerprint']
-    for item in expected:
-        if found.get(item) != expected[item]:
-            raise ValueError(
-                f'{folder} holds other features: {item} differ ({found.get(item)} there, {expected[item]} asked for). '
-                'Choose another folder, or extract them anew (--refresh)'
-            )
+    try:
+        about = json.loads((folder / INDEX).read_text())
+        parts = [_open_shard(folder / name, rows) for name, rows in about['shards']]
+        labels, indices = (np.load(folder / f'{name}.npy') for name in ('labels', 'indices'))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f'{folder} is damaged ({error}): extract the features anew (--refresh)') from error
+    _compare(folder, about['fingerprint'], expected)
     for message in about['unreadable']:
         print_log(f'unreadable image, left out of the evaluation: {message}', 'current')
-    parts = [_open_shard(folder / name, rows) for name, rows in about['shards']]
-    labels, indices = (np.load(folder / f'{name}.npy') for name in ('labels', 'indices'))
     return FeatureSet(FeatureRows(parts), labels, indices, tuple(about['classes']))
+
+
+def _compare(folder: Path, found: dict, expected: dict) -> None:
+    for item in expected:
+        if found.get(item) != expected[item]:
+            there, asked = (str(values.get(item))[:40] for values in (found, expected))  # digests are longer
+            raise ValueError(
+                f'{folder} holds other features: {item} differ ({there} there, {asked} asked for). '
+                'Choose another folder, or extract them anew (--refresh)'
+            )
 
 
 def write_cache(folder: Path, model: nn.Module, dataset: Dataset, expected: dict, loading: Loading) -> None:
@@ -160,10 +167,11 @@ def _write_shards(
 ) -> Iterator[tuple[str, np.ndarray, list[str]]]:
     """Writes what falls to this process; gives name, indices (n,) and messages of each shard."""
     mine = share(np.arange(len(dataset)))
+    progress = Progress(len(mine), dataset.data_root)
     for indices in np.split(mine, range(SHARD_ROWS, len(mine), SHARD_ROWS)):
         batches = [
             (to_dtype(batch.outputs, dtype), batch.indices, batch.unreadable)
-            for batch in feature_batches(model, dataset, indices, loading)
+            for batch in progress.over(feature_batches(model, dataset, indices, loading))
         ]
         if not batches:
             continue
@@ -174,7 +182,7 @@ def _write_shards(
 
 
 def _open_shard(path: Path, rows: int) -> np.ndarray:
-    found = np.load(path, mmap_mode='r') if path.is_file() else ()
+    found = np.load(path, mmap_mode='r')
     if len(found) != rows:
-        raise ValueError(f'{path} is missing or cut ({len(found)} of {rows} rows): extract the features anew (--refresh)')
+        raise ValueError(f'{path} has {len(found)} rows instead of {rows}')
     return found

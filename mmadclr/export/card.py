@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadclr.checkpoint.opening import OpenedBackbone
+from mmadclr.datasets.transforms import short_side
 from mmadclr.export.formats import Format
 from mmadclr.export.origin import Origin
 from mmadclr.export.verification import BATCHES, Comparison
@@ -76,7 +77,8 @@ def verified_text(form: Format, opened: OpenedBackbone, comparisons: list[Compar
 
 
 def evaluation_rows(file: str | Path) -> list[tuple[str, str, str]]:
-    """(file, result, value) of every number or text in a JSON file; nested keys are joined by slashes.
+    """(file, result, value) of every number or text in a JSON file, without its tables and inputs; nested keys are joined by
+    slashes.
 
     Raises:
         FileNotFoundError, ValueError: There is no such file, or it holds no JSON object.
@@ -90,6 +92,7 @@ def evaluation_rows(file: str | Path) -> list[tuple[str, str, str]]:
         raise ValueError(f'evaluation {file} is no JSON file: {error}') from error
     if not isinstance(results, dict):
         raise ValueError(f'evaluation {file} holds a {type(results).__name__}, not an object of results')
+    results.pop('inputs', None)  # paths of one machine
     return [(path.name, key, value) for key, value in _leaves(results)]
 
 
@@ -97,7 +100,7 @@ def _leaves(node: Any, path: str = '') -> Iterator[tuple[str, str]]:
     if isinstance(node, dict):
         for key, value in node.items():
             yield from _leaves(value, f'{path}/{key}' if path else str(key))
-    else:
+    elif node is not None and not isinstance(node, list):
         yield path, f'{node:.4g}' if isinstance(node, float) else str(node)
 
 
@@ -109,7 +112,7 @@ def _head(form: Format, text: CardText) -> str:
 
 def _input_text(opened: OpenedBackbone) -> str:
     mean, std = (STATISTICS.format(*values) for values in (opened.mean, opened.std))
-    short, crop = round(min(opened.img_size) * 8 / 7), _size((min(opened.img_size),) * 2)
+    short, crop = short_side(min(opened.img_size)), _size((min(opened.img_size),) * 2)
     return (
         f'`images`: (B, 3, H, W), values in [0, 1] normalised by mean {mean} and standard deviation {std}. Evaluations '
         f'resize the short side to {short} (bicubic) and cut out the central {crop}.'

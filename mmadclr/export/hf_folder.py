@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mmadclr.checkpoint.opening import OpenedBackbone
+from mmadclr.datasets.transforms import short_side
 from mmadclr.export.formats import Features, Format, require, split_tokens
-from mmadclr.export.timm_folder import CROP_RATIO
 from mmadclr.models.backbones.query_vit import QueryViT
 
 PURPOSE = 'the format hf'
@@ -164,7 +164,7 @@ def _empty(transformers: ModuleType, opened: OpenedBackbone) -> torch.nn.Module:
 def _image_processor(transformers: ModuleType, opened: OpenedBackbone):
     """Our evaluation transform; for images that are not square both sides are resized."""
     height, width = opened.img_size
-    resized = {'height': round(height / CROP_RATIO), 'width': round(width / CROP_RATIO)}
+    resized = {'height': short_side(height), 'width': short_side(width)}
     return transformers.BitImageProcessor(
         size={'shortest_edge': resized['height']} if height == width else resized,
         resample=3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -53,7 +54,11 @@ class TorchScriptFolder(Program):
     def record(self, model: PortableViT, images: Tensor, folder: Path) -> None:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')  # of constants and of age; sizes and batches are verified
-            torch.jit.trace(model, images).save(str(folder / TORCHSCRIPT_FILE))
+            program = torch.jit.trace(model, images)
+        # By way of memory: writing to a full disk by itself, torch ends the process.
+        content = io.BytesIO()
+        torch.jit.save(program, content)
+        (folder / TORCHSCRIPT_FILE).write_bytes(content.getvalue())
 
     def load(self, folder: Path) -> Features:
         program = torch.jit.load(str(folder / TORCHSCRIPT_FILE))

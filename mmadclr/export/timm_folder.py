@@ -12,6 +12,7 @@ from timm.models import save_for_hf
 from timm.models.vision_transformer import VisionTransformer
 
 from mmadclr.checkpoint.opening import OpenedBackbone
+from mmadclr.datasets.transforms import short_side
 from mmadclr.export.formats import CONFIG, WEIGHTS, Features, Format, split_tokens
 from mmadclr.export.plain import plain_vit, vision_transformer_arguments
 from mmadclr.models.backbones.query_vit import SIZES, resolve_arch
@@ -102,7 +103,7 @@ def pretrained_cfg(opened: OpenedBackbone) -> dict:
 
 def crop_ratio(size: int) -> float:
     """The part of the short side that is cropped, such that timm's rounding leads to the short side of our transform."""
-    resized = round(size / CROP_RATIO)
+    resized = short_side(size)
     return CROP_RATIO if math.floor(size / CROP_RATIO) == resized else size / (resized + 0.5)
 
 

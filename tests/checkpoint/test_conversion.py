@@ -165,6 +165,28 @@ def test_heads_and_centres_of_ibot_are_kept(tmp_path):
     assert (result.lost, result.kept[-1]) == (['args'], 'optimizer: moments of 39 tensors')
 
 
+@torch.no_grad()
+def test_heads_and_centres_of_selfpatch_are_kept(tmp_path):
+    result = convert(source('selfpatch_checkpoint'), tmp_path / 'a.pth', 'mmadclr', num_heads=3)
+    expected = golden('selfpatch')
+    model = converted_model(tmp_path / 'a.pth')
+    for which, (size, image) in product(('student', 'teacher'), images(expected).items()):
+        network, grid = getattr(model, which), (size // 16, size // 16)
+        cls, patches = network['class_attention'](network['backbone'](torch.cat((image, image.flip(-1)))).patches, grid)
+        clear = torch.from_numpy(expected[f'{which}/clear_ranking_{size}'])
+        got = torch.cat((cls[:, None], patches), dim=1)[clear]
+        want = torch.from_numpy(expected[f'{which}/ca_teacher_{size}'])[clear]
+        torch.testing.assert_close(got, want, rtol=0, atol=3e-5)
+    original = read_checkpoint(source('selfpatch_checkpoint'))
+    for ours, theirs in (('head', 'c_head'), ('patch_head', 'p_head')):
+        for name, tensor in model.student[ours].state_dict().items():
+            assert torch.equal(tensor, original['student'][f'module.{theirs}.{name}'])
+    for loss, name in ((model.loss_cls, 'center'), (model.loss_patch, 'patch_center')):
+        assert torch.equal(loss.centre, torch.from_numpy(expected[name]).flatten())
+    assert read_checkpoint(tmp_path / 'a.pth')['meta']['method'] == 'SelfPatch'
+    assert (result.lost, result.kept[-1]) == (['args'], 'optimizer: moments of 76 tensors')
+
+
 def test_dino_gets_of_an_ibot_run_what_it_can_hold(tmp_path):
     result = convert(source('ibot_checkpoint'), tmp_path / 'a.pth', 'dino')
     assert result.lost == ['args', 'student.backbone.mask_token', 'centre of loss_patch']

@@ -30,3 +30,19 @@ def test_files_that_are_no_checkpoints(tmp_path):
     (tmp_path / 'a.pth').write_text('no checkpoint')
     with pytest.raises(ValueError, match=r'a\.pth cannot be read as a checkpoint'):
         check_state_dict(nn.Linear(3, 2), tmp_path / 'a.pth')
+
+
+def test_a_checkpoint_of_another_method_names_both(tmp_path):
+    model = nn.Linear(3, 2)
+    torch.save({'state_dict': model.state_dict(), 'meta': {'method': 'SelfPatch'}}, tmp_path / 'a.pth')
+    with pytest.raises(
+        ValueError, match=r'a\.pth is a checkpoint of SelfPatch, but the model of the config is Linear: go on'
+    ):
+        check_state_dict(model, tmp_path / 'a.pth')
+
+
+@pytest.mark.parametrize('method', ['Linear', 'FSDPLinear'])
+def test_sharded_runs_are_of_the_same_method(tmp_path, method):
+    model = nn.Linear(3, 2)
+    torch.save({'state_dict': model.state_dict(), 'meta': {'method': method}}, tmp_path / 'a.pth')
+    assert torch.equal(check_state_dict(model, tmp_path / 'a.pth')['weight'], model.weight)

@@ -101,15 +101,49 @@ class Poison(Hook):
                 runner.model.student.backbone.cls_token.fill_(math.nan)
 
 
-def test_first_loss_that_is_not_finite_is_named_at_the_interval(small_config):
+def test_weights_that_are_not_finite_end_the_run_at_the_interval(small_config):
     cfg = small_config({'default_hooks.logger.interval': 3})
-    with pytest.raises(FloatingPointError, match=r'loss, loss_cls.* not finite at iteration 1 .*images \['):
+    message = r'cls_token: weights not finite .*; loss, loss_cls.* not finite at iteration 1 .*images \['
+    with pytest.raises(FloatingPointError, match=message):
         run(cfg, Poison(1))
 
 
-def test_nothing_is_saved_after_a_loss_that_is_not_finite(small_config, tmp_path):
-    checkpoint = dict(type='CheckpointHook', interval=2, by_epoch=False)
-    cfg = small_config({'default_hooks.logger.interval': 100, 'default_hooks.checkpoint': checkpoint})
-    with pytest.raises(FloatingPointError, match='not finite at iteration 2'):
+def test_no_checkpoint_is_written_with_weights_that_are_not_finite(small_config, tmp_path):
+    checkpoint = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 2}
+    cfg = small_config({'default_hooks.logger.interval': 100, **checkpoint})
+    with pytest.raises(FloatingPointError, match=r'not finite at iteration 2.* the last good checkpoint is .*iter_2\.pth'):
         run(cfg, Poison(2))
     assert [path.name for path in (tmp_path / 'work').glob('*.pth')] == ['iter_2.pth']
+
+
+def test_weights_that_break_after_the_last_loss_are_not_saved(small_config, tmp_path):
+    """All losses are finite: the check is that of the weights alone."""
+
+    class Break(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 1:
+                with torch.no_grad():
+                    runner.model.loss_query.centre[0] = math.inf
+
+    checkpoint = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 2}
+    runner = Runner.from_cfg(small_config(checkpoint))
+    runner.register_hook(Break(), priority='NORMAL')
+    with pytest.raises(FloatingPointError, match=r'^loss_query\.centre: weights not finite after iteration 1'):
+        runner.train()
+    assert not list((tmp_path / 'work').glob('*.pth'))
+
+
+def test_without_skipping_a_loss_that_is_not_finite_ends_the_run(small_config):
+    cfg = small_config({'default_hooks.logger.interval': 3})
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(Poison(1), priority='LOWEST')
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    del runner.optim_wrapper.skipped, runner.optim_wrapper.optimizer.found_inf
+    runner.optim_wrapper.step = runner.optim_wrapper.optimizer.step
+    with pytest.raises(FloatingPointError, match='not finite at iteration 1 .*, and SelfDistillationOptimWrapper skips no'):
+        runner.train()
+
+
+def test_a_limit_below_one_is_refused():
+    with pytest.raises(ValueError, match='max_skipped=0 of LossRecordHook'):
+        LossRecordHook(max_skipped=0)

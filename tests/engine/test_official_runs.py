@@ -18,6 +18,15 @@ SIZES = {
     'model.head.norm_last_layer': False,
     'train_cfg.max_epochs': 3,
 }
+OWN = {
+    'ibot': {'train_dataloader.dataset.transform.mask.patch_size': 16},
+    # Two patches a side: of a single one there are no neighbours.
+    'selfpatch': {
+        'model.head.norm_last_layer': True,
+        'model.patch_head.out_dim': 32,
+        'train_dataloader.dataset.transform.local_size': 32,
+    },
+}
 
 
 class Witness(Hook):
@@ -32,13 +41,13 @@ class Witness(Hook):
             self.steps = {int(state['step']) for state in runner.optim_wrapper.optimizer.state.values()}
 
 
-@pytest.mark.parametrize('system', ['dino', 'ibot'])
+@pytest.mark.parametrize('system', ['dino', 'ibot', 'selfpatch'])
 def test_official_runs_go_on(system, small_config, tmp_path):
     convert(GOLDEN_CHECKPOINTS / f'{system}_checkpoint.pth', tmp_path / 'start.pth', 'mmadclr', num_heads=3)
-    patch = {'train_dataloader.dataset.transform.mask.patch_size': 16} if system == 'ibot' else {}
+    own = OWN.get(system, {})
     config = f'configs/demo/{system}_vittiny_shapes.py'
     resume = {'resume': True, 'load_from': str(tmp_path / 'start.pth')}
-    runner = Runner.from_cfg(small_config({**SIZES, **patch, **resume}, config=config))
+    runner = Runner.from_cfg(small_config({**SIZES, **own, **resume}, config=config))
     witness = Witness()
     runner.register_hook(witness)
     runner.train()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from places import GOLDEN_CHECKPOINTS
 
 from mmadclr.checkpoint.opening import open_backbone
 from mmadclr.datasets import ImageDataset, UnreadableImageError
-from mmadclr.evaluation import feature_cache
+from mmadclr.evaluation import extraction, feature_cache
 from mmadclr.evaluation.extraction import Loading, extract, to_dtype, together
 from mmadclr.evaluation.extractor import FeatureExtractor
 from mmadclr.evaluation.feature_cache import cached_features, fingerprint
@@ -152,13 +153,32 @@ def test_folders_that_are_no_cache_stay_as_they_are(cases):
     assert (cases.folder / 'thesis.tex').read_text() == 'x'
 
 
-@pytest.mark.parametrize('damage', ['missing', 'cut'])
-def test_damaged_shards_are_found(cases, damage):
-    cases.cached()
-    (shard,) = cases.folder.glob('features-*.npy')
-    shard.unlink() if damage == 'missing' else np.save(shard, np.load(shard)[:9])
-    with pytest.raises(ValueError, match=rf'{shard} is missing or cut \({0 if damage == "missing" else 9} of 13 rows\)'):
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ('name', 'damage', 'reason'),
+    [
+        ('features-*.npy', Path.unlink, 'No such file'),
+        ('features-*.npy', cut, 'mmap length is greater'),
+        ('features-*.npy', lambda file: np.save(file, np.load(file)[:9]), 'has 9 rows instead of 13'),
+        ('labels.npy', Path.unlink, 'No such file'),
+        ('indices.npy', cut, ''),
+        ('cache.json', cut, ''),
+        ('cache.json', lambda file: file.write_text('{}'), "'shards'"),
+    ],
+)
+def test_damaged_caches_are_found_and_made_anew(cases, name, damage, reason):
+    whole = cases.cached()
+    (file,) = cases.folder.glob(name)
+    features = whole.rows[:].clone()
+    damage(file)
+    with pytest.raises(
+        ValueError, match=rf'{cases.folder} is damaged \(.*{reason}.*: extract the features anew \(--refresh\)'
+    ):
         cases.cached()
+    assert torch.equal(cases.cached(refresh=True).rows[:], features)
 
 
 def test_unreadable_images_are_left_out_named_and_limited(cases):
@@ -197,3 +217,14 @@ def test_features_too_large_for_half_precision_are_an_error():
     with pytest.raises(ValueError, match='features are NaN or infinite'):
         to_dtype(torch.tensor([[1.0, torch.nan]]), 'float32')
     assert to_dtype(torch.tensor([[1.0, 1e5]]), 'float32').tolist() == [[1.0, 1e5]]
+
+
+def test_progress_is_said_now_and_then(cases, monkeypatch):
+    messages = []
+    monkeypatch.setattr(extraction, 'LOG_SECONDS', 0)
+    monkeypatch.setattr(extraction, 'print_log', lambda message, logger: messages.append(message))
+    monkeypatch.setattr(feature_cache, 'SHARD_ROWS', 8)
+    cases.cached()
+    assert [message.partition(' images, ')[0].rpartition(': ')[2] for message in messages] == [
+        '5 of 13', '8 of 13', '13 of 13'
+    ]  # fmt: skip

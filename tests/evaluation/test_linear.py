@@ -18,6 +18,7 @@ from mmadclr.evaluation.linear import (
     LinearRecipe,
     accuracies,
     choose,
+    default_held_out,
     evaluate_linear,
     initial_classifiers,
     train_classifiers,
@@ -172,3 +173,14 @@ def test_rates_are_dealt_to_processes(monkeypatch):
         monkeypatch.setattr(dist, 'get_rank', lambda rank=rank: rank)
         part = evaluate_linear(data, val, RECIPE(learning_rates=RATES), 'cpu')
         assert part.table == [row for row in whole.table if row['lr'] in rates]
+
+
+def test_a_share_that_tells_rates_apart_is_held_out():
+    shares = {481: 0.2, 4_672: 0.2, 20_000: 0.1, 100_000: 0.02, 1_281_167: 0.02}
+    assert {number: default_held_out(number) for number in shares} == shares
+    data = feature_set()
+    default, named = (
+        evaluate_linear(data, data, RECIPE(learning_rates=RATES, held_out=share), 'cpu') for share in (None, 0.2)
+    )
+    assert default.metrics == named.metrics
+    assert default.metrics != evaluate_linear(data, data, RECIPE(learning_rates=RATES, held_out=0.4), 'cpu').metrics

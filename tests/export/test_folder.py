@@ -20,6 +20,13 @@ from mmadclr.export.origin import data_root
 from mmadclr.export.timm_folder import TimmFolder
 from mmadclr.export.verification import compare
 
+EVALUATION = {
+    'k-NN': {'top1_k20': 63.61},
+    'note': 'a|b',
+    'shots': None,
+    'learning_rates': [{'lr': 0.1}],
+    'inputs': {'train': '/home/me/images'},
+}
 CONFIG = "a = 1\ntrain_dataloader = dict(batch_size=2, dataset=dict(type='ImageDataset', data_root='data/photos'))\n"
 # Runs the snippets of model cards where mmadclr cannot be imported.
 ALONE = """
@@ -53,7 +60,7 @@ def test_snippets_of_the_cards_run_without_this_package(dinov2_folders):
 
 def test_the_card(checkpoint, tmp_path):
     file = checkpoint(build_backbone(), method='ADCLR', epoch=7, cfg=CONFIG)
-    (tmp_path / 'knn.json').write_text(json.dumps({'k-NN': {'top1_k20': 63.61}, 'note': 'a|b'}))
+    (tmp_path / 'knn.json').write_text(json.dumps(EVALUATION))
     text = CardText('my-vit', licence='cc-by-4.0', evaluations=[tmp_path / 'knn.json'])
     comparisons = export_backbone(file, tmp_path / 'out', 'timm', text=text)
     card = (tmp_path / 'out' / 'README.md').read_text()
@@ -77,6 +84,7 @@ def test_the_card(checkpoint, tmp_path):
     ):
         assert line in card
     assert str(tmp_path) not in card
+    assert all(word not in card for word in ('shots', 'learning_rates', 'inputs', '/home/me'))
 
 
 def test_what_the_file_does_not_tell_is_said(tmp_path):

@@ -21,10 +21,12 @@ from mmadclr.evaluation.command_line import (
     open_config,
     open_source,
     over_draws,
+    start_processes,
     summarise,
 )
 from mmadclr.evaluation.knn import WeightedKNN, evaluate_knn
 from mmadclr.evaluation.linear import LinearRecipe, evaluate_linear
+from mmadclr.files import UnwritableError
 
 DINO = [GOLDEN_CHECKPOINTS / 'dino_backbone.pth', '--num-heads', 3]
 SMALL_CONFIG = 'configs/adclr/vitmini8_small.py'
@@ -76,7 +78,12 @@ def test_linear_of_two_processes_is_that_of_one(folders, tmp_path):
         launcher = ['--launcher', 'pytorch'] if name == 'two' else []
         done = run(*start, 'tools/linear.py', *DINO, *places(folders), *settings, *files, *launcher)
         results[name] = json.loads((tmp_path / f'{name}.json').read_text())
-        assert printed(done) == results[name]
+        whole = results[name]
+        assert printed(done) == {key: whole[key] for key in whole.keys() - {'learning_rates', 'inputs'}}
+        assert whole.pop('inputs') == dict(
+            checkpoint=str(DINO[0]), which='teacher', train=str(folders[0]), val=str(folders[1])
+        )
+        assert (whole['train_images'], whole['val_images']) == (33, 15)
     one, two = (torch.load(tmp_path / f'{name}.pth', weights_only=True) for name in ('one', 'two'))
     assert results['one'] == results['two']
     assert [row['lr'] for row in results['one']['learning_rates']] == [0.01, 1, 9]
@@ -101,7 +108,7 @@ def test_knn_needs_no_config(folders, tmp_path):
     done = tool('knn', *DINO, *places(folders), *settings, '--cache', tmp_path)
     names = {f'knn{k}_T{t}_top{top}' for k in (3, 10) for t in (0.04, 0.07) for top in (1, 5)}
     result = printed(done)
-    assert set(result) == names | {'features', 'resize', 'size', 'shots'}
+    assert set(result) == names | {'features', 'resize', 'size', 'shots', 'train_images', 'val_images'}
     assert (result['features'], result['resize'], result['size']) == ('cls', 37, 32)
     assert (tmp_path / 'val-cls' / 'cache.json').is_file()
 
@@ -192,12 +199,14 @@ def test_a_class_without_training_images_is_explained(folders, tmp_path):
 
 
 def test_options_that_cannot_be_met_are_explained(folders):
-    with pytest.raises(ValueError, match='--runs 3: draws of --shots, 1 or more; without --shots there is nothing to draw'):
+    with pytest.raises(ValueError, match='--runs 3: draws of --shots; without --shots there is nothing to draw'):
         load_features(parsed(*DINO, *places(folders), '--runs', 3), 'knn')
     with pytest.raises(ValueError, match='--refresh: there is nothing to extract anew without --cache DIR'):
         load_features(parsed(*DINO, *places(folders), '--refresh'), 'knn')
-    with pytest.raises(ValueError, match='shots=12: class 0 has only 11 images'):
+    with pytest.raises(ValueError, match='shots=12: class blue has only 11 images'):
         load_features(parsed(*DINO, *places(folders), '--shots', 12), 'knn')
+    with pytest.raises(ValueError, match='6 images to learn from, but --k asks for 7 neighbours: choose fewer'):
+        load_features(parsed(*DINO, *places(folders), '--shots', 2), 'knn', least=7)
     with pytest.raises(ValueError, match='--num-heads 3: .* says how many heads its backbone has'):
         open_source(parsed(SMALL_CONFIG, '--num-heads', 3, *places(folders)))
     with pytest.raises(ValueError, match='its backbone is no QueryViT; give a config of pretraining, or a checkpoint'):
@@ -209,6 +218,25 @@ def test_options_that_cannot_be_met_are_explained(folders):
 def test_mistakes_end_with_a_message_not_a_traceback(folders, tmp_path):
     done = tool('knn', *DINO, *places(folders), '--k', 34, '--out', tmp_path / 'result.json', check=False)
     assert done.returncode != 0
-    assert 'error: k=34 neighbours asked of a bank of 33 features: choose a smaller k' in done.stderr
+    assert 'error: 33 images to learn from, but --k asks for 34 neighbours: choose fewer' in done.stderr
     assert 'Traceback' not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [('--size', 0), ('--size', -8), ('--batch-size', 0), ('--workers', -1), ('--shots', 0), ('--runs', 0), ('--seed', 'a')],
+)
+def test_numbers_that_cannot_be_are_refused_by_the_parser(option, value, capsys):
+    with pytest.raises(SystemExit):
+        parsed(*DINO, '--train', 'a', '--val', 'b', option, value)
+    least = 0 if option in ('--workers', '--seed') else 1
+    assert f"argument {option}: '{value}' is no whole number of {least} or more" in capsys.readouterr().err
+
+
+def test_outputs_are_tried_before_the_work(tmp_path):
+    arguments = parsed(*DINO, '--train', 'a', '--val', 'b', '--out', tmp_path)
+    with pytest.raises(UnwritableError, match=f'{tmp_path} is a folder: name a file'):
+        start_processes(arguments)
+    with pytest.raises(UnwritableError, match=f'{tmp_path} is a folder: name a file'):
+        start_processes(parsed(*DINO, '--train', 'a', '--val', 'b'), None, str(tmp_path))

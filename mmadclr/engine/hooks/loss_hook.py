@@ -1,40 +1,85 @@
-"""Losses stay on the device until the log is written."""
+"""Losses stay on the device until the log is written; steps that are not finite are accounted for."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
-import torch
 from mmengine import dist
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
-from torch import Tensor
 
+from mmadclr.engine.hooks.checkpoint_hook import ends_step
+from mmadclr.engine.run_state import random_state
+from mmadclr.engine.skipped_steps import (
+    Step,
+    add_to_record,
+    broken_weights,
+    describe_batches,
+    explain,
+    fetch,
+    newest_checkpoint,
+    write_replay,
+)
+from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import HOOKS
+
+REMEDIES = 'Lower the learning rate, clip gradients (optim_wrapper.max_norm), use precision fp32, or look at the images.'
 
 
 @HOOKS.register_module()
 class LossRecordHook(RuntimeInfoHook):
-    """mmengine's ``RuntimeInfoHook`` without a wait for the device in every iteration; stops at losses that are not finite.
+    """mmengine's ``RuntimeInfoHook`` without a wait for the device in every iteration, and the account of skipped steps.
 
     mmengine fetches every loss in every iteration. Here they are fetched together when ``LoggerHook`` is about to write,
-    at the end of an epoch, and before a checkpoint is saved, so none is ever saved after a loss that is not finite. What
-    is recorded, for each iteration, is the mean over all processes.
+    at the end of an epoch, and before a checkpoint is saved. What is recorded, for each iteration of a step that was not
+    skipped, is the mean over all processes.
+
+    A step that the optimizer wrapper skipped because its loss or gradients are not finite costs one line of the log
+    (iteration, rank, images) and one of ``<work_dir>/skipped_steps.jsonl`` (all losses and images); ``skipped`` in the log
+    counts them. When the newest ``max_skipped`` steps, as of a fetch, were all skipped, the run ends. It leaves
+    ``<work_dir>/nonfinite_iter_<N>.pth``, from which ``--resume`` begins with the first of them: skipped steps change
+    nothing, so that is the present state with the place in the data and the random states of then.
+
+    Args:
+        max_skipped: Steps in a row that may be skipped before the run ends.
 
     Raises:
-        FloatingPointError: A loss is not finite; names iteration, images and the way out.
+        ValueError: ``max_skipped`` is less than 1.
+        FloatingPointError: Too many steps in a row were skipped; or weights are not finite, of which no checkpoint is ever
+            written; or a loss is not finite and the optimizer wrapper skips no steps. On all processes alike.
     """
 
-    def __init__(self) -> None:
+    record_name = 'skipped_steps.jsonl'
+
+    def __init__(self, max_skipped: int = 8) -> None:
         super().__init__()
-        self.pending: list[tuple[int, dict[str, Tensor], list[int]]] = []
+        if max_skipped < 1:
+            raise ValueError(f'max_skipped={max_skipped} of LossRecordHook: a run cannot end before it skipped 1 step')
+        self.max_skipped = max_skipped
+        self.step: Step | None = None  # under way
+        self.pending: list[Step] = []
+        self.first_skipped: Step | None = None  # of those in a row; after a resumption, the first since then
+        self.is_dumping = False
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
         self.intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
+        self.in_a_row = runner.message_hub.get_info('skipped_in_a_row', 0)
+        self.total = runner.message_hub.get_info('skipped_steps', 0)
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        super().before_train_iter(runner, batch_idx, data_batch)
+        if self.step is None:
+            self.step = Step(runner.iter, runner.epoch, random_state())
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        losses = {name: value.detach() for name, value in outputs.items()}  # else their graphs live on
-        self.pending.append((runner.iter, losses, data_batch['index'].tolist()))
+        self.step.losses.append({name: value.detach() for name, value in outputs.items()})  # else their graphs live on
+        self.step.images.append(data_batch['index'].tolist())
+        if ends_step(runner, runner.iter + 1):
+            flag = getattr(runner.optim_wrapper, 'skipped', None)
+            self.step.skipped = None if flag is None else flag.clone()
+            self.pending.append(self.step)
+            self.step = None
         last = self.end_of_epoch(runner.train_dataloader, batch_idx)
         if last or any(self.every_n_inner_iters(batch_idx, interval) for interval in self.intervals):
             self.flush_losses(runner)
@@ -44,24 +89,77 @@ class LossRecordHook(RuntimeInfoHook):
         if not self.pending:
             return
         pending, self.pending = self.pending, []
-        names = list(pending[0][1])
-        local = torch.stack([losses[name].float() for _, losses, _ in pending for name in names])
-        mean = local.clone()
-        dist.all_reduce(mean, 'mean')
-        local, mean = (values.view(len(pending), -1).tolist() for values in (local, mean))
-        for (iteration, _, images), here, everywhere in zip(pending, local, mean, strict=True):
-            if not all(map(math.isfinite, everywhere)):
-                raise FloatingPointError(_explain(runner, iteration, images, dict(zip(names, here, strict=True))))
-            for name, value in zip(names, everywhere, strict=True):
-                runner.message_hub.update_scalar(f'train/{name}', value)
+        local, mean, skipped = fetch(pending)
+        for step, here, everywhere, is_skipped in zip(pending, local, mean, skipped, strict=True):
+            if is_skipped or not all(math.isfinite(value) for losses in everywhere for value in losses.values()):
+                self.account(runner, step, here, is_skipped)
+                continue
+            self.in_a_row, self.first_skipped = 0, None
+            for losses in everywhere:
+                for name, value in losses.items():
+                    runner.message_hub.update_scalar(f'train/{name}', value)
+        if any(skipped) or self.total:
+            self.remember(runner)
+        if any(skipped):
+            self.check_weights(runner)
+        if self.in_a_row >= self.max_skipped:
+            self.end(runner)
 
+    def account(self, runner, step: Step, losses: list[dict[str, float]], is_skipped: bool) -> None:
+        """Tells and writes down a step that is not finite."""
+        here = describe_batches(step, losses, runner.train_dataloader.dataset)
+        batches = [batch for rank in dist.all_gather_object(here) for batch in rank]
+        step.problem = explain(step, batches)
+        if not is_skipped:
+            raise FloatingPointError(
+                f'{step.problem}, and {type(runner.optim_wrapper).__name__} skips no steps; '
+                f'{newest_checkpoint(runner.work_dir)}. {REMEDIES}'
+            )
+        self.in_a_row, self.total = self.in_a_row + 1, self.total + 1
+        self.first_skipped = self.first_skipped or step
+        runner.logger.warning(f'step skipped: {step.problem}')
+        if dist.is_main_process():
+            add_to_record(Path(runner.work_dir) / self.record_name, step, batches)
 
-def _explain(runner, iteration: int, images: list[int], losses: dict[str, float]) -> str:
-    broken = [name for name, value in losses.items() if not math.isfinite(value)]
-    where = f'{", ".join(broken)} not finite' if broken else 'a loss of another process is not finite'
-    which = f', images {images}' if broken else ''
-    return (
-        f'{where} at iteration {iteration} (epoch {runner.epoch}, rank {runner.rank}){which}. The last checkpoint in '
-        f'{runner.work_dir} is from before; lower the learning rate, clip gradients (optim_wrapper.max_norm) or use '
-        'precision fp32.'
-    )
+    def remember(self, runner) -> None:
+        """Puts the counts where the log and checkpoints have them."""
+        runner.message_hub.update_scalar('train/skipped', self.total)
+        runner.message_hub.update_info('skipped_in_a_row', self.in_a_row)
+        runner.message_hub.update_info('skipped_steps', self.total)
+
+    def check_weights(self, runner) -> None:
+        broken = broken_weights(unwrapped(runner.model))
+        if broken:
+            cause = f'; {self.first_skipped.problem}' if self.first_skipped else ''
+            raise FloatingPointError(
+                f'{", ".join(broken[:4])}{f" and {len(broken) - 4} more" if len(broken) > 4 else ""}: weights not finite '
+                f'after iteration {runner.iter}, so no step can be right any more{cause}; '
+                f'{newest_checkpoint(runner.work_dir)}. {REMEDIES}'
+            )
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        if not self.is_dumping:
+            self.check_weights(runner)
+
+    def end(self, runner) -> None:
+        """Leaves a checkpoint to replay the first of the skipped steps, and ends the run."""
+        path = Path(runner.work_dir) / f'nonfinite_iter_{self.first_skipped.iteration}.pth'
+        self.dump(runner, path)
+        raise FloatingPointError(
+            f'{self.in_a_row} steps in a row were skipped because losses or gradients are not finite; the first: '
+            f'{self.first_skipped.problem}; '
+            f'{newest_checkpoint(runner.work_dir)}; to replay from the first of them, resume from {path} (the images are in '
+            f'{self.record_name}). {REMEDIES}'
+        )
+
+    def dump(self, runner, path: Path) -> None:
+        """The state of the run before the first skipped step; to be called on all processes."""
+        self.is_dumping = True
+        content = runner.checkpoint_content(self.first_skipped.iteration)
+        self.is_dumping = False
+        random = dist.all_gather_object(self.first_skipped.random)
+        if 'position' in content:
+            content['position']['random'] = random
+        content['message_hub']['runtime_info'] |= {'skipped_in_a_row': 0}
+        if dist.is_main_process():
+            write_replay(content, path)

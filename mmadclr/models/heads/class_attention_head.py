@@ -40,7 +40,7 @@ class ClassAttention(ClassAttn):
 
 
 class ClassAttentionBlock(nn.Module):
-    """Pre-norm block that changes the class token alone. Tokens it reads stay, so they are projected once for all readers."""
+    """Pre-norm block that changes class tokens alone. What they read stays, so it is projected once for all of them."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -127,8 +127,10 @@ class ClassAttentionHead(nn.Module):
             patches = self.from_neighbours(patches, read, grid)
         return self.norm(cls), self.norm(patches)
 
+    project = forward  # the method that ``shard_model`` expects of every part beside the backbone
+
     def from_neighbours(self, patches: Tensor, read: list[tuple[Tensor, Tensor]], grid: tuple[int, int]) -> Tensor:
-        """Class tokens (B, N, D) of all patches, each having read its neighbours from keys and values (B, N, D) of a block."""
+        """Class tokens (B, N, D), one a patch, that read its neighbours; ``read``: keys and values (B, N, D) by block."""
         chosen, absent = most_similar(patches, neighbours(*grid, self.wrap, patches.device), self.num_neighbours)
         rows = (chosen + patches.shape[1] * torch.arange(len(patches), device=patches.device)[:, None, None]).flatten()
         cls = self.cls_token.expand(patches.shape)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from mmadclr.models.heads.dino_head import project_jointly
 from mmadclr.models.losses.self_distillation import Projection
 from mmadclr.models.selfsup.dino import DINO, by_view, encode_cls, flat
+from mmadclr.models.selfsup.queries import QueryTerm
 from mmadclr.registry import MODELS
 
 
 @MODELS.register_module()
-class ADCLR(DINO):
+class ADCLR(QueryTerm, DINO):
     """``L = L_cls + lambda L_query``: DINO, and the same cross-view loss on every query token.
 
     Zhang et al., *Patch-level contrasting without patch correspondence for accurate and dense contrastive representation
@@ -49,13 +50,9 @@ class ADCLR(DINO):
         teacher_queries: str = 'with_view',
         **kwargs,
     ) -> None:
-        if teacher_queries not in ('with_view', 'alone'):
-            raise ValueError(f"teacher_queries={teacher_queries!r}: choose 'with_view' or 'alone'")
         extra_heads = {} if shared_head else {'query_head': head}
         super().__init__(backbone, head, extra_heads=extra_heads, **kwargs)
-        self.query_weight = query_weight
-        self.loss_query = self.build_loss(loss_query)
-        self.teacher_queries = teacher_queries
+        self.add_query_term(query_weight, loss_query, teacher_queries)
 
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
         """``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w), ``query_crops`` (B, V, Q, 3, q, q)."""
@@ -67,10 +64,7 @@ class ADCLR(DINO):
             else:
                 teacher_cls, teacher_query = self.project(self.teacher, global_views), self.project_alone(query_crops)
         student_cls, student_query = self.project_with_queries(self.student, query_crops, global_views, local_views)
-        return {
-            'loss_cls': self.loss_cls(student_cls, teacher_cls),
-            'loss_query': self.query_weight * self.loss_query(student_query, teacher_query),
-        }
+        return {'loss_cls': self.loss_cls(student_cls, teacher_cls), **self.query_term(student_query, teacher_query)}
 
     @staticmethod
     def project_with_queries(
@@ -86,15 +80,3 @@ class ADCLR(DINO):
         if 'query_head' in network:
             return network['head'].project(cls), network['query_head'].project(queries)
         return tuple(project_jointly(network['head'], cls, queries))
-
-    def project_alone(self, query_crops: Tensor) -> Projection:
-        """The teacher's V * B * Q*T patch tokens of crops encoded as images of their own, without their [CLS]."""
-        _, num_views, num_queries = query_crops.shape[:3]
-        patches = self.teacher['backbone'](flat(query_crops).flatten(0, 1)).patches  # (V*B*Q, T, D)
-        tokens = by_view(patches.unflatten(0, (-1, num_queries)).flatten(1, 2), num_views)
-        return query_head(self.teacher).project(tokens)
-
-
-def query_head(network: nn.ModuleDict) -> nn.Module:
-    """The head of the query tokens: that of [CLS] unless there is a second one."""
-    return network['query_head'] if 'query_head' in network else network['head']

@@ -31,8 +31,8 @@ class SelfDistillation(BaseModel):
         teacher_momentum: Share of the old teacher kept at an update; the schedule hook overwrites it every iteration.
 
     Attributes:
-        skipped: () 0 or 1, on the device: whether the optimizer step at hand was skipped, so that centres and teacher have to
-            stay, too. The optimizer's constructor sets it; None: steps are never skipped.
+        skipped: () 0 or 1, on the device: whether the optimizer step at hand was skipped, so that centres and teacher have
+            to stay, too. The optimizer's constructor sets it; None: steps are never skipped.
     """
 
     skipped: Tensor | None = None

@@ -58,20 +58,36 @@ class IBOT(DINO):
 
         iBOT has no use for query crops.
         """
-        if masks is None:
-            raise ValueError("IBOT: the samples have no masks; set mask=dict(type='BlockMasking') of MultiCrop")
-        hidden, weights = masked_rows(flat(masks), global_views.device)
+        hidden, weights = self.masked_rows(masks, global_views.device)
         with torch.no_grad():
-            teacher_cls, teacher_patches = self.project_with_patches(self.teacher, global_views)
-            teacher_hidden = teacher_patches._replace(features=teacher_patches.features[:, hidden])
-        student_cls, student_hidden = self.project_with_patches(
-            self.student, global_views, local_views, mask=flat(masks), rows=hidden
-        )
+            teacher = self.project_with_patches(self.teacher, global_views)
+        student = self.project_with_patches(self.student, global_views, local_views, mask=flat(masks), rows=hidden)
+        return self.terms(*student, *teacher, hidden, weights)
+
+    def terms(
+        self,
+        student_cls: Projection,
+        student_hidden: Projection,
+        teacher_cls: Projection,
+        teacher_patches: Projection,
+        hidden: Tensor,
+        weights: Tensor,
+    ) -> dict[str, Tensor]:
+        """Both losses, from the student's [CLS] and hidden patches and the teacher's [CLS] and all patches."""
+        teacher_hidden = teacher_patches._replace(features=teacher_patches.features[:, hidden])
         loss_patch = self.loss_patch(student_hidden, teacher_hidden, weights, centre_from=teacher_patches)
         return {
             'loss_cls': self.cls_weight * self.loss_cls(student_cls, teacher_cls),
             'loss_patch': self.patch_weight * loss_patch,
         }
+
+    def masked_rows(self, masks: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rows of the hidden patches of all global views and their weights, from masks (B, V, h, w)."""
+        if masks is None:
+            raise ValueError(
+                f"{type(self).__name__}: the samples have no masks; set mask=dict(type='BlockMasking') of MultiCrop"
+            )
+        return masked_rows(flat(masks), device)
 
     @staticmethod
     def project_with_patches(
@@ -80,16 +96,23 @@ class IBOT(DINO):
         local_views: Tensor | None = None,
         mask: Tensor | None = None,
         rows: Tensor | None = None,
-    ) -> tuple[Projection, Projection]:
-        """[CLS] of all V + L views, and the patches of the global ones (1, V*B*N, D), or the ``rows`` (R,) of them."""
-        output = network['backbone'](flat(global_views), mask=mask)
+        queries: Tensor | None = None,
+    ) -> tuple[Projection, ...]:
+        """[CLS] of all V + L views, and the patches of the global ones (1, V*B*N, D), or the ``rows`` (R,) of them.
+
+        Thirdly, where there are ``queries`` (V*B, Q, ...), query tokens (V, B, Q*T, D), which meet the prototypes of [CLS].
+        """
+        output = network['backbone'](flat(global_views), queries, mask=mask)
         cls, patches = by_view(output.cls, global_views.shape[1]), output.patches.flatten(0, 1)
         if local_views is not None and local_views.shape[1]:
             cls = torch.cat((cls, encode_cls(network, local_views)))
         if rows is not None:
             patches = patches.index_select(0, rows)
-        cls, patches = project_jointly(network['head'], cls, patches.unsqueeze(0))
-        return cls, patches._replace(prototypes=patch_prototypes(network['head']))
+        groups = [cls, patches.unsqueeze(0)]
+        if queries is not None:
+            groups.append(by_view(output.queries.flatten(1, 2), global_views.shape[1]))
+        cls, patches, *others = project_jointly(network['head'], *groups)
+        return cls, patches._replace(prototypes=patch_prototypes(network['head'])), *others
 
 
 def masked_rows(masks: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,5 @@
+"""Ablation of the ADCLR demo: query loss weighted by 0.1."""
+
+_base_ = ['../adclr_vittiny_shapes.py']
+
+model = dict(query_weight=0.1)

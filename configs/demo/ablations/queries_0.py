@@ -1,0 +1,5 @@
+"""Ablation of the ADCLR demo: no query crop; equals DINO."""
+
+_base_ = ['../adclr_vittiny_shapes.py']
+
+train_dataloader = dict(dataset=dict(transform=dict(num_query=0)))

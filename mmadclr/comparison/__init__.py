@@ -1,0 +1,1 @@
+"""Methods side by side: one protocol, jobs that go on where they stopped, one table."""

@@ -1,0 +1,45 @@
+"""The dense tasks a pretrained network is fine-tuned on, and the metrics that stand for each."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.config import DictAction
+
+ROOT = Path(__file__).resolve().parents[2]  # of the clone, where configs and tools lie
+
+
+class DenseTask(NamedTuple):
+    """``config``: file below the clone. ``metrics``: our name -> name in the log and factor to percent."""
+
+    config: str
+    metrics: dict[str, tuple[str, float]]
+
+    def read(self, logged: Callable[[str], float]) -> dict[str, float]:
+        """Metrics in percent, to two digits; ``logged`` returns the last value of a name in the log."""
+        return {key: round(scale * float(logged(name)), 2) for key, (name, scale) in self.metrics.items()}
+
+
+DENSE_TASKS = {
+    'detection': DenseTask(
+        'configs/benchmarks/demo/mask-rcnn_shapes.py',
+        {'box_ap': ('coco/bbox_mAP', 100), 'mask_ap': ('coco/segm_mAP', 100)},
+    ),
+    'segmentation': DenseTask('configs/benchmarks/demo/upernet_shapes.py', {'miou': ('mIoU', 1)}),
+}
+
+
+def add_dense_arguments(parser: ArgumentParser) -> None:
+    """Adds ``--detection-options`` and ``--segmentation-options``."""
+    for part in DENSE_TASKS:
+        parser.add_argument(
+            f'--{part}-options',
+            nargs='+',
+            action=DictAction,
+            default={},
+            metavar='KEY=VALUE',
+            help=f'override keys of the config of {part}',
+        )

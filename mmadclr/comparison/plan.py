@@ -1,0 +1,224 @@
+"""The jobs of a comparison: for every network and seed, pretraining and what is measured from it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+
+from mmadclr.comparison.baselines import PIXELS, RANDOM
+from mmadclr.comparison.dense_tasks import DENSE_TASKS, ROOT, DenseTask
+from mmadclr.comparison.jobs import Job, cost, last_logged
+from mmadclr.engine.launch import load_config
+from mmadclr.registry import MODELS
+
+PARTS = ('pretraining', 'knn', 'linear', 'dense', *DENSE_TASKS)
+METRICS = 'metrics.json'
+
+
+class Method(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        name: Of the row, and of its folder.
+        cfg: Resolved config of pretraining.
+        parameters: Number of parameters that pretraining trains.
+        class_token: Whether the backbone has one.
+        trained: False for the network as it is before pretraining.
+    """
+
+    name: str
+    cfg: Config
+    parameters: int
+    class_token: bool
+    trained: bool = True
+
+
+class Settings(NamedTuple):
+    """``dense``: resolved config of every dense task that is asked for."""
+
+    out: Path
+    dense: Mapping[str, Config]
+
+
+def load_methods(files: Sequence[str], options: Mapping[str, Any], epochs: int | None) -> list[Method]:
+    """Methods by the names of their config files.
+
+    Raises:
+        FileNotFoundError, ConfigError: See ``load_config``.
+        ValueError: Two files have one name, or a config is not one of pretraining with one of our methods.
+    """
+    names = [Path(file).stem for file in files]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f'two configs are called {twice[0]}, which names a row of the table: list or call it otherwise')
+    overrides = dict(options) if epochs is None else {**options, 'train_cfg.max_epochs': epochs}
+    return [load_method(name, file, overrides) for name, file in zip(names, files, strict=True)]
+
+
+def load_method(name: str, file: str, overrides: Mapping[str, Any]) -> Method:
+    cfg = load_config(Namespace(config=file, cfg_options=dict(overrides), work_dir=None))
+    model = MODELS.build(cfg.model)
+    if not hasattr(model, 'teacher') or 'max_epochs' not in cfg.train_cfg:
+        raise ValueError(f'{file}: no pretraining with one of our methods, which have a teacher and count epochs')
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Method(name, cfg, parameters, model.teacher['backbone'].cls_token is not None)
+
+
+def untrained(method: Method) -> Method:
+    """The network of a method before pretraining, as a row of its own."""
+    return method._replace(name='random initialisation', trained=False)
+
+
+def load_settings(out: str, tasks: Mapping[str, tuple[str | None, Mapping]]) -> Settings:
+    """``tasks``: config file (None: the demo's) and overrides for every dense task asked for."""
+    dense = {}
+    for part, (file, options) in tasks.items():
+        file = file or str(ROOT / DENSE_TASKS[part].config)
+        dense[part] = load_config(Namespace(config=file, cfg_options=dict(options), work_dir=None))
+    return Settings(Path(out), dense)
+
+
+def plan(method: Method, seed: int, settings: Settings, parts: Sequence[str]) -> dict[str, Job]:
+    """Jobs of one method and seed by part, ``pretraining`` always among them.
+
+    Raises:
+        ValueError: The config does not say what one of the parts needs.
+    """
+    folder = settings.out / method.name.replace(' ', '_') / f'seed{seed}'
+    first = pretraining(method, seed, folder / 'pretraining')
+    name = f'epoch_{method.cfg.train_cfg.max_epochs}.pth' if method.trained else RANDOM
+    checkpoint = first.folder / name
+    jobs = {'pretraining': first}
+    for part in parts:
+        if part in DENSE_TASKS:
+            cfg = seeded(settings.dense[part], seed)
+            cfg.merge_from_dict({'model.backbone.class_token': method.class_token})
+            jobs[part] = finetuning(DENSE_TASKS[part], cfg, checkpoint, folder / part, first)
+        elif part != 'pretraining':
+            jobs[part] = measurement(part, method.cfg, seed, checkpoint, folder / part, first)
+    return jobs
+
+
+def seeded(cfg: Config, seed: int) -> Config:
+    copy = Config(cfg.to_dict())
+    copy.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+    return copy
+
+
+def pretraining(method: Method, seed: int, folder: Path) -> Job:
+    cfg = seeded(method.cfg, seed)
+    file = str(folder / 'config.py')
+    trains = [str(ROOT / 'tools' / 'train.py'), file, '--resume']
+    program = trains if method.trained else ['-m', 'mmadclr.comparison.baselines', file]
+    return Job(
+        folder,
+        [sys.executable, *program, '--work-dir', str(folder)],
+        {'trained': method.trained, 'cfg': identity_of(cfg)},
+        partial(read_pretraining, method.parameters) if method.trained else read_baselines,
+        config=cfg,
+    )
+
+
+def read_pretraining(parameters: int, folder: Path, memory: float) -> dict[str, float]:
+    return {**cost(folder, memory), 'parameters': parameters}
+
+
+def read_baselines(folder: Path, memory: float) -> dict[str, float]:
+    """Metrics of raw pixels, under names that are none of the row's own."""
+    return {f'pixels_{name}': value for name, value in json.loads((folder / PIXELS).read_text()).items()}
+
+
+def measurement(part: str, cfg: Config, seed: int, checkpoint: Path, folder: Path, first: Job) -> Job:
+    """k-NN, linear classifiers or patch probes, on the data of the config's validation."""
+    if cfg.get('val_cfg') is None:
+        raise ValueError(
+            f'part {part}: the config of {first.folder.parent.parent.name} has no val_cfg, so no labelled images'
+        )
+    tool, arguments = {'knn': knn_arguments, 'linear': linear_arguments, 'dense': probe_arguments}[part](cfg, seed)
+    command = [sys.executable, str(ROOT / 'tools' / tool), str(checkpoint), *arguments, '--out', str(folder / METRICS)]
+    command += ['--workers', str(cfg.val_dataloader.get('num_workers', 0))]
+    return Job(folder, command, {'tool': tool, 'arguments': arguments}, partial(read_measurement, part), needs=first)
+
+
+def knn_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
+    """The k-NN of the config's validation, with the same numbers."""
+    evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
+    knn = next((each for each in evaluators if each.type.endswith('WeightedKNN')), {})
+    settings = {name: knn.get(name, default) for name, default in (('k', 20), ('temperature', 0.07))}
+    lists = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in settings.items()}
+    chosen = [text for name, values in lists.items() for text in (f'--{name}', *map(str, values))]
+    return 'knn.py', [*image_arguments(cfg), *chosen]
+
+
+def linear_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
+    return 'linear.py', [*image_arguments(cfg), '--seed', str(seed)]
+
+
+def image_arguments(cfg: Config) -> list[str]:
+    """The labelled images of the config's validation, at its size."""
+    val = cfg.val_dataloader.dataset
+    arguments = []
+    for name, dataset in (('train', {**val, **cfg.val_cfg.bank}), ('val', val)):
+        arguments += [f'--{name}', str(Path(dataset['data_root'], dataset.get('split', '')))]
+        if dataset.get('ann_file'):
+            arguments += [f'--{name}-list', dataset['ann_file']]
+    if val.get('shards'):
+        arguments += ['--shards', val.shards]
+    sizes = ['--size', str(val.transform.size), '--resize', str(val.transform.resize)]
+    return [*arguments, *sizes, '--dtype', 'float32', '--batch-size', str(cfg.val_dataloader.batch_size)]
+
+
+def probe_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
+    """The patch probes of the config's validation, with the same numbers.
+
+    Raises:
+        ValueError: The validation has none.
+    """
+    probe = cfg.val_cfg.get('dense_probe')
+    if probe is None:
+        raise ValueError('part dense: val_cfg has no dense_probe, which says where masks lie; leave the part out of --parts')
+    train = probe.train
+    arguments = ['--data-root', train.data_root, '--num-classes', str(train.num_classes)]
+    for name, part in (('train', train), ('val', {**train, **probe.get('val', {})})):
+        arguments += [f'--{name}', part['img_dir'], part['mask_dir']]
+    given = {**{key: train.get(key) for key in ('size', 'max_images', 'ignore_index')}, 'bank_size': probe.get('bank_size')}
+    given['k'] = probe.get('k')
+    for key, value in given.items():
+        arguments += [] if value is None else [f'--{key.replace("_", "-")}', str(value)]
+    return 'dense_probe.py', arguments + (['--reduce-zero-label'] if train.get('reduce_zero_label') else [])
+
+
+def read_measurement(part: str, folder: Path, memory: float) -> dict[str, float]:
+    metrics = json.loads((folder / METRICS).read_text())
+    if part == 'knn':
+        return {'knn': next(iter(metrics.values()))}
+    if part == 'linear':
+        return {'linear': metrics['linear_top1']}
+    return {'patch_knn_miou': next(iter(metrics.values())), 'probe_miou': metrics['patch_linear_miou']}
+
+
+def finetuning(task: DenseTask, cfg: Config, checkpoint: Path, folder: Path, first: Job) -> Job:
+    """A dense task from the checkpoint of a pretraining."""
+    identity = identity_of(cfg)
+    cfg.merge_from_dict({'model.backbone.init_cfg.checkpoint': str(checkpoint)})
+    train = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(folder / 'config.py'), '--resume']
+    return Job(
+        folder,
+        [*train, '--work-dir', str(folder)],
+        {'metrics': task.metrics, 'cfg': identity},
+        lambda folder, memory: task.read(partial(last_logged, folder)),
+        config=cfg,
+        needs=first,
+    )
+
+
+def identity_of(cfg: Config) -> dict:
+    """What of a config decides a result; where it is written to does not."""
+    return {key: value for key, value in cfg.to_dict().items() if key != 'work_dir'}

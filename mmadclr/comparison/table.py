@@ -1,0 +1,67 @@
+"""Mean and spread over seeds, as JSON and as a table in Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+
+class Column(NamedTuple):
+    """``title``: heading; ``digits``: after the point; ``scale``: factor of what is shown."""
+
+    title: str
+    digits: int = 1
+    scale: float = 1.0
+
+
+COLUMNS = {
+    'knn': Column('k-NN top-1 (%)'),
+    'linear': Column('linear top-1 (%)'),
+    'patch_knn_miou': Column('patch k-NN mIoU (%)'),
+    'probe_miou': Column('patch linear mIoU (%)'),
+    'box_ap': Column('box AP (%)'),
+    'mask_ap': Column('mask AP (%)'),
+    'miou': Column('mIoU (%)'),
+    'images_per_s': Column('images/s', 0),
+    'memory_mib': Column('memory (MiB)', 0),
+    'parameters': Column('trained parameters (M)', 3, 1e-6),
+}
+
+Results = Mapping[str, Mapping[int, Mapping[str, float]]]  # row -> seed -> metrics
+
+
+def summarise(values: Sequence[float]) -> dict[str, float | int | None]:
+    """Mean, sample standard deviation (None for one value) and number of values."""
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return {'mean': statistics.fmean(values), 'std': spread, 'n': len(values)}
+
+
+def tabulate(results: Results) -> dict[str, dict[str, dict]]:
+    """Row -> column -> ``mean``, ``std``, ``n`` and the ``values`` by seed; columns without any value are left out."""
+    return {
+        row: {
+            column: summarise(list(values.values())) | {'values': values}
+            for column in COLUMNS
+            if (values := {seed: metrics[column] for seed, metrics in by_seed.items() if column in metrics})
+        }
+        for row, by_seed in results.items()
+    }
+
+
+def markdown(table: Mapping[str, Mapping[str, Mapping]], notes: Sequence[str] = ()) -> str:
+    """One row a method; the cell is mean ± standard deviation (number of seeds), empty where nothing is known."""
+    columns = [name for name in COLUMNS if any(name in row for row in table.values())]
+    lines = [['', *(COLUMNS[name].title for name in columns)], ['---', *['---:'] * len(columns)]]
+    lines += [[title, *(cell(row.get(name), COLUMNS[name]) for name in columns)] for title, row in table.items()]
+    text = ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+    explained = 'Mean ± standard deviation over seeds (number of seeds).'
+    return '\n'.join([text, explained, *(f'* {note}' for note in notes)]) + '\n'
+
+
+def cell(found: Mapping | None, column: Column) -> str:
+    if found is None:
+        return ''
+    mean = f'{column.scale * found["mean"]:.{column.digits}f}'
+    spread = '' if found['std'] is None else f' ± {column.scale * found["std"]:.{column.digits}f}'
+    return f'{mean}{spread} ({found["n"]})'

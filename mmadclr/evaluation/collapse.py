@@ -1,0 +1,63 @@
+"""Statistics in which the collapse of self-distillation shows.
+
+Shape legend: N rows (tokens), D channels, K prototypes. All results are scalars on the device of their input.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def relative_entropy(probs: Tensor) -> Tensor:
+    """Mean entropy of the rows (N, K), as a share of ln K: 1 for uniform rows, 0 for one-hot ones."""
+    return torch.special.entr(probs).sum(dim=1).mean() / math.log(probs.shape[1])
+
+
+def kl_divergence(probs: Tensor, log_probs: Tensor) -> Tensor:
+    """Mean over the rows of KL(p || q) in nats, from p and ln q (N, K)."""
+    return F.kl_div(log_probs, probs, reduction='batchmean')
+
+
+def prototypes_in_use(probs: Tensor) -> Tensor:
+    """exp of the entropy of the mean assignment of the rows (N, K): 1 if all take one prototype, K if all are used alike."""
+    return torch.special.entr(probs.mean(dim=0)).sum().exp()
+
+
+def top_share(probs: Tensor) -> Tensor:
+    """Share that the most used prototype has of the rows (N, K)."""
+    return probs.mean(dim=0).max()
+
+
+def feature_spread(features: Tensor) -> Tensor:
+    """Standard deviation of the normalised rows (N, D) by channel, averaged, times sqrt D.
+
+    1 where directions are spread evenly, 0 where all rows are equal (Chen and He, *Exploring simple siamese representation
+    learning*, CVPR 2021, section 4.1).
+    """
+    rows = F.normalize(features, dim=1)
+    return rows.std(dim=0, correction=0).mean() * features.shape[1] ** 0.5
+
+
+def rank_me(features: Tensor) -> Tensor:
+    """Effective rank of the rows (N, D): exp of the entropy of their normalised singular values, 1 to min(N, D).
+
+    Garrido et al., *RankMe*, ICML 2023. Waits for the device. NaN if a value is not finite.
+    """
+    if not features.isfinite().all():
+        return features.new_full((), math.nan)
+    values = torch.linalg.svdvals(features)
+    return torch.special.entr(values / values.sum()).sum().exp()
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Mean cosine between rows (N, D) in the same place."""
+    return F.cosine_similarity(a, b, dim=1).mean()
+
+
+def evenly(rows: Tensor, number: int) -> Tensor:
+    """At most ``number`` rows of (N, D), evenly spaced."""
+    return rows[:: -(-len(rows) // number) if len(rows) else 1]

@@ -1,0 +1,166 @@
+"""What the statistics of a run say about it, in plain language and with the usual remedies.
+
+A run that has just begun looks collapsed, too: its loss is ln K, and student and teacher are the same. So nothing is said
+before the statistics have looked bad ``patience`` times in a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+KINDS = ('uniform', 'one-hot', 'features', 'leak', 'teacher-equals-student', 'teacher-still')
+
+
+class Term(NamedTuple):
+    """One term of the loss, as a message needs it."""
+
+    prototypes: int
+    teacher_temp: float
+    centre_momentum: float
+
+
+class Verdict(NamedTuple):
+    """``kind`` is one of :data:`KINDS`; ``term`` names the term of the loss, '' for the whole model."""
+
+    kind: str
+    term: str
+    text: str
+
+
+class Limits(NamedTuple):
+    """Where a statistic begins to look bad.
+
+    In sound runs of the demo (ADCLR and DINO, 12 epochs), from the first observation on: entropy .04 to .21 of ln K, KL
+    .47 nats (a ninth of ln K) and more, top share up to .45, spread of .60 and more, distance of 6e-3 and more. (The cosine
+    reaches .96, so that a high one means nothing.)
+    """
+
+    uniform_entropy: float = 0.98  # of the teacher, share of ln K, at least
+    uniform_kl: float = 0.02  # share of ln K, at most
+    top_share: float = 0.9  # at least
+    spread: float = 0.05  # at most
+    leak: float = 1e-3  # relative change of [CLS], at least; rounding in bf16 is exactly repeated
+    distance: float = 1e-6  # of teacher and student, relative, at most
+
+
+LIMITS = Limits()
+
+Values = Mapping[str, float]
+Columns = Mapping[str, Sequence[float]]
+
+
+def is_uniform(now: Values, term: Term) -> bool:
+    """The teacher tells nothing apart, and the student agrees."""
+    return now['entropy'] >= LIMITS.uniform_entropy and now['kl'] <= LIMITS.uniform_kl * math.log(term.prototypes)
+
+
+def is_one_hot(now: Values, term: Term) -> bool:
+    """One prototype takes nearly everything."""
+    return now['top_share'] >= LIMITS.top_share
+
+
+def is_constant(now: Values, term: Term) -> bool:
+    """All tokens are projected to nearly the same point, and neither of the above says so."""
+    return now['spread'] <= LIMITS.spread and not is_uniform(now, term) and not is_one_hot(now, term)
+
+
+def is_leaking(now: Values, term: Term) -> bool:
+    """[CLS] is another one with other query tokens."""
+    return now.get('leak', 0.0) >= LIMITS.leak
+
+
+def explain_uniform(name: str, now: Values, term: Term, since: int) -> str:
+    log_k = math.log(term.prototypes)
+    return (
+        f'uniform collapse of {name}: loss = {now["kl"] + now["entropy"] * log_k:.4f}, ln K = ln {term.prototypes} = '
+        f'{log_k:.4f}; the teacher gives all prototypes the same share (entropy {100 * now["entropy"]:.1f} % of ln K) '
+        f'since iteration {since}. Lower the teacher temperature (now {term.teacher_temp:g}; .02 helped others) or warm it '
+        'up for longer, as the learning rate; use a larger batch and, for small data, fewer prototypes (head.out_dim)'
+    )
+
+
+def explain_one_hot(name: str, now: Values, term: Term, since: int) -> str:
+    return (
+        f'one-hot collapse of {name}: one prototype of {term.prototypes} takes {100 * now["top_share"]:.0f} % of all tokens '
+        f'since iteration {since}: centring does not keep up (centre_momentum={term.centre_momentum:g}; 1 never moves the '
+        f'centre). Lower centre_momentum (.9), raise the teacher temperature (now {term.teacher_temp:g}), use precision fp32'
+    )
+
+
+def explain_constant(name: str, now: Values, term: Term, since: int) -> str:
+    return (
+        f'features of {name} are nearly the same for all images since iteration {since}: spread {now["spread"]:.3f} (1 is '
+        f'even, 0 is one point), effective rank {now["rank"]:.1f}. Look whether the images differ at all; lower the '
+        'learning rate or warm it up for longer, clip gradients (optim_wrapper.max_norm), use a larger batch'
+    )
+
+
+def explain_leak(name: str, now: Values, term: Term, since: int) -> str:
+    return (
+        f'[CLS] depends on the {name} tokens (with those of another image it changes by {100 * now["leak"]:.1f} %, since '
+        f'iteration {since}): both views of an image carry the same crops, so the loss can be lowered by copying. Do image '
+        'tokens read query tokens (backbone.bidirectional=True)? It is for ablations only'
+    )
+
+
+Symptom = tuple[str, Callable[[Values, Term], bool], Callable[[str, Values, Term, int], str]]
+SYMPTOMS: tuple[Symptom, ...] = (
+    ('uniform', is_uniform, explain_uniform),
+    ('one-hot', is_one_hot, explain_one_hot),
+    ('features', is_constant, explain_constant),
+    ('leak', is_leaking, explain_leak),
+)
+
+
+def judge_term(columns: Columns, name: str, term: Term, patience: int) -> list[Verdict]:
+    """What the newest ``patience`` observations of a term of the loss agree on.
+
+    Args:
+        columns: Values of every statistic, and ``iteration``, in the order of observation.
+        name, term: Of the loss.
+        patience: Number of observations in a row that have to look bad.
+    """
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    verdicts = []
+    for kind, is_bad, explain in SYMPTOMS:
+        lasted = trailing([is_bad(row, term) for row in rows])
+        if lasted >= patience:
+            since = int(rows[-lasted]['iteration'])
+            verdicts.append(Verdict(kind, name, explain(name, rows[-1], term, since)))
+    return verdicts
+
+
+def judge_teacher(columns: Columns, patience: int) -> list[Verdict]:
+    """What the observations say about how the teacher follows the student.
+
+    Args:
+        columns: ``distance`` of teacher and student, ``norm`` and ``momentum`` of the teacher, and ``iteration``.
+        patience: See :func:`judge_term`.
+    """
+    norms, iterations = columns['norm'], columns['iteration']
+    if len(norms) < patience:
+        return []
+    momentum = f'{columns["momentum"][-1]:g}'
+    if trailing([norm == norms[-1] for norm in norms]) == len(norms):
+        text = (
+            f'the teacher has not moved since iteration {int(iterations[0])} (its momentum is {momentum}; 1 never moves '
+            'it): the student learns random targets. Set momentum of the schedule to (.996, 1), and look whether there is a '
+            'TeacherUpdateHook and the learning rate is above 0'
+        )
+        return [Verdict('teacher-still', '', text)]
+    equal = trailing([distance <= LIMITS.distance for distance in columns['distance']])
+    if equal >= patience:
+        text = (
+            f'teacher equals student since iteration {int(iterations[-equal])} (the momentum of the teacher is {momentum}; '
+            '0 copies the student), so nothing steadies the targets. Set momentum of the schedule to (.996, 1), and look '
+            'whether both networks share their storage'
+        )
+        return [Verdict('teacher-equals-student', '', text)]
+    return []
+
+
+def trailing(flags: Sequence[bool]) -> int:
+    """How many flags at the end are set, without a gap."""
+    return next((number for number, flag in enumerate(reversed(flags)) if not flag), len(flags))

@@ -1,0 +1,33 @@
+"""Our views for the self-supervised methods of mmpretrain."""
+
+from __future__ import annotations
+
+from mmadclr.models.preprocessors.view_preprocessor import ViewPreprocessor
+from mmadclr.registry import MODELS
+
+
+@MODELS.register_module()
+class MMPretrainPreprocessor(ViewPreprocessor):
+    """``ViewPreprocessor`` that names its result as mmpretrain's methods expect it; local views and queries are dropped.
+
+    Args:
+        num_views: 2 for methods that compare views (MoCo v3, DenseCL), 1 for those that restore one (MAE).
+        **kwargs: See ``ViewPreprocessor``.
+
+    Raises:
+        ValueError: ``num_views`` is neither.
+    """
+
+    def __init__(self, num_views: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if num_views not in (1, 2):
+            raise ValueError(f'MMPretrainPreprocessor: num_views={num_views}: samples have 2 global views, so take 1 or 2')
+        self.num_views = num_views
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Keyword arguments of the model: ``inputs``, views (B, 3, H, W), in a list if there are two; ``data_samples``."""
+        result = super().forward(data, training)
+        if 'images' in result:
+            return {'inputs': result['images']}
+        views = result['views']['global_views'][:, : self.num_views].unbind(1)
+        return {'inputs': views[0] if self.num_views == 1 else list(views), 'data_samples': None}

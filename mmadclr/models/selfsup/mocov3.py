@@ -1,0 +1,124 @@
+"""MoCo v3: contrast between the images of a batch, with or without the query term of ADCLR.
+
+Shape legend: B images, V = 2 global views, Q query crops, T tokens per crop, D channels of the head, M rows.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import torch
+import torch.nn.functional as F
+from mmengine import dist
+from torch import Tensor, nn
+
+from mmadclr.models.losses.chunked_cross_entropy import at_least_fp32
+from mmadclr.models.selfsup.base import SelfDistillation
+from mmadclr.models.selfsup.dino import by_view, flat
+from mmadclr.registry import MODELS
+
+
+@MODELS.register_module()
+class MoCoV3(SelfDistillation):
+    """``L = L_cls + lambda L_query``: a view predicts the teacher's *other* view of its own image, and of no other image.
+
+    Chen et al., *An empirical study of training self-supervised vision transformers*, ICCV 2021; facebookresearch/moco-v3,
+    ``moco/builder.py``. Student: backbone, projector, predictor; teacher: backbone and projector. With query crops in the
+    samples, ADCLR's term contrasts every query token in the same way with those of the batch, itself in the other view being
+    the one to find. The paper calls its method a plug-in; how it did this is not public, so this is our reading.
+
+    Positions are learned, where that code fixes them to sines and cosines.
+
+    Args:
+        backbone: Config of a ``QueryViT``.
+        head: Config of the projector, an ``MLPHead``.
+        predictor: What of the predictor differs from it; it has two layers.
+        temperature: Of the softmax over the batch; terms are scaled by twice of it, as published.
+        query_weight: lambda.
+        freeze_patch_embed: Patches are projected as they were at the start, which keeps training stable.
+        **kwargs: See ``SelfDistillation``.
+
+    Raises:
+        ValueError: From ``loss``, for local views, or a single image.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        head: dict,
+        predictor: dict | None = None,
+        temperature: float = 0.2,
+        query_weight: float = 1.0,
+        freeze_patch_embed: bool = True,
+        **kwargs,
+    ) -> None:
+        width = MODELS.build({'in_dim': 1, **head}).out_dim
+        extra_heads = {'predictor': {**head, 'num_layers': 2, 'in_dim': width, **(predictor or {})}}
+        super().__init__(backbone, head, extra_heads=extra_heads, **kwargs)
+        del self.teacher['predictor']
+        self.temperature, self.query_weight = temperature, query_weight
+        if freeze_patch_embed:
+            self.student['backbone'].patch_embed.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> MoCoV3:
+        """The norms of the teacher's projector use the statistics of the batch, as the student's do."""
+        super().train(mode)
+        self.teacher['head'].train(mode)
+        return self
+
+    def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
+        """``global_views`` (B, V, 3, H, W) and ``query_crops`` (B, V, Q, 3, q, q)."""
+        if local_views.shape[1]:
+            raise ValueError('MoCoV3 has no use for local views: set num_local=0 of MultiCrop')
+        with torch.no_grad():
+            keys = self.project(self.teacher, global_views, query_crops)
+        predictions = self.project(self.student, global_views, query_crops)
+        weights = {'loss_cls': 1.0, 'loss_query': self.query_weight}
+        return {name: weights[name] * self.contrast(predictions[name], keys[name]) for name in keys}
+
+    @staticmethod
+    def project(network: nn.ModuleDict, global_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
+        """What is compared in each term: [CLS] (V, B, D) and, if there are any, query tokens (V, B*Q*T, D)."""
+        output = network['backbone'](flat(global_views), flat(query_crops), patches=False)
+        tokens = {'loss_cls': output.cls}
+        if query_crops.shape[2]:
+            tokens['loss_query'] = output.queries.flatten(1, 2)
+        heads = [network[name] for name in ('head', 'predictor') if name in network]
+        projected = {}
+        for name, rows in tokens.items():
+            views = [view.flatten(0, -2) for view in by_view(rows, global_views.shape[1])]
+            for head in heads:
+                views = [head(view) for view in views]  # one by one: each view has statistics of its own
+            projected[name] = torch.stack(views)
+        return projected
+
+    def contrast(self, predictions: Tensor, keys: Tensor) -> Tensor:
+        """Sum over the pairs of different views of (V, M, D) and (V, M, D)."""
+        keys = [every_row(F.normalize(at_least_fp32(view), dim=-1)) for view in keys]
+        predictions = [F.normalize(at_least_fp32(view), dim=-1) for view in predictions]
+        pairs = permutations(range(len(keys)), 2)
+        return sum(info_nce(predictions[v], keys[u], self.temperature) for u, v in pairs)
+
+
+def every_row(rows: Tensor) -> Tensor:
+    """Rows (M, D) of all processes, one process after the other, without gradient."""
+    return torch.cat(dist.all_gather(rows.contiguous()))
+
+
+def info_nce(predictions: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of finding a row's key among the keys of all processes, times twice the temperature.
+
+    Args:
+        predictions: (M, D) of length 1.
+        keys: (processes * M, D) of length 1, those of this process where its rank says.
+        temperature: Of the softmax.
+
+    Raises:
+        ValueError: There is one key only, so nothing to tell it from.
+    """
+    if len(keys) == 1:
+        raise ValueError('contrast needs more than one image in a batch: raise batch_size')
+    with torch.autocast(predictions.device.type, enabled=False):
+        logits = predictions @ keys.T / temperature
+        targets = torch.arange(len(predictions), device=logits.device) + dist.get_rank() * len(predictions)
+        return 2 * temperature * F.cross_entropy(logits, targets)

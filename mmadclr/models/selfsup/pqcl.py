@@ -1,0 +1,84 @@
+"""PQCL: iBOT, and queries that know where a crop lies and have to tell what it shows.
+
+Shape legend: B images, V = 2 global views, L local views, Q query crops, T = m * m patches a crop, D channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmadclr.models.positions import patch_places
+from mmadclr.models.selfsup.dino import flat
+from mmadclr.models.selfsup.ibot import IBOT
+from mmadclr.models.selfsup.queries import QueryTerm
+from mmadclr.registry import MODELS
+
+
+@MODELS.register_module()
+class PQCL(QueryTerm, IBOT):
+    """``L = lambda_1 L_cls + lambda_2 L_patch + lambda_3 L_query``: iBOT, and the content of places in and around a view.
+
+    Zhang et al., *Patch-level contrastive learning via positional query for visual pre-training*, ICML 2023; as in
+    Sherrylone/PQCL, ``main_pqcl.py``. The student's query tokens are mask tokens with the code of the place of a crop's
+    patch, relative to the view; the teacher encodes the crop by itself as a small image. Its patches are the targets of the
+    queries in both views. All tokens meet the same prototypes.
+
+    That code departs from iBOT in two more points, both choices of configs: it has no local views, and both global views
+    have the colours of the first.
+
+    Args:
+        backbone: Config of a ``PositionQueryViT``.
+        data_preprocessor: Config of a ``QueryBoxPreprocessor`` (the default), which says how flips of views count.
+        query_weight: lambda_3.
+        loss_query: Config of the query loss, which has a centre and temperatures of its own.
+        **kwargs: See ``IBOT``.
+
+    Raises:
+        ValueError: From ``loss``, if there are no masks, no query crops, or no boxes of them.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        head: dict,
+        data_preprocessor: dict | None = None,
+        query_weight: float = 1.0,
+        loss_query: dict | None = None,
+        **kwargs,
+    ) -> None:
+        data_preprocessor = {'type': 'QueryBoxPreprocessor', **(data_preprocessor or {})}
+        super().__init__(backbone, head, data_preprocessor=data_preprocessor, **kwargs)
+        self.add_query_term(query_weight, loss_query, teacher_queries='alone', pairing='same-view')
+
+    def loss(
+        self,
+        global_views: Tensor,
+        local_views: Tensor,
+        query_crops: Tensor,
+        masks: Tensor | None = None,
+        query_boxes: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """``global_views`` (B, V, 3, H, W), their ``masks`` (B, V, h, w), ``local_views`` (B, L, 3, H', W'),
+        ``query_crops`` (B, V, Q, 3, q, q) and where they lie in the views, ``query_boxes`` (B, V, Q, 4)."""
+        hidden, weights = self.masked_rows(masks, global_views.device)
+        places = self.places(query_crops, query_boxes, grid=tuple(masks.shape[2:]))
+        with torch.no_grad():
+            teacher = self.project_with_patches(self.teacher, global_views)
+            teacher_query = self.project_alone(query_crops[:, :1])  # one target, whatever colours the views' crops have
+        *student, student_query = self.project_with_patches(
+            self.student, global_views, local_views, mask=flat(masks), rows=hidden, queries=flat(places)
+        )
+        num_views = global_views.shape[1]
+        teacher_query = teacher_query._replace(features=teacher_query.features.expand(num_views, -1, -1, -1))
+        return self.terms(*student, *teacher, hidden, weights) | self.query_term(student_query, teacher_query)
+
+    def places(self, query_crops: Tensor, query_boxes: Tensor | None, grid: tuple[int, int]) -> Tensor:
+        """(B, V, Q, T, 2) in patches of the views, which have a ``grid`` (h, w) of them."""
+        if query_crops.shape[2] == 0:
+            raise ValueError('PQCL: the samples have no query crops; set num_query of MultiCrop, or train IBOT')
+        if query_boxes is None:
+            raise ValueError(
+                "PQCL: the samples have no query_boxes; use data_preprocessor=dict(type='QueryBoxPreprocessor')"
+            )
+        return patch_places(query_boxes, query_crops.shape[-1] // self.student['backbone'].patch_size, grid)

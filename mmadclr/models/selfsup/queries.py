@@ -1,0 +1,56 @@
+"""What ADCLR adds to a method: a loss of query tokens, and crops encoded alone.
+
+Shape legend: B images, V global views, Q query crops, T tokens per crop, D channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmadclr.models.losses.self_distillation import Projection
+from mmadclr.models.selfsup.dino import by_view, flat
+
+TEACHER_QUERIES = ('with_view', 'alone')
+
+
+class QueryTerm:
+    """Mixin for methods built on ``DINO``: ``+ lambda L_query``, DINO's loss on query tokens instead of [CLS].
+
+    To be put before the method among the bases; its query tokens meet ``query_head(network)``.
+    """
+
+    def add_query_term(self, weight: float, loss: dict | None, teacher_queries: str, **defaults) -> None:
+        """To be called at the end of the constructor.
+
+        Args:
+            weight: lambda.
+            loss: Config of the loss, which has a centre of its own; ``defaults`` is what it need not say.
+            teacher_queries: ``'with_view'`` (the teacher's query tokens read its view, so targets differ between views) or
+                ``'alone'`` (each crop encoded by itself as a small image, its patch tokens the targets).
+
+        Raises:
+            ValueError: Unknown ``teacher_queries``.
+        """
+        if teacher_queries not in TEACHER_QUERIES:
+            raise ValueError(f"teacher_queries={teacher_queries!r}: choose 'with_view' or 'alone'")
+        self.query_weight = weight
+        self.teacher_queries = teacher_queries
+        self.loss_query = self.build_loss(loss, **defaults)
+
+    def query_term(self, student: Projection, teacher: Projection) -> dict[str, Tensor]:
+        """The loss of query tokens (V, B, Q*T, D) by its name in the log."""
+        return {'loss_query': self.query_weight * self.loss_query(student, teacher)}
+
+    @torch.no_grad()
+    def project_alone(self, query_crops: Tensor) -> Projection:
+        """The teacher's V * B * Q*T patch tokens of crops encoded as images of their own, without their [CLS]."""
+        _, num_views, num_queries = query_crops.shape[:3]
+        patches = self.teacher['backbone'](flat(query_crops).flatten(0, 1)).patches  # (V*B*Q, T, D)
+        tokens = by_view(patches.unflatten(0, (-1, num_queries)).flatten(1, 2), num_views)
+        return query_head(self.teacher).project(tokens)
+
+
+def query_head(network: nn.ModuleDict) -> nn.Module:
+    """The head of the query tokens: that of [CLS] unless there is a second one."""
+    return network['query_head'] if 'query_head' in network else network['head']

@@ -1,0 +1,167 @@
+"""The class-attention head of SelfPatch: published outputs, a slow reference one patch at a time, small and open grids."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from places import GOLDEN_CHECKPOINTS
+
+from mmadclr.checkpoint.reading import read_checkpoint
+from mmadclr.models.backbones import QueryViT
+from mmadclr.models.heads import ClassAttentionHead
+from mmadclr.models.heads.neighbours import neighbours
+
+GRIDS = {'global': (14, 14), 'local': (6, 6)}
+
+
+def published_head(golden, tensors):
+    arrays = golden('selfpatch_head')
+    head = ClassAttentionHead(16, num_heads=2)
+    head.load_state_dict(tensors(arrays, 'head/params/'))
+    return arrays, head
+
+
+# --- published numbers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind', ['', 'given_'])
+@pytest.mark.parametrize('size', GRIDS)
+def test_outputs_are_the_published_ones(golden, tensors, kind, size):
+    arrays, head = published_head(golden, tensors)
+    patches = torch.from_numpy(arrays[f'given_tokens/{size}' if kind else f'backbone/tokens/{size}'])
+    for role, grid in (('student', None), ('teacher', GRIDS[size])):
+        cls, out = head(patches, grid)
+        expected = torch.from_numpy(arrays[f'{kind}{role}/{size}'])
+        torch.testing.assert_close(torch.cat((cls[:, None], out), dim=1), expected, rtol=0, atol=2e-5, msg=role)
+
+
+def test_backbone_without_class_token_and_norm_is_the_published_one(golden, tensors):
+    arrays = golden('selfpatch_head')
+    sizes = dict(embed_dim=16, depth=2, num_heads=2, patch_size=4)
+    backbone = QueryViT(sizes, img_size=56, class_token=False, final_norm=False).eval()
+    backbone.load_state_dict(tensors(arrays, 'backbone/params/'))
+    for size in GRIDS:
+        got = backbone(torch.from_numpy(arrays[f'image/{size}'])).patches
+        torch.testing.assert_close(got, torch.from_numpy(arrays[f'backbone/tokens/{size}']), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('number', [36, 196])
+def test_neighbours_are_the_published_ones(golden, number):
+    expected = torch.from_numpy(golden('selfpatch_head')[f'neighbours{number}'])
+    around = neighbours(*(2 * [round(number**0.5)]), wrap=True)
+    assert torch.equal(around.index, expected)
+    assert around.absent is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('which', ['student', 'teacher'])
+def test_a_published_checkpoint_gives_its_outputs(golden, which):
+    expected = {k: torch.from_numpy(v) for k, v in golden('checkpoints/selfpatch_expected').items() if v.ndim}
+    state = {
+        k.removeprefix('module.'): v
+        for k, v in read_checkpoint(GOLDEN_CHECKPOINTS / 'selfpatch_checkpoint.pth')[which].items()
+    }
+    sizes = dict(embed_dim=12, depth=2, num_heads=3, patch_size=16)
+    backbone, head = QueryViT(sizes, class_token=False, final_norm=False).eval(), ClassAttentionHead(12, num_heads=3)
+    for prefix, part in (('backbone.', backbone), ('ca_head.', head)):
+        part.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    large = expected['image_low_resolution'].repeat_interleave(8, 2).repeat_interleave(8, 3)
+    for size, image in ((224, large), (96, expected['image_96'])):
+        patches = backbone(torch.cat((image, image.flip(-1)))).patches
+        torch.testing.assert_close(patches, expected[f'{which}/tokens_{size}'], rtol=0, atol=1e-4)
+        torch.testing.assert_close(head(patches)[0][:, None], expected[f'{which}/ca_student_{size}'], rtol=0, atol=3e-5)
+        clear = expected[f'{which}/clear_ranking_{size}']
+        cls, out = head(patches, (size // 16, size // 16))
+        got = torch.cat((cls[:, None], out), dim=1)[clear]
+        torch.testing.assert_close(got, expected[f'{which}/ca_teacher_{size}'][clear], rtol=0, atol=3e-5)
+
+
+# --- a slow reference ------------------------------------------------------------------------------------------------------
+
+
+def reference_class_attention(head, tokens):
+    """One sequence (S, D) of tokens, each projected anew: the class token after all blocks and the norm (D,)."""
+    cls = head.cls_token[0]
+    for block in head.cls_blocks:
+        sequence = block.norm1(torch.cat((cls, tokens)))
+        read = []
+        for part in range(block.attn.num_heads):
+            width = sequence.shape[1] // block.attn.num_heads
+            rows = slice(part * width, (part + 1) * width)
+            q, k, v = (getattr(block.attn, name)(sequence)[:, rows] for name in 'qkv')
+            read.append((q[:1] @ k.T / width**0.5).softmax(-1) @ v)
+        cls = cls + block.attn.proj(torch.cat(read, dim=1))
+        cls = cls + block.mlp(block.norm2(cls))
+    return head.norm(cls)[0]
+
+
+def reference_neighbours(patch, height, width, wrap):
+    """By distance: those at most one step away in both directions, across the edges if ``wrap``."""
+
+    def distance(a, b, size):
+        return min(abs(a - b), size - abs(a - b)) if wrap else abs(a - b)
+
+    row, column = divmod(patch, width)
+    return [
+        other
+        for other in range(height * width)
+        if other != patch and distance(row, other // width, height) <= 1 and distance(column, other % width, width) <= 1
+    ]
+
+
+GRIDS_AND_EDGES = pytest.mark.parametrize(
+    ('grid', 'wrap'), [((4, 5), True), ((4, 5), False), ((2, 2), True), ((2, 2), False), ((1, 3), True), ((1, 2), False)]
+)
+
+
+@GRIDS_AND_EDGES
+def test_neighbours_of_any_grid(grid, wrap):
+    around = neighbours(*grid, wrap)
+    for patch in range(grid[0] * grid[1]):
+        row = around.index[patch] if around.absent is None else around.index[patch][~around.absent[patch]]
+        assert row.tolist() == reference_neighbours(patch, *grid, wrap)
+
+
+@GRIDS_AND_EDGES
+@pytest.mark.parametrize('count', [1, 4, 8])
+def test_outputs_and_gradients_equal_the_slow_reference(grid, wrap, count):
+    head = ClassAttentionHead(12, num_heads=3, num_neighbours=count, wrap=wrap).double()
+    with torch.no_grad():
+        for p in head.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    patches = torch.randn(2, grid[0] * grid[1], 12, dtype=torch.float64)
+    expected = []
+    for image in patches:
+        for number, patch in enumerate(image):
+            around = reference_neighbours(number, *grid, wrap)
+            similar = F.cosine_similarity(patch, image[around], dim=-1)
+            nearest = sorted(range(len(around)), key=lambda i: -similar[i])[:count]
+            expected.append(reference_class_attention(head, image[[around[i] for i in nearest]]))
+    cls, got = head(patches, grid)
+    torch.testing.assert_close(got.flatten(0, 1), torch.stack(expected), rtol=0, atol=1e-12)
+    whole = torch.stack([reference_class_attention(head, image) for image in patches])
+    torch.testing.assert_close(cls, whole, rtol=0, atol=1e-12)
+    parameters = list(head.parameters())
+    for name, g, e in zip(
+        dict(head.named_parameters()),
+        torch.autograd.grad(got.square().sum() + cls.sum(), parameters),
+        torch.autograd.grad(torch.stack(expected).square().sum() + whole.sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(g, e, rtol=0, atol=1e-10, msg=name)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('wrap', [True, False])
+def test_a_single_patch_has_no_neighbours(wrap):
+    with pytest.raises(ValueError, match='a grid of 1 x 1 patches has no neighbours: make the views at least two patches'):
+        ClassAttentionHead(12, num_heads=3, wrap=wrap)(torch.randn(2, 1, 12), (1, 1))
+
+
+def test_impossible_settings():
+    with pytest.raises(ValueError, match='num_heads=5 does not divide the 12 channels'):
+        ClassAttentionHead(12, num_heads=5)
+    for count in (0, 9):
+        with pytest.raises(ValueError, match=f'num_neighbours={count}: a patch has 1 to 8'):
+            ClassAttentionHead(12, num_heads=3, num_neighbours=count)
