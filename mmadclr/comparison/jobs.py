@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
-import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from mmadclr.files import atomic_path
 
 STAMP, RESULT, LOG = 'job.json', 'result.json', 'output.log'
 LOG_LINES = 15
-RSS_UNIT = 1 if sys.platform == 'darwin' else 1024  # bytes of a unit of ru_maxrss
+POLL_S = 0.1
 
 
 class JobError(Exception):
@@ -34,7 +35,7 @@ class Job(NamedTuple):
         folder: For everything the job writes.
         command: To be run in the current folder; may be resumed by being run again.
         identity: All that the result depends on besides ``needs``; of JSON types, or with a telling ``str``.
-        read: Metrics from the job's folder, and the peak memory of its process in MiB.
+        read: Metrics from the job's folder, and the peak memory of its process in MiB (0: not known).
         config: To be put into ``folder/config.py`` before.
         needs: A job that has to be finished before.
     """
@@ -76,7 +77,7 @@ def run_job(job: Job, say: Callable[[str], None] = print) -> dict[str, float]:
         raise JobError(f'exit status {status}; the end of {job.folder / LOG}:\n{end_of(job.folder / LOG)}')
     try:
         metrics = job.read(job.folder, memory)
-    except (OSError, LookupError, StopIteration) as error:
+    except (OSError, LookupError, StopIteration, ValueError) as error:
         raise JobError(f'left no readable result in {job.folder}: {error!r}') from error
     _write_json(job.folder / RESULT, {'fingerprint': job.fingerprint(), 'metrics': metrics})
     return metrics
@@ -97,17 +98,34 @@ def prepare_folder(job: Job, say: Callable[[str], None]) -> None:
 
 
 def run_command(command: list[str], log: Path) -> tuple[int, float]:
-    """Runs a command with its output added to ``log``; returns exit status and peak resident memory in MiB."""
+    """Runs a command with its output added to ``log``; returns exit status and peak resident memory in MiB.
+
+    The memory is that of the command's own process, without workers; 0 where the system does not tell.
+    """
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))  # also for a clone that is not installed
+    memory = 0.0
     with log.open('ab') as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONPATH': path})
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            while process.poll() is None:
+                memory = max(memory, peak_memory(process.pid))
+                time.sleep(POLL_S)
         except BaseException:
             process.wait()  # an interrupt reaches the process as well, which may have a checkpoint to write
             raise
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, usage.ru_maxrss * RSS_UNIT / 2**20
+    return process.returncode, memory
+
+
+def peak_memory(pid: int) -> float:
+    """Peak resident memory of a process so far, in MiB; 0 if it is gone, or on systems without /proc.
+
+    ``ru_maxrss`` would not do: it never falls below the memory of the process that started it.
+    """
+    try:
+        found = re.search(r'VmHWM:\s*(\d+) kB', Path(f'/proc/{pid}/status').read_text())
+    except OSError:
+        return 0.0
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def end_of(log: Path) -> str:
@@ -130,11 +148,11 @@ def last_logged(folder: Path, name: str) -> float:
 
 
 def cost(folder: Path, memory: float) -> dict[str, float]:
-    """Median of images/s over a run's log, and its peak memory in MiB: of the GPU if there is one, else of the process."""
+    """Median of images/s over a run's log, and peak memory in MiB: of the GPU if there is one, else of the process."""
     lines = scalars(folder)
     speed = statistics.median(line['images_per_s'] for line in lines if 'images_per_s' in line)
-    on_device = max((line['memory'] for line in lines if 'memory' in line), default=memory)
-    return {'images_per_s': round(speed, 1), 'memory_mib': round(on_device, 1)}
+    peak = max((line['memory'] for line in lines if 'memory' in line), default=memory)
+    return {'images_per_s': round(speed, 1), **({'memory_mib': round(peak, 1)} if peak else {})}
 
 
 def _write_json(path: Path, content: Mapping) -> None:

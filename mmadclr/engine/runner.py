@@ -227,10 +227,11 @@ class Runner(mmengine_runner.Runner):
     def load_checkpoint(self, filename, map_location='cpu', strict=True, **kwargs) -> dict:
         """Strict; nothing in a file is executed."""
         checkpoint = read_checkpoint(filename)
+        if self._resume:
+            check_resumable(filename, checkpoint)
         if strict:
             check_state_dict(unwrapped(self.model), filename, checkpoint)
         if self._resume:
-            check_resumable(filename, checkpoint)
             checkpoint['message_hub'] = history_of(checkpoint['message_hub'])
             self._position = checkpoint.get('position')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)

@@ -32,16 +32,17 @@ class Verdict(NamedTuple):
 class Limits(NamedTuple):
     """Where a statistic begins to look bad.
 
-    In sound runs of the demo (ADCLR and DINO, 12 epochs), from the first observation on: entropy .04 to .21 of ln K, KL
-    .47 nats (a ninth of ln K) and more, top share up to .45, spread of .60 and more, distance of 6e-3 and more. (The cosine
-    reaches .96, so that a high one means nothing.)
+    Of the demo, 12 epochs (552 iterations, 60 observations), extreme values in three sound runs (DINO, ADCLR, iBOT): entropy
+    at most .21 of ln K, KL at least .22 nats (.05 of ln K), top share at most .45, spread at least .57, distance at least
+    6e-3; the cosine reaches .97, so that a high one means nothing. DINO without centring ends at a top share of .75 to .91,
+    and with a teacher temperature of .1 at an entropy of .97 of ln K and a KL of .02 nats.
     """
 
-    uniform_entropy: float = 0.98  # of the teacher, share of ln K, at least
+    uniform_entropy: float = 0.95  # of the teacher, share of ln K, at least
     uniform_kl: float = 0.02  # share of ln K, at most
-    top_share: float = 0.9  # at least
+    top_share: float = 0.7  # at least
     spread: float = 0.05  # at most
-    leak: float = 1e-3  # relative change of [CLS], at least; rounding in bf16 is exactly repeated
+    leak: float = 1e-2  # relative change of [CLS], at least; 0 if image tokens read no query tokens, but for rounding
     distance: float = 1e-6  # of teacher and student, relative, at most
 
 

@@ -41,6 +41,12 @@ class Witness(Hook):
             self.steps = {int(state['step']) for state in runner.optim_wrapper.optimizer.state.values()}
 
 
+def test_official_files_are_pointed_to_the_converter(small_config):
+    cfg = small_config({'resume': True, 'load_from': str(GOLDEN_CHECKPOINTS / 'dino_checkpoint.pth')})
+    with pytest.raises(ValueError, match=r'holds no message_hub, meta, state_dict.*tools/convert\.py --to mmadclr'):
+        Runner.from_cfg(cfg).train()
+
+
 @pytest.mark.parametrize('system', ['dino', 'ibot', 'selfpatch'])
 def test_official_runs_go_on(system, small_config, tmp_path):
     convert(GOLDEN_CHECKPOINTS / f'{system}_checkpoint.pth', tmp_path / 'start.pth', 'mmadclr', num_heads=3)

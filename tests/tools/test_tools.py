@@ -136,7 +136,7 @@ def test_own_folder_of_jpegs_needs_one_changed_line(tmp_path):
         ([ADCLR_DEMO, '--cfg-options', 'model.backbone.arch=vit_smol'], "error: arch 'vit_smol' is no model of timm"),
         (
             ['configs/adclr/vits16_folder.py', '--cfg-options', 'train_dataloader.dataset.data_root=/nowhere'],
-            'error: data_root /nowhere does not exist; set data_root of the dataset in the config',
+            'train_dataloader.dataset.data_root: folder /nowhere does not exist',
         ),
         (
             ['configs/adclr/vits16_folder.py', '--cfg-options', *BAD_IMAGES],
@@ -144,7 +144,7 @@ def test_own_folder_of_jpegs_needs_one_changed_line(tmp_path):
         ),
         (
             [ADCLR_DEMO, '--cfg-options', 'train_dataloader.dataset.transform.query_size=12'],
-            'error: input of 12x12 pixels: both sides must be multiples of the patch size 8',
+            'train_dataloader.dataset.transform.query_size=12 is no multiple of the 8 pixels of a patch',
         ),
     ],
 )
