@@ -89,8 +89,11 @@ class Training:
     def kill(self) -> None:
         """Kills every process of the run (SIGKILL to the group)."""
         if self.process.poll() is None:
+            ranks = self.ranks()
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+            while any(is_alive(pid) for pid in ranks):  # those of torchrun are not our children
+                time.sleep(0.01)
 
     def ranks(self) -> list[int]:
         """Process ids of the training processes: of one alone its own, under torchrun those it started."""
@@ -147,6 +150,13 @@ def start(
 def train_image(tmp_path: Path, number: int) -> Path:
     """Path of a training image, in the order of the data set."""
     return sorted((tmp_path / 'shapes/train').rglob('*.png'))[number]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False
 
 
 def children(pid: int) -> list[int]:
