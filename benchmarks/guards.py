@@ -70,7 +70,7 @@ def observation_of(model: torch.nn.Module, rows: int) -> Callable[..., object]:
 
 
 def main() -> None:
-    defaults = dict(arch='mini', batch=2, queries=10, locals=10, prototypes=65536, rounds=15, precision='fp32')
+    defaults = dict(arch='mini', batch=2, queries=10, locals=10, prototypes=65536, rounds=25, precision='fp32')
     args = common.parser(__doc__, rows=256, interval=50, **defaults).parse_args()
     views, models = draw_views(args), [build(args), build(args)]
     guarded, plain = (step_of(model, args, is_guarded) for model, is_guarded in zip(models, (True, False), strict=True))

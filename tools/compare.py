@@ -3,10 +3,11 @@
 Every config is trained with every seed; teachers, and the untrained network, are measured by k-NN, linear classifiers, patch
 probes, Mask R-CNN and UperNet. ``OUT/table.md`` and ``OUT/table.json`` hold means and standard deviations over seeds and are
 brought up to date after every job. The same command goes on where it was interrupted; results are kept until their config or
-options change.
+options change (a change of the code is not noticed: remove the folder, or choose another --out).
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def parse_args() -> argparse.Namespace:
 @report_bad_input
 def main() -> None:
     args = parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('error: ended by SIGTERM; the same command goes on from here'))
     methods = load_methods(args.configs, args.cfg_options, args.epochs)
     notes = check_alike({method.name: method.cfg for method in methods}, args.allow_different)
     tasks = {

@@ -77,8 +77,8 @@ def run_job(job: Job, say: Callable[[str], None] = print) -> dict[str, float]:
         raise JobError(f'exit status {status}; the end of {job.folder / LOG}:\n{end_of(job.folder / LOG)}')
     try:
         metrics = job.read(job.folder, memory)
-    except (OSError, LookupError, StopIteration, ValueError) as error:
-        raise JobError(f'left no readable result in {job.folder}: {error!r}') from error
+    except (OSError, LookupError, ValueError) as error:
+        raise JobError(f'left no readable result in {job.folder}: {error}') from error
     _write_json(job.folder / RESULT, {'fingerprint': job.fingerprint(), 'metrics': metrics})
     return metrics
 
@@ -111,7 +111,8 @@ def run_command(command: list[str], log: Path) -> tuple[int, float]:
                 memory = max(memory, peak_memory(process.pid))
                 time.sleep(POLL_S)
         except BaseException:
-            process.wait()  # an interrupt reaches the process as well, which may have a checkpoint to write
+            process.terminate()  # which a training run takes as: write a checkpoint and end
+            process.wait()
             raise
     return process.returncode, memory
 

@@ -16,7 +16,8 @@ from mmadclr.comparison.baselines import PIXELS, RANDOM
 from mmadclr.comparison.dense_tasks import DENSE_TASKS, ROOT, DenseTask
 from mmadclr.comparison.jobs import Job, cost, last_logged
 from mmadclr.engine.launch import load_config
-from mmadclr.registry import MODELS
+from mmadclr.models.selfsup import SelfDistillation
+from mmadclr.registry import MODELS, SCOPE
 
 PARTS = ('pretraining', 'knn', 'linear', 'dense', *DENSE_TASKS)
 METRICS = 'metrics.json'
@@ -64,9 +65,9 @@ def load_methods(files: Sequence[str], options: Mapping[str, Any], epochs: int |
 
 def load_method(name: str, file: str, overrides: Mapping[str, Any]) -> Method:
     cfg = load_config(Namespace(config=file, cfg_options=dict(overrides), work_dir=None))
-    model = MODELS.build(cfg.model)
-    if not hasattr(model, 'teacher') or 'max_epochs' not in cfg.train_cfg:
-        raise ValueError(f'{file}: no pretraining with one of our methods, which have a teacher and count epochs')
+    model = MODELS.build(cfg.model) if cfg.get('default_scope') == SCOPE else None
+    if not isinstance(model, SelfDistillation):
+        raise ValueError(f'{file}: no config of pretraining with one of our methods')
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Method(name, cfg, parameters, model.teacher['backbone'].cls_token is not None)
 
@@ -176,7 +177,7 @@ def image_arguments(cfg: Config) -> list[str]:
 
 
 def probe_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
-    """The patch probes of the config's validation, with the same numbers.
+    """The patch probes of the config's validation; the tool's limit of images holds for training and validation alike.
 
     Raises:
         ValueError: The validation has none.

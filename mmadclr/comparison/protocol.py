@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from mmengine.config import Config
+
 TRANSFORM = 'train_dataloader.dataset.transform'
 # Query crops, masks, heads, losses and schedules are what methods differ in.
 ASPECTS = {
@@ -18,7 +20,7 @@ ASPECTS = {
 }
 
 
-def check_alike(configs: Mapping[str, Mapping], allowed: Collection[str]) -> list[str]:
+def check_alike(configs: Mapping[str, Config], allowed: Collection[str]) -> list[str]:
     """Compares every config with the first, aspect by aspect; returns the allowed differences in words.
 
     Args:
@@ -28,7 +30,7 @@ def check_alike(configs: Mapping[str, Mapping], allowed: Collection[str]) -> lis
     Raises:
         ValueError: Another aspect differs.
     """
-    (first, reference), *others = configs.items()
+    (first, reference), *others = ((name, cfg.to_dict()) for name, cfg in configs.items())
     found = []
     for aspect, keys in ASPECTS.items():
         for name, cfg in others:

@@ -8,6 +8,7 @@ from mmadclr.engine.hooks import (
     WatchdogHook,
 )
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
+from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
 from mmadclr.engine.hooks.class_names_hook import ClassNamesHook
 from mmadclr.engine.linear_sweep import LinearSweepLoop, LinearSweepOptimConstructor, SweepAccuracy
 from mmadclr.engine.loops import FeatureEvalLoop
@@ -23,6 +24,7 @@ from mmadclr.engine.train_loop import ResumableEpochLoop
 __all__ = [
     'AutocastOptimWrapper',
     'ClassNamesHook',
+    'CollapseMonitorHook',
     'DistillationScheduleHook',
     'EpochSeedHook',
     'FeatureEvalLoop',

@@ -10,7 +10,6 @@ from mmengine.config import Config
 from poison import NaNImages
 
 from mmadclr.engine import Runner
-from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook  # noqa: F401  registers it
 from mmadclr.engine.launch import leave_process_group
 
 

@@ -17,7 +17,6 @@ from poison import LeaveOut
 
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.engine import Runner
-from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook  # noqa: F401  registers it
 
 BASE = {
     'train_cfg.max_epochs': 2,

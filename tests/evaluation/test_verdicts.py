@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
+from places import GOLDEN
 
 from mmadclr.evaluation.verdicts import LIMITS, Term, judge_teacher, judge_term, trailing
 
@@ -116,3 +118,27 @@ def test_since_is_where_the_symptom_began():
 
 def test_trailing():
     assert [trailing(flags) for flags in ([], [True], [False, True, True], [True, False])] == [0, 1, 2, 0]
+
+
+# Statistics of the monitor in runs of configs/demo/*_vittiny_shapes.py with default_hooks.logger.interval=10 and
+# train_cfg.max_epochs=12 (8 with bidirectional=True); the last three with what their names say.
+RECORDED = json.loads((GOLDEN.parent / 'monitored_runs.json').read_text())
+EXPECTED = {
+    'dino, centre_momentum=1': {('one-hot', 'cls')},
+    'dino, teacher_temp=.1': {('uniform', 'cls')},
+    'adclr, bidirectional': {('leak', 'query')},
+}
+
+
+@pytest.mark.parametrize('name', RECORDED)
+def test_verdicts_on_recorded_runs(name):
+    """Judged after each observation, as in the run; the warm-up takes 2 epochs of 46 iterations."""
+    found = set()
+    for term, values in RECORDED[name].items():
+        early = sum(iteration <= 92 for iteration in values['iteration'])
+        for end in range(early + 1, len(values['iteration']) + 1):
+            seen = {key: column[early:end] for key, column in values.items()}
+            setting = TERM._replace(prototypes=64)
+            verdicts = judge_teacher(seen, 5) if term == 'teacher' else judge_term(seen, term, setting, 5)
+            found |= {verdict[:2] for verdict in verdicts}
+    assert found == EXPECTED.get(name, set())

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from mmadclr.engine.checkpoint_files import checkpoints, find_damage
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 40  # of 4 iterations: some seconds
+EPOCHS = 100  # of 4 iterations: some ten seconds, so that three kills hit it
 OFTEN = [
     f'train_cfg.max_epochs={EPOCHS}',
     'default_hooks.checkpoint.by_epoch=False',
@@ -193,8 +194,10 @@ def test_truncated_and_corrupt_checkpoints_are_passed_over(training, record_faul
     content = newest.read_bytes()
     stamps = [(path, path.stat().st_mtime_ns) for path in (newest, second)]
     newest.write_bytes(content[: len(content) // 2])
+    with zipfile.ZipFile(second) as archive:
+        largest = max(archive.infolist(), key=lambda record: record.file_size)
     flipped = bytearray(second.read_bytes())
-    flipped[len(flipped) // 2] ^= 4
+    flipped[largest.header_offset + largest.file_size // 2] ^= 4
     second.write_bytes(flipped)
     for path, stamp in stamps:
         os.utime(path, ns=(stamp, stamp))

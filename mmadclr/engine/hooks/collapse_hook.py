@@ -50,7 +50,7 @@ class CollapseMonitorHook(Hook):
     * ``leak``, of query tokens: relative change of the teacher's [CLS] when each image gets the query crops of another;
       measured once an epoch.
 
-    ``monitor/teacher_distance`` is the distance of both networks' parameters over the student's norm. Every process looks at
+    ``monitor/teacher_distance`` is the distance of both networks' parameters over the teacher's norm. Every process looks at
     its own tokens; what is logged is the mean over processes, so ``prototypes`` and ``rank`` are those of ``rows`` tokens.
 
     A verdict comes once per kind and epoch, after ``patience`` observations in a row since the warm-up of the learning rate
@@ -209,13 +209,13 @@ def term_statistics(loss: SelfDistillationLoss, student: Projection, teacher: Pr
 
 @torch.no_grad()
 def teacher_statistics(model: SelfDistillation) -> dict[str, Tensor]:
-    """Norm of the teacher's parameters, and its distance to the student over the student's norm; collective if sharded."""
+    """Norm of the teacher's parameters, and its distance to the student over that norm; collective if sharded."""
     names, teacher = zip(*model.teacher.named_parameters(), strict=True)
     values = dict(model.student.named_parameters())
     student = [values[name] for name in names]
     gaps = torch._foreach_sub(list(teacher), student)
-    gap, length, norm = (torch.stack(whole_norms(tensors)).norm() for tensors in (gaps, student, list(teacher)))
-    return {'distance': gap / length, 'norm': norm}
+    gap, norm = (torch.stack(whole_norms(tensors)).norm() for tensors in (gaps, list(teacher)))
+    return {'distance': gap / norm, 'norm': norm}
 
 
 def fetch_means(groups: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, float]]:

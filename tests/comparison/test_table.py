@@ -1,0 +1,29 @@
+"""Means, spreads and cells, by closed forms."""
+
+import pytest
+
+from mmadclr.comparison.table import COLUMNS, markdown, summarise, tabulate
+
+
+def test_mean_and_sample_deviation():
+    # 1, 2, ..., n: mean (n + 1) / 2, sample variance n (n + 1) / 12.
+    assert summarise([3.0, 1.0, 2.0]) == {'mean': 2.0, 'std': 1.0, 'n': 3}
+    found = summarise([float(x) for x in range(1, 9)])
+    assert found == {'mean': 4.5, 'std': pytest.approx(6**0.5), 'n': 8}
+
+
+def test_one_seed_has_no_spread():
+    assert summarise([7.0]) == {'mean': 7.0, 'std': None, 'n': 1}
+
+
+def test_missing_cells_stay_empty_and_count():
+    results = {'a': {0: {'knn': 60.0, 'parameters': 194592}, 1: {'knn': 64.0}}, 'b': {0: {}, 1: {'miou': 30.0}}}
+    table = tabulate(results)
+    assert table['a']['knn']['values'] == {0: 60.0, 1: 64.0}
+    assert set(table['a']) == {'knn', 'parameters'}
+    assert set(table['b']) == {'miou'}
+    lines = markdown(table, ['a has other data than b']).splitlines()
+    assert lines[0] == f'|  | {COLUMNS["knn"].title} | {COLUMNS["miou"].title} | {COLUMNS["parameters"].title} |'
+    assert lines[2] == '| a | 62.0 ± 2.8 (2) |  | 0.195 (1) |'
+    assert lines[3] == '| b |  | 30.0 (1) |  |'
+    assert lines[-1] == '* a has other data than b'

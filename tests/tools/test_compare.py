@@ -1,0 +1,82 @@
+"""Comparisons from the command line."""
+
+import json
+
+import pytest
+from test_tools import ADCLR_DEMO, SHAPES, logged, tool
+
+DINO_DEMO = 'configs/demo/dino_vittiny_shapes.py'
+MOCO_DEMO = 'configs/demo/mocov3_vittiny_shapes.py'
+SMALL = [
+    'train_cfg.val_interval=1',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.batch_size=8',
+    'default_hooks.schedule.warmup_epochs=1',
+    'default_hooks.logger.interval=1',
+    'val_evaluator.k=5',
+]
+
+
+def test_configs_that_are_not_alike_are_refused_before_anything_runs(tmp_path):
+    done = tool('compare', ADCLR_DEMO, MOCO_DEMO, '--out', tmp_path / 'out', '--parts', 'pretraining', check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith('error: mocov3_vittiny_shapes and adclr_vittiny_shapes differ in local_views: ')
+    assert line.endswith('or say --allow-different local_views if the table may show it')
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.fixture(scope='module')
+def compare(tmp_path_factory):
+    """Runs a comparison of seconds a job; (folder, function of epochs and further arguments)."""
+    folder = tmp_path_factory.mktemp('compare')
+    changes = [*SMALL, *(change.format(root=folder / 'shapes') for change in SHAPES)]
+
+    def run(epochs, *more, check=True):
+        parts = ['--parts', 'pretraining', 'knn', '--seeds', '0', '1', '--epochs', epochs]
+        arguments = [DINO_DEMO, ADCLR_DEMO, '--out', folder / 'out', *parts, '--cfg-options', *changes, *more]
+        return tool('compare', *arguments, check=check, timeout=600)
+
+    return folder / 'out', run
+
+
+def results(folder):
+    return {path.parent.relative_to(folder): path.read_text() for path in sorted(folder.rglob('result.json'))}
+
+
+@pytest.mark.slow
+def test_comparison_measures_goes_on_and_starts_anew(compare):
+    out, run = compare
+    first = run(2)
+    content = json.loads((out / 'table.json').read_text())
+    rows = content['rows']
+    assert list(rows) == ['raw pixels', 'random initialisation', 'dino_vittiny_shapes', 'adclr_vittiny_shapes']
+    for method in ('dino_vittiny_shapes', 'adclr_vittiny_shapes'):
+        for seed in ('0', '1'):  # the tool measures what the run's last validation measured
+            validated = logged(out / method / f'seed{seed}' / 'pretraining', 'knn5_T0.07_top1')[-1]
+            assert rows[method]['knn']['values'][seed] == pytest.approx(validated, abs=0.01)
+    assert rows['dino_vittiny_shapes']['parameters'] == rows['adclr_vittiny_shapes']['parameters']
+    assert (out / 'table.md').read_text() in first.stdout
+
+    kept = results(out)
+    assert run(2).stdout.count('done before: ') == len(kept) == 12
+    assert results(out) == kept
+
+    lost = out / 'adclr_vittiny_shapes/seed1/pretraining'
+    (lost / 'result.json').unlink()  # as if it had been interrupted: it goes on from its last checkpoint
+    again = run(2)
+    assert again.stdout.count('running: ') == 1
+    assert 'resumed' in (lost / 'output.log').read_text()
+    table = json.loads((out / 'table.json').read_text())['rows']
+    assert table['adclr_vittiny_shapes']['knn'] == rows['adclr_vittiny_shapes']['knn']
+
+    broken = run(1, 'val_cfg.dense_probe.train.data_root=nowhere', check=False)
+    assert broken.returncode == 1
+    assert broken.stdout.count('made with another config or other options, so it starts anew') == 6
+    assert broken.stdout.count('FAILED: ') == 12
+    assert 'nowhere' in broken.stdout
+    assert (
+        broken.stderr.strip()
+        .splitlines()[-1]
+        .startswith('error: 12 jobs failed: random initialisation, seed 0, pretraining;')
+    )
