@@ -8,8 +8,8 @@ from mmadclr.engine.hooks import (
     WatchdogHook,
 )
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
-from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
 from mmadclr.engine.hooks.class_names_hook import ClassNamesHook
+from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
 from mmadclr.engine.linear_sweep import LinearSweepLoop, LinearSweepOptimConstructor, SweepAccuracy
 from mmadclr.engine.loops import FeatureEvalLoop
 from mmadclr.engine.optim import (

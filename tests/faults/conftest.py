@@ -27,7 +27,7 @@ def training(tmp_path):
 
 @pytest.fixture
 def record_fault() -> Callable[..., None]:
-    """To be called at the end of a test that passed: ``record_fault(fault, how it was injected, what happened, times=1)``."""
+    """To be called at the end of a test: ``record_fault(fault, how it was injected, what happened, times=1)``."""
 
     def record(fault: str, injected: str, outcome: str, times: int = 1) -> None:
         RECORDS.append(Record(fault, injected, outcome, times))
