@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from mmadclr.registry import MODELS, SCOPE
 
 PARTS = ('pretraining', 'knn', 'linear', 'dense', *DENSE_TASKS)
 METRICS = 'metrics.json'
+DECIDES_UNTRAINED = ('model', 'randomness', 'val_dataloader', 'val_cfg', 'val_evaluator')
 
 
 class Method(NamedTuple):
@@ -121,7 +122,7 @@ def pretraining(method: Method, seed: int, folder: Path) -> Job:
     return Job(
         folder,
         [sys.executable, *program, '--work-dir', str(folder)],
-        {'trained': method.trained, 'cfg': identity_of(cfg)},
+        {'trained': method.trained, 'cfg': identity_of(cfg) if method.trained else cut_to(cfg, DECIDES_UNTRAINED)},
         partial(read_pretraining, method.parameters) if method.trained else read_baselines,
         config=cfg,
     )
@@ -222,4 +223,8 @@ def finetuning(task: DenseTask, cfg: Config, checkpoint: Path, folder: Path, fir
 
 def identity_of(cfg: Config) -> dict:
     """What of a config decides a result; where it is written to does not."""
-    return {key: value for key, value in cfg.to_dict().items() if key != 'work_dir'}
+    return cut_to(cfg, set(cfg.keys()) - {'work_dir'})
+
+
+def cut_to(cfg: Config, keys: Collection[str]) -> dict:
+    return {key: value for key, value in cfg.to_dict().items() if key in keys}

@@ -86,6 +86,15 @@ def test_untrained_network_is_a_row_of_its_own(tmp_path):
     assert jobs['knn'].command[2].endswith('random_initialisation/seed0/pretraining/random.pth')
 
 
+def test_untrained_network_does_not_depend_on_how_long_others_train(tmp_path):
+    def fingerprint(**kwargs):
+        row = untrained(methods('adclr', **kwargs)[0])
+        return plan(row, 0, Settings(tmp_path, {}), KNN)['knn'].fingerprint()
+
+    assert fingerprint() == fingerprint(epochs=3)
+    assert fingerprint() != fingerprint(options={'model.backbone.arch.depth': 4})
+
+
 def test_parameters_are_those_that_train():
     dino, selfpatch = methods('dino', 'selfpatch')
     width, patch, tokens = 64, 3 * 8 * 8, 17

@@ -53,8 +53,10 @@ def test_going_on_after_any_iteration_equals_not_stopping(train, workers):
 def test_workers_that_are_kept_draw_no_number_of_the_training(train):
     """A run that goes on at the start of an epoch starts its workers there; the one left alone did so before."""
     settings = {
-        'train_cfg.max_epochs': 2, 'model.backbone.drop_path_rate': 0.3,
-        'train_dataloader.num_workers': 1, 'train_dataloader.persistent_workers': True,
+        'train_cfg.max_epochs': 2,
+        'model.backbone.drop_path_rate': 0.3,
+        'train_dataloader.num_workers': 1,
+        'train_dataloader.persistent_workers': True,
     }
     whole = train(settings, work_dir='whole')
     resumed = train(settings | {'resume': True, 'load_from': f'{whole.work_dir}/epoch_1.pth'}, work_dir='resumed')
