@@ -70,8 +70,7 @@ def test_nan_after_nan_ends_the_run_and_can_be_replayed(training, tmp_path, reco
     record_fault(
         'NaN in every step from some step on',
         'all images from iteration 4 on',
-        'ended after 3 skipped steps in a row; the dump replays the first of them with the same images, and goes on without the '
-        'fault',
+        'ended after 3 skipped steps in a row; the dump replays the first of them, and goes on without the fault',
     )
 
 
@@ -94,7 +93,7 @@ def test_a_collapse_is_named_and_ends_the_run_on_request(training, record_fault,
     assert checkpoints(run.work_dir)
     others = [text for name, (_, text) in COLLAPSES.items() if name != kind and re.search(text, run.output())]
     assert not others
-    record_fault(f'collapse: {kind}', ' '.join(options), f'verdict in the log, run ended on request ({kind}), checkpoint written')
+    record_fault(f'collapse: {kind}', ' '.join(options), 'verdict in the log; run ended on request, with a checkpoint')
 
 
 def test_a_sound_run_gets_no_verdict(training, record_fault):
