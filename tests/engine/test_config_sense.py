@@ -31,6 +31,7 @@ def at(cfg, folder):
         cfg.train_dataloader.dataset,
         (cfg.get('val_dataloader') or {}).get('dataset'),
         (cfg.val_cfg or {}).get('bank'),
+        ((cfg.val_cfg or {}).get('dense_probe') or {}).get('train'),
     ):
         if dataset:
             dataset.data_root = str(folder)
