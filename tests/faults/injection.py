@@ -7,7 +7,7 @@
     assert 'ran out of memory' in training.output()
 
 It is the demo's ADCLR on 16 + 10 generated images below ``tmp_path / 'shapes'``: 4 iterations an epoch, milliseconds each.
-All waiting has a limit, after which the whole process group is killed and the test fails with the end of the output.
+All waiting has a limit, after which all its processes are killed and the test fails with the end of the output.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from places import REPO
@@ -87,12 +88,15 @@ class Training:
             raise AssertionError(f'still running after {timeout} s:\n{self.output()[-4000:]}') from None
 
     def kill(self) -> None:
-        """Kills every process of the run (SIGKILL to the group)."""
+        """Kills every process of the run, and returns when they are dead."""
         if self.process.poll() is None:
             ranks = self.ranks()
             os.killpg(self.process.pid, signal.SIGKILL)
+            for pid in ranks:  # torchrun puts each into a group of its own
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self.process.wait()
-            while any(is_alive(pid) for pid in ranks):  # those of torchrun are not our children
+            while any(is_alive(pid) for pid in ranks):
                 time.sleep(0.01)
 
     def ranks(self) -> list[int]:

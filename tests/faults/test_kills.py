@@ -22,7 +22,7 @@ from mmadclr.engine.checkpoint_files import checkpoints, find_damage
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 300  # of 4 iterations: long enough for three kills on a fast machine
+EPOCHS = 150  # of 4 iterations: long enough for three kills on a fast machine
 OFTEN = [
     f'train_cfg.max_epochs={EPOCHS}',
     'default_hooks.checkpoint.by_epoch=False',
