@@ -154,3 +154,28 @@ def test_samples_of_shards_do_not_depend_on_workers(tmp_path, monkeypatch):
     assert sorted(torch.cat([batch['index'] for batch in alone]).tolist()) == list(range(12))
     for a, b in zip(alone, workers, strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a if torch.is_tensor(a[name]))
+
+
+class CountedReads(Images):
+    """Images that count how often they are asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads = 0
+
+    def __getitem__(self, key):
+        self.reads += 1
+        return key.index
+
+
+@pytest.mark.parametrize('kind', [EpochSampler, ShardSampler])
+def test_a_run_that_goes_on_leaves_out_what_it_had_without_reading_it(kind):
+    images = CountedReads()
+    built = kind(images, seed=3, **({'batch_size': 4} if kind is ShardSampler else {}))
+    whole = [key.index for key in built]
+    built.skip(984)
+    loader = DataLoader(images, batch_size=4, sampler=built)
+    assert [index for batch in loader for index in batch.tolist()] == whole[984:]
+    assert images.reads == 16
+    assert len(loader) == 250
+    assert [key.index for key in built] == whole  # the next pass is a whole one
