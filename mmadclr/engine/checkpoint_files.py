@@ -19,19 +19,24 @@ POINTER = 'last_checkpoint'  # mmengine's name for the file that names the newes
 
 
 def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
-    """Writes a checkpoint under a temporary name, waits until it is on the disk, and renames it.
+    """Writes a checkpoint as :func:`write_synced` does, and makes it the newest of its folder.
 
     Raises:
         OSError, RuntimeError: The disk is full or the like; what ``path`` held before is untouched and nothing is left over.
     """
     path = Path(path)
+    write_synced(content, path)
+    with atomic_path(path.with_name(POINTER)) as temporary:
+        temporary.write_text(str(path))
+    sync_folder(path.parent)
+
+
+def write_synced(content: dict[str, Any], path: Path) -> None:
+    """Writes a file under a temporary name, waits until it is on the disk, and renames it."""
     with atomic_path(path) as temporary, open(temporary, 'wb') as file:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
-    with atomic_path(path.with_name(POINTER)) as temporary:
-        temporary.write_text(str(path))
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

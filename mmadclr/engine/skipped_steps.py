@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from mmadclr.engine.checkpoint_files import checkpoints
 from mmadclr.engine.sharding import local_tensors
-from mmadclr.files import atomic_path
 
 SHOWN = 4  # images of a process that a line of the log names
 
@@ -111,14 +109,6 @@ def add_to_record(path: Path, step: Step, batches: Sequence[dict[str, Any]]) -> 
     line = json.dumps({'iteration': step.iteration, 'epoch': step.epoch + 1, 'batches': list(batches)})
     with path.open('ab', buffering=0) as file:
         file.write(f'{line}\n'.encode())
-
-
-def write_replay(content: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint that no run takes for its newest one: it is resumed by name only."""
-    with atomic_path(path) as temporary, open(temporary, 'wb') as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def newest_checkpoint(work_dir: str | Path) -> str:

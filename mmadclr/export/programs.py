@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from abc import abstractmethod
 from pathlib import Path
 
 import torch
@@ -38,9 +39,9 @@ class Program(Format):
         )
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + '\n')
 
+    @abstractmethod
     def record(self, model: PortableViT, images: Tensor, folder: Path) -> None:
         """Writes the program of a model; ``images`` as an example."""
-        raise NotImplementedError
 
     def keeps_rule(self, opened: OpenedBackbone) -> bool:
         return True

@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine import dist
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 
+from mmadclr.engine.checkpoint_files import write_synced
 from mmadclr.engine.hooks.checkpoint_hook import ends_step
 from mmadclr.engine.run_state import random_state
 from mmadclr.engine.skipped_steps import (
@@ -18,7 +19,6 @@ from mmadclr.engine.skipped_steps import (
     explain,
     fetch,
     newest_checkpoint,
-    write_replay,
 )
 from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import HOOKS
@@ -162,4 +162,4 @@ class LossRecordHook(RuntimeInfoHook):
             content['position']['random'] = random
         content['message_hub']['runtime_info'] |= {'skipped_in_a_row': 0}
         if dist.is_main_process():
-            write_replay(content, path)
+            write_synced(content, path)  # not the newest: a bare --resume passes it over
