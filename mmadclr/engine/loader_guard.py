@@ -61,18 +61,25 @@ def explained_worker_deaths(iteration: Callable[[], int], work_dir: str | Path) 
         death = _find_death(error)
         if death is None:
             raise
-        cause = next((text for name, text in CAUSES.items() if name in death[0]), UNKNOWN_CAUSE)
-        raise WorkerDiedError(f'{death[0]} at iteration {iteration()}: {cause}. {_way_on(work_dir)}') from error
+        raise WorkerDiedError(
+            f'{death} at iteration {iteration()}: {_cause(death) or UNKNOWN_CAUSE}. {_way_on(work_dir)}'
+        ) from error
 
 
-def _find_death(error: BaseException | None) -> re.Match | None:
-    """In the message of the error, or of those it was raised from."""
+def _find_death(error: BaseException | None) -> str | None:
+    """In the message of the error, or of those it was raised from; rather one that tells the cause.
+
+    A main process that waits for a batch when the signal arrives hides it behind "exited unexpectedly".
+    """
+    deaths = []
     while error is not None:
-        death = DEATH.search(str(error))
-        if death is not None:
-            return death
+        deaths += [found[0] for found in [DEATH.search(str(error))] if found]
         error = error.__cause__ or error.__context__
-    return None
+    return next((death for death in deaths if _cause(death)), deaths[0] if deaths else None)
+
+
+def _cause(death: str) -> str | None:
+    return next((text for name, text in CAUSES.items() if name in death), None)
 
 
 def _way_on(work_dir: str | Path) -> str:

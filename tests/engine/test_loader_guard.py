@@ -95,6 +95,16 @@ def test_deaths_that_others_caught_are_found(tmp_path):
         raise SyntaxError('Failed to format the config file') from death
 
 
+def test_a_death_that_names_the_signal_is_told_rather_than_one_that_does_not(tmp_path):
+    """As torch raises them when the signal arrives while the main process waits for a batch."""
+    death = RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. ')
+    with pytest.raises(WorkerDiedError) as caught, explained_worker_deaths(lambda: 5, tmp_path):
+        raise RuntimeError('DataLoader worker (pid(s) 7) exited unexpectedly') from death
+    assert str(caught.value).startswith(
+        'DataLoader worker (pid 7) is killed by signal: Killed. at iteration 5: most likely '
+    )
+
+
 def test_other_errors_pass(tmp_path):
     error = RuntimeError('CUDA out of memory')
     with pytest.raises(RuntimeError) as caught, explained_worker_deaths(lambda: 5, tmp_path):

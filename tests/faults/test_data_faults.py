@@ -56,10 +56,8 @@ def test_a_worker_killed_as_if_memory_had_run_out_ends_the_run(training, record_
     os.kill(victim, signal.SIGKILL)
     assert run.wait(END) != 0
     seconds = time.monotonic() - killed
-    message = (
-        r'error: DataLoader worker \(pid \d+\) is killed by signal: Killed\..*most likely the machine ran out of memory'
-    )
-    assert re.search(message, run.output())
+    # A connection that breaks before the signal arrives leaves torch with "(pid(s) 7) exited unexpectedly".
+    assert re.search(r'error: DataLoader worker \(pid.*most likely the machine ran out of memory', run.output())
     assert 'go on from it with --resume' in run.output()
     outcome = f'ends within {seconds:.0f} s, saying that memory ran out and which checkpoint to go on from'
     record_fault('loader worker killed for memory', f'SIGKILL to a worker, {on(processes)}', outcome)
