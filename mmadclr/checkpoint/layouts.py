@@ -39,6 +39,10 @@ NOT_BACKBONE = re.compile(
 )
 
 
+# mmpretrain calls the momentum encoders of MoCo v3 and DenseCL so; the other network of a file is the student then.
+TEACHER_NAMES = frozenset(('teacher', 'momentum_encoder', 'encoder_k'))
+
+
 class BackboneWeights(NamedTuple):
     """A backbone as found in a file.
 
@@ -94,8 +98,11 @@ def tensors_by_path(node: Mapping, path: str = '') -> Iterator[tuple[str, Tensor
 def _choose(prefixes: list[str], which: str) -> str:
     if which not in ('teacher', 'student'):
         raise ValueError(f"which={which!r}: choose 'teacher' or 'student'")
-    paired = [prefix for prefix in prefixes if {'teacher', 'student'} & set(prefix.split('.'))]
-    candidates = [prefix for prefix in paired if which in prefix.split('.')] if paired else prefixes
+    teachers = [prefix for prefix in prefixes if TEACHER_NAMES & set(prefix.split('.'))]
+    students = [prefix for prefix in prefixes if 'student' in prefix.split('.')]
+    if teachers and not students:
+        students = [prefix for prefix in prefixes if prefix not in teachers]
+    candidates = {'teacher': teachers, 'student': students}[which] if teachers or students else prefixes
     if len(candidates) == 1:
         return candidates[0]
     if not prefixes:

@@ -129,7 +129,7 @@ def crop_findings(cfg: Mapping) -> Iterator[Finding]:
     masked = _get(cfg, f'{path}.mask.patch_size')
     if patch and masked and masked != patch:
         yield Finding(
-            f'{path}.mask.patch_size={masked}, but patches of model.backbone.arch have {patch} pixels: set it to {patch}'
+            f'{path}.mask.patch_size={masked}, but patches of model.backbone have {patch} pixels: set it to {patch}'
         )
 
 
@@ -220,7 +220,10 @@ def _hook(cfg: Mapping, name: str) -> tuple[str, Mapping]:
 
 
 def _patch_size(cfg: Mapping) -> int | None:
+    """Pixels along a side of the backbone's patches; None where the config does not tell."""
     arch = _get(cfg, 'model.backbone.arch')
+    if '.' in str(_get(cfg, 'model.backbone.type')).removeprefix('mmadclr.'):  # of another package, with its own arguments
+        return _get(cfg, 'model.backbone.patch_size')
     if isinstance(arch, Mapping):
         return arch.get('patch_size', 16)
     return resolve_arch(arch)['patch_size'] if isinstance(arch, str) else None

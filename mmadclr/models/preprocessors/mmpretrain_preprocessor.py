@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mmengine.structures import BaseDataElement
+
 from mmadclr.models.preprocessors.view_preprocessor import ViewPreprocessor
 from mmadclr.registry import MODELS
 
@@ -11,7 +13,7 @@ class MMPretrainPreprocessor(ViewPreprocessor):
     """``ViewPreprocessor`` that names its result as mmpretrain's methods expect it; local views and queries are dropped.
 
     Args:
-        num_views: 2 for methods that compare views (MoCo v3, DenseCL), 1 for those that restore one (MAE).
+        num_views: 2 for methods that compare views (MoCo v3, DenseCL), 1 for those that restore one (MAE, SimMIM).
         **kwargs: See ``ViewPreprocessor``.
 
     Raises:
@@ -25,9 +27,16 @@ class MMPretrainPreprocessor(ViewPreprocessor):
         self.num_views = num_views
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Keyword arguments of the model: ``inputs``, views (B, 3, H, W), in a list if there are two; ``data_samples``."""
+        """Keyword arguments of the model: ``inputs``, views (B, 3, H, W), in a list if there are two; ``data_samples``.
+
+        Where samples have masks, those of the first view are in its data samples as ``mask`` (h, w), 1 where hidden.
+        """
         result = super().forward(data, training)
         if 'images' in result:
             return {'inputs': result['images']}
         views = result['views']['global_views'][:, : self.num_views].unbind(1)
-        return {'inputs': views[0] if self.num_views == 1 else list(views), 'data_samples': None}
+        masks = result['views'].get('masks')
+        return {
+            'inputs': views[0] if self.num_views == 1 else list(views),
+            'data_samples': None if masks is None else [BaseDataElement(mask=mask) for mask in masks[:, 0].to(views[0])],
+        }
