@@ -8,6 +8,7 @@ import pytest
 import torch
 from comparisons import assert_same_state
 from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
 from places import REPO
 
 from mmadclr.checkpoint import read_checkpoint
@@ -16,6 +17,8 @@ from mmadclr.engine.compilation import compile_blocks
 from mmadclr.registry import MODELS
 
 METHODS = ['selfpatch', 'pqcl']
+# iBOT on two processes is in test_ibot_distributed; MoCo v3 has batch norms, whose statistics are joint on GPUs only.
+ALL_METHODS = [*METHODS, 'ibot', 'adclr_ibot', 'mocov3', 'adclr_mocov3']
 RECIPE = {
     'train_cfg.max_epochs': 2,
     'val_cfg': None,
@@ -86,7 +89,7 @@ def test_the_recipe_moves_what_is_compared(folder, method):
     assert ('student.backbone.pos_embed' in still) == (method == 'pqcl')
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', ALL_METHODS)
 def test_going_on_equals_not_stopping(train, method):
     config = f'configs/demo/{method}_vittiny_shapes.py'
     settings = {
@@ -108,17 +111,28 @@ def test_a_run_of_one_method_is_not_gone_on_with_by_another(train):
         train(resume, work_dir='pqcl', config='configs/demo/pqcl_vittiny_shapes.py')
 
 
-@pytest.mark.parametrize('method', METHODS)
+def views_of(cfg, method):
+    """A batch of two random images, with what the samples of the method's config hold."""
+    transform = cfg.train_dataloader.dataset.transform
+    number, size = transform.num_query, transform.query_size
+    views = {
+        'global_views': torch.randn(2, 2, 3, 32, 32),
+        'local_views': torch.randn(2, transform.num_local, 3, 16, 16),
+        'query_crops': torch.randn(2, 2, number, 3, size, size),
+    }
+    if transform.get('mask'):
+        views['masks'] = torch.rand(2, 2, 4, 4) < 0.3
+    if method == 'pqcl':
+        views['query_boxes'] = torch.rand(2, 2, number, 4)
+    return views
+
+
+@pytest.mark.parametrize('method', ALL_METHODS)
 def test_compiled_blocks_give_the_same_losses(method, small_config):
     torch._dynamo.reset()
     cfg = small_config(config=f'configs/demo/{method}_vittiny_shapes.py')
-    model = MODELS.build(cfg.model)
-    views = dict(global_views=torch.randn(2, 2, 3, 32, 32), local_views=torch.randn(2, 2, 3, 16, 16))
-    if method != 'selfpatch':
-        size = cfg.train_dataloader.dataset.transform.query_size
-        views |= dict(query_crops=torch.randn(2, 2, 1, 3, size, size), masks=torch.rand(2, 2, 4, 4) < 0.3)
-    if method == 'pqcl':
-        views['query_boxes'] = torch.rand(2, 2, 1, 4)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    views = views_of(cfg, method)
     plain = model.loss(**views)
     assert compile_blocks(model, dict(backend='aot_eager'))
     for name, loss in model.loss(**views).items():
