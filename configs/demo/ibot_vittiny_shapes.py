@@ -5,7 +5,12 @@
 The twin of ``dino_vittiny_shapes.py`` with masks over its 4 x 4 patches.
 """
 
-_base_ = ['./dino_vittiny_shapes.py']
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/shapes.py',
+    '../_base_/models/dino_vittiny.py',
+    '../_base_/schedules/demo_50e.py',
+]
 
 model = dict(type='IBOT', loss_patch=dict(student_temp=0.1, centre_momentum=0.9))
 mask = dict(type='BlockMasking', patch_size=8, ratio=(0.0, 0.3), spread=(0.0, 0.2))

@@ -5,10 +5,13 @@
 The twin of ``dino_vittiny_shapes.py`` without local views. Batch norms in the heads, so batches should not be small.
 """
 
-_base_ = ['./dino_vittiny_shapes.py']
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/shapes.py',
+    '../_base_/schedules/demo_50e.py',
+]
 
 model = dict(
-    _delete_=True,
     type='MoCoV3',
     backbone=dict(
         type='QueryViT',

@@ -6,7 +6,12 @@ The twin of ``dino_vittiny_shapes.py``; two more blocks of class attention and a
 patches, so opposite edges do not count as neighbours: with them, every patch of a local view would be one of any other.
 """
 
-_base_ = ['./dino_vittiny_shapes.py']
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/shapes.py',
+    '../_base_/models/dino_vittiny.py',
+    '../_base_/schedules/demo_50e.py',
+]
 
 model = dict(
     type='SelfPatch',

@@ -1,0 +1,32 @@
+"""For small models on small images, 50 epochs: as ``dino_800e.py``, with a sharp and fast teacher and a high learning rate."""
+
+train_cfg = dict(type='ResumableEpochLoop', max_epochs=50, val_interval=10)
+optim_wrapper = dict(
+    type='SelfDistillationOptimWrapper',
+    constructor='SelfDistillationOptimConstructor',
+    optimizer=dict(type='AdamW', lr=3e-3),
+    max_norm=3.0,
+    precision='auto',  # bf16 on a GPU, fp32 on a CPU
+)
+auto_scale_lr = dict(enable=True, base_batch_size=64)
+default_hooks = dict(
+    runtime_info=dict(type='LossRecordHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    checkpoint=dict(type='SafeCheckpointHook', interval=10, minutes=30, max_keep_ckpts=1),
+    teacher=dict(type='TeacherUpdateHook'),
+    epoch_seed=dict(type='EpochSeedHook'),
+    unreadable=dict(type='UnreadableImageHook', max_unreadable=100),
+    throughput=dict(type='ThroughputHook'),
+    monitor=dict(type='CollapseMonitorHook', patience=5),
+    watchdog=dict(type='WatchdogHook', timeout_s=300, first_s=3600, val_s=7200, abort_s=1500),
+    schedule=dict(
+        type='DistillationScheduleHook',
+        warmup_epochs=2,
+        min_lr=1e-5,
+        weight_decay=(0.04, 0.04),
+        momentum=(0.98, 1.0),
+        teacher_temp=(0.025, 0.025),
+        teacher_temp_warmup_epochs=0,
+        freeze_last_layer_epochs=0,
+    ),
+)
