@@ -1,9 +1,12 @@
 """Trains configs with several seeds under one protocol, and writes one table: ``python tools/compare.py CONFIG ...``.
 
 Every config is trained with every seed; teachers, and the untrained network, are measured by k-NN, linear classifiers, patch
-probes, Mask R-CNN and UperNet. ``OUT/table.md`` and ``OUT/table.json`` hold means and standard deviations over seeds and are
-brought up to date after every job. The same command goes on where it was interrupted; results are kept until their config or
-options change (a change of the code is not noticed: remove the folder, or choose another --out).
+probes, Mask R-CNN and UperNet. The work dir of a finished run in the place of a config is measured as it is.
+
+``OUT/table.md`` and ``OUT/table.json`` hold means and standard deviations over seeds and are brought up to date after every
+job. The same command goes on where it was interrupted. What was made with another config or other options is put aside and
+made anew (a change of the code is not noticed: choose another --out). Commands with different --seeds may share one --out
+and run at the same time; the same command with all seeds then makes the table.
 """
 
 import argparse
@@ -16,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmengine.config import DictAction
 
 from mmadclr.comparison.board import Comparison
-from mmadclr.comparison.dense_tasks import DENSE_TASKS, add_dense_arguments
-from mmadclr.comparison.plan import PARTS, load_methods, load_settings
+from mmadclr.comparison.dense_tasks import DENSE_TASKS, add_dense_arguments, chosen_tasks
+from mmadclr.comparison.methods import load_methods
+from mmadclr.comparison.plan import PARTS, load_settings
 from mmadclr.comparison.protocol import ASPECTS, check_alike
 from mmadclr.engine.argument_types import natural, positive
 from mmadclr.engine.launch import report_bad_input
@@ -25,10 +29,12 @@ from mmadclr.engine.launch import report_bad_input
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='of pretraining; rows are called as the files')
+    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='of pretraining, or the work dir of a finished run')
     parser.add_argument('--seeds', type=natural, nargs='+', default=[0, 1, 2])
     parser.add_argument('--out', default='work_dirs/compare', metavar='DIR', help='of runs, results and the table')
-    parser.add_argument('--epochs', type=positive, help='of every pretraining, in place of what configs say')
+    parser.add_argument(
+        '--epochs', type=positive, help='of every pretraining, in place of what configs say; finished runs stay as they are'
+    )
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS, help='what to run; all by default')
     parser.add_argument(
         '--allow-different',
@@ -51,13 +57,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('error: ended by SIGTERM; the same command goes on from here'))
+    tasks = chosen_tasks(args)
     methods = load_methods(args.configs, args.cfg_options, args.epochs)
     notes = check_alike({method.name: method.cfg for method in methods}, args.allow_different)
-    tasks = {
-        part: (getattr(args, f'{part}_config'), getattr(args, f'{part}_options'))
-        for part in DENSE_TASKS
-        if part in args.parts
-    }
     comparison = Comparison(methods, args.seeds, load_settings(args.out, tasks), args.parts, vars(args), notes)
     failed = comparison.run()
     print(comparison.markdown())

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmadclr.comparison.jobs import JobError, result_of, run_job
-from mmadclr.comparison.plan import Method, Settings, plan, untrained
-from mmadclr.comparison.table import markdown, tabulate
+from mmadclr.comparison.methods import Method, untrained
+from mmadclr.comparison.plan import Settings, plan
+from mmadclr.comparison.table import Results, feature_notes, markdown, tabulate
 from mmadclr.files import atomic_path
 
 PIXELS_ROW = 'raw pixels'
@@ -67,9 +68,9 @@ class Comparison:
         self.write()
         return failed
 
-    def results(self) -> dict[str, dict[int, dict[str, float]]]:
+    def results(self) -> Results:
         """Row -> seed -> all metrics there are, raw pixels first."""
-        found: dict[str, dict[int, dict[str, float]]] = {PIXELS_ROW: {}} | {row.name: {} for row in self.rows}
+        found: dict[str, dict[int, dict]] = {PIXELS_ROW: {}} | {row.name: {} for row in self.rows}
         for (row, seed, _), job in self.jobs.items():
             metrics = result_of(job) or {}
             pixels = {name.removeprefix('pixels_'): value for name, value in metrics.items() if name.startswith('pixels_')}
@@ -80,13 +81,18 @@ class Comparison:
 
     def write(self) -> None:
         """Writes ``table.json`` and ``table.md``."""
-        table = tabulate(self.results())
-        content = {'protocol': self.protocol, 'notes': list(self.notes), 'rows': table}
+        results = self.results()
+        content = {'protocol': self.protocol, 'notes': self.all_notes(results), 'rows': tabulate(results)}
         self._write('table.json', json.dumps(content, indent=1, default=str) + '\n')
-        self._write('table.md', self.markdown(table))
+        self._write('table.md', markdown(content['rows'], content['notes']))
 
-    def markdown(self, table: dict | None = None) -> str:
-        return markdown(tabulate(self.results()) if table is None else table, self.notes)
+    def markdown(self) -> str:
+        results = self.results()
+        return markdown(tabulate(results), self.all_notes(results))
+
+    def all_notes(self, results: Results) -> list[str]:
+        runs = [f'{row.name} is one finished run: its spread is that of the measurements' for row in self.rows if row.run]
+        return [*self.notes, *runs, *feature_notes(results)]
 
     def _write(self, name: str, text: str) -> None:
         with atomic_path(Path(self.settings.out, name)) as temporary:

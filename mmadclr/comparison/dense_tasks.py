@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -43,3 +43,16 @@ def add_dense_arguments(parser: ArgumentParser) -> None:
             metavar='KEY=VALUE',
             help=f'override keys of the config of {part}',
         )
+
+
+def chosen_tasks(args: Namespace) -> dict[str, tuple[str | None, dict]]:
+    """Config (None: the demo's) and overrides of every dense task among ``--parts``.
+
+    Raises:
+        ValueError: They are given for one that is not.
+    """
+    given = {part: (getattr(args, f'{part}_config'), getattr(args, f'{part}_options')) for part in DENSE_TASKS}
+    for part, settings in given.items():
+        if any(settings) and part not in args.parts:
+            raise ValueError(f'--{part}-config and --{part}-options are for the part {part}: add it to --parts')
+    return {part: settings for part, settings in given.items() if part in args.parts}

@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class Job(NamedTuple):
 
     Attributes:
         folder: For everything the job writes.
-        command: To be run in the current folder; may be resumed by being run again.
+        command: To be run in the current folder; may be resumed by being run again. None: there is nothing to run.
         identity: All that the result depends on besides ``needs``; of JSON types, or with a telling ``str``.
         read: Metrics from the job's folder, and the peak memory of its process in MiB (0: not known).
         config: To be put into ``folder/config.py`` before.
@@ -41,9 +41,9 @@ class Job(NamedTuple):
     """
 
     folder: Path
-    command: list[str]
+    command: list[str] | None
     identity: Mapping[str, Any]
-    read: Callable[[Path, float], dict[str, float]]
+    read: Callable[[Path, float], dict[str, float | str]]
     config: Config | None = None
     needs: Job | None = None
 
@@ -72,7 +72,7 @@ def run_job(job: Job, say: Callable[[str], None] = print) -> dict[str, float]:
     if job.needs is not None and result_of(job.needs) is None:
         raise JobError(f'needs the result of {job.needs.folder}: let the part pretraining run first')
     prepare_folder(job, say)
-    status, memory = run_command(job.command, job.folder / LOG)
+    status, memory = run_command(job.command, job.folder / LOG) if job.command else (0, 0.0)
     if status:
         raise JobError(f'exit status {status}; the end of {job.folder / LOG}:\n{end_of(job.folder / LOG)}')
     try:
@@ -84,11 +84,12 @@ def run_job(job: Job, say: Callable[[str], None] = print) -> dict[str, float]:
 
 
 def prepare_folder(job: Job, say: Callable[[str], None]) -> None:
-    """Makes the job's folder, unless there is one of the same job to go on in; what another one left is removed."""
+    """Makes the job's folder, unless there is one of the same job to go on in; what another one left is put aside."""
     stamp = job.folder / STAMP
     if stamp.is_file() and json.loads(stamp.read_text())['fingerprint'] != job.fingerprint():
-        say(f'{job.folder}: made with another config or other options, so it starts anew')
-        shutil.rmtree(job.folder)
+        aside = next(path for number in count(1) if not (path := Path(f'{job.folder}.old{number}')).exists())
+        say(f'{job.folder}: made with another config or other options, so it starts anew; what there was is in {aside}')
+        job.folder.rename(aside)
     elif not stamp.is_file() and job.folder.is_dir() and any(job.folder.iterdir()):
         raise FileExistsError(f'{job.folder} holds files of something else: choose another --out, or remove them')
     job.folder.mkdir(parents=True, exist_ok=True)

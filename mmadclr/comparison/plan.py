@@ -8,38 +8,20 @@ from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmengine.config import Config
 
-from mmadclr.comparison.baselines import PIXELS, RANDOM
+from mmadclr.comparison.baselines import PIXELS, RANDOM, knn_top1
 from mmadclr.comparison.dense_tasks import DENSE_TASKS, ROOT, DenseTask
 from mmadclr.comparison.jobs import Job, cost, last_logged
+from mmadclr.comparison.methods import Method
 from mmadclr.engine.launch import load_config
-from mmadclr.models.selfsup import SelfDistillation
-from mmadclr.registry import MODELS, SCOPE
+from mmadclr.models.backbones.query_vit import resolve_arch
 
 PARTS = ('pretraining', 'knn', 'linear', 'dense', *DENSE_TASKS)
 METRICS = 'metrics.json'
 DECIDES_UNTRAINED = ('model', 'randomness', 'val_dataloader', 'val_cfg', 'val_evaluator')
-
-
-class Method(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-        name: Of the row, and of its folder.
-        cfg: Resolved config of pretraining.
-        parameters: Number of parameters that pretraining trains.
-        class_token: Whether the backbone has one.
-        trained: False for the network as it is before pretraining.
-    """
-
-    name: str
-    cfg: Config
-    parameters: int
-    class_token: bool
-    trained: bool = True
 
 
 class Settings(NamedTuple):
@@ -47,35 +29,6 @@ class Settings(NamedTuple):
 
     out: Path
     dense: Mapping[str, Config]
-
-
-def load_methods(files: Sequence[str], options: Mapping[str, Any], epochs: int | None) -> list[Method]:
-    """Methods by the names of their config files.
-
-    Raises:
-        FileNotFoundError, ConfigError: See ``load_config``.
-        ValueError: Two files have one name, or a config is not one of pretraining with one of our methods.
-    """
-    names = [Path(file).stem for file in files]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f'two configs are called {twice[0]}, which names a row of the table: list or call it otherwise')
-    overrides = dict(options) if epochs is None else {**options, 'train_cfg.max_epochs': epochs}
-    return [load_method(name, file, overrides) for name, file in zip(names, files, strict=True)]
-
-
-def load_method(name: str, file: str, overrides: Mapping[str, Any]) -> Method:
-    cfg = load_config(Namespace(config=file, cfg_options=dict(overrides), work_dir=None))
-    model = MODELS.build(cfg.model) if cfg.get('default_scope') == SCOPE else None
-    if not isinstance(model, SelfDistillation):
-        raise ValueError(f'{file}: no config of pretraining with one of our methods')
-    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Method(name, cfg, parameters, model.teacher['backbone'].cls_token is not None)
-
-
-def untrained(method: Method) -> Method:
-    """The network of a method before pretraining, as a row of its own."""
-    return method._replace(name='random initialisation', trained=False)
 
 
 def load_settings(out: str, tasks: Mapping[str, tuple[str | None, Mapping]]) -> Settings:
@@ -91,21 +44,38 @@ def plan(method: Method, seed: int, settings: Settings, parts: Sequence[str]) ->
     """Jobs of one method and seed by part, ``pretraining`` always among them.
 
     Raises:
-        ValueError: The config does not say what one of the parts needs.
+        ValueError: The config does not say what one of the parts needs, or a dense task is made for another network.
     """
     folder = settings.out / method.name.replace(' ', '_') / f'seed{seed}'
     first = pretraining(method, seed, folder / 'pretraining')
     name = f'epoch_{method.cfg.train_cfg.max_epochs}.pth' if method.trained else RANDOM
-    checkpoint = first.folder / name
+    checkpoint = method.run or first.folder / name
     jobs = {'pretraining': first}
     for part in parts:
         if part in DENSE_TASKS:
+            check_network(part, settings.dense[part], method)
             cfg = seeded(settings.dense[part], seed)
             cfg.merge_from_dict({'model.backbone.class_token': method.class_token})
             jobs[part] = finetuning(DENSE_TASKS[part], cfg, checkpoint, folder / part, first)
         elif part != 'pretraining':
             jobs[part] = measurement(part, method.cfg, seed, checkpoint, folder / part, first)
     return jobs
+
+
+def check_network(part: str, cfg: Config, method: Method) -> None:
+    """Whether a dense task is made for the network that a method trains; numbers of heads may differ.
+
+    Raises:
+        ValueError: It is not.
+    """
+    arch = cfg.model.backbone.get('arch')
+    task, trained = (resolve_arch(each) for each in (arch, method.cfg.model.backbone.arch))
+    for key in ('embed_dim', 'depth', 'patch_size'):
+        if task[key] != trained[key]:
+            raise ValueError(
+                f'part {part}: {method.name} trains a network of {key}={trained[key]}, and the config of the task is made '
+                f'for {task[key]}: name another with --{part}-config, or leave the part out of --parts'
+            )
 
 
 def seeded(cfg: Config, seed: int) -> Config:
@@ -115,6 +85,8 @@ def seeded(cfg: Config, seed: int) -> Config:
 
 
 def pretraining(method: Method, seed: int, folder: Path) -> Job:
+    if method.run is not None:
+        return finished(method, folder)
     cfg = seeded(method.cfg, seed)
     file = str(folder / 'config.py')
     trains = [str(ROOT / 'tools' / 'train.py'), file, '--resume']
@@ -126,6 +98,13 @@ def pretraining(method: Method, seed: int, folder: Path) -> Job:
         partial(read_pretraining, method.parameters) if method.trained else read_baselines,
         config=cfg,
     )
+
+
+def finished(method: Method, folder: Path) -> Job:
+    """What is known of a run that somebody else trained, which is left as it is."""
+    stat = method.run.stat()
+    identity = {'checkpoint': str(method.run.resolve()), 'bytes': stat.st_size, 'written': stat.st_mtime_ns}
+    return Job(folder, None, identity, lambda *_: read_pretraining(method.parameters, method.run.parent, memory=0.0))
 
 
 def read_pretraining(parameters: int, folder: Path, memory: float) -> dict[str, float]:
@@ -197,12 +176,12 @@ def probe_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
     return 'dense_probe.py', arguments + (['--reduce-zero-label'] if train.get('reduce_zero_label') else [])
 
 
-def read_measurement(part: str, folder: Path, memory: float) -> dict[str, float]:
+def read_measurement(part: str, folder: Path, memory: float) -> dict[str, float | str]:
     metrics = json.loads((folder / METRICS).read_text())
     if part == 'knn':
-        return {'knn': next(iter(metrics.values()))}
+        return {'knn': knn_top1(metrics), 'knn_features': metrics['features']}
     if part == 'linear':
-        return {'linear': metrics['linear_top1']}
+        return {'linear': metrics['linear_top1'], 'linear_features': metrics['features']}
     return {'patch_knn_miou': next(iter(metrics.values())), 'probe_miou': metrics['patch_linear_miou']}
 
 

@@ -16,6 +16,10 @@ ASPECTS = {
     'network': ('model.backbone.arch', 'model.backbone.img_size', 'model.backbone.drop_path_rate'),
     'global_views': tuple(f'{TRANSFORM}.{key}' for key in ('type', 'global_size', 'global_scale', 'global_1', 'global_2')),
     'local_views': tuple(f'{TRANSFORM}.{key}' for key in ('num_local', 'local_size', 'local_scale', 'local')),
+    'execution': (
+        *('compile', 'sharding', 'optim_wrapper.precision', 'model.backbone.grad_checkpointing'),
+        *('model.data_preprocessor.arithmetic', f'{TRANSFORM}.backend'),
+    ),
     'evaluation': ('val_dataloader', 'val_cfg', 'val_evaluator'),
 }
 

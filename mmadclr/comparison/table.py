@@ -28,7 +28,7 @@ COLUMNS = {
     'parameters': Column('trained parameters (M)', 3, 1e-6),
 }
 
-Results = Mapping[str, Mapping[int, Mapping[str, float]]]  # row -> seed -> metrics
+Results = Mapping[str, Mapping[int, Mapping[str, float | str]]]  # row -> seed -> metrics
 
 
 def summarise(values: Sequence[float]) -> dict[str, float | int | None]:
@@ -47,6 +47,22 @@ def tabulate(results: Results) -> dict[str, dict[str, dict]]:
         }
         for row, by_seed in results.items()
     }
+
+
+def feature_notes(results: Results) -> list[str]:
+    """Which features of an image k-NN and linear classifiers were given, where that is not the same in all rows."""
+    notes = []
+    for column in ('knn', 'linear'):
+        rows: dict[str, list[str]] = {}
+        for row, by_seed in results.items():
+            for features in {
+                metrics[f'{column}_features'] for metrics in by_seed.values() if f'{column}_features' in metrics
+            }:
+                rows.setdefault(features, []).append(row)
+        if len(rows) > 1:
+            given = '; '.join(f'{features} in {", ".join(names)}' for features, names in rows.items())
+            notes.append(f'{COLUMNS[column].title} from different features: {given}')
+    return notes
 
 
 def markdown(table: Mapping[str, Mapping[str, Mapping]], notes: Sequence[str] = ()) -> str:

@@ -37,7 +37,8 @@ def compare(tmp_path, monkeypatch):
     def run(failing=None):
         (tmp_path / 'ran').write_text('')
         settings = SimpleNamespace(out=tmp_path, failing=failing)
-        comparison = Comparison([Method(name='a'), Method(name='bb')], [0, 1], settings, PARTS, {'epochs': 3}, ['note'])
+        methods = [Method(name='a', run=None), Method(name='bb', run='epoch_3.pth')]
+        comparison = Comparison(methods, [0, 1], settings, PARTS, {'epochs': 3}, ['note'])
         failed = comparison.run()
         return failed, len((tmp_path / 'ran').read_text().splitlines()), json.loads((tmp_path / 'table.json').read_text())
 
@@ -53,6 +54,7 @@ def test_every_job_runs_once_and_fills_its_cell(compare, tmp_path):
     assert 'images_per_s' in content['rows']['a']
     assert 'pixels_knn' not in content['rows']['random initialisation']
     assert content['protocol'] == {'epochs': 3}
+    assert content['notes'] == ['note', 'bb is one finished run: its spread is that of the measurements']
     assert '| a | 10.5 ± 0.7 (2) | 100 ± 1 (2) |' in (tmp_path / 'table.md').read_text()
     assert compare()[1:] == (0, content)  # all is there
 

@@ -37,7 +37,11 @@ def test_result_is_kept_and_belongs_to_its_identity(tmp_path, said):
 def test_changed_job_starts_anew_and_says_so(tmp_path, said):
     run_job(job(tmp_path / 'job'), said.append)
     assert run_job(job(tmp_path / 'job', identity='other'), said.append) == {'runs': 1}
-    assert said == [f'{tmp_path / "job"}: made with another config or other options, so it starts anew']
+    aside = f'what there was is in {tmp_path / "job"}.old1'
+    assert said == [f'{tmp_path / "job"}: made with another config or other options, so it starts anew; {aside}']
+    assert (tmp_path / 'job.old1/count').read_text() == 'x'
+    run_job(job(tmp_path / 'job', identity='third'), said.append)
+    assert (tmp_path / 'job.old2/count').read_text() == 'x'
 
 
 def test_interrupted_job_goes_on_in_its_folder(tmp_path, said):
@@ -70,6 +74,11 @@ def test_needed_job_comes_first_and_its_change_is_a_change(tmp_path, said):
     run_job(first, said.append)
     assert run_job(second, said.append) == {'runs': 1}
     assert result_of(job(tmp_path / 'second', needs=job(tmp_path / 'first', identity='other'))) is None
+
+
+def test_job_without_a_command_only_reads(tmp_path):
+    done = Job(tmp_path / 'job', None, {'name': 'run'}, lambda folder, memory: {'memory': memory})
+    assert run_job(done) == result_of(done) == {'memory': 0.0}
 
 
 def test_folder_of_something_else_is_left_alone(tmp_path):

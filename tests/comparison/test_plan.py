@@ -1,10 +1,13 @@
 """Which commands a comparison consists of."""
 
+import json
+
 import pytest
 from mmengine.config import Config
 from places import REPO
 
-from mmadclr.comparison.plan import Settings, identity_of, load_methods, plan, seeded, untrained
+from mmadclr.comparison.methods import load_methods, untrained
+from mmadclr.comparison.plan import Settings, identity_of, plan, read_measurement, seeded
 
 DEMO = REPO / 'configs/demo'
 KNN = ('pretraining', 'knn')
@@ -69,7 +72,8 @@ def test_lists_and_shards_of_labelled_images_are_passed_on(tmp_path):
 
 
 def test_dense_tasks_start_from_the_teacher_and_have_its_tokens(tmp_path):
-    task = Config(dict(model=dict(backbone=dict(type='mmadclr.DenseViT', init_cfg=dict(checkpoint=None)))))
+    arch = dict(embed_dim=64, depth=3, num_heads=8, patch_size=8)
+    task = Config(dict(model=dict(backbone=dict(type='mmadclr.DenseViT', arch=arch, init_cfg=dict(checkpoint=None)))))
     for method, has_token in zip(methods('dino', 'selfpatch'), (True, False), strict=True):
         job = plan(method, 2, Settings(tmp_path, {'detection': task}), ('detection',))['detection']
         backbone = job.config.model.backbone
@@ -95,17 +99,6 @@ def test_untrained_network_does_not_depend_on_how_long_others_train(tmp_path):
     assert fingerprint() != fingerprint(options={'model.backbone.arch.depth': 4})
 
 
-def test_parameters_are_those_that_train():
-    dino, selfpatch = methods('dino', 'selfpatch')
-    width, patch, tokens = 64, 3 * 8 * 8, 17
-    block = 2 * 2 * width + 4 * width * width + 4 * width + 8 * width * width + 5 * width
-    backbone = width * patch + width + width + tokens * width + 3 * block + 2 * width
-    head = (64 + 1) * 128 + (128 + 1) * 128 + (128 + 1) * 32 + 64 * 32  # norms of the prototypes are fixed
-    assert dino.parameters == backbone + head
-    assert selfpatch.parameters > dino.parameters  # another head and two blocks of class attention
-    assert (dino.class_token, selfpatch.class_token) == (True, False)
-
-
 def test_where_results_go_does_not_decide_them(tmp_path):
     (method,) = methods('dino')
     here, there = (plan(method, 0, Settings(tmp_path / name, {}), KNN) for name in 'ab')
@@ -115,19 +108,40 @@ def test_where_results_go_does_not_decide_them(tmp_path):
     assert 'work_dir' not in identity_of(method.cfg)
 
 
+def test_a_finished_run_is_measured_as_it_is(tmp_path):
+    run = tmp_path / 'run/epoch_50.pth'
+    run.parent.mkdir()
+    run.write_bytes(b'weights')
+    (method,) = methods('adclr')
+    jobs = plan(method._replace(run=run), 1, Settings(tmp_path / 'out', {}), KNN)
+    assert jobs['pretraining'].command is None
+    assert jobs['knn'].command[2] == str(run)
+    before = jobs['knn'].fingerprint()
+    run.write_bytes(b'other weights')
+    assert plan(method._replace(run=run), 1, Settings(tmp_path / 'out', {}), KNN)['knn'].fingerprint() != before
+
+
+def test_knn_with_20_neighbours_is_the_one_reported(tmp_path):
+    measured = {'knn10_T0.07_top1': 1.0, 'knn10_T0.07_top5': 2.0, 'knn20_T0.07_top1': 3.0, 'features': 'cls'}
+    (tmp_path / 'metrics.json').write_text(json.dumps(measured))
+    assert read_measurement('knn', tmp_path, 0.0) == {'knn': 3.0, 'knn_features': 'cls'}
+    del measured['knn20_T0.07_top1']
+    (tmp_path / 'metrics.json').write_text(json.dumps(measured))
+    assert read_measurement('knn', tmp_path, 0.0)['knn'] == 1.0
+
+
+def test_dense_tasks_made_for_another_network_are_refused(tmp_path):
+    task = Config(dict(model=dict(backbone=dict(arch=dict(embed_dim=96, depth=3, num_heads=4, patch_size=8)))))
+    with pytest.raises(
+        ValueError, match='part segmentation: dino_vittiny_shapes trains a network of embed_dim=64, .*for 96'
+    ):
+        plan(methods('dino')[0], 0, Settings(tmp_path, {'segmentation': task}), ('segmentation',))
+
+
 def test_bad_requests(tmp_path):
-    with pytest.raises(ValueError, match='two configs are called dino_vittiny_shapes'):
-        methods('dino', 'dino')
     (method,) = methods('dino', options={'val_cfg.dense_probe': None})
     with pytest.raises(ValueError, match='part dense: val_cfg has no dense_probe'):
         plan(method, 0, Settings(tmp_path, {}), ('dense',))
     method.cfg.val_cfg = None
     with pytest.raises(ValueError, match='part knn: the config of dino_vittiny_shapes has no val_cfg'):
         plan(method, 0, Settings(tmp_path, {}), KNN)
-
-
-@pytest.mark.dense
-@pytest.mark.parametrize('file', ['benchmarks/demo/upernet_shapes.py', 'mmpretrain/mae_vittiny_shapes.py'])
-def test_configs_of_other_things_are_refused(file):
-    with pytest.raises(ValueError, match=f'{file}: no config of pretraining with one of our methods'):
-        load_methods([str(REPO / 'configs' / file)], {}, None)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmadclr.comparison.table import COLUMNS, markdown, summarise, tabulate
+from mmadclr.comparison.table import COLUMNS, feature_notes, markdown, summarise, tabulate
 
 
 def test_mean_and_sample_deviation():
@@ -27,3 +27,10 @@ def test_missing_cells_stay_empty_and_count():
     assert lines[2] == '| a | 62.0 ± 2.8 (2) |  | 0.195 (1) |'
     assert lines[3] == '| b |  | 30.0 (1) |  |'
     assert lines[-1] == '* a has other data than b'
+
+
+def test_different_features_are_told_apart():
+    cls, mean = {'knn': 1.0, 'knn_features': 'cls'}, {'knn': 1.0, 'knn_features': 'mean'}
+    assert feature_notes({'a': {0: cls, 1: cls}, 'b': {0: cls}, 'pixels': {0: {'knn': 3.0}}}) == []
+    (note,) = feature_notes({'a': {0: cls}, 'b': {0: mean}, 'c': {0: cls}})
+    assert note == 'k-NN top-1 (%) from different features: cls in a, c; mean in b'

@@ -17,6 +17,25 @@ SMALL = [
 ]
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['nope.py'], 'error: config nope.py does not exist'),
+        ([ADCLR_DEMO, DINO_DEMO, DINO_DEMO], 'error: two rows of the table would be called demo_dino_vittiny_shapes: '),
+        (
+            [ADCLR_DEMO, '--parts', 'knn', '--detection-options', 'train_cfg.max_iters=5'],
+            'error: --detection-config and --detection-options are for the part detection: add it to --parts',
+        ),
+    ],
+)
+def test_bad_requests(tmp_path, arguments, message):
+    done = tool('compare', *arguments, '--out', tmp_path / 'out', check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(message)
+    assert not (tmp_path / 'out').exists()
+
+
 def test_configs_that_are_not_alike_are_refused_before_anything_runs(tmp_path):
     done = tool('compare', ADCLR_DEMO, MOCO_DEMO, '--out', tmp_path / 'out', '--parts', 'pretraining', check=False)
     assert done.returncode == 1
@@ -70,9 +89,15 @@ def test_comparison_measures_goes_on_and_starts_anew(compare):
     table = json.loads((out / 'table.json').read_text())['rows']
     assert table['adclr_vittiny_shapes']['knn'] == rows['adclr_vittiny_shapes']['knn']
 
+    finished = out / 'dino_vittiny_shapes/seed0/pretraining'
+    tool('compare', finished, '--parts', 'pretraining', 'knn', '--seeds', '0', '--out', out.parent / 'runs', timeout=300)
+    row = json.loads((out.parent / 'runs/table.json').read_text())['rows']['pretraining']
+    for column in ('knn', 'images_per_s', 'parameters'):
+        assert row[column]['values']['0'] == table['dino_vittiny_shapes'][column]['values']['0']
+
     broken = run(1, 'val_cfg.dense_probe.train.data_root=nowhere', check=False)
     assert broken.returncode == 1
-    assert broken.stdout.count('made with another config or other options, so it starts anew') == 6
+    assert broken.stdout.count('made with another config or other options, so it starts anew; what there was is in ') == 6
     assert broken.stdout.count('FAILED: ') == 12
     assert 'nowhere' in broken.stdout
     assert (
