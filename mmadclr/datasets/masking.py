@@ -31,6 +31,8 @@ class PatchMasking(ABC):
         ValueError: ``ratio`` and ``spread`` differ in length or leave [0, 1]; ``start_epoch`` is negative.
     """
 
+    smallest_grid = 1  # patches along a side of which one can be masked
+
     def __init__(
         self,
         patch_size: int = 16,
@@ -74,6 +76,20 @@ class PatchMasking(ABC):
             )
         return size // self.patch_size
 
+    def check_size(self, size: int) -> None:
+        """Views of ``size`` pixels are whole patches, and the largest share to mask is at least one of them.
+
+        Raises:
+            ValueError: They are not, or no mask would ever hide a patch.
+        """
+        grid, largest = self.grid(size), (self.ratios + self.spreads).max()
+        if grid < self.smallest_grid or largest * grid * grid < 1:
+            raise ValueError(
+                f'{type(self).__name__}: ratio={self.ratios.tolist()} with spread={self.spreads.tolist()} hides none of the '
+                f'{grid} x {grid} patches of any view of {size} pixels: raise ratio or spread, or take larger views or '
+                'smaller patches'
+            )
+
     def draw_ratio(self, rng: np.random.Generator) -> float:
         """Share of the patches to mask."""
         which = rng.integers(len(self.ratios))
@@ -103,6 +119,8 @@ class BlockMasking(PatchMasking):
     Raises:
         ValueError: ``aspect`` is not in (0, 1].
     """
+
+    smallest_grid = 2  # a block is smaller than the view
 
     def __init__(self, aspect: float = 0.3, **kwargs) -> None:
         super().__init__(**kwargs)

@@ -81,7 +81,7 @@ class MultiCrop:
             an output pixel from where they were drawn.
 
     Raises:
-        ValueError: A count is negative, an unknown choice or recipe key, or masks whose patches do not fill a view.
+        ValueError: A count is negative, an unknown choice or recipe key, or masks that do not fit the global views.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class MultiCrop:
         self.query_recipe = build_recipe('query', query)
         self.masking: PatchMasking | None = None if mask is None else TRANSFORMS.build(mask)
         if self.masking:
-            self.masking.grid(global_size)  # a patch size that does not fit is told at once
+            self.masking.check_size(global_size)
 
     def __call__(self, results: dict, out: dict[str, Tensor] | None = None) -> dict:
         """Cuts one sample.

@@ -17,6 +17,7 @@ from mmadclr.registry import DATASETS, SCOPE
 
 # A batch smaller than this share of the one that a recipe was made for gets a warning.
 SMALL_BATCH = 0.25
+WITHOUT_QUERIES = ('DINO', 'IBOT', 'SelfPatch')  # methods that do not use query crops
 
 
 class Finding(NamedTuple):
@@ -126,18 +127,39 @@ def crop_findings(cfg: Mapping) -> Iterator[Finding]:
         size = _get(cfg, f'{key}.dataset.transform.size')
         if patch and isinstance(size, int) and size % patch:
             yield Finding(f'{key}.dataset.transform.size={size} is no multiple of the {patch} pixels of a patch')
-    masked = _get(cfg, f'{path}.mask.patch_size')
+
+
+def mask_findings(cfg: Mapping) -> Iterator[Finding]:
+    """Masks against the backbone's patches and the length of the run."""
+    path, patch, epochs = 'train_dataloader.dataset.transform.mask', _patch_size(cfg), _get(cfg, 'train_cfg.max_epochs')
+    masked, start = _get(cfg, f'{path}.patch_size'), _get(cfg, f'{path}.start_epoch') or 0
     if patch and masked and masked != patch:
+        yield Finding(f'{path}.patch_size={masked}, but patches of model.backbone have {patch} pixels: set it to {patch}')
+    if start and isinstance(epochs, int) and start >= epochs:
         yield Finding(
-            f'{path}.mask.patch_size={masked}, but patches of model.backbone have {patch} pixels: set it to {patch}'
+            f'{path}.start_epoch={start} >= train_cfg.max_epochs={epochs}: nothing is ever masked; lower the first'
         )
+
+
+def neighbour_findings(cfg: Mapping) -> Iterator[Finding]:
+    """Views of SelfPatch against the backbone's patches: the only patch of a view has no neighbours."""
+    path, transform = 'train_dataloader.dataset.transform', _get(cfg, 'train_dataloader.dataset.transform') or {}
+    patch, counts = _patch_size(cfg), {'global': 2, 'local': transform.get('num_local', 10)}
+    if _method(cfg) != 'SelfPatch' or not patch:
+        return
+    for kind, count in counts.items():
+        if count and transform.get(f'{kind}_size') == patch:
+            yield Finding(
+                f'{path}.{kind}_size={patch}: for SelfPatch, a grid of 1 x 1 patches has no neighbours: make the views at '
+                f'least two patches wide, or the patches of {patch} pixels smaller (model.backbone.arch)'
+            )
 
 
 def view_findings(cfg: Mapping) -> Iterator[Finding]:
     """Views that are made but not used, or not those the backbone was made for."""
     transform, stored = _get(cfg, 'train_dataloader.dataset.transform') or {}, _get(cfg, 'model.backbone.img_size') or 224
-    method, queries, size = _get(cfg, 'model.type'), transform.get('num_query', 0), transform.get('global_size', 224)
-    if queries and method in ('DINO', 'IBOT'):
+    method, queries, size = _method(cfg), transform.get('num_query', 0), transform.get('global_size', 224)
+    if queries and method in WITHOUT_QUERIES:
         text = f'train_dataloader.dataset.transform.num_query={queries}: {method} does not use query crops; set 0'
         yield Finding(text, fatal=False)
     if isinstance(stored, int) and transform and stored != size:
@@ -199,7 +221,7 @@ def batch_findings(images: int, batch: int, processes: int, accumulated: int, cf
 
 CHECKS: tuple[Callable[[Mapping], Iterator[Finding]], ...] = (
     *(schedule_findings, teacher_findings, loop_findings, choice_findings),
-    *(crop_findings, view_findings, path_findings),
+    *(crop_findings, mask_findings, neighbour_findings, view_findings, path_findings),
 )
 NO_HOOK: tuple[str, Mapping] = ('', {})
 
@@ -209,6 +231,11 @@ def _get(cfg: Any, path: str) -> Any:
     for key in path.split('.'):
         cfg = cfg.get(key) if hasattr(cfg, 'get') else None  # Config is no Mapping
     return cfg
+
+
+def _method(cfg: Mapping) -> str:
+    """Name of the model; with its scope where it is of another package."""
+    return str(_get(cfg, 'model.type')).removeprefix('mmadclr.')
 
 
 def _hook(cfg: Mapping, name: str) -> tuple[str, Mapping]:

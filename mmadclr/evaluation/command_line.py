@@ -1,6 +1,6 @@
 """What the evaluation tools share: a backbone from a checkpoint or a config, its features of two image sets, the result.
 
-The config may be any of ours for pretraining; its backbone is then the randomly initialised one, the baseline.
+The config may be any of ours for pretraining; its backbone is then the randomly initialised teacher's, the baseline.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from mmengine import dist
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
+from mmadclr.checkpoint.architecture import infer_settings
+from mmadclr.checkpoint.layouts import find_backbone
+from mmadclr.checkpoint.loading import architecture, describe_backbone
 from mmadclr.checkpoint.opening import OpenedBackbone, open_backbone
+from mmadclr.checkpoint.weights import fill
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.subsets import few_shot
 from mmadclr.datasets.transforms import short_side
@@ -31,9 +35,11 @@ from mmadclr.evaluation.feature_cache import cached_features, fingerprint
 from mmadclr.evaluation.rows import FeatureSet
 from mmadclr.files import atomic_path, check_writable
 from mmadclr.models.backbones.feature_vit import FeatureViT
+from mmadclr.models.backbones.query_vit import QueryViT
+from mmadclr.models.selfsup import SelfDistillation
 from mmadclr.registry import MODELS
 
-SEED = 0  # of random initialisation
+SEED = 0  # of random initialisation, where the config has none
 
 
 def add_backbone_arguments(parser: ArgumentParser, batch_size: int = 128) -> None:
@@ -101,24 +107,48 @@ def open_source(args: Namespace) -> OpenedBackbone:
 
 
 def open_config(filename: str, num_heads: int | None = None) -> OpenedBackbone:
-    """The randomly initialised backbone of a pretraining config.
+    """The teacher's backbone of a pretraining config before the first step: that of a checkpoint written there.
+
+    Weights are drawn with the seed of the config, as its run would draw them.
 
     Raises:
-        FileNotFoundError, ValueError: There is no such config, it has no ``QueryViT``, or ``num_heads`` is given as well.
+        FileNotFoundError, ValueError: There is no such config, its model is none of our methods or has no ``QueryViT``, or
+            ``num_heads`` is given as well.
     """
-    model = load_config(Namespace(config=filename, cfg_options={}, work_dir=None)).get('model') or {}
-    settings = dict(model.get('backbone') or {})
-    if settings.pop('type', None) != 'QueryViT':
-        raise ValueError(f'{filename}: its backbone is no QueryViT; give a config of pretraining, or a checkpoint')
+    cfg = load_config(Namespace(config=filename, cfg_options={}, work_dir=None))
+    check_method(filename, cfg.get('model') or {})
     if num_heads is not None:
         raise ValueError(f'--num-heads {num_heads}: {filename} says how many heads its backbone has; leave the option out')
+    seed = (cfg.get('randomness') or {}).get('seed')
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+        torch.manual_seed(SEED if seed is None else seed)
+        model = MODELS.build(cfg.model)
+        model.init_weights()
+        meta = dict(architecture=architecture(model), backbone=describe_backbone(model))
+        weights = find_backbone(dict(meta=meta, state_dict=model.state_dict()))
+        settings = infer_settings(weights)
         backbone = FeatureViT(**settings)
-    preprocessor = MODELS.build({'type': 'ViewPreprocessor', **(model.get('data_preprocessor') or {})})
-    mean, std = (tuple((part.flatten() / 255).tolist()) for part in (preprocessor.mean, preprocessor.std))
     print_log(f'{filename}: random initialisation', 'current')
-    return OpenedBackbone(backbone, settings, backbone.patch_embed.img_size, mean, std)
+    fill(backbone, weights, filename)
+    return OpenedBackbone(backbone, settings, backbone.patch_embed.img_size, weights.about['mean'], weights.about['std'])
+
+
+def check_method(filename: str, model: Mapping) -> None:
+    """The ``model`` of a config is one of our methods of pretraining, and its backbone a ``QueryViT``.
+
+    Raises:
+        ValueError: It is not; says which of the two and what to give instead.
+    """
+    backbone = model.get('backbone') or {}
+    for part, cls, kind in ((model, SelfDistillation, 'method of pretraining'), (backbone, QueryViT, 'QueryViT')):
+        name = str(part.get('type')).removeprefix('mmadclr.')
+        found = None if '.' in name else MODELS.get(name)  # with a dot, of another library
+        if not (isinstance(found, type) and issubclass(found, cls)):
+            what = 'model' if part is model else 'backbone'
+            raise ValueError(
+                f'{filename}: its {what} ({part.get("type")}) is no {kind} of ours; give a config of pretraining, or a '
+                'checkpoint'
+            )
 
 
 class EvaluationSets(NamedTuple):

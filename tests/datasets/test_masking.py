@@ -123,9 +123,31 @@ def test_without_masking_nothing_is_passed_on(image_folder):
         (dict(ratio=(), spread=()), 'must be as many numbers'),
         (dict(start_epoch=-1), 'start_epoch=-1 is negative'),
         (dict(aspect=0.0), r'aspect=0.0: .* must lie in \(0, 1\]'),
+        (dict(ratio=0.0, spread=0.0), r'BlockMasking: ratio=\[0.0\] with spread=\[0.0\] hides none of the 4 x 4 patches'),
+        (
+            dict(type='RandomMasking', ratio=0.05, spread=0.0),
+            r'RandomMasking: ratio=\[0.05\] .* hides none of the 4 x 4 patches',
+        ),
+        (dict(patch_size=16, ratio=(0.0, 0.2), spread=(0.0, 0.04)), r'spread=\[0.0, 0.04\] hides none of the 2 x 2 patches'),
+        (dict(patch_size=32, ratio=1.0, spread=0.0), r'hides none of the 1 x 1 patches'),
         (dict(patch_size=12), 'views of 32 pixels are not whole patches of patch_size=12'),
     ],
 )
 def test_bad_arguments_are_explained(mask, message):
     with pytest.raises(ValueError, match=message):
         MultiCrop(**SMALL, mask=MASK | mask)
+
+
+@pytest.mark.parametrize(
+    'mask',
+    [
+        dict(ratio=(0.0, 0.3), spread=(0.0, 0.2)),  # one of the two shares may be none
+        dict(ratio=1 / 16, spread=0.0, type='RandomMasking'),
+        dict(ratio=0.0625, spread=0.0),
+        dict(patch_size=16, ratio=(0.0, 0.25), spread=(0.0, 0.2)),
+        dict(patch_size=32, ratio=1.0, spread=0.0, type='RandomMasking'),
+    ],
+)
+def test_masks_that_are_let_through_hide_patches(mask):
+    masking = MultiCrop(**SMALL, mask=MASK | mask).masking
+    assert masking.draw(np.random.default_rng(0), 200, SMALL['global_size']).any()

@@ -69,6 +69,18 @@ SCHEDULE, CROPS = 'default_hooks.schedule.', 'train_dataloader.dataset.transform
         ({f'{CROPS}query_size': 8}, r'query_size=8 is no multiple'),
         ({f'{CROPS}local_scale': (0.3, 0.1)}, r'local_scale=\(0\.3, 0\.1\): give shares'),
         ({f'{CROPS}mask': dict(type='BlockMasking', patch_size=8)}, r'mask\.patch_size=8, but .* have 16 pixels'),
+        (
+            {f'{CROPS}mask': dict(type='BlockMasking', start_epoch=800)},
+            r'mask\.start_epoch=800 >= train_cfg\.max_epochs=800: nothing is ever masked; lower the first',
+        ),
+        (
+            {'model.type': 'SelfPatch', f'{CROPS}num_query': 0, f'{CROPS}local_size': 16},
+            r'local_size=16: .* a grid of 1 x 1 patches has no neighbours: make the views at least two patches wide',
+        ),
+        (
+            {'model.type': 'SelfPatch', f'{CROPS}num_query': 0, f'{CROPS}num_local': 0, f'{CROPS}global_size': 16},
+            r'global_size=16: .* no neighbours',
+        ),
         ({'val_dataloader.dataset.transform.size': 220}, r'val_dataloader\.dataset\.transform\.size=220 is no multiple'),
         (
             {'train_dataloader.dataset.data_root': '/none'},
@@ -94,7 +106,10 @@ def test_what_cannot_work_is_refused(cfg, change, message):
         ({f'{SCHEDULE}freeze_last_layer_epochs': 800}, 'the last layer would never learn'),
         ({f'{SCHEDULE}teacher_temp_warmup_epochs': 900}, 'teacher_temp_warmup_epochs=900 > train_cfg.max_epochs=800'),
         ({'train_cfg.val_interval': 900}, 'validation at the end of the run only'),
-        ({'model.type': 'DINO'}, 'num_query=10: DINO does not use query crops'),
+        *(
+            ({'model.type': name}, f'num_query=10: {name.removeprefix("mmadclr.")} does not use query crops')
+            for name in ('DINO', 'mmadclr.DINO', 'IBOT', 'SelfPatch')
+        ),
         ({f'{CROPS}global_size': 192}, 'img_size=224, but global views have 192 pixels'),
     ],
 )
@@ -122,6 +137,21 @@ def test_what_is_not_used_is_not_asked_for(cfg):
         | {f'{part}_dataloader.dataset.data_root': '/drawn' for part in ('train', 'val')}
     )
     check_sense(shapes)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {f'{CROPS}mask': dict(type='BlockMasking', start_epoch=799)},
+        {f'{CROPS}local_size': 16},  # DINO's local views may be one patch
+        {'model.type': 'SelfPatch', f'{CROPS}num_local': 0, f'{CROPS}local_size': 16},
+        {'model.type': 'SelfPatch', f'{CROPS}local_size': 32},
+    ],
+)
+def test_what_just_works_is_let_through(cfg, told, change):
+    cfg.merge_from_dict({f'{CROPS}num_query': 0, **change})
+    check_sense(cfg)
+    assert not told
 
 
 def test_other_scopes_are_left_to_their_libraries(cfg):

@@ -8,12 +8,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
-from places import GOLDEN_CHECKPOINTS
+from places import GOLDEN_CHECKPOINTS, REPO
 from test_tools import run, tool
 from torchvision.transforms.functional import normalize
 
+from mmadclr.checkpoint.opening import open_backbone
 from mmadclr.datasets import ImageDataset
+from mmadclr.engine import Runner
 from mmadclr.evaluation.command_line import (
     add_backbone_arguments,
     add_image_arguments,
@@ -128,6 +131,32 @@ def test_a_config_stands_for_its_random_initialisation(folders):
     torch.testing.assert_close(sets.val.rows[3:4], torch.cat([part[:, 0] for part in tokens], dim=1), rtol=0, atol=1e-5)
 
 
+DEMOS = sorted((REPO / 'configs/demo').glob('*.py'))
+
+
+@pytest.mark.parametrize('path', DEMOS, ids=lambda path: path.stem)
+def test_a_config_is_what_a_checkpoint_before_the_first_step_is(path, tmp_path):
+    cfg = Config.fromfile(path)
+    cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
+    cfg.randomness.seed = 3
+    cfg.work_dir, cfg.experiment_name = str(tmp_path / 'run'), f'{tmp_path.name}_{path.stem}'
+    file = tmp_path / 'config.py'
+    file.write_text(cfg.pretty_text)
+    runner = Runner.from_cfg(cfg)
+    runner._init_model_weights()
+    torch.save({'meta': runner.checkpoint_meta(0), 'state_dict': runner.model.state_dict()}, tmp_path / 'epoch_0.pth')
+    found, expected = open_config(str(file)), open_backbone(tmp_path / 'epoch_0.pth')
+    assert found[1:] == expected[1:]
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    features, reference = found.model(images), expected.model(images)
+    assert torch.equal(features.patches, reference.patches)
+    if cfg.model.type == 'SelfPatch':
+        assert features.cls is None
+        assert not {'cls_token', 'norm.weight'} & found.model.state_dict().keys()
+    else:
+        assert torch.equal(features.cls, reference.cls)
+
+
 def test_few_shot_draws_are_averaged(folders, tmp_path):
     arguments = [*DINO, *places(folders), '--dtype', 'float32', '--shots', 2, '--seed', 5]
     metric = WeightedKNN(3)
@@ -209,10 +238,30 @@ def test_options_that_cannot_be_met_are_explained(folders):
         load_features(parsed(*DINO, *places(folders), '--shots', 2), 'knn', least=7)
     with pytest.raises(ValueError, match='--num-heads 3: .* says how many heads its backbone has'):
         open_source(parsed(SMALL_CONFIG, '--num-heads', 3, *places(folders)))
-    with pytest.raises(ValueError, match='its backbone is no QueryViT; give a config of pretraining, or a checkpoint'):
-        open_source(parsed('configs/_base_/default_runtime.py', *places(folders)))
     with pytest.raises(FileNotFoundError, match='config nowhere.py does not exist'):
         open_source(parsed('nowhere.py', *places(folders)))
+
+
+@pytest.mark.parametrize(
+    ('config', 'model'),
+    [
+        ('_base_/default_runtime', 'None'),
+        ('mmpretrain/mae_vittiny_shapes', r'mmpretrain\.MAE'),
+        ('benchmarks/classification/linear_vits16_in1k', 'ImageClassifier'),
+    ],
+)
+def test_a_config_without_a_method_of_ours_is_refused(config, model):
+    message = rf'its model \({model}\) is no method of pretraining of ours; give a config of pretraining, or a checkpoint'
+    with pytest.raises(ValueError, match=message):
+        open_config(f'configs/{config}.py')
+
+
+def test_a_config_with_another_backbone_is_refused(tmp_path):
+    cfg = Config.fromfile(REPO / SMALL_CONFIG)
+    cfg.model.backbone = dict(type='mmpretrain.ResNet', depth=18)
+    (tmp_path / 'config.py').write_text(cfg.pretty_text)
+    with pytest.raises(ValueError, match=r'its backbone \(mmpretrain\.ResNet\) is no QueryViT of ours'):
+        open_config(str(tmp_path / 'config.py'))
 
 
 def test_mistakes_end_with_a_message_not_a_traceback(folders, tmp_path):

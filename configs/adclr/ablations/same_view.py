@@ -1,0 +1,5 @@
+"""Ablation of ADCLR ViT-S/16: the student's query token predicts the teacher's of the same view, not of the other."""
+
+_base_ = ['../vits16_in1k.py']
+
+model = dict(loss_query=dict(pairing='same-view'))
