@@ -2,34 +2,12 @@
 
     python tools/train.py configs/ibot/vits16_small.py
 
-Reads class folders data/images/{train,val}; labels serve k-NN only. The twin of ``configs/adclr/vits16_small.py``, which
-says why these settings are not those for a million images. Not yet run by us.
+Reads class folders data/images/{train,val}; labels serve k-NN only. The twin of ``configs/dino/vits16_small.py``. Not yet
+run by us.
 """
 
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/small.py',
-    '../_base_/models/dino_vits16.py',
-    '../_base_/schedules/dino_800e.py',
-]
+_base_ = ['../dino/vits16_small.py']
 
-model = dict(
-    type='IBOT',
-    backbone=dict(img_size=96, drop_path_rate=0.0),
-    head=dict(out_dim=1024, norm_last_layer=True),
-    loss_patch=dict(student_temp=0.1, centre_momentum=0.9),
-)
+model = dict(type='IBOT', loss_patch=dict(student_temp=0.1, centre_momentum=0.9))
 mask = dict(type='BlockMasking', patch_size=16, ratio=(0.0, 0.3), spread=(0.0, 0.2))
 train_dataloader = dict(dataset=dict(transform=dict(mask=mask)))
-train_cfg = dict(max_epochs=200, val_interval=5)
-optim_wrapper = dict(max_norm=3.0)
-default_hooks = dict(
-    checkpoint=dict(interval=5),
-    schedule=dict(
-        warmup_epochs=5,
-        weight_decay=(0.04, 0.1),
-        momentum=(0.99, 1.0),
-        teacher_temp=(0.02, 0.04),
-        teacher_temp_warmup_epochs=30,
-    ),
-)
