@@ -1,6 +1,8 @@
-"""Code in the documentation does what its text says."""
+"""Code in the documentation does what its text says, and its tables are what was measured."""
 
 import importlib
+import json
+import math
 import re
 import shutil
 
@@ -10,10 +12,12 @@ from mmengine.config import Config
 from places import REPO
 
 from mmadclr.checkpoint.opening import open_backbone
+from mmadclr.comparison.table import markdown
 from mmadclr.engine import Runner
 from mmadclr.engine.config_check import ConfigError, check_config
 from mmadclr.models.losses.self_distillation import paired_cross_entropy
 
+MEASURED = re.compile(r'^<!-- (comparison/\w+\.json) -->\n\n(.*?)\n\n<!-- end -->$', re.MULTILINE | re.DOTALL)
 NAMED_BLOCK = re.compile(r'^`([\w/]+\.py)`:\n\n```python\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 TINY = {
     'train_cfg.max_epochs': 1,
@@ -99,3 +103,23 @@ def test_misspelt_argument_of_the_example_is_an_error(example):
 @pytest.mark.parametrize('target', re.findall(r'\]\((\.\./[^)]+)\)', (REPO / 'docs' / 'add_a_method.md').read_text()))
 def test_links_of_the_document_lead_somewhere(target):
     assert (REPO / 'docs' / target).exists()
+
+
+@pytest.mark.parametrize(('file', 'table'), MEASURED.findall((REPO / 'docs' / 'comparison.md').read_text()))
+def test_tables_of_the_comparison_are_the_measured_ones(file, table):
+    measured = json.loads((REPO / 'docs' / file).read_text())
+    assert table.strip() == markdown(measured['rows'], measured['notes']).strip()
+
+
+def test_every_method_of_the_comparison_has_learnt_beyond_chance():
+    """Three seeds, each at least two standard errors of a difference above the untrained network of the same seed."""
+    rows = json.loads((REPO / 'docs/comparison/shapes.json').read_text())['rows']
+    start = rows['random initialisation']['knn']['values']
+    methods = {
+        name: row['knn']['values'] for name, row in rows.items() if name not in ('raw pixels', 'random initialisation')
+    }
+    chance = 2 * 100 * math.sqrt(2 * 0.5 * 0.5 / 1000)  # 1000 images; the standard error is largest at one half
+    assert len(methods) >= 5
+    for name, values in methods.items():
+        assert len(values) == 3, name
+        assert all(value - start[seed] > chance for seed, value in values.items()), name
