@@ -45,9 +45,8 @@ def roots(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize(
-    'task', [pytest.param(task, marks=pytest.mark.slow) if task == 'segmentation' else task for task in TASKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('task', TASKS)
 def test_two_processes_train_and_evaluate_as_one_evaluates(task, roots, tmp_path):
     config, metrics = TASKS[task]
     changes = ['--cfg-options', *small(roots[task], task)]

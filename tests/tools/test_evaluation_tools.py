@@ -137,6 +137,8 @@ DEMOS = sorted((REPO / 'configs/demo').glob('*.py'))
 @pytest.mark.parametrize('path', DEMOS, ids=lambda path: path.stem)
 def test_a_config_is_what_a_checkpoint_before_the_first_step_is(path, tmp_path):
     cfg = Config.fromfile(path)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.update(data_root=str(tmp_path / 'shapes'), num_train=64, num_val=2)
     cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
     cfg.randomness.seed = 3
     cfg.work_dir, cfg.experiment_name = str(tmp_path / 'run'), f'{tmp_path.name}_{path.stem}'
