@@ -60,8 +60,9 @@ def feature_notes(results: Results) -> list[str]:
             }:
                 rows.setdefault(features, []).append(row)
         if len(rows) > 1:
-            given = '; '.join(f'{features} in {", ".join(names)}' for features, names in rows.items())
-            notes.append(f'{COLUMNS[column].title} from different features: {given}')
+            usual, *others = sorted(rows, key=lambda features: -len(rows[features]))
+            exceptions = '; '.join(f'{features} in {", ".join(rows[features])}' for features in others)
+            notes.append(f'{COLUMNS[column].title} from features {usual}, but {exceptions}')
     return notes
 
 

@@ -33,4 +33,4 @@ def test_different_features_are_told_apart():
     cls, mean = {'knn': 1.0, 'knn_features': 'cls'}, {'knn': 1.0, 'knn_features': 'mean'}
     assert feature_notes({'a': {0: cls, 1: cls}, 'b': {0: cls}, 'pixels': {0: {'knn': 3.0}}}) == []
     (note,) = feature_notes({'a': {0: cls}, 'b': {0: mean}, 'c': {0: cls}})
-    assert note == 'k-NN top-1 (%) from different features: cls in a, c; mean in b'
+    assert note == 'k-NN top-1 (%) from features cls, but mean in b'
