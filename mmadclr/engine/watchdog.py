@@ -20,6 +20,7 @@ EXIT_HUNG = 74
 # Seconds that the last report gets.
 LAST_WORDS_S = 10.0
 WORKER_SIGNAL = signal.SIGUSR2
+ANSWER = b'Current thread '  # how faulthandler begins with the thread that the signal has met, one in each process
 # Module of a frame (a prefix) -> what the main thread waits for. The innermost frame that is listed decides.
 WAITS = {
     'torch.utils.data': 'the data loader: no batch has come',
@@ -109,17 +110,23 @@ class WorkerStacks:
         self.file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115, inherited by the workers, which outlive this call
         faulthandler.register(WORKER_SIGNAL, self.file, all_threads=True, chain=False)
 
-    def collect(self, patience_s: float = 2.0) -> bytes:
-        """Stacks of all child processes that listen to the signal."""
+    def collect(self, patience_s: float = 5.0) -> bytes:
+        """Stacks of all child processes that listen to the signal, as soon as all have answered or patience has ended."""
         start = os.fstat(self.file.fileno()).st_size
         children = [child for child in multiprocessing.active_children() if listens(child.pid)]
         for child in children:
             os.kill(child.pid, WORKER_SIGNAL)
+        end = time.monotonic() + patience_s
+        while self._written(start).count(ANSWER) < len(children) and time.monotonic() < end:
+            time.sleep(0.1)
         if children:
-            time.sleep(patience_s)
-        stacks = os.pread(self.file.fileno(), 1 << 20, start)
+            time.sleep(0.2)  # for what follows the first line of the last answer
+        stacks = self._written(start)
         names = ', '.join(str(child.pid) for child in children) or 'none'
         return f'\n--- worker processes: {names} ---\n'.encode() + stacks
+
+    def _written(self, start: int) -> bytes:
+        return os.pread(self.file.fileno(), 1 << 20, start)
 
     def close(self) -> None:
         faulthandler.unregister(WORKER_SIGNAL)

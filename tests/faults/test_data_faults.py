@@ -33,6 +33,10 @@ def pipe_in_place_of(image):
     os.mkfifo(image)
 
 
+def all_stacks(run):
+    return ''.join(path.read_text() for path in run.work_dir.glob('stacks/*.txt'))
+
+
 def answer(image):
     """Ends the waiting of readers, with nothing to read. From now on whoever opens the pipe gets the same."""
     stopped = threading.Event()
@@ -69,8 +73,8 @@ def test_a_file_system_that_hangs_and_comes_back_is_survived(training, record_fa
     run.wait_for_iteration(6)
     image = train_image(tmp_path, 5)
     pipe_in_place_of(image)
-    run.wait_until(lambda: len(list(run.work_dir.glob('stacks/*.txt'))) == processes)
-    time.sleep(3)  # until workers have answered
+    # On a slow machine there may be a report from before; it is the one of the hanging worker that counts.
+    run.wait_until(lambda: 'in read_bytes' in all_stacks(run))
     stopped = answer(image)
     assert run.wait(END) == 0
     stopped.set()
@@ -78,9 +82,7 @@ def test_a_file_system_that_hangs_and_comes_back_is_survived(training, record_fa
     assert re.search(r'rank 0: no iteration has ended for \d+ s \(iteration \d+\); it waits for ', run.output())
     assert 'the data loader: no batch has come' in run.output()
     assert 'rank 0: goes on after' in run.output()
-    stacks = ''.join(path.read_text() for path in run.work_dir.glob('stacks/*.txt'))
-    assert 'in read_bytes' in stacks, 'no stack of the worker that hangs'
-    assert 'train.py' in stacks, 'no stack of the main process'
+    assert 'train.py' in all_stacks(run), 'no stack of the main process'
     outcome = 'stacks of all processes and workers written; goes on when the file answers, the image is replaced'
     record_fault('file system hangs for a while', f'named pipe in place of an image, {on(processes)}', outcome)
 
