@@ -48,7 +48,14 @@ def reduced(path, images, shapes, work_dir):
     return cfg
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: str(path.relative_to(REPO / 'configs')))
+def cases():
+    """Ablations are slow: each has a key or two more than a config that is built anyway."""
+    for path in CONFIGS:
+        marks = [pytest.mark.slow] if 'ablations' in path.parts else []
+        yield pytest.param(path, marks=marks, id=str(path.relative_to(REPO / 'configs')))
+
+
+@pytest.mark.parametrize('path', cases())
 def test_config_builds_and_trains(path, image_folder, tmp_path):
     cfg = reduced(path, image_folder(count=4, size=(128, 112)), tmp_path / 'shapes', tmp_path)
     check_config(cfg)

@@ -36,14 +36,16 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
-    if cfg.get('test_cfg') is None:
-        if args.out or args.show_dir:
-            kinds = 'detection and segmentation, and for classification'
-            sys.exit(f'error: --out and --show-dir are for {kinds}; {args.config} predicts nothing')
-        metrics = Runner.from_cfg(cfg).val()
-    else:
+    validates = cfg.get('test_cfg') is None  # pretraining: what there is to test is its validation
+    if not validates:
         store_predictions(cfg, args)
-        metrics = Runner.from_cfg(cfg).test()
+    elif args.out or args.show_dir:
+        kinds = 'detection and segmentation, and for classification'
+        sys.exit(f'error: --out and --show-dir are for {kinds}; {args.config} predicts nothing')
+    if not Path(args.checkpoint).is_file():  # before data sets are read, or drawn
+        sys.exit(f'error: checkpoint {args.checkpoint} does not exist')
+    runner = Runner.from_cfg(cfg)
+    metrics = runner.val() if validates else runner.test()
     if is_main_process():
         print(json.dumps({name: round(float(value), 4) for name, value in metrics.items()}, indent=1))
 
