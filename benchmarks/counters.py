@@ -9,23 +9,28 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# Operations for which the host waits for the device: fetching a number, or a shape that depends on values.
-SYNCS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'is_nonzero', 'equal')
+# Operations for which the host waits for the device: fetching a number, a shape that depends on values, or a tensor made of
+# the host's numbers (`lift_fresh`), which are copied from memory that is not pinned.
+SYNCS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'is_nonzero', 'equal', 'lift_fresh')
 
 
 class CallCounter(TorchDispatchMode):
-    """Operations (views left out: on a GPU about the kernel launches), names of syncs, copies between devices."""
+    """Operations with their names (views left out: on a GPU about the kernel launches), syncs, copies between devices."""
 
     def __init__(self) -> None:
         super().__init__()
         self.operations = self.copies = self.copied_bytes = 0
+        self.names: list[str] = []
         self.syncs: list[str] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
         name = function.__name__.split('.')[0]
-        self.operations += not function.is_view
-        if name in SYNCS:
+        if not function.is_view:
+            self.operations += 1
+            self.names.append(name)
+        if name in SYNCS or (name == 'repeat_interleave' and kwargs.get('output_size') is None):
             self.syncs.append(name)
         if name in ('_to_copy', 'copy_'):
             source = args[-1] if isinstance(args[-1], Tensor) else args[0]

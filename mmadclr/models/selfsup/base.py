@@ -11,7 +11,6 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.optim.sgd import sgd
 
 from mmadclr.models.losses.self_distillation import SelfDistillationLoss
 from mmadclr.registry import MODELS
@@ -112,27 +111,18 @@ class SelfDistillation(BaseModel):
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float, skipped: Tensor | None = None) -> None:
-    """``teacher = momentum * teacher + (1 - momentum) * student`` over the teacher's parameters, in one fused operation.
+    """``teacher = momentum * teacher + (1 - momentum) * student`` over the teacher's parameters, in three operations.
 
-    What the student has beyond them, such as a mask token, stays its own. Nothing happens where ``skipped`` () is 1, which
-    the device decides: the update is a step of SGD towards the student, because its kernel can be told to do nothing.
+    What the student has beyond them, such as a mask token, stays its own. Where ``skipped`` () is 1 the momentum is 1, so
+    that nothing moves; the device decides, and the host does not wait for it.
     """
     names, averages = zip(*teacher.named_parameters(), strict=True)
     values = dict(student.named_parameters())
     averages, targets = _local(averages), _local(values[name] for name in names)
-    sgd(
-        averages,
-        targets,
-        [None] * len(averages),
-        weight_decay=1.0,  # with `maximize`, the gradient is teacher - student
-        maximize=True,
-        lr=1 - momentum,
-        momentum=0.0,
-        dampening=0.0,
-        nesterov=False,
-        fused=True,
-        found_inf=skipped,
-    )
+    skipped = averages[0].new_zeros(()) if skipped is None else skipped.to(averages[0].dtype)
+    kept = 1 - (1 - momentum) * (1 - skipped)
+    torch._foreach_mul_(averages, kept)
+    torch._foreach_add_(averages, torch._foreach_mul(targets, 1 - kept))  # they sum to 1 exactly, so nothing drifts
 
 
 def _local(tensors: Iterable[Tensor]) -> list[Tensor]:
