@@ -67,7 +67,7 @@ def patch_places(boxes: Tensor, per_side: int, grid: tuple[int, int]) -> Tensor:
     """
     first, last = boxes[..., :2], boxes[..., 2:]  # (x, y) each
     steps = torch.arange(per_side + 1, device=boxes.device, dtype=boxes.dtype) / per_side
-    edges = (first.unsqueeze(-1) + (last - first).unsqueeze(-1) * steps) * boxes.new_tensor(grid[::-1]).unsqueeze(-1)
+    edges = first.unsqueeze(-1) + (last - first).unsqueeze(-1) * steps
     corners = torch.minimum(edges[..., :-1], edges[..., 1:])  # (..., 2, m)
-    x, y = corners[..., 0, None, :], corners[..., 1, :, None]
+    x, y = corners[..., 0, None, :] * grid[1], corners[..., 1, :, None] * grid[0]
     return torch.stack(torch.broadcast_tensors(x, y), dim=-1).flatten(-3, -2)

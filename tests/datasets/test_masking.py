@@ -103,7 +103,7 @@ def test_the_key_of_a_sample_determines_its_masks(image_folder):
     assert torch.equal(batch['masks'], again['masks'].flip(0))
     assert not torch.equal(batch['masks'], collate_samples([dataset[SampleKey(0, 2, i)] for i in range(6)])['masks'])
     views = ViewPreprocessor()(batch, True)['views']
-    assert torch.equal(views['masks'], batch['masks'])
+    assert torch.equal(views['masks'].hidden, batch['masks'])
 
 
 def test_without_masking_nothing_is_passed_on(image_folder):

@@ -14,6 +14,7 @@ from places import REPO
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.engine import Runner
 from mmadclr.engine.compilation import compile_blocks
+from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.registry import MODELS
 
 METHODS = ['selfpatch', 'pqcl']
@@ -121,7 +122,7 @@ def views_of(cfg, method):
         'query_crops': torch.randn(2, 2, number, 3, size, size),
     }
     if transform.get('mask'):
-        views['masks'] = torch.rand(2, 2, 4, 4) < 0.3
+        views['masks'] = PatchMasks.of(torch.rand(2, 2, 4, 4) < 0.3)
     if method == 'pqcl':
         views['query_boxes'] = torch.rand(2, 2, number, 4)
     return views

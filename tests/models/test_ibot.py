@@ -13,7 +13,7 @@ from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.engine.hooks import DistillationScheduleHook, TeacherUpdateHook
 from mmadclr.engine.hooks.schedule_hook import temperature_table
 from mmadclr.engine.optim import SelfDistillationOptimConstructor, split_by_decay
-from mmadclr.models.selfsup.ibot import masked_rows
+from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.registry import MODELS
 
 TINY = dict(
@@ -85,7 +85,9 @@ def run_published_steps(arrays, config, model):
         schedule.before_train_epoch(runner)
         schedule.before_train_iter(runner, 0)
         views = {f'{k}_views': stacked(arrays, f'crops/step{step}/{k}').double() for k in ('global', 'local')}
-        losses = model.train_step(dict(views=views | dict(masks=stacked(arrays, f'masks/step{step}/'))), wrapper)
+        losses = model.train_step(
+            dict(views=views | dict(masks=PatchMasks.of(stacked(arrays, f'masks/step{step}/')))), wrapper
+        )
         group = wrapper.optimizer.param_groups[0]
         yield (
             *(losses[name].item() for name in ('loss', 'loss_cls', 'loss_patch')),
@@ -219,7 +221,7 @@ def test_losses_and_gradients_equal_the_definition(head, logits_mib, num_local):
         loss.centre.normal_()
     views, masks = make_views(num_local), make_masks()
     results = []
-    for cls, patch in (model.loss(**views, masks=masks).values(), definition(model, **views, masks=masks)):
+    for cls, patch in (model.loss(**views, masks=PatchMasks.of(masks)).values(), definition(model, **views, masks=masks)):
         model.zero_grad()
         scale = (1.0, 1.0) if not results else (0.7, 1.3)
         (scale[0] * cls + scale[1] * patch).backward()
@@ -236,7 +238,7 @@ def test_losses_and_gradients_equal_the_definition(head, logits_mib, num_local):
 def test_the_centre_of_patches_is_the_mean_over_hidden_and_visible_ones(head):
     model = build(head=head).double()
     views = make_views()
-    model.loss(**views, masks=make_masks())
+    model.loss(**views, masks=PatchMasks.of(make_masks()))
     head = model.teacher['head']
     patches = head.project(model.teacher['backbone'](views['global_views'].flatten(0, 1)).patches).features
     expected = getattr(head, 'last_layer2', head.last_layer)(patches).flatten(0, 1).mean(0)
@@ -247,7 +249,7 @@ def test_the_centre_of_patches_is_the_mean_over_hidden_and_visible_ones(head):
 def test_of_the_students_patches_hidden_ones_alone_pass_the_head():
     model, masks, rows = build(), make_masks(), []
     model.student.head.mlp.register_forward_hook(lambda module, args, output: rows.append(len(output)))
-    model.loss(**make_views(dtype=torch.float32), masks=masks)
+    model.loss(**make_views(dtype=torch.float32), masks=PatchMasks.of(masks))
     assert rows == [3 * (2 + 3) + masks.sum().item()]
 
 
@@ -261,6 +263,7 @@ def test_accumulated_batches_are_the_joint_batch():
         for loss in model.distillation_losses():
             loss.centre.zero_()
         for batch in batches:
+            batch = batch | dict(masks=PatchMasks.of(batch['masks']))
             (sum(model.loss(**batch).values()) / len(batches)).backward()
         for loss in model.distillation_losses():
             loss.update_centre()
@@ -275,7 +278,7 @@ def test_accumulated_batches_are_the_joint_batch():
 def test_a_batch_without_masked_patches_costs_nothing_and_has_zero_gradients(head, logits_mib):
     model = build(head=head, loss_patch=dict(logits_mib=logits_mib))
     views = make_views(dtype=torch.float32)
-    losses = model.loss(**views, masks=torch.zeros(3, 2, 4, 4, dtype=torch.bool))
+    losses = model.loss(**views, masks=PatchMasks.of(torch.zeros(3, 2, 4, 4, dtype=torch.bool)))
     assert losses['loss_patch'].item() == 0
     sum(losses.values()).backward()
     gradients = {name: p.grad for name, p in model.student.named_parameters() if p.requires_grad}
@@ -283,13 +286,6 @@ def test_a_batch_without_masked_patches_costs_nothing_and_has_zero_gradients(hea
     assert not gradients['backbone.mask_token'].any()
     model.after_step()
     assert model.loss_patch.centre.any()  # it follows all patches, masked or not
-
-
-def test_masked_rows_average_over_patches_then_over_images():
-    masks = torch.tensor([[[1, 0], [1, 0]], [[0, 0], [0, 0]], [[0, 0], [0, 1]]], dtype=torch.bool)
-    rows, weights = masked_rows(masks, 'cpu')
-    assert rows.tolist() == [0, 2, 11]
-    assert weights.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 3], abs=1e-15)
 
 
 def test_the_mask_token_is_the_students_alone():
@@ -309,7 +305,7 @@ def test_the_mask_token_is_the_students_alone():
 @heads
 def test_own_prototypes_are_those_of_patches_alone(head):
     model = build(head=head)
-    losses = model.loss(**make_views(dtype=torch.float32), masks=make_masks())
+    losses = model.loss(**make_views(dtype=torch.float32), masks=PatchMasks.of(make_masks()))
     prototypes = [model.student.head.last_layer.weight_v]
     if head['type'] == 'IBOTHead':
         prototypes.append(model.student.head.last_layer2.weight_v)
@@ -331,9 +327,9 @@ def test_masks_and_methods_that_do_not_fit_are_explained():
     with pytest.raises(ValueError, match="samples have no masks; set mask=dict\\(type='BlockMasking'\\) of MultiCrop"):
         build().loss(**views)
     with pytest.raises(ValueError, match=r'\(6, 2, 2\): the images have \(6, 4, 4\) patches'):
-        build().loss(**views, masks=masks[..., :2, :2])
+        build().loss(**views, masks=PatchMasks.of(masks[..., :2, :2]))
     with pytest.raises(ValueError, match='no mask token; set mask_token=True'):
-        build(backbone=TINY['backbone'] | dict(mask_token=False)).loss(**views, masks=masks)
+        build(backbone=TINY['backbone'] | dict(mask_token=False)).loss(**views, masks=PatchMasks.of(masks))
     dino = build(type='DINO')
     with pytest.raises(ValueError, match='DINO has no use for the masks of the samples'):
         dino(views=views | dict(masks=masks), mode='loss')

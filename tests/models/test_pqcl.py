@@ -8,8 +8,8 @@ from mmadclr.engine.schedules import linear_warmup
 from mmadclr.models.backbones import PositionQueryViT
 from mmadclr.models.heads.dino_head import Prototypes
 from mmadclr.models.losses.self_distillation import Projection
+from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.positions import grid_places, sincos_code
-from mmadclr.models.selfsup.ibot import masked_rows
 from mmadclr.registry import MODELS
 
 FORMS = pytest.mark.parametrize('logits_mib', [None, 64, 1e-3], ids=['plain', 'one chunk', 'chunks'])
@@ -29,7 +29,9 @@ def make_views(batch=2, num_local=2, num_query=2, dtype=torch.float64):
         local_views=torch.randn(batch, num_local, 3, 16, 16),
         query_crops=torch.randn(batch, 2, num_query, 3, 16, 16),
     )
-    return {name: view.to(dtype) for name, view in views.items()} | dict(masks=torch.rand(batch, 2, 4, 4) < 0.4)
+    return {name: view.to(dtype) for name, view in views.items()} | dict(
+        masks=PatchMasks.of(torch.rand(batch, 2, 4, 4) < 0.4)
+    )
 
 
 def make_boxes(batch=2, num_query=2, dtype=torch.float64):
@@ -95,10 +97,8 @@ def test_equals_the_published_loss(golden, monkeypatch, logits_mib, dtype):
             getattr(model, name).teacher_temp = table[epoch]
         student = {k: torch.from_numpy(arrays[f'student_{k}'][call]).to(dtype).requires_grad_() for k in ('global', 'query')}
         teacher, teacher_query = (torch.from_numpy(arrays[f'teacher_{k}'][call]).to(dtype) for k in ('global', 'query'))
-        masks = torch.from_numpy(arrays['masks'][call]).transpose(0, 1)  # (B, V, h, w)
-        stand_in(
-            model, monkeypatch, student, teacher, teacher_query, masked_rows(masks.transpose(0, 1).flatten(0, 1), 'cpu')[0]
-        )
+        masks = PatchMasks.of(torch.from_numpy(arrays['masks'][call]).transpose(0, 1))  # (B, V, h, w)
+        stand_in(model, monkeypatch, student, teacher, teacher_query, masks.rows)
         got = model.loss(**make_views(dtype=dtype) | dict(masks=masks), query_boxes=make_boxes(dtype=dtype))
         sum(got.values()).backward()
         for loss in model.distillation_losses():
@@ -142,7 +142,7 @@ def definition(model, views, boxes):
     """The query term written out: one image, one view, one crop's token at a time."""
     student, teacher, terms = model.student, model.teacher, []
     for image, image_boxes, masks, crops in zip(
-        views['global_views'], boxes, views['masks'], views['query_crops'][:, 0], strict=True
+        views['global_views'], boxes, views['masks'].hidden, views['query_crops'][:, 0], strict=True
     ):
         with torch.no_grad():
             target = torch.cat([teacher['head'](teacher['backbone'](crop[None]).patches[0]) for crop in crops])
@@ -194,7 +194,7 @@ def test_the_other_terms_are_those_of_ibot(kind):
 def test_on_whole_views_ibots_query_term_is_that_of_adclr(teacher_queries):
     model = spread(build('QueryIBOT', query_weight=0.6, teacher_queries=teacher_queries).double())
     views = make_views()
-    views['masks'][:] = False
+    views['masks'] = PatchMasks.of(torch.zeros_like(views['masks'].hidden))
     adclr = build('ADCLR', query_weight=0.6, teacher_queries=teacher_queries).double()
     state = {k: v for k, v in model.state_dict().items() if 'mask_token' not in k and not k.startswith('loss_patch')}
     adclr.load_state_dict(state)

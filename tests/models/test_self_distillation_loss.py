@@ -15,7 +15,7 @@ from mmadclr.models.losses.self_distillation import (
     cross_view_pairs,
     same_view_pairs,
 )
-from mmadclr.models.selfsup.ibot import masked_rows
+from mmadclr.models.patch_masks import PatchMasks
 
 FORMS = pytest.mark.parametrize('logits_mib', [None, 64, 1e-3], ids=['plain', 'one chunk', 'chunks'])
 
@@ -112,7 +112,7 @@ def test_equals_published_ibot_loss(golden, name, logits_mib):
         leaves = {k: case[k][call].double().requires_grad_() for k in names}
         views = torch.cat([leaves[k].unflatten(0, (-1, 3)) for k in names if k != 'student_patch'])
         cls = loss_cls(logits(views), logits(case['teacher_cls'][call].double().unflatten(0, (2, 3))))
-        rows, weights = masked_rows(case['masks'][call].flatten(0, 1), 'cpu')
+        _, rows, weights = PatchMasks.of(case['masks'][call].transpose(0, 1))
         student, teacher = (x.flatten(0, 1)[None] for x in (leaves['student_patch'], case['teacher_patch'][call].double()))
         patch = loss_patch(logits(student[:, rows]), logits(teacher[:, rows]), weights, centre_from=logits(teacher))
         (cls + patch).backward()

@@ -114,7 +114,7 @@ def test_numbers_travel_as_one_buffer(draws):
     plans = [planning.plan(rows, 2080, sliced=False) for rows in draws.split(20)]
     tensors = [t for parts in plans for part in parts for step in part.steps for t in step[1:] if torch.is_tensor(t)]
     assert {t.dtype for t in tensors} == {torch.int64, torch.float32}
-    for sent, tensor in zip(planning._send_tensors(tensors, torch.device('cpu')), tensors, strict=True):
+    for sent, tensor in zip(planning.send_tensors(tensors, torch.device('cpu')), tensors, strict=True):
         torch.testing.assert_close(sent, tensor, rtol=0, atol=0)
     moved = planning.send(plans, torch.device('meta'))
     assert [step.name for step in moved[1][0].steps] == [step.name for step in plans[1][0].steps]

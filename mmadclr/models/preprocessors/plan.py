@@ -77,9 +77,9 @@ def plan(params: Tensor, pixels: int, sliced: bool) -> list[Part]:
 def send(plans: Sequence[list[Part]], device: torch.device) -> list[list[Part]]:
     """The same plans with index and numbers of their steps on ``device``, by a single copy; from pinned memory to CUDA."""
     tensors = [t for parts in plans for part in parts for step in part.steps for t in step[1:] if torch.is_tensor(t)]
-    if device.type == 'cpu' or not tensors:
+    if not tensors:
         return list(plans)
-    there = iter(_send_tensors(tensors, device))
+    there = iter(send_tensors(tensors, device))
 
     def moved(step: Step) -> Step:
         return Step(step.name, *(next(there) if torch.is_tensor(value) else value for value in step[1:]))
@@ -87,9 +87,11 @@ def send(plans: Sequence[list[Part]], device: torch.device) -> list[list[Part]]:
     return [[Part(part.rows, [moved(step) for step in part.steps]) for part in parts] for parts in plans]
 
 
-def _send_tensors(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Tensors of several types as pieces of one buffer; the widest come first, so every piece is aligned."""
-    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
+def send_tensors(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Tensors of several types on ``device``, as pieces of one buffer; from pinned memory to CUDA, so nothing waits."""
+    if device.type == 'cpu':
+        return list(tensors)
+    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())  # so every piece is aligned
     pieces = [tensors[i].contiguous().flatten().view(torch.uint8) for i in order]
     buffer = torch.cat(pieces)
     if device.type == 'cuda':

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmadclr.datasets.photometric import column
 from mmadclr.models.positions import boxes_in_views
+from mmadclr.models.preprocessors.plan import send_tensors
 from mmadclr.models.preprocessors.view_preprocessor import ViewPreprocessor
 from mmadclr.registry import MODELS
 
@@ -30,7 +31,7 @@ class QueryBoxPreprocessor(ViewPreprocessor):
         result = super().forward(data, training)
         if 'views' in result:
             boxes = boxes_in_views(data['query_boxes'].cpu(), data['global_boxes'].cpu(), self.mirrored(data))
-            result['views']['query_boxes'] = self._to_device(boxes)
+            result['views']['query_boxes'] = send_tensors([boxes], self.mean.device)[0]
         return result
 
     def mirrored(self, data: dict) -> Tensor:

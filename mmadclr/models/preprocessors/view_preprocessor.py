@@ -8,8 +8,9 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
+from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.preprocessors import photometric, photometric_float
-from mmadclr.models.preprocessors.plan import Part, Step, plan, send
+from mmadclr.models.preprocessors.plan import Part, Step, plan, send, send_tensors
 from mmadclr.registry import MODELS
 
 ARITHMETIC = {'float': photometric_float, 'pillow': photometric}
@@ -51,8 +52,8 @@ class ViewPreprocessor(BaseDataPreprocessor):
         """A collated batch -> keyword arguments of the model.
 
         Training samples become ``views``: ``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w) and
-        ``query_crops`` (B, V, Q, 3, q, q), and where samples have ``masks`` (B, V, h, w), those, which stay on the CPU:
-        how many patches they hide is asked there. Evaluation samples become ``images`` (B, 3, H, W).
+        ``query_crops`` (B, V, Q, 3, q, q), and where samples have ``masks`` (B, V, h, w), those with the rows of the
+        hidden patches (``PatchMasks``). Evaluation samples become ``images`` (B, 3, H, W).
         """
         if 'images' in data:
             return {'images': self.normalise(self._to_device(data['images']).float())}
@@ -63,7 +64,9 @@ class ViewPreprocessor(BaseDataPreprocessor):
         global_views, local_views, queries = self._augment([*pairs, (crops, draws)])
         queries = queries.expand(-1, global_views.shape[1], -1, -1, -1, -1)
         views = {'global_views': global_views, 'local_views': local_views, 'query_crops': queries}
-        return {'views': views | ({'masks': data['masks']} if 'masks' in data else {})}
+        if 'masks' in data:
+            views['masks'] = PatchMasks(*send_tensors(PatchMasks.of(data['masks']), self.mean.device))
+        return {'views': views}
 
     def augment(self, views: Tensor, params: Tensor) -> Tensor:
         """uint8 views (..., 3, H, W) with parameters (..., NUM_PARAMS) -> normalised float views of the same shape.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmadclr.models.heads.dino_head import patch_prototypes, project_jointly
 from mmadclr.models.losses.self_distillation import Projection
+from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.selfsup.dino import DINO, by_view, encode_cls, flat
 from mmadclr.registry import MODELS
 
@@ -52,17 +53,21 @@ class IBOT(DINO):
         self.loss_patch = self.build_loss(loss_patch, out_dim=num_prototypes, pairing='same-view')
 
     def loss(
-        self, global_views: Tensor, local_views: Tensor, query_crops: Tensor | None = None, masks: Tensor | None = None
+        self,
+        global_views: Tensor,
+        local_views: Tensor,
+        query_crops: Tensor | None = None,
+        masks: PatchMasks | None = None,
     ) -> dict[str, Tensor]:
-        """``global_views`` (B, V, 3, H, W), their ``masks`` (B, V, h, w), and ``local_views`` (B, L, 3, H', W').
+        """``global_views`` (B, V, 3, H, W), their ``masks`` of (B, V, h, w) patches, and ``local_views`` (B, L, 3, H', W').
 
         iBOT has no use for query crops.
         """
-        hidden, weights = self.masked_rows(masks, global_views.device)
+        self.check_masks(masks)
         with torch.no_grad():
             teacher = self.project_with_patches(self.teacher, global_views)
-        student = self.project_with_patches(self.student, global_views, local_views, mask=flat(masks), rows=hidden)
-        return self.terms(*student, *teacher, hidden, weights)
+        student = self.project_with_patches(self.student, global_views, local_views, masks)
+        return self.terms(*student, *teacher, masks)
 
     def terms(
         self,
@@ -70,59 +75,44 @@ class IBOT(DINO):
         student_hidden: Projection,
         teacher_cls: Projection,
         teacher_patches: Projection,
-        hidden: Tensor,
-        weights: Tensor,
+        masks: PatchMasks,
     ) -> dict[str, Tensor]:
         """Both losses, from the student's [CLS] and hidden patches and the teacher's [CLS] and all patches."""
-        teacher_hidden = teacher_patches._replace(features=teacher_patches.features[:, hidden])
-        loss_patch = self.loss_patch(student_hidden, teacher_hidden, weights, centre_from=teacher_patches)
+        teacher_hidden = teacher_patches._replace(features=teacher_patches.features[:, masks.rows])
+        loss_patch = self.loss_patch(student_hidden, teacher_hidden, masks.weights, centre_from=teacher_patches)
         return {
             'loss_cls': self.cls_weight * self.loss_cls(student_cls, teacher_cls),
             'loss_patch': self.patch_weight * loss_patch,
         }
 
-    def masked_rows(self, masks: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Rows of the hidden patches of all global views and their weights, from masks (B, V, h, w)."""
+    def check_masks(self, masks: PatchMasks | None) -> None:
+        """Raises a ValueError if the samples came without masks."""
         if masks is None:
             raise ValueError(
                 f"{type(self).__name__}: the samples have no masks; set mask=dict(type='BlockMasking') of MultiCrop"
             )
-        return masked_rows(flat(masks), device)
 
     @staticmethod
     def project_with_patches(
         network: nn.ModuleDict,
         global_views: Tensor,
         local_views: Tensor | None = None,
-        mask: Tensor | None = None,
-        rows: Tensor | None = None,
+        masks: PatchMasks | None = None,
         queries: Tensor | None = None,
     ) -> tuple[Projection, ...]:
-        """[CLS] of all V + L views, and the patches of the global ones (1, V*B*N, D), or the ``rows`` (R,) of them.
+        """[CLS] of all V + L views, and the patches of the global ones (1, V*B*N, D), or the hidden ones (1, R, D) alone.
 
         Thirdly, where there are ``queries`` (V*B, Q, ...), query tokens (V, B, Q*T, D), which meet the prototypes of [CLS].
         """
+        mask = None if masks is None else flat(masks.hidden)
         output = network['backbone'](flat(global_views), queries, mask=mask)
         cls, patches = by_view(output.cls, global_views.shape[1]), output.patches.flatten(0, 1)
         if local_views is not None and local_views.shape[1]:
             cls = torch.cat((cls, encode_cls(network, local_views)))
-        if rows is not None:
-            patches = patches.index_select(0, rows)
+        if masks is not None:
+            patches = patches.index_select(0, masks.rows)
         groups = [cls, patches.unsqueeze(0)]
         if queries is not None:
             groups.append(by_view(output.queries.flatten(1, 2), global_views.shape[1]))
         cls, patches, *others = project_jointly(network['head'], *groups)
         return cls, patches._replace(prototypes=patch_prototypes(network['head'])), *others
-
-
-def masked_rows(masks: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Where masks (I, h, w) are True: the rows (R,) among all I*h*w patches, and their weights (R,) in the loss.
-
-    The weights average over the masked patches of an image, then over all I images; one without masked patches adds 0.
-    Masks come from the CPU, so counting them here does not wait for the device.
-    """
-    masks = masks.flatten(1)
-    counts = masks.sum(dim=1)
-    weights = 1 / (counts.double().clamp(min=1) * len(masks))
-    rows = masks.flatten().nonzero()[:, 0]
-    return tuple(x.to(device, non_blocking=True) for x in (rows, weights.repeat_interleave(counts)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.positions import patch_places
 from mmadclr.models.selfsup.dino import flat
 from mmadclr.models.selfsup.ibot import IBOT
@@ -56,22 +57,22 @@ class PQCL(QueryTerm, IBOT):
         global_views: Tensor,
         local_views: Tensor,
         query_crops: Tensor,
-        masks: Tensor | None = None,
+        masks: PatchMasks | None = None,
         query_boxes: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """``global_views`` (B, V, 3, H, W), their ``masks`` (B, V, h, w), ``local_views`` (B, L, 3, H', W'),
+        """``global_views`` (B, V, 3, H, W), their ``masks`` of (B, V, h, w) patches, ``local_views`` (B, L, 3, H', W'),
         ``query_crops`` (B, V, Q, 3, q, q) and where they lie in the views, ``query_boxes`` (B, V, Q, 4)."""
-        hidden, weights = self.masked_rows(masks, global_views.device)
-        places = self.places(query_crops, query_boxes, grid=tuple(masks.shape[2:]))
+        self.check_masks(masks)
+        places = self.places(query_crops, query_boxes, grid=tuple(masks.hidden.shape[2:]))
         with torch.no_grad():
             teacher = self.project_with_patches(self.teacher, global_views)
             teacher_query = self.project_alone(query_crops[:, :1])  # one target, whatever colours the views' crops have
         *student, student_query = self.project_with_patches(
-            self.student, global_views, local_views, mask=flat(masks), rows=hidden, queries=flat(places)
+            self.student, global_views, local_views, masks, queries=flat(places)
         )
         num_views = global_views.shape[1]
         teacher_query = teacher_query._replace(features=teacher_query.features.expand(num_views, -1, -1, -1))
-        return self.terms(*student, *teacher, hidden, weights) | self.query_term(student_query, teacher_query)
+        return self.terms(*student, *teacher, masks) | self.query_term(student_query, teacher_query)
 
     def places(self, query_crops: Tensor, query_boxes: Tensor | None, grid: tuple[int, int]) -> Tensor:
         """(B, V, Q, T, 2) in patches of the views, which have a ``grid`` (h, w) of them."""

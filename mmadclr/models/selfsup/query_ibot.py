@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.selfsup.dino import flat
 from mmadclr.models.selfsup.ibot import IBOT
 from mmadclr.models.selfsup.queries import QueryTerm
@@ -43,13 +44,13 @@ class QueryIBOT(QueryTerm, IBOT):
         self.add_query_term(query_weight, loss_query, teacher_queries)
 
     def loss(
-        self, global_views: Tensor, local_views: Tensor, query_crops: Tensor, masks: Tensor | None = None
+        self, global_views: Tensor, local_views: Tensor, query_crops: Tensor, masks: PatchMasks | None = None
     ) -> dict[str, Tensor]:
-        """``global_views`` (B, V, 3, H, W), their ``masks`` (B, V, h, w), ``local_views`` (B, L, 3, H', W') and
+        """``global_views`` (B, V, 3, H, W), their ``masks`` of (B, V, h, w) patches, ``local_views`` (B, L, 3, H', W') and
         ``query_crops`` (B, V, Q, 3, q, q)."""
         if query_crops.shape[2] == 0:
             return super().loss(global_views, local_views, masks=masks)
-        hidden, weights = self.masked_rows(masks, global_views.device)
+        self.check_masks(masks)
         queries = flat(query_crops)
         with torch.no_grad():
             if self.teacher_queries == 'with_view':
@@ -57,7 +58,5 @@ class QueryIBOT(QueryTerm, IBOT):
             else:
                 teacher = self.project_with_patches(self.teacher, global_views)
                 teacher_query = self.project_alone(query_crops)
-        *student, student_query = self.project_with_patches(
-            self.student, global_views, local_views, mask=flat(masks), rows=hidden, queries=queries
-        )
-        return self.terms(*student, *teacher, hidden, weights) | self.query_term(student_query, teacher_query)
+        *student, student_query = self.project_with_patches(self.student, global_views, local_views, masks, queries)
+        return self.terms(*student, *teacher, masks) | self.query_term(student_query, teacher_query)
