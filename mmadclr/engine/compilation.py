@@ -55,7 +55,7 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
         if vit.grad_checkpointing == 'selective':
             vit.grad_checkpointing = False  # the compiler chooses what to keep
     for block in blocks:
-        block.forward = torch.compile(block.forward, **{'dynamic': False, **options})
+        block.compile(**{'dynamic': False, **options})
     return True
 
 
