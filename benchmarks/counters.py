@@ -9,17 +9,23 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# Operations for which the host waits for the device: fetching a number, a shape that depends on values, or a tensor made of
-# the host's numbers (`lift_fresh`), which are copied from memory that is not pinned.
-SYNCS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'is_nonzero', 'equal', 'lift_fresh')
+# Operations for which the host waits for the device: fetching a number, or a shape that depends on values.
+SYNCS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'is_nonzero', 'equal')
 
 
 class CallCounter(TorchDispatchMode):
-    """Operations with their names (views left out: on a GPU about the kernel launches), syncs, copies between devices."""
+    """What is dispatched, by name.
+
+    Attributes:
+        operations, names: Views left out; on a GPU about the kernel launches.
+        syncs: Those for which the host waits for the device.
+        from_numbers: Tensors made of the host's numbers. On a device, a copy from memory that is not pinned: one more wait.
+        copies, copied_bytes: Between devices.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.operations = self.copies = self.copied_bytes = 0
+        self.operations = self.from_numbers = self.copies = self.copied_bytes = 0
         self.names: list[str] = []
         self.syncs: list[str] = []
 
@@ -30,6 +36,7 @@ class CallCounter(TorchDispatchMode):
         if not function.is_view:
             self.operations += 1
             self.names.append(name)
+        self.from_numbers += name == 'lift_fresh'
         if name in SYNCS or (name == 'repeat_interleave' and kwargs.get('output_size') is None):
             self.syncs.append(name)
         if name in ('_to_copy', 'copy_'):

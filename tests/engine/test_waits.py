@@ -80,6 +80,7 @@ def test_a_step_fetches_nothing(one_process, method, wrap):
     with CallCounter() as counter:
         step(model, wrapper, data)
     assert not counter.syncs, counter.syncs
+    assert not counter.from_numbers
     assert counter.operations > 100
 
 

@@ -85,9 +85,8 @@ def run_published_steps(arrays, config, model):
         schedule.before_train_epoch(runner)
         schedule.before_train_iter(runner, 0)
         views = {f'{k}_views': stacked(arrays, f'crops/step{step}/{k}').double() for k in ('global', 'local')}
-        losses = model.train_step(
-            dict(views=views | dict(masks=PatchMasks.of(stacked(arrays, f'masks/step{step}/')))), wrapper
-        )
+        views['masks'] = PatchMasks.of(stacked(arrays, f'masks/step{step}/'))
+        losses = model.train_step(dict(views=views), wrapper)
         group = wrapper.optimizer.param_groups[0]
         yield (
             *(losses[name].item() for name in ('loss', 'loss_cls', 'loss_patch')),

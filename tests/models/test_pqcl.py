@@ -29,9 +29,8 @@ def make_views(batch=2, num_local=2, num_query=2, dtype=torch.float64):
         local_views=torch.randn(batch, num_local, 3, 16, 16),
         query_crops=torch.randn(batch, 2, num_query, 3, 16, 16),
     )
-    return {name: view.to(dtype) for name, view in views.items()} | dict(
-        masks=PatchMasks.of(torch.rand(batch, 2, 4, 4) < 0.4)
-    )
+    masks = PatchMasks.of(torch.rand(batch, 2, 4, 4) < 0.4)
+    return {name: view.to(dtype) for name, view in views.items()} | dict(masks=masks)
 
 
 def make_boxes(batch=2, num_query=2, dtype=torch.float64):
