@@ -86,7 +86,10 @@ def roi_align_backward(
 
 
 def _at_least_fp32(tensor: Tensor) -> Tensor:
-    """What autocast made of it: torchvision has no bfloat16 kernels, and coordinates need the digits."""
+    """What autocast made of it: torchvision has no bfloat16 kernels.
+
+    Digits that coordinates lost before do not come back; ``AutocastOptimWrapper`` keeps detection heads in fp32 for them.
+    """
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
+from torch.utils._pytree import tree_map_only
 
 from mmadclr.engine.sharding import local_tensors, whole_norms
+from mmadclr.models.losses.chunked_cross_entropy import at_least_fp32
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, root
@@ -40,6 +43,9 @@ def clip_each_tensor(gradients: list[Tensor], max_norm: float, norms: list[Tenso
 class AutocastOptimWrapper(OptimWrapper):
     """mmengine's wrapper with bf16 autocast, on the CPU too, and without loss scaling, which bf16 does not need.
 
+    Of mmdet's detectors, alone or inside another model, only ``extract_feat`` (backbone and neck) runs in bf16; the heads
+    get fp32 maps and work in fp32, as in a test. A detector that never calls ``extract_feat`` trains in fp32.
+
     Args:
         precision: ``'fp32'``, ``'bf16'`` or ``'auto'``: bf16 where the GPU supports it, else fp32.
         **kwargs: See ``mmengine.optim.OptimWrapper``.
@@ -62,10 +68,46 @@ class AutocastOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module):
-        device = next(model.parameters()).device.type
-        autocast = nullcontext() if self.dtype is None else torch.autocast(device, dtype=self.dtype)
-        with super().optim_context(model), autocast:
+        with super().optim_context(model), ExitStack() as stack:
+            if self.dtype is not None:
+                device = next(model.parameters()).device.type
+                features = [autocast_features(detector, device, self.dtype) for detector in mmdet_detectors(model)]
+                for context in features or [torch.autocast(device, self.dtype)]:
+                    stack.enter_context(context)
             yield
+
+
+def mmdet_detectors(model: nn.Module) -> list[nn.Module]:
+    """Those modules of a model, itself among them, that are mmdet's detectors; mmdet is not imported for it."""
+    # Nobody can hold a detector without having imported its base class.
+    base = getattr(sys.modules.get('mmdet.models.detectors.base'), 'BaseDetector', None)
+    return [] if base is None else [module for module in model.modules() if isinstance(module, base)]
+
+
+@contextmanager
+def autocast_features(detector: nn.Module, device: str, dtype: torch.dtype):
+    """Meanwhile ``detector.extract_feat`` runs under autocast and returns fp32 maps; the rest is left as it is.
+
+    mmdet makes anchors and proposals in the dtype of a head's outputs, and casts RoIs to that of the maps. In bf16,
+    coordinates beyond 512 would be multiples of 4, beyond 1024 of 8, and in training only. Besides, mmcv's compiled
+    RoIAlign knows no bf16.
+    """
+    before = vars(detector).get('extract_feat')
+    extract_feat = detector.extract_feat
+
+    def extract_in_low_precision(*args, **kwargs):
+        with torch.autocast(device, dtype):
+            maps = extract_feat(*args, **kwargs)
+        return tree_map_only(Tensor, at_least_fp32, maps)
+
+    detector.extract_feat = extract_in_low_precision
+    try:
+        yield
+    finally:
+        if before is None:
+            del detector.extract_feat
+        else:
+            detector.extract_feat = before
 
 
 @OPTIM_WRAPPERS.register_module()
