@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
 from mmadclr.checkpoint.reading import Untrusted
+from mmadclr.engine.history import BoundedHistory
 
 
 def random_state() -> dict[str, Any]:
@@ -43,10 +43,10 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def plain_history(hub_state: Mapping[str, Any]) -> dict[str, Any]:
-    """State of mmengine's ``MessageHub`` with its buffers as pairs of tensors, and without NumPy's scalars."""
+    """State of mmengine's ``MessageHub`` with its buffers in bounded, plain form, and without NumPy's scalars."""
     scalars = {
-        name: [torch.as_tensor(np.asarray(values, np.float64)), torch.as_tensor(np.asarray(counts, np.float64))]
-        for name, (values, counts) in ((name, buffer.data) for name, buffer in hub_state['log_scalars'].items())
+        name: (buffer if isinstance(buffer, BoundedHistory) else BoundedHistory(*buffer.data)).plain()
+        for name, buffer in hub_state['log_scalars'].items()
     }
     info = {
         name: value.item() if isinstance(value, np.generic) else value for name, value in hub_state['runtime_info'].items()
@@ -56,14 +56,20 @@ def plain_history(hub_state: Mapping[str, Any]) -> dict[str, Any]:
 
 def history_of(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of :func:`plain_history`; what other versions wrote as objects is left out."""
-    scalars = {
-        name: HistoryBuffer(*(part.numpy() for part in pair))
-        for name, pair in plain['log_scalars'].items()
-        if isinstance(pair, (list, tuple))
-    }
+    scalars = {name: scalar_history(state) for name, state in plain['log_scalars'].items()}
+    scalars = {name: history for name, history in scalars.items() if history is not None}
     info = {name: value for name, value in plain['runtime_info'].items() if not isinstance(value, Untrusted)}
     known = {name: value for name, value in plain['resumed_keys'].items() if name in scalars or name in info}
     return {'log_scalars': scalars, 'runtime_info': info, 'resumed_keys': known}
+
+
+def scalar_history(state: Any) -> BoundedHistory | None:
+    """A history of its plain form, or of all values and counts, two (N,) tensors, as they were once written."""
+    if isinstance(state, Mapping):
+        return BoundedHistory.from_plain(state)
+    if isinstance(state, (list, tuple)):
+        return BoundedHistory(*(part.numpy() for part in state))
+    return None
 
 
 def find_placeholders(node: Any, path: str = '') -> Iterator[str]:

@@ -12,6 +12,7 @@ from mmengine import runner as mmengine_runner
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_world_size, is_distributed, is_main_process
 from mmengine.hooks import RuntimeInfoHook
+from mmengine.logging import MessageHub
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
@@ -25,6 +26,7 @@ from mmadclr.engine.agreement import sole_use
 from mmadclr.engine.checkpoint_files import newest_good_checkpoint, write_checkpoint
 from mmadclr.engine.compilation import compile_blocks
 from mmadclr.engine.config_sense import batch_findings, check_sense, report
+from mmadclr.engine.history import bound_histories
 from mmadclr.engine.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
 from mmadclr.engine.optim import PRECISIONS, resolve_precision
 from mmadclr.engine.run_state import find_placeholders, history_of, plain_history
@@ -49,6 +51,7 @@ class Runner(mmengine_runner.Runner):
     * A run goes on after any iteration, from a checkpoint that is whole, and has its work dir for itself.
     * Distributed runs without a GPU use gloo (under ``torchrun``).
     * ``sharding`` cuts the parameters of a pretraining method into shards over the processes.
+    * Histories of logged scalars take bounded room and time.
     """
 
     sharded = False
@@ -58,6 +61,11 @@ class Runner(mmengine_runner.Runner):
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
+
+    def build_message_hub(self, message_hub: dict | None = None) -> MessageHub:
+        hub = super().build_message_hub(message_hub)
+        bound_histories(hub)
+        return hub
 
     def wrap_model(self, model_wrapper_cfg, model):
         if self.cfg.get('sharding') is not None:

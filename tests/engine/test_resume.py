@@ -16,7 +16,8 @@ from mmengine.hooks import Hook
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.engine import Runner
 from mmadclr.engine.agreement import PREEMPTED, PreemptedError
-from mmadclr.engine.run_state import find_placeholders
+from mmadclr.engine.history import BoundedHistory
+from mmadclr.engine.run_state import find_placeholders, plain_history
 
 EVERY_ITERATION = {
     'default_hooks.checkpoint.by_epoch': False,
@@ -30,9 +31,24 @@ def losses(runner) -> list[float]:
     return list(runner.message_hub.get_scalar('train/loss').data[0])
 
 
+def history(runner) -> dict[str, dict]:
+    """All scalars that do not depend on the clock, as a checkpoint holds them."""
+    scalars = plain_history(runner.message_hub.state_dict())['log_scalars']
+    return {name: state for name, state in scalars.items() if not re.search('time|images_per_s', name)}
+
+
+def assert_same_history(got: dict[str, dict], want: dict[str, dict]) -> None:
+    assert got.keys() == want.keys()
+    for name, state in want.items():
+        for part, value in state.items():
+            same = torch.equal if isinstance(value, torch.Tensor) else lambda x, y: x == y
+            assert same(got[name][part], value), (name, part)
+
+
 def assert_same_run(got, want) -> None:
     assert_same_state(want.model.state_dict(), got.model.state_dict())
     assert losses(got) == losses(want)
+    assert_same_history(history(got), history(want))
     moments = [runner.optim_wrapper.state_dict()['state'] for runner in (want, got)]
     for key, state in moments[0].items():
         for name, value in state.items():
@@ -48,6 +64,33 @@ def test_going_on_after_any_iteration_equals_not_stopping(train, workers):
     for number in (1, 3, 5) if workers == 0 else (2,):
         resume = {'resume': True, 'load_from': f'{whole.work_dir}/iter_{number}.pth'}
         assert_same_run(train(settings | resume, work_dir=f'resumed{number}'), whole)
+
+
+def test_a_history_longer_than_what_is_kept_goes_on_as_it_was(train, monkeypatch):
+    """2 or 3 entries are kept, and of 6 the others are in stretches: also those of the collapse monitor, which goes on."""
+    monkeypatch.setattr(BoundedHistory, 'keep', 2)
+    monkeypatch.setattr(BoundedHistory, 'points', 2)
+    whole = train(EVERY_ITERATION, work_dir='whole')
+    scalar = whole.message_hub.get_scalar('train/loss')
+    assert (scalar.number, len(scalar.data[0]), scalar.stretch) == (6, 3, 4)
+    assert whole.message_hub.get_scalar('monitor/cls_kl').number == 6
+    for number in (1, 3, 4, 5):
+        resume = {'resume': True, 'load_from': f'{whole.work_dir}/iter_{number}.pth'}
+        assert_same_run(train(EVERY_ITERATION | resume, work_dir=f'resumed{number}'), whole)
+
+
+def test_a_checkpoint_with_the_history_of_before_is_resumed(train, tmp_path):
+    """Until it was bounded, pairs of tensors: all values and counts of a scalar."""
+    whole = train(EVERY_ITERATION, work_dir='whole')
+    content = read_checkpoint(f'{whole.work_dir}/iter_4.pth')
+    scalars = content['message_hub']['log_scalars']
+    scalars |= {name: [state['values'], state['counts']] for name, state in scalars.items()}
+    torch.save(content, tmp_path / 'old.pth')
+    resumed = train(EVERY_ITERATION | {'resume': True, 'load_from': str(tmp_path / 'old.pth')}, work_dir='resumed')
+    for runner in (whole, resumed):
+        for scalar in runner.message_hub.log_scalars.values():
+            scalar._whole = False  # the old layout does not tell integers from floats
+    assert_same_run(resumed, whole)
 
 
 def test_workers_that_are_kept_draw_no_number_of_the_training(train):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook, LoggerHook
@@ -157,10 +158,17 @@ class CollapseMonitorHook(Hook):
             runner.message_hub.update_scalar(f'monitor/{name}_{key}', value)
 
     def judge(self, runner, name: str, keys: Iterable[str]) -> list[Verdict]:
-        """Verdicts on all observations since judging began."""
-        columns = {key: list(runner.message_hub.get_scalar(f'monitor/{name}_{key}').data[0]) for key in keys}
-        early = sum(iteration <= self.judged_from for iteration in columns['iteration'])
+        """Verdicts on the observations since judging began; of very many, the newest are there (``BoundedHistory``)."""
+        columns = {key: runner.message_hub.get_scalar(f'monitor/{name}_{key}').data[0] for key in keys}
+        early = (columns['iteration'] <= self.judged_from).sum()
         columns = {key: values[early:] for key, values in columns.items()}
+        # Most say nothing, as the newest of them show; thousands of others take long, and only tell since when.
+        if not self.verdicts(name, {key: values[-self.patience :] for key, values in columns.items()}):
+            return []
+        return self.verdicts(name, columns)
+
+    def verdicts(self, name: str, columns: dict[str, np.ndarray]) -> list[Verdict]:
+        columns = {key: values.tolist() for key, values in columns.items()}
         if name == TEACHER:
             return judge_teacher(columns, self.patience)
         loss = self.losses[name]
