@@ -18,7 +18,7 @@ from common import OUT, Row, format_row
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / 'docs' / 'performance.md'
 NAMES = (
-    *('loader', 'photometric', 'attention', 'resolutions', 'loss_memory', 'step', 'guards'),
+    *('loader', 'photometric', 'attention', 'resolutions', 'loss_memory', 'step', 'guards', 'history'),
     *('collectives', 'knn', 'end_to_end', 'limits'),
 )
 START, END = '<!-- figures: written by benchmarks/run.py -->', '<!-- end of figures -->'
