@@ -66,7 +66,7 @@ UNTYPED = {
 # The same at the top alone: models have a ``train_cfg`` of their own.
 UNTYPED_TOP = {
     **LOOPS,
-    'compile': {'target', 'activation_memory_budget', *inspect.signature(torch.compile).parameters} - {'model'},
+    'compile': {'target', 'scope', 'activation_memory_budget', *inspect.signature(torch.compile).parameters} - {'model'},
 }
 # Their members are components, each of which must say its type.
 LISTS_OF_COMPONENTS = ('default_hooks', 'custom_hooks', 'visualizer.vis_backends')

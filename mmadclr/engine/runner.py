@@ -45,7 +45,7 @@ class Runner(mmengine_runner.Runner):
     * ``auto_scale_lr`` counts accumulated batches, and the log spells the product out.
     * A batch that the data set cannot fill, or no batch at all, is an error.
     * A checkpoint must fit the model; mmengine would load what fits and warn.
-    * ``compile`` compiles transformer blocks one by one; by default on a GPU.
+    * ``compile`` compiles transformer blocks one by one, or whole backbones; by default on a GPU.
     * A run resumed with another number of batches per epoch goes on at the right place of its schedules.
     * Settings that exclude each other, missing paths and mistakes in annotated data are found before training starts.
     * A run goes on after any iteration, from a checkpoint that is whole, and has its work dir for itself.

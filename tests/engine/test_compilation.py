@@ -1,12 +1,16 @@
-"""Compiled blocks: same numbers, few graphs, and a way on without a compiler."""
+"""Compiled blocks and backbones: same numbers, few graphs, steps that CUDA graphs know of, a way on without a compiler."""
 
 import shutil
 
 import pytest
 import torch
+from torch import distributed
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from mmadclr.engine.compilation import compile_blocks
+from mmadclr.engine.compilation import announce_step, compile_blocks, uses_cuda_graphs
+from mmadclr.engine.config_check import ConfigError, check_config
+from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
+from mmadclr.engine.sharding import shard_model
 from mmadclr.registry import MODELS
 
 DEPTH = 4
@@ -19,6 +23,14 @@ def _fresh_compiler():
     torch._functorch.config.activation_memory_budget = 1.0
     torch._dynamo.config.suppress_errors = False
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    """A process group of one."""
+    distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/rendezvous', rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
 
 
 def build(drop_path_rate=0.0):
@@ -56,20 +68,21 @@ def assert_same_as_uncompiled(compiled):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('options', [{}, {'activation_memory_budget': 0.5}])
+@pytest.mark.parametrize('options', [{}, {'activation_memory_budget': 0.5}, {'scope': 'backbone'}])
 def test_compiled_blocks_change_nothing(options):
     model = build()
     assert compile_blocks(model, dict(backend='aot_eager', **options))
     assert_same_as_uncompiled(model)
 
 
+@pytest.mark.parametrize('scope', ['block', 'backbone'])
 @pytest.mark.parametrize('choice', ['selective', True])
-def test_compiled_blocks_with_less_memory_change_nothing(choice):
+def test_compiled_blocks_with_less_memory_change_nothing(choice, scope):
     """The compiler takes over from selective checkpointing, which cannot look into compiled blocks."""
     model = build()
     for network in (model.student, model.teacher):
         network['backbone'].grad_checkpointing = choice
-    assert compile_blocks(model, dict(backend='aot_eager'))
+    assert compile_blocks(model, dict(backend='aot_eager', scope=scope))
     assert torch._functorch.config.activation_memory_budget == (0.5 if choice == 'selective' else 1.0)
     assert_same_as_uncompiled(model)
 
@@ -90,6 +103,82 @@ def test_blocks_share_graphs_whatever_their_drop_path():
     for _ in range(2):
         losses_and_gradients(model)
     assert counter.frame_count == 1 + 3 * 3  # the trial comes first
+
+
+def test_whole_backbones_have_a_graph_for_each_kind_of_call():
+    """Teacher, global and local views, nothing of them left to the interpreter; later steps add none."""
+    counter = CompileCounterWithBackend('eager')
+    model = build(drop_path_rate=0.3)
+    compile_blocks(model, dict(backend=counter, scope='backbone', fullgraph=True))
+    torch._dynamo.config.suppress_errors = False
+    for _ in range(2):
+        losses_and_gradients(model)
+    assert counter.frame_count == 1 + 3
+
+
+def test_hooks_of_compiled_backbones_are_called():
+    """The monitor looks at queries once an epoch: one more graph, of teachers that are looked at."""
+    counter = CompileCounterWithBackend('eager')
+    model = build()
+    model.teacher['backbone'].query_keys, model.teacher['backbone'].bidirectional = 'image+queries', True
+    monitor, leaks = CollapseMonitorHook(), []
+    for compiled in (False, True):
+        if compiled:
+            compile_blocks(model, dict(backend=counter, scope='backbone'))
+            losses_and_gradients(model)
+        for _ in range(2):
+            monitor.leak = None
+            handle = model.teacher['backbone'].register_forward_hook(monitor.swap_queries)
+            losses_and_gradients(model)
+            handle.remove()
+            losses_and_gradients(model)
+            leaks.append(monitor.leak.item())
+    assert leaks[0] > 1e-6
+    assert leaks[1:] == pytest.approx([leaks[0]] * 3, rel=1e-3)
+    assert counter.frame_count == 1 + 3 + 1
+
+
+def graph_backend(module, inputs, **kwargs):
+    """For modes, which torch hands to the backend, where inductor would need a compiler."""
+    return module.forward
+
+
+@pytest.mark.parametrize('mode', ['reduce-overhead', 'max-autotune-no-cudagraphs'])
+def test_cuda_graphs_are_told_of_each_step_once(monkeypatch, mode):
+    marks = []
+    monkeypatch.setattr(torch.compiler, 'cudagraph_mark_step_begin', lambda: marks.append(True))
+    model = build()
+    assert compile_blocks(model, dict(backend=graph_backend, mode=mode))
+    for step in range(1, 3):
+        for _ in range(2):  # accumulated batches: gradients of the first may lie in a graph's memory
+            sum(model(views(), mode='loss').values()).backward()
+        assert len(marks) == step * (mode == 'reduce-overhead')
+        model.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ('options', 'expected'),
+    [
+        (dict(mode='reduce-overhead'), True),
+        (dict(mode='max-autotune'), True),
+        (dict(mode='max-autotune-no-cudagraphs'), False),
+        (dict(options={'triton.cudagraphs': True}), True),
+        (dict(options={'max_autotune': True}), False),
+        ({}, False),
+    ],
+)
+def test_options_with_cuda_graphs_are_recognised(options, expected):
+    assert uses_cuda_graphs(options) == expected
+
+
+def test_announcing_a_step_works_without_a_gpu():
+    """Torch's own counter, which goes down by one at each announcement."""
+    from torch._inductor.cudagraph_trees import MarkStepBox
+
+    before = MarkStepBox.mark_step_counter
+    announce_step(build(), ())
+    assert MarkStepBox.mark_step_counter == before - 1
+    MarkStepBox.mark_step_counter = before
 
 
 def test_without_a_compiler_there_is_one_warning(monkeypatch):
@@ -114,6 +203,28 @@ def test_nothing_is_compiled_unasked(setting):
     assert not compile_blocks(build(), setting)
 
 
-def test_unknown_settings_are_explained():
-    with pytest.raises(ValueError, match="compile='yes': choose True, False, 'auto' or a dict"):
-        compile_blocks(build(), 'yes')
+@pytest.mark.parametrize(
+    ('setting', 'message'),
+    [
+        ('yes', "compile='yes': choose True, False, 'auto' or a dict"),
+        (dict(scop='backbone'), 'compile: unknown scop; there are activation_memory_budget, .*scope'),
+        (dict(scope='model'), "compile: scope='model'; choose 'block', 'backbone'"),
+        (dict(mode='max-autotun'), "compile: mode='max-autotun'; choose 'default', .*'max-autotune-no-cudagraphs'"),
+    ],
+)
+def test_unknown_settings_are_explained(setting, message):
+    with pytest.raises(ValueError, match=message):
+        compile_blocks(build(), setting)
+
+
+def test_a_config_is_checked_for_unknown_options():
+    check_config(dict(compile=dict(scope='backbone', mode='max-autotune-no-cudagraphs')))
+    with pytest.raises(ConfigError, match='compile.scop: compile has no such argument; did you mean scope?'):
+        check_config(dict(compile=dict(scop='backbone')))
+
+
+def test_whole_backbones_do_not_go_with_shards(one_process):
+    model = build()
+    shard_model(model, 'fsdp')
+    with pytest.raises(ValueError, match="compile=dict\\(scope='backbone'\\) and sharding exclude each other"):
+        compile_blocks(model, dict(scope='backbone'))

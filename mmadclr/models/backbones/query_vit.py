@@ -157,7 +157,8 @@ class QueryViT(VisionTransformer):
         tokens = self.norm(self.run_blocks(tokens, layout, patches))
         if patches:
             return self.split(tokens, layout)
-        return self.split(tokens, layout._replace(num_image=1))._replace(patches=None)
+        cls, _, queries = self.split(tokens, layout._replace(num_image=1))
+        return ViTOutput(cls, None, queries)
 
     def intermediate_tokens(self, images: Tensor, n: int = 1) -> list[Tensor]:
         """Final-normed tokens (B, 1 + N, D; registers after [CLS]) after each of the last ``n`` blocks, in their order."""
