@@ -1,3 +1,4 @@
+from mmadclr.engine.hooks.garbage_hook import GarbageCollectionHook
 from mmadclr.engine.hooks.loss_hook import LossRecordHook
 from mmadclr.engine.hooks.schedule_hook import DistillationScheduleHook
 from mmadclr.engine.hooks.training_hooks import (
@@ -11,6 +12,7 @@ from mmadclr.engine.hooks.watchdog_hook import WatchdogHook
 __all__ = [
     'DistillationScheduleHook',
     'EpochSeedHook',
+    'GarbageCollectionHook',
     'LossRecordHook',
     'TeacherUpdateHook',
     'ThroughputHook',
