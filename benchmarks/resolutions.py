@@ -1,7 +1,8 @@
 """Linear layers once over the tokens of both resolutions, or once for each: ``python benchmarks/resolutions.py``.
 
-One block, forward and backward, on global views with query tokens and on local views. The joint form lines up the tokens of
-both for norms and linear layers and parts them for attention. Both must give the same tokens.
+One block, forward and backward, on global views with query tokens and on local views. The joint form, that of
+``joint_resolutions=True``, lines up the tokens of both for norms and linear layers and parts them for attention. Both must
+give the same tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from common import counted_row
 from torch import Tensor
 
 from mmadclr.models.backbones import QueryViT, TokenLayout
-from mmadclr.models.backbones.query_block import QueryBlock
+from mmadclr.models.backbones.query_block import JointLayout, QueryBlock
 
 LAYOUTS = (TokenLayout(197), TokenLayout(37))
 
@@ -25,18 +26,8 @@ def separate(block: QueryBlock, groups: list[Tensor]) -> list[Tensor]:
 
 
 def joint(block: QueryBlock, groups: list[Tensor]) -> list[Tensor]:
-    rows = [x.shape[0] * x.shape[1] for x in groups]
-    x = torch.cat([group.flatten(0, 1) for group in groups])
-    qkv = block.attn.qkv(block.norm1(x)).split(rows)
-    read = [attend(block, part.view(*x.shape[:2], -1), layout) for part, x, layout in zip(qkv, groups, LAYOUTS, strict=True)]
-    x = x + block.attn.proj(torch.cat([part.flatten(0, 1) for part in read]))
-    x = x + block.mlp(block.norm2(x))
-    return [part.view_as(group) for part, group in zip(x.split(rows), groups, strict=True)]
-
-
-def attend(block: QueryBlock, qkv: Tensor, layout: TokenLayout) -> Tensor:
-    q, k, v = qkv.unflatten(2, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    return block.attn.attend(q, k, v, layout).transpose(1, 2).flatten(2)
+    layout = JointLayout(LAYOUTS, tuple((x.shape[0], x.shape[1]) for x in groups), patches=(True, True))
+    return layout.part(block(layout.join(groups), layout))
 
 
 def pass_through(form: Callable, block: QueryBlock, groups: list[Tensor]) -> list[Tensor]:

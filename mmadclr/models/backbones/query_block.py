@@ -5,6 +5,7 @@ Shape legend: B images, N patches, Q query crops, T tokens per crop, D channels,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,6 +48,46 @@ class TokenLayout(NamedTuple):
         return torch.cat((x[:, :1], x[:, self.num_image :]), dim=1) if x.shape[1] > self.num_image else x[:, :1]
 
 
+class JointLayout(NamedTuple):
+    """Several groups of views, such as two resolutions: their tokens as rows (R, D), group by group, image by image.
+
+    ``layouts`` and ``shapes`` (B, S) of the groups, and whether ``patches`` of each are wanted behind the last block.
+    """
+
+    layouts: tuple[TokenLayout, ...]
+    shapes: tuple[tuple[int, int], ...]
+    patches: tuple[bool, ...]
+
+    @staticmethod
+    def join(groups: Sequence[Tensor]) -> Tensor:
+        """Tokens (B, S, D) of every group -> rows (R, D)."""
+        return torch.cat([tokens.flatten(0, 1) for tokens in groups])
+
+    def part(self, rows: Tensor) -> list[Tensor]:
+        """Rows (R, D) -> tokens (B, S, D) of every group."""
+        parts = rows.split([images * tokens for images, tokens in self.shapes])
+        return [part.unflatten(0, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def without_patches(self, rows: Tensor) -> Tensor:
+        """Rows (R, D) -> fewer: of groups whose patches are not wanted, [CLS] and queries alone."""
+        groups = zip(self.part(rows), self.layouts, self.patches, strict=True)
+        return self.join([x if wanted else layout.without_patches(x) for x, layout, wanted in groups])
+
+    def of_rest(self) -> JointLayout:
+        """The same groups once ``without_patches`` has had its turn."""
+        groups = zip(self.shapes, self.layouts, self.patches, strict=True)
+        shapes = [(b, s if wanted else 1 + s - layout.num_image) for (b, s), layout, wanted in groups]
+        return JointLayout(self.layouts, tuple(shapes), self.patches)
+
+    def drop(self, drop_path: nn.Module, rows: Tensor) -> Tensor:
+        """Rows (R, D), those of an image dropped together; decisions are drawn for the images of all groups at once."""
+        if not isinstance(drop_path, DropPath) or not drop_path.training:
+            return rows
+        of_image = drop_path.factors(sum(images for images, _ in self.shapes)).split([images for images, _ in self.shapes])
+        of_token = [x.expand(*shape, 1) for x, shape in zip(of_image, self.shapes, strict=True)]
+        return (rows * self.join(of_token)).to(rows.dtype)
+
+
 class QueryAttention(Attention):
     """Self-attention in which image tokens never read query tokens; all weights are shared.
 
@@ -65,11 +106,33 @@ class QueryAttention(Attention):
         """(B, S, D) -> queries, keys and values, each (B, H, S, D/H)."""
         return self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def project_rows(self, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of ``rows`` (B, R, D) alone, keys and values of all of ``x`` (B, S, D)."""
-        width = x.shape[2]
+    def forward_jointly(self, x: Tensor, layout: JointLayout, patches: bool = True) -> Tensor:
+        """The same on rows (R, D) of several groups: linear layers once, attention in each group by itself."""
+        if patches:
+            rest = layout
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+        else:
+            rest = layout.of_rest()
+            q, kv = self.split_linear(layout.without_patches(x), x)
+            k, v = kv.chunk(2, dim=-1)
+        groups = zip(rest.part(q), layout.part(k), layout.part(v), layout.layouts, strict=True)
+        read = [self.attend(*map(self.by_head, qkv), one).transpose(1, 2).flatten(2) for *qkv, one in groups]
+        return self.proj_drop(self.proj(layout.join(read)))
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, H, S, D/H)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def split_linear(self, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (..., D) of ``rows`` alone, keys and values (..., 2 D) of all of ``x``."""
+        width = x.shape[-1]
         weights, biases = (tensor.split((width, 2 * width)) for tensor in (self.qkv.weight, self.qkv.bias))
         q, kv = (F.linear(tokens, w, b) for tokens, w, b in zip((rows, x), weights, biases, strict=True))
+        return q, kv
+
+    def project_rows(self, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of ``rows`` (B, R, D) alone, keys and values of all of ``x`` (B, S, D)."""
+        q, kv = self.split_linear(rows, x)
         k, v = kv.unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return q.unflatten(2, (self.num_heads, -1)).transpose(1, 2), k, v
 
@@ -122,8 +185,11 @@ class DropPath(nn.Module):
         """(B, S, D) -> (B, S, D)."""
         if not self.training:
             return x
-        kept = torch.bernoulli(self.keep.expand(len(x), 1, 1))
-        return (x * (kept / self.keep)).to(x.dtype)  # 1 / 0.9 in bf16 would be 1.109375
+        return (x * self.factors(len(x))).to(x.dtype)  # 1 / 0.9 in bf16 would be 1.109375
+
+    def factors(self, number: int) -> Tensor:
+        """(number, 1, 1): 0 for samples that are dropped, and for the others 1 over their share."""
+        return torch.bernoulli(self.keep.expand(number, 1, 1)) / self.keep
 
 
 def has_fused_attention(head_dim: int, device: torch.device, dtype: torch.dtype) -> bool:
@@ -150,11 +216,21 @@ class QueryBlock(Block):
         if drop_path > 0:
             self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
 
-    def forward(self, x: Tensor, layout: TokenLayout, patches: bool = True) -> Tensor:
-        """(B, S, D) -> (B, S, D), or without patches, [CLS] and queries alone (B, 1 + Q*T, D)."""
+    def forward(self, x: Tensor, layout: TokenLayout | JointLayout, patches: bool = True) -> Tensor:
+        """(B, S, D) -> (B, S, D), or without patches, [CLS] and queries alone (B, 1 + Q*T, D); rows (R, D) likewise."""
+        if isinstance(layout, JointLayout):
+            return self.forward_jointly(x, layout, patches)
         read = self.attn(self.norm1(x), layout, patches)
         x = (x if patches else layout.without_patches(x)) + self.drop_path1(self.ls1(read))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+    def forward_jointly(self, x: Tensor, layout: JointLayout, patches: bool) -> Tensor:
+        """The same on rows (R, D) of several groups of views."""
+        read = self.attn.forward_jointly(self.norm1(x), layout, patches)
+        if not patches:
+            x, layout = layout.without_patches(x), layout.of_rest()
+        x = x + layout.drop(self.drop_path1, self.ls1(read))
+        return x + layout.drop(self.drop_path2, self.ls2(self.mlp(self.norm2(x))))
 
 
 def keep_products() -> tuple:

@@ -17,7 +17,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmadclr.models.backbones.query_block import QUERY_KEYS, QueryAttention, QueryBlock, TokenLayout, keep_products
+from mmadclr.models.backbones.query_block import (
+    QUERY_KEYS,
+    JointLayout,
+    QueryAttention,
+    QueryBlock,
+    TokenLayout,
+    keep_products,
+)
 from mmadclr.models.init import init_linear_layers
 from mmadclr.registry import MODELS
 
@@ -31,6 +38,15 @@ class ViTOutput(NamedTuple):
     cls: Tensor | None
     patches: Tensor | None
     queries: Tensor
+
+
+class ViewGroup(NamedTuple):
+    """Views of one resolution, with what goes with them: the arguments of ``QueryViT``."""
+
+    images: Tensor
+    query_crops: Tensor | None = None
+    patches: bool = True
+    mask: Tensor | None = None
 
 
 @MODELS.register_module()
@@ -65,6 +81,9 @@ class QueryViT(VisionTransformer):
         final_norm: Whether there is a norm after the last block; SelfPatch's backbone has none.
         mask_token: Have a parameter ``mask_token`` (1, D), zero at first, that ``forward`` puts in the place of masked
             patches (iBOT's ``masked_embed``, there in the student only).
+        joint_resolutions: Norms and linear layers run once over the tokens of all groups of views that ``encode`` is given,
+            not once a group; attention stays in its group. Same results, but for rounding, and for stochastic depth, which
+            draws in another order. Larger and fewer products, most at small batches; on a CPU it does not pay.
 
     Raises:
         ValueError: Unknown or non-plain ``arch``, unknown ``query_keys`` or ``pos_embed_resize``.
@@ -86,6 +105,7 @@ class QueryViT(VisionTransformer):
         layer_scale: float | None = None,
         final_norm: bool = True,
         mask_token: bool = False,
+        joint_resolutions: bool = False,
     ) -> None:
         _check_choice('query_keys', query_keys, QUERY_KEYS)
         _check_choice('pos_embed_resize', pos_embed_resize, ('dino', 'size'))
@@ -117,6 +137,7 @@ class QueryViT(VisionTransformer):
         self.layer_scale = layer_scale
         self.patch_size = self.patch_embed.patch_size[0]
         self.grad_checkpointing = grad_checkpointing
+        self.joint_resolutions = joint_resolutions
         self.mask_token = nn.Parameter(torch.zeros(1, self.embed_dim)) if mask_token else None
         self.reset_parameters()
 
@@ -140,25 +161,43 @@ class QueryViT(VisionTransformer):
         """Called by the runner before training."""
         self.reset_parameters()
 
+    def encode(self, *groups: ViewGroup) -> list[ViTOutput]:
+        """Every group of views as by ``forward``; with ``joint_resolutions`` all of them in one pass."""
+        if self.joint_resolutions and len(groups) > 1:
+            return self(groups)  # a call, as shards and compiled backbones need it
+        return [self(*group) for group in groups]
+
     def forward(
-        self, images: Tensor, query_crops: Tensor | None = None, patches: bool = True, mask: Tensor | None = None
-    ) -> ViTOutput:
+        self,
+        images: Tensor | Sequence[ViewGroup],
+        query_crops: Tensor | None = None,
+        patches: bool = True,
+        mask: Tensor | None = None,
+    ) -> ViTOutput | list[ViTOutput]:
         """Encodes images (B, 3, H, W) and, read-only, query crops (B, Q, 3, q, q); sides are multiples of the patch.
 
         ``patches=False`` spares the last block what only patches would need: of its products, those of keys and values
         remain. What is left of the output is the same, up to rounding. Where ``mask`` (B, N) or (B, H/P, W/P) is True, the
-        mask token takes the place of the patch's embedding; its position stays.
+        mask token takes the place of the patch's embedding; its position stays. Groups of views instead of images: see
+        ``encode``.
 
         Raises:
             ValueError: Sides that are no multiple of the patch; a mask without a mask token or of another size.
         """
+        if not isinstance(images, Tensor):
+            return self.forward_jointly(images)
         tokens, layout = self.embed(images, query_crops, mask)
         patches = patches or self.cls_token is None
-        tokens = self.norm(self.run_blocks(tokens, layout, patches))
-        if patches:
-            return self.split(tokens, layout)
-        cls, _, queries = self.split(tokens, layout._replace(num_image=1))
-        return ViTOutput(cls, None, queries)
+        return self.split(self.norm(self.run_blocks(tokens, layout, patches)), layout, patches)
+
+    def forward_jointly(self, groups: Sequence[ViewGroup]) -> list[ViTOutput]:
+        """One pass over the tokens of all groups."""
+        embedded = [self.embed(group.images, group.query_crops, group.mask) for group in groups]
+        tokens, layouts = zip(*embedded, strict=True)
+        patches = tuple(group.patches or self.cls_token is None for group in groups)
+        layout = JointLayout(layouts, tuple((x.shape[0], x.shape[1]) for x in tokens), patches)
+        rows = self.norm(self.run_blocks(layout.join(tokens), layout, all(patches)))
+        return [self.split(*group) for group in zip(layout.of_rest().part(rows), layouts, patches, strict=True)]
 
     def intermediate_tokens(self, images: Tensor, n: int = 1) -> list[Tensor]:
         """Final-normed tokens (B, 1 + N, D; registers after [CLS]) after each of the last ``n`` blocks, in their order."""
@@ -246,14 +285,14 @@ class QueryViT(VisionTransformer):
             return resample_abs_pos_embed(self.pos_embed, (height, width), stored, self.num_positioned_prefix)
         return resize_positions(self.pos_embed, stored, (height, width), self.num_positioned_prefix)
 
-    def run_blocks(self, x: Tensor, layout: TokenLayout, patches: bool = True) -> Tensor:
-        """(B, S, D) -> (B, S, D), or without patches (B, 1 + Q*T, D)."""
+    def run_blocks(self, x: Tensor, layout: TokenLayout | JointLayout, patches: bool = True) -> Tensor:
+        """(B, S, D) -> (B, S, D), or without patches (B, 1 + Q*T, D); rows (R, D) likewise."""
         *first, last = self.blocks
         for block in first:
             x = self.run_block(block, x, layout)
         return self.run_block(last, x, layout, patches)
 
-    def run_block(self, block: QueryBlock, x: Tensor, layout: TokenLayout, patches: bool = True) -> Tensor:
+    def run_block(self, block: QueryBlock, x: Tensor, layout: TokenLayout | JointLayout, patches: bool = True) -> Tensor:
         """One block (B, S, D) -> (B, S, D), recomputed in the backward pass as far as activations are not to be kept."""
         if not self.grad_checkpointing or not torch.is_grad_enabled():
             return block(x, layout, patches)
@@ -261,16 +300,16 @@ class QueryViT(VisionTransformer):
             return checkpoint(block, x, layout, patches, use_reentrant=False, context_fn=keep_products)
         return checkpoint(block, x, layout, patches, use_reentrant=False)
 
-    def split(self, tokens: Tensor, layout: TokenLayout) -> ViTOutput:
-        """Token sequence (B, S, D) -> its named parts."""
-        n, t = layout.num_image, layout.tokens_per_crop
+    def split(self, tokens: Tensor, layout: TokenLayout, patches: bool = True) -> ViTOutput:
+        """Token sequence (B, S, D), or without patches (B, 1 + Q*T, D) -> its named parts."""
+        n, t = layout.num_image if patches else 1, layout.tokens_per_crop
         queries = (
             tokens[:, n:].unflatten(1, (-1, t))
             if tokens.shape[1] > n
             else tokens.new_empty(len(tokens), 0, t, tokens.shape[2])
         )
         cls = None if self.cls_token is None else tokens[:, 0]
-        return ViTOutput(cls, tokens[:, self.num_prefix_tokens : n], queries)
+        return ViTOutput(cls, tokens[:, self.num_prefix_tokens : n] if patches else None, queries)
 
 
 def resize_positions(pos_embed: Tensor, stored: tuple[int, int], grid: tuple[int, int], num_prefix: int = 1) -> Tensor:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmadclr.models.backbones.query_vit import ViewGroup
 from mmadclr.models.heads.dino_head import project_jointly
 from mmadclr.models.losses.self_distillation import Projection
-from mmadclr.models.selfsup.dino import DINO, by_view, encode_cls, flat
+from mmadclr.models.selfsup.dino import DINO, by_view, cls_by_view, flat, with_local
 from mmadclr.models.selfsup.queries import QueryTerm
 from mmadclr.registry import MODELS
 
@@ -71,12 +72,10 @@ class ADCLR(QueryTerm, DINO):
         network: nn.ModuleDict, query_crops: Tensor, global_views: Tensor, local_views: Tensor | None = None
     ) -> tuple[Projection, Projection]:
         """[CLS] of all V + L views, and the V * B * Q*T query tokens, projected; local views carry no queries."""
-        num_views = global_views.shape[1]
-        output = network['backbone'](flat(global_views), flat(query_crops), patches=False)
-        cls = by_view(output.cls, num_views)
-        if local_views is not None and local_views.shape[1]:
-            cls = torch.cat((cls, encode_cls(network, local_views)))
-        queries = by_view(output.queries.flatten(1, 2), num_views)
+        groups = with_local(ViewGroup(flat(global_views), flat(query_crops), patches=False), local_views)
+        outputs = network['backbone'].encode(*groups)
+        cls = cls_by_view(outputs, len(global_views))
+        queries = by_view(outputs[0].queries.flatten(1, 2), global_views.shape[1])
         if 'query_head' in network:
             return network['head'].project(cls), network['query_head'].project(queries)
         return tuple(project_jointly(network['head'], cls, queries))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmadclr.models.backbones.query_vit import ViewGroup, ViTOutput
 from mmadclr.models.losses.self_distillation import Projection, SelfDistillationLoss
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.registry import MODELS
@@ -42,13 +43,20 @@ class DINO(SelfDistillation):
     @staticmethod
     def project(network: nn.ModuleDict, *view_groups: Tensor) -> Projection:
         """[CLS] of all views, projected; the backbone runs once per resolution, the head once."""
-        groups = [views for views in view_groups if views.shape[1]]
-        return network['head'].project(torch.cat([encode_cls(network, views) for views in groups]))
+        groups = [ViewGroup(flat(views), patches=False) for views in view_groups if views.shape[1]]
+        return network['head'].project(cls_by_view(network['backbone'].encode(*groups), len(view_groups[0])))
 
 
-def encode_cls(network: nn.ModuleDict, views: Tensor) -> Tensor:
-    """Views (B, V, 3, H, W) of one resolution -> [CLS] (V, B, D)."""
-    return by_view(network['backbone'](flat(views), patches=False).cls, views.shape[1])
+def with_local(views: ViewGroup, local_views: Tensor | None) -> list[ViewGroup]:
+    """A group of global views and, if there are any, that of ``local_views`` (B, L, 3, h, w), of which [CLS] is needed."""
+    if local_views is None or not local_views.shape[1]:
+        return [views]
+    return [views, ViewGroup(flat(local_views), patches=False)]
+
+
+def cls_by_view(outputs: list[ViTOutput], num_images: int) -> Tensor:
+    """[CLS] of groups of views, (V*B, D) and (L*B, D), as one (V + L, B, D)."""
+    return torch.cat([output.cls for output in outputs]).unflatten(0, (-1, num_images))
 
 
 def flat(views: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmadclr.models.backbones.query_vit import ViewGroup
 from mmadclr.models.heads.dino_head import patch_prototypes, project_jointly
 from mmadclr.models.losses.self_distillation import Projection
 from mmadclr.models.patch_masks import PatchMasks
-from mmadclr.models.selfsup.dino import DINO, by_view, encode_cls, flat
+from mmadclr.models.selfsup.dino import DINO, by_view, cls_by_view, flat, with_local
 from mmadclr.registry import MODELS
 
 
@@ -105,14 +106,13 @@ class IBOT(DINO):
         Thirdly, where there are ``queries`` (V*B, Q, ...), query tokens (V, B, Q*T, D), which meet the prototypes of [CLS].
         """
         mask = None if masks is None else flat(masks.hidden)
-        output = network['backbone'](flat(global_views), queries, mask=mask)
-        cls, patches = by_view(output.cls, global_views.shape[1]), output.patches.flatten(0, 1)
-        if local_views is not None and local_views.shape[1]:
-            cls = torch.cat((cls, encode_cls(network, local_views)))
+        groups = with_local(ViewGroup(flat(global_views), queries, mask=mask), local_views)
+        outputs = network['backbone'].encode(*groups)
+        cls, patches = cls_by_view(outputs, len(global_views)), outputs[0].patches.flatten(0, 1)
         if masks is not None:
             patches = patches.index_select(0, masks.rows)
-        groups = [cls, patches.unsqueeze(0)]
+        tokens = [cls, patches.unsqueeze(0)]
         if queries is not None:
-            groups.append(by_view(output.queries.flatten(1, 2), global_views.shape[1]))
-        cls, patches, *others = project_jointly(network['head'], *groups)
+            tokens.append(by_view(outputs[0].queries.flatten(1, 2), global_views.shape[1]))
+        cls, patches, *others = project_jointly(network['head'], *tokens)
         return cls, patches._replace(prototypes=patch_prototypes(network['head'])), *others

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmadclr.models.backbones.query_vit import resolve_arch
+from mmadclr.models.backbones.query_vit import ViewGroup, resolve_arch
 from mmadclr.models.losses.self_distillation import Projection
 from mmadclr.models.selfsup.dino import DINO, by_view, flat
 from mmadclr.registry import MODELS
@@ -81,9 +81,10 @@ class SelfPatch(DINO):
         ``summarise`` has every patch stand for its neighbours.
         """
         every_cls, every_patch = [], []
-        for views in groups:
+        outputs = network['backbone'].encode(*(ViewGroup(flat(views)) for views in groups))
+        for views, output in zip(groups, outputs, strict=True):
             grid = self.grid_of(views) if summarise else None
-            cls, patches = network['class_attention'](network['backbone'](flat(views)).patches, grid)
+            cls, patches = network['class_attention'](output.patches, grid)
             every_cls.append(by_view(cls, views.shape[1]))
             every_patch.append(patches.flatten(0, 1))
         cls, patches = torch.cat(every_cls), torch.cat(every_patch).unsqueeze(0)
