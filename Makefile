@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 endif
 
-.PHONY: demo test test-slow test-all test-faults reliability bench check format clean
+.PHONY: demo test test-slow test-all test-faults reliability bench gpu check format clean
 demo: $(INSTALLED)
 	$(RUN) tools/demo.py $(ARGS)
 
@@ -33,6 +33,10 @@ reliability: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(RUN) benchmarks/run.py $(ARGS)
+
+# On a machine with a CUDA GPU: right, how fast, where the time goes, what is learned; docs/gpu.md is the page.
+gpu: $(INSTALLED)
+	$(RUN) benchmarks/gpu.py $(ARGS)
 
 check: $(INSTALLED)
 	$(RUN) -m ruff check .

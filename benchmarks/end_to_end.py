@@ -19,11 +19,11 @@ import common
 import torch
 from common import Row
 from loader import QUERIES, ReferenceDataset, our_dataset, write_images
-from reference import ReferenceStep
-from step import LR, MAX_NORM, autocast, build, draw_views, our_step
+from step import OurStep, build, draw_views, reference_step
 from torch.utils.data import DataLoader, default_collate
 
 from mmadclr.datasets import collate_samples
+from mmadclr.engine.compilation import compile_blocks
 from mmadclr.engine.loader_guard import DevicePrefetcher
 from mmadclr.models.preprocessors import ViewPreprocessor
 
@@ -37,13 +37,13 @@ def batches(dataset, collate: Callable, args: argparse.Namespace) -> DataLoader:
 
 def our_epoch(root: Path, args: argparse.Namespace) -> Callable[[], float]:
     """A function that trains on all batches once and returns images/s."""
-    step, preprocessor = our_step(build(args), args.precision), ViewPreprocessor().to(args.device)
+    step, preprocessor = OurStep(prepared(args), args.precision), ViewPreprocessor().to(args.device)
     loader = DevicePrefetcher(batches(our_dataset(root, 'fast'), collate_samples, args), args.device)
     return lambda: timed_epoch(loader, lambda batch: step(**preprocessor(batch, True)['views']), args)
 
 
 def reference_epoch(root: Path, args: argparse.Namespace) -> Callable[[], float]:
-    step = autocast(ReferenceStep(build(args), LR, MAX_NORM), args)
+    step = reference_step(build(args), args.precision)
     loader = batches(ReferenceDataset(root), default_collate, args)
 
     def train_on(crops: list[torch.Tensor]) -> None:
@@ -66,10 +66,22 @@ def timed_epoch(loader, train_on: Callable, args: argparse.Namespace) -> float:
     return count / (time.perf_counter() - start)
 
 
-def step_alone(args: argparse.Namespace) -> float:
-    """Images/s without a loader."""
-    step, views = our_step(build(args), args.precision), draw_views(args)
-    return timed_epoch([views] * args.steps, lambda batch: step(**batch), args)
+def step_alone(args: argparse.Namespace) -> Callable[[], float]:
+    """A function that takes as many steps without a loader and returns images/s."""
+    step, views = OurStep(prepared(args), args.precision), draw_views(args)
+    return lambda: timed_epoch([views] * args.steps, lambda batch: step(**batch), args)
+
+
+def prepared(args: argparse.Namespace) -> torch.nn.Module:
+    """The model, compiled if the arguments say so.
+
+    Raises:
+        SystemExit: torch cannot compile here.
+    """
+    model = build(args)
+    if args.compile and not compile_blocks(model, True):
+        raise SystemExit('torch cannot compile here')
+    return model
 
 
 def _wait(device: str) -> None:
@@ -79,11 +91,13 @@ def _wait(device: str) -> None:
 
 def main() -> None:
     defaults = dict(arch='mini', batch=8, steps=12, rounds=3, workers=1, queries=QUERIES, locals=10, prototypes=8192)
-    args = common.parser(__doc__, precision='fp32', **defaults).parse_args()
+    parser = common.parser(__doc__, precision='fp32', **defaults)
+    parser.add_argument('--compile', action='store_true', help='compile our blocks')
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = write_images(Path(folder), 16)
-        epochs = our_epoch(root, args), reference_epoch(root, args)
-        speeds = [[epoch() for epoch in epochs] + [step_alone(args)] for _ in range(args.rounds)]
+        epochs = our_epoch(root, args), reference_epoch(root, args), step_alone(args)
+        speeds = [[epoch() for epoch in epochs] for _ in range(args.rounds)]
     ratios = sorted(ours / theirs for ours, theirs, _ in speeds)
     shares = sorted(100 * ours / alone for ours, _, alone in speeds)
     ours, theirs, alone = (statistics.median(column) for column in zip(*speeds, strict=True))

@@ -84,7 +84,11 @@ class StepCost:
     def images_per_second(self, device: str) -> float | None:
         """Without overlap of computing and memory; None for a device that is not listed."""
         known = next((limits for name, limits in DEVICES.items() if device.startswith(name)), None)
-        return None if known is None else 1 / (self.flops() / known[0] + self.traffic() / known[1])
+        return None if known is None else self.images_per_second_at(*known)
+
+    def images_per_second_at(self, flops: float, bandwidth: float) -> float:
+        """At these FLOP/s and bytes/s."""
+        return 1 / (self.flops() / flops + self.traffic() / bandwidth)
 
 
 def main() -> None:

@@ -72,10 +72,25 @@ def logits_of(prototypes: nn.Module, x: Tensor) -> Tensor:
 
 
 class ReferenceStep:
-    """Forward, backward, clipping, AdamW and teacher update; parameters and start are those of ``model``."""
+    """Forward, backward, clipping, AdamW and teacher update; parameters and start are those of ``model``.
 
-    def __init__(self, model: nn.Module, lr: float, max_norm: float) -> None:
+    Args:
+        model: Student and teacher.
+        lr, max_norm: Of AdamW, and of every gradient.
+        dtype: Of autocast; None for single precision.
+        scaler: For the loss, which fp16 needs; as published.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float,
+        max_norm: float,
+        dtype: torch.dtype | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
         self.model, self.max_norm = model, max_norm
+        self.dtype, self.scaler = dtype, scaler or torch.amp.GradScaler(enabled=False)
         weight = model.student['head'].last_layer.weight_v
         self.loss_cls, self.loss_query = (PairLoop(len(weight), str(weight.device)) for _ in range(2))
         parameters = [p for p in model.student.parameters() if p.requires_grad]
@@ -91,11 +106,15 @@ class ReferenceStep:
         return loss if crops is None else loss + self.loss_query(student_query, teacher_query, 2)
 
     def __call__(self, **views: Tensor) -> float:
-        loss = self.loss(**views)
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, dtype=self.dtype, enabled=self.dtype is not None):
+            loss = self.loss(**views)
         value = loss.item()
-        loss.backward()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
         clip(self.model.student, self.max_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad()
         move_teacher(self.model.teacher, self.model.student, self.model.teacher_momentum)
         return value

@@ -21,7 +21,7 @@ from reference import ReferenceStep, clip, move_teacher
 
 import mmadclr.models  # noqa: F401  fills the registry
 from mmadclr.engine.compilation import compile_blocks
-from mmadclr.engine.optim import SelfDistillationOptimConstructor, clip_each_tensor
+from mmadclr.engine.optim import PRECISIONS, SelfDistillationOptimConstructor, clip_each_tensor
 from mmadclr.models.selfsup import update_teacher
 from mmadclr.registry import MODELS
 
@@ -48,13 +48,22 @@ def draw_views(args: argparse.Namespace) -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape, generator=generator).to(args.device) for name, shape in shapes.items()}
 
 
-def our_step(model: torch.nn.Module, precision: str) -> Callable[..., torch.Tensor]:
+class OurStep:
     """What a training iteration runs between two batches."""
-    optimizer = dict(type='AdamW', lr=LR, weight_decay=0.01)
-    wrapper = SelfDistillationOptimConstructor(dict(optimizer=optimizer, max_norm=MAX_NORM, precision=precision))(model)
-    wrapper.optimizer.param_groups[1]['weight_decay'] = 0.01  # the reference form has one group
-    wrapper.optimizer.register_step_post_hook(lambda *_: model.after_step())
-    return lambda **views: model.train_step(dict(views=views), wrapper)['loss']
+
+    def __init__(self, model: torch.nn.Module, precision: str) -> None:
+        settings = dict(optimizer=dict(type='AdamW', lr=LR, weight_decay=0.01), max_norm=MAX_NORM, precision=precision)
+        self.model, self.wrapper = model, SelfDistillationOptimConstructor(settings)(model)
+        self.optimizer = self.wrapper.optimizer
+        self.optimizer.param_groups[1]['weight_decay'] = 0.01  # the reference form has one group
+        self.optimizer.register_step_post_hook(lambda *_: model.after_step())
+
+    def __call__(self, **views: torch.Tensor) -> torch.Tensor:
+        return self.model.train_step(dict(views=views), self.wrapper)['loss']
+
+
+def reference_step(model: torch.nn.Module, precision: str) -> ReferenceStep:
+    return ReferenceStep(model, LR, MAX_NORM, PRECISIONS[precision])
 
 
 def agree(ours: Callable, reference: Callable, models: list[torch.nn.Module], views: dict, within: float = 1e-4) -> str:
@@ -76,7 +85,7 @@ def count_rows(ours: Callable, reference: Callable, models: list[torch.nn.Module
     forms = [partial(form, **views) for form in (ours, reference)]
     steps, flops = [count(form) for form in forms], [common.count_flops(form) / 1e9 for form in forms]
     peaks = [peak_mib(form) for form in forms]
-    kept, plain = [], ReferenceStep(models[1], LR, MAX_NORM)
+    kept, plain = [], reference_step(models[1], 'fp32')
     for loss in (lambda: sum(models[0].loss(**views).values()), lambda: plain.loss(**views)):
         with PeakBytes() as memory:
             result = loss()  # noqa: F841  keeps the graph alive
@@ -136,15 +145,15 @@ def main() -> None:
     parser.add_argument('--compile', action='store_true', help='compile our blocks')
     args = parser.parse_args()
     views, models = draw_views(args), [build(args), build(args)]
-    ours, reference = our_step(models[0], 'fp32'), ReferenceStep(models[1], LR, MAX_NORM)
+    ours, reference = OurStep(models[0], 'fp32'), reference_step(models[1], 'fp32')
     print(agree(ours, reference, models, views))
     if args.compile or args.precision == 'bf16':  # the same once more, from the start
         models = [build(args), build(args)]
         if args.compile and not compile_blocks(models[0], True):
             raise SystemExit('torch cannot compile here')
-        ours, reference = our_step(models[0], args.precision), ReferenceStep(models[1], LR, MAX_NORM)
-        print(agree(ours, autocast(reference, args), models, views, within=0.05))
-    steps = {'ours': partial(ours, **views), 'reference': partial(autocast(reference, args), **views)}
+        ours, reference = OurStep(models[0], args.precision), reference_step(models[1], args.precision)
+        print(agree(ours, reference, models, views, within=0.05))
+    steps = {'ours': partial(ours, **views), 'reference': partial(reference, **views)}
     time = common.timed_row('step', *steps.values(), args.rounds, args.device, target='>= 1.3 (CPU), >= 3 (GPU)')
     speeds = [args.batch / (value / 1e3) for value in (time.ours, time.reference)]
     note = 'of one thread' if args.device == 'cpu' else ''
@@ -154,16 +163,6 @@ def main() -> None:
     if args.device == 'cuda':
         rows += gpu_rows(steps, speed, args)
     common.report('step', rows, args)
-
-
-def autocast(reference: Callable, args: argparse.Namespace) -> Callable:
-    """The reference form in the precision of ours."""
-
-    def step(**views: torch.Tensor) -> float:
-        with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.precision == 'bf16'):
-            return reference(**views)
-
-    return step
 
 
 if __name__ == '__main__':

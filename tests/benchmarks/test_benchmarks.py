@@ -11,7 +11,6 @@ import run
 import step
 import torch
 from limits import StepCost
-from reference import ReferenceStep
 
 SMALL = dict(arch='mini', batch=2, queries=3, locals=2, prototypes=300, device='cpu', precision='fp32', logits_mib=1)
 
@@ -20,17 +19,17 @@ def test_reference_step_is_the_same_method():
     """Losses and teachers of two steps; the exact difference is checked by the benchmark itself, before it measures."""
     args = Namespace(**SMALL)
     models = [step.build(args) for _ in range(2)]
-    reference = ReferenceStep(models[1], step.LR, step.MAX_NORM)
-    assert 'agree' in step.agree(step.our_step(models[0], 'fp32'), reference, models, step.draw_views(args))
+    reference = step.reference_step(models[1], 'fp32')
+    assert 'agree' in step.agree(step.OurStep(models[0], 'fp32'), reference, models, step.draw_views(args))
 
 
 def test_forms_that_disagree_end_the_benchmark():
     args = Namespace(**SMALL)
     models = [step.build(args) for _ in range(2)]
-    reference = ReferenceStep(models[1], step.LR, step.MAX_NORM)
+    reference = step.reference_step(models[1], 'fp32')
     reference.loss_cls.student_temp = 0.2
     with pytest.raises(SystemExit, match='the two forms disagree'):
-        step.agree(step.our_step(models[0], 'fp32'), reference, models, step.draw_views(args))
+        step.agree(step.OurStep(models[0], 'fp32'), reference, models, step.draw_views(args))
 
 
 def test_reference_loss_is_the_same_function():

@@ -1,0 +1,50 @@
+"""Files to weights: loader, colors and step together, beside the step alone."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import end_to_end
+from loader import write_images
+
+from gpu_parts import steps
+from gpu_parts.context import Context, number, table
+from gpu_parts.steps import BASE, SHORT, SMALL
+
+NEEDS_GPU = True
+TITLE = 'End to end'
+ROUNDS = 2
+
+
+def run(context: Context) -> None:
+    workers = 1 if context.smoke else max(1, min(16, os.cpu_count() or 1))
+    units = [('mini', 2)] if context.smoke else [(SMALL, 64), (BASE, 64)]
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_images(Path(folder), 4 if context.smoke else 64)
+        for arch, batch in units:
+            args = steps.arguments_of(context, arch, batch, 'ADCLR')
+            args.workers, args.steps, args.compile = workers, 3 if context.smoke else 40, not context.smoke
+            key = f'{SHORT.get(arch, arch)}, {batch} images, {workers} workers'
+            context.measure(key, partial(compare, root, args), needs=15)
+
+
+def compare(root: Path, args: Namespace) -> dict[str, Any]:
+    """Images/s from files and without a loader, in turn."""
+    epoch = end_to_end.our_epoch(root, args)
+    alone = end_to_end.step_alone(args)
+    pairs = [(epoch(), alone()) for _ in range(ROUNDS)]
+    whole, without = (statistics.median(column) for column in zip(*pairs, strict=True))
+    share = statistics.median(100 * a / b for a, b in pairs)
+    return {'images_per_s': whole, 'step_alone_images_per_s': without, 'percent_of_step': share, 'workers': args.workers}
+
+
+def section(rows: dict[str, dict[str, Any]]) -> list[str]:
+    names = ('images_per_s', 'step_alone_images_per_s', 'percent_of_step')
+    cells = [[key, *(number(row[name]) for name in names)] for key, row in rows.items()]
+    return table(['', 'files to weights, images/s', 'step alone, images/s', '% of the step'], cells)
