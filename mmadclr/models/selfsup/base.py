@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Iterable
+from contextlib import nullcontext
 from copy import deepcopy
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mmadclr.models.losses.self_distillation import SelfDistillationLoss
+from mmadclr.models.selfsup.teacher_copies import LowPrecisionCopies
 from mmadclr.registry import MODELS
 
 
@@ -28,6 +30,8 @@ class SelfDistillation(BaseModel):
         data_preprocessor: Config of the preprocessor; ``ViewPreprocessor`` by default.
         extra_heads: Configs of further heads by name, for tokens other than [CLS].
         teacher_momentum: Share of the old teacher kept at an update; the schedule hook overwrites it every iteration.
+        teacher_copies: Under bf16 autocast, the teacher's matrices are cast in one operation a batch instead of one by one;
+            losses are the same to the bit. Takes two more bytes a parameter of the teacher. Not with ``sharding``.
 
     Attributes:
         skipped: () 0 or 1, on the device: whether the optimizer step at hand was skipped, so that centres and teacher have
@@ -43,6 +47,7 @@ class SelfDistillation(BaseModel):
         data_preprocessor: dict | None = None,
         extra_heads: dict[str, dict] | None = None,
         teacher_momentum: float = 0.996,
+        teacher_copies: bool = False,
     ) -> None:
         super().__init__(data_preprocessor=MODELS.build({'type': 'ViewPreprocessor', **(data_preprocessor or {})}))
         self.student = nn.ModuleDict({'backbone': MODELS.build(backbone)})
@@ -51,6 +56,7 @@ class SelfDistillation(BaseModel):
             self.student[name] = MODELS.build({'in_dim': in_dim, **cfg})
         self.teacher = deepcopy(self.student).requires_grad_(False)
         self.teacher_momentum = teacher_momentum
+        self.copies = LowPrecisionCopies(self.teacher) if teacher_copies else None
         self.train()
 
     def init_weights(self) -> None:
@@ -70,7 +76,8 @@ class SelfDistillation(BaseModel):
         ``'patches'``: those of every patch (B, N, D)."""
         if mode == 'loss':
             self.check_views(views)
-            return self.loss(**views)
+            with self.copies.in_place() if self.copies else nullcontext():
+                return self.loss(**views)
         if mode == 'patches':
             return self.extract_patches(images)
         return self.extract_features(images)
