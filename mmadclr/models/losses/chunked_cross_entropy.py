@@ -84,7 +84,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         student = Prototyped(x, v, g).detached()
         with torch.autocast(x.device.type, enabled=False):
             total = _Accumulator(student, teacher.detached(), settings)
-            for start in range(0, x.shape[1], settings.rows):
+            for start in range(0, max(1, x.shape[1]), settings.rows):  # no rows at all are a chunk, too
                 total.add(slice(start, start + settings.rows))
             gradients = (total.grad_x, *_weight_norm_gradients(total.product, student, total.norms))
         ctx.gradients = tuple(gradient.to(part.dtype) for gradient, part in zip(gradients, (x, v, g), strict=True))
@@ -114,7 +114,7 @@ class _Accumulator:
         if self.weights is None:
             self.pairs /= student.x.shape[1]  # spares a product with equal weights
         self.loss, self.grad_x = student.x.new_zeros(()), torch.empty_like(student.x)
-        self.product = torch.zeros_like(student.v)
+        self.product: Tensor | None = None
 
     def add(self, part: slice) -> None:
         """Takes in the rows ``part`` of every view; uses and leaves behind as few arrays as it can."""
@@ -126,7 +126,7 @@ class _Accumulator:
         self.loss -= torch.einsum('vmk,vmk->vm', targets, log_probs).sum()
         grad = log_probs.exp_().mul_(self.target_sums(part)).sub_(targets).div_(self.settings.student_temp)
         grad, rows = grad.flatten(0, 1), x.flatten(0, 1)
-        _add_product(self.product, grad.to(rows.dtype).T, rows)
+        self.product = _add_product(self.product, grad.to(rows.dtype).T, rows)
         self.grad_x[:, part] = (grad.mul_(self.scale).to(rows.dtype) @ self.v).unflatten(0, x.shape[:2])
 
     def targets(self, x: Tensor) -> Tensor:
@@ -152,12 +152,11 @@ def _logits(x: Tensor, v: Tensor) -> Tensor:
     return _product(x.flatten(0, 1), v.T).unflatten(0, x.shape[:2])
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """``total += a b``, without a temporary of its size where the precision is the same."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b)
-    else:
-        total += _product(a, b)
+def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """``total + a b`` in place of ``total``, without a temporary of its size where the precision is the same."""
+    if total is None:
+        return _product(a, b)
+    return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(_product(a, b))
 
 
 def _weight_norm_gradients(product: Tensor, student: Prototyped, norms: Tensor) -> tuple[Tensor, Tensor]:

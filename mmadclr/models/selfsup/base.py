@@ -118,7 +118,7 @@ class SelfDistillation(BaseModel):
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float, skipped: Tensor | None = None) -> None:
-    """``teacher = momentum * teacher + (1 - momentum) * student`` over the teacher's parameters, in three operations.
+    """``teacher = momentum * teacher + (1 - momentum) * student`` over the teacher's parameters.
 
     What the student has beyond them, such as a mask token, stays its own. Where ``skipped`` () is 1 the momentum is 1, so
     that nothing moves; the device decides, and the host does not wait for it.
@@ -127,9 +127,20 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float, skip
     values = dict(student.named_parameters())
     averages, targets = _local(averages), _local(values[name] for name in names)
     skipped = averages[0].new_zeros(()) if skipped is None else skipped.to(averages[0].dtype)
-    kept = 1 - (1 - momentum) * (1 - skipped)
+    share = (1 - momentum) * (1 - skipped)
+    (move_together if averages[0].is_cuda else move_each)(averages, targets, share)
+
+
+def move_together(averages: list[Tensor], targets: list[Tensor], share: Tensor) -> None:
+    """Moves tensors by a ``share`` () of the way to their targets, in three operations over all of them."""
+    kept = 1 - share
     torch._foreach_mul_(averages, kept)
-    torch._foreach_add_(averages, torch._foreach_mul(targets, 1 - kept))  # they sum to 1 exactly, so nothing drifts
+    torch._foreach_add_(averages, torch._foreach_mul(targets, 1 - kept))  # both sum to 1 exactly, so nothing drifts
+
+
+def move_each(averages: list[Tensor], targets: list[Tensor], share: Tensor) -> None:
+    """The same, tensor by tensor in one pass over its memory: on a GPU that would be an operation for each."""
+    torch._foreach_lerp_(averages, targets, [share] * len(averages))
 
 
 def _local(tensors: Iterable[Tensor]) -> list[Tensor]:
