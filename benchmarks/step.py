@@ -16,6 +16,7 @@ import common
 import torch
 from common import Row, count, counted_row
 from counters import PeakBytes
+from kernels import kernels_of, profiled, summary
 from limits import StepCost
 from reference import ReferenceStep, clip, move_teacher
 
@@ -115,6 +116,13 @@ def count_rows(ours: Callable, reference: Callable, models: list[torch.nn.Module
     ]
 
 
+def kind_rows(steps: dict[str, Callable], device: str) -> list[Row]:
+    """Milliseconds of a step by kind of kernel: what is left to save."""
+    kinds = [summary(kernels_of(profiled(step, device, 1).events(), device), 0.0, 1)['kinds'] for step in steps.values()]
+    names = sorted(kinds[0].keys() | kinds[1].keys(), key=lambda name: -kinds[0].get(name, 0.0))
+    return [counted_row(f'of it, {name}', 'ms', *(kind.get(name, 0.0) for kind in kinds)) for name in names]
+
+
 def peak_mib(form: Callable) -> float:
     """MiB of tensors that a step makes and that exist at a time."""
     with PeakBytes() as memory:
@@ -159,7 +167,7 @@ def main() -> None:
     note = 'of one thread' if args.device == 'cpu' else ''
     target = '1500 (ViT-S), 700 (ViT-B) on an H200'
     speed = Row('training', 'images/s', *speeds, speeds[0] / speeds[1], target=target, note=note)
-    rows = [time, speed, *count_rows(ours, reference, models, views)]
+    rows = [time, speed, *kind_rows(steps, args.device), *count_rows(ours, reference, models, views)]
     if args.device == 'cuda':
         rows += gpu_rows(steps, speed, args)
     common.report('step', rows, args)

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 
+import kernels
 import pytest
 import torch
-from gpu_parts import dense, page, profile, steps, training
+from gpu_parts import dense, page, steps, training
 from gpu_parts import tests as gpu_tests
 from gpu_parts.context import Context, Record, one_line
 from PIL import Image
@@ -184,14 +185,14 @@ def test_kernels_have_a_kind():
         'void at::native::vectorized_elementwise_kernel<4, CUDAFunctor_add<float>>': 'elementwise and sums',
         'ncclDevKernel_AllReduce_Sum_f32_RING_LL': 'communication',
     }
-    assert {name: profile.kind_of(name) for name in kinds} == kinds
-    assert profile.short_name('void at::native::f<float, g<1>>(int*)') == 'at::native::f'
+    assert {name: kernels.kind_of(name) for name in kinds} == kinds
+    assert kernels.short_name('void at::native::f<float, g<1>>(int*)') == 'at::native::f'
 
 
 def test_gaps_are_what_no_kernel_covers():
     """Two kernels overlap by 2 us, then 5 us of nothing: 8 + 4 us busy."""
-    kernels = [('gemm', 0.0, 6.0), ('copy', 4.0, 4.0), ('gemm', 13.0, 4.0)]
-    figures = profile.summary(kernels, wall_ms=0.017, steps=1)
+    found = [('gemm', 0.0, 6.0), ('copy', 4.0, 4.0), ('gemm', 13.0, 4.0)]
+    figures = kernels.summary(found, wall_ms=0.017, steps=1)
     assert figures['busy_ms'] == pytest.approx(0.012)
     assert figures['gaps_ms'] == pytest.approx(0.005)
     assert figures['kinds'] == pytest.approx({'products': 0.010, 'copies': 0.004})
