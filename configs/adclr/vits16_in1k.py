@@ -6,7 +6,8 @@ The paper reports linear 77.5, COCO Mask R-CNN 44.3 box and 39.7 mask AP. Not ye
 
 The paper's hyper-parameters are not public and the released code of its authors trains a later method. Everything that
 is not about queries is therefore DINO's, the baseline the paper builds on; the query settings below are our documented
-reconstruction (scale and lambda as in the released code; number and size of the crops by the paper's wording).
+reconstruction (scale and lambda as in the released code; number and size of the crops by the paper's wording). So is the
+precision: DINO's released runs were in fp32, ours are in bf16 on a GPU (``--amp fp32`` for DINO's).
 """
 
 _base_ = [

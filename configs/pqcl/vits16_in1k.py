@@ -10,7 +10,7 @@ the colours of the first. To follow it there, too:
     --cfg-options model.data_preprocessor.flips=False \\
         train_dataloader.dataset.transform.global_2.blur=1.0 train_dataloader.dataset.transform.global_2.solarise=0.0
 
-That code trains in fp32, we in bf16 on a GPU (``--amp fp32`` for the former).
+That code trains in fp32, we in bf16 on a GPU (``--amp fp32`` for theirs).
 """
 
 _base_ = [
