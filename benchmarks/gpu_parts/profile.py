@@ -56,12 +56,14 @@ def section(rows: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
     for name, row in rows.items():
         whole = row['step_ms']
-        share = lambda ms, whole=whole: [number(ms), f'{100 * ms / whole:.0f} %']  # noqa: E731
-        kinds = [[kind, *share(ms)] for kind, ms in {**row['kinds'], 'gaps': row['gaps_ms']}.items()]
-        kernels = [[k['kernel'], k['kind'], number(k['calls']), *share(k['ms'])] for k in row['kernels']]
-        trace = f' Trace: `{row["trace"]}`.' if row.get('trace') else ''
+        kinds = [[kind, *of_step(ms, whole)] for kind, ms in {**row['kinds'], 'gaps': row['gaps_ms']}.items()]
+        kernels = [[k['kernel'], k['kind'], number(k['calls']), *of_step(k['ms'], whole)] for k in row['kernels']]
         lines += [f'### {name}: {number(whole)} ms a step, {number(row["launches"])} kernels', '']
-        lines += [f'{trace.strip()}', ''] if trace else []
+        lines += [f'Trace: `{row["trace"]}`, for https://ui.perfetto.dev.', ''] if row['trace'] else []
         lines += [*table(['kind', 'ms', 'of the step'], kinds), '']
         lines += [*table(['kernel', 'kind', 'calls', 'ms', 'of the step'], kernels), '']
     return lines
+
+
+def of_step(ms: float, whole: float) -> tuple[str, str]:
+    return number(ms), f'{100 * ms / whole:.0f} %'
