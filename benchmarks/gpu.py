@@ -2,9 +2,10 @@
 
 Parts, in this order: what large kernels reach here (ceilings), the tests that need a GPU (tests), training steps against
 the reference form (steps), where their time goes (profile), the loader (loading), files to weights (whole), Mask R-CNN and
-UperNet (dense), and what DINO and ADCLR learn (training). Each has a share of the time, is a process of its own, and puts
-every figure into ``gpu.json`` the moment it is known; ``gpu.md`` is the page of all of them. A second call goes on where the
-first one stopped. What cannot be measured costs one line. Nothing is fetched from a network.
+UperNet (dense), what DINO and ADCLR learn (training), and keys that no config sets yet (levers). Each has a share of the
+time, is a process of its own, and puts every figure into ``gpu.json`` the moment it is known; ``gpu.md`` is the page of all
+of them. A second call goes on where the first one stopped. What cannot be measured costs one line. Nothing is fetched from a
+network.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ PARTS = {
     'whole': 8,
     'dense': 10,
     'training': 22,
+    'levers': 8,
 }
 CLONE = Path(__file__).resolve().parents[1]
 GRACE = 20.0  # seconds a part may take longer, to come to the end of a row
@@ -58,6 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--run', choices=list(PARTS), help=argparse.SUPPRESS)  # one part, in this process
     args = parser.parse_args()
     args.out = args.out or CLONE / ('work_dirs/gpu/smoke' if args.smoke else 'docs')
+    args.parts = [name for name in PARTS if name in args.parts]
     if not args.minutes > 0:
         parser.error(f'--minutes {args.minutes:g}: give a number above 0')
     return args

@@ -31,12 +31,14 @@ MINI = dict(embed_dim=64, depth=3, num_heads=4, patch_size=16)
 
 
 def build(args: argparse.Namespace) -> torch.nn.Module:
+    """ADCLR from a fixed seed; ``backbone`` and ``model`` among the arguments add to its config."""
     torch.manual_seed(0)
-    backbone = dict(type='QueryViT', arch=MINI if args.arch == 'mini' else args.arch)
+    arch = MINI if args.arch == 'mini' else args.arch
+    backbone = dict(type='QueryViT', arch=arch, **getattr(args, 'backbone', {}))
     head = dict(type='DINOHead', out_dim=args.prototypes)
     prepared = dict(type='BaseDataPreprocessor')  # takes the views as they are
     model = dict(type='ADCLR', backbone=backbone, head=head, teacher_momentum=0.99, data_preprocessor=prepared)
-    return MODELS.build(model).to(args.device)
+    return MODELS.build({**model, **getattr(args, 'model', {})}).to(args.device)
 
 
 def draw_views(args: argparse.Namespace) -> dict[str, torch.Tensor]:

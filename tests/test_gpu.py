@@ -27,11 +27,12 @@ def batch():
     return collate_samples(samples)
 
 
-def build():
+def build(joint_resolutions=False, **overrides):
     torch.manual_seed(0)
-    backbone = dict(type='QueryViT', arch=dict(embed_dim=48, depth=2, num_heads=3, patch_size=8), img_size=32)
+    arch = dict(embed_dim=48, depth=2, num_heads=3, patch_size=8)
+    backbone = dict(type='QueryViT', arch=arch, img_size=32, joint_resolutions=joint_resolutions)
     head = dict(type='DINOHead', out_dim=64, hidden_dim=48, bottleneck_dim=16)
-    return MODELS.build(dict(type='ADCLR', backbone=backbone, head=head, loss_cls=dict(logits_mib=0.01)))
+    return MODELS.build(dict(type='ADCLR', backbone=backbone, head=head, loss_cls=dict(logits_mib=0.01), **overrides))
 
 
 def test_augmented_views_are_those_of_the_cpu(batch):
@@ -122,6 +123,45 @@ def test_compiled_blocks_change_nothing(batch):
     views = plain.data_preprocessor(batch, True)['views']
     for name, value in plain.loss(**views).items():
         torch.testing.assert_close(compiled.loss(**views)[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('setting', [dict(mode='reduce-overhead'), dict(scope='backbone'), True])
+@pytest.mark.parametrize('accumulated', [1, 2])
+def test_compiled_training_is_that_of_plain_blocks(batch, setting, accumulated):
+    """Several steps, so that CUDA graphs are recorded, replayed and overwritten, also between accumulated batches."""
+    networks = []
+    for compiled in (False, setting):
+        model = build().cuda()
+        assert compile_blocks(model, compiled) == bool(compiled)
+        settings = dict(optimizer=dict(type='AdamW', lr=1e-3), precision='fp32', accumulative_counts=accumulated)
+        wrapper = SelfDistillationOptimConstructor(settings)(model)
+        wrapper.initialize_count_status(model, 0, 6)
+        wrapper.optimizer.register_step_post_hook(lambda *_, model=model: model.after_step())
+        losses = [model.train_step(batch, wrapper)['loss'].item() for _ in range(6)]
+        networks.append((losses, [p.detach().cpu() for p in model.teacher.parameters()]))
+    (plain, teacher), (got, other) = networks
+    assert got == pytest.approx(plain, abs=2e-3)
+    for a, b in zip(other, teacher, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize('lever', [dict(teacher_copies=True), dict(joint_resolutions=True)])
+def test_levers_give_the_same_losses_and_wait_for_nothing(batch, lever):
+    losses = []
+    for overrides in ({}, lever):
+        model = build(**overrides).cuda()
+        wrapper = SelfDistillationOptimConstructor(dict(optimizer=dict(type='AdamW', lr=1e-3)))(model)
+        wrapper.optimizer.register_step_post_hook(lambda *_, model=model: model.after_step())
+        pinned = {name: value.pin_memory() if name.endswith('_views') else value for name, value in batch.items()}
+        for _ in range(2):
+            model.train_step(pinned, wrapper)
+        torch.cuda.set_sync_debug_mode('error')
+        try:
+            loss = model.train_step(pinned, wrapper)['loss']
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+        losses.append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], abs=2e-2)
 
 
 @pytest.mark.parametrize('task', ['mask-rcnn', 'upernet'])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from kernels import kernels_of, profiled, summary
 
 from gpu_parts import steps
@@ -30,6 +31,7 @@ def run(context: Context) -> None:
 
 
 def profile_form(context: Context, args: Namespace, compiled: bool, file: str | None) -> dict[str, Any]:
+    torch._dynamo.reset()
     options = {'backend': 'aot_eager'} if context.smoke else True
     form = steps.our_form(args, steps.bench.draw_views(args), compiled=options if compiled else False)
     return profile_step(form.step, args.device, None if file is None else context.folder / file) | {'trace': file}

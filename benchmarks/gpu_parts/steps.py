@@ -77,6 +77,7 @@ def compare(context: Context, args: Namespace, kind: str) -> dict[str, Any]:
         ValueError: Their first losses differ: they are not the same method.
         RuntimeError: No form fits.
     """
+    torch._dynamo.reset()  # graphs of other sizes count against the same limit, beyond which blocks run uncompiled
     views = bench.draw_views(args)
     forms: dict[str, Form] = {}
     losses: dict[str, float] = {}
@@ -121,7 +122,6 @@ def builders(context: Context, args: Namespace, kind: str) -> dict[str, Callable
 def our_form(args: Namespace, views: dict, compiled: bool | dict = False) -> Form:
     """Raises a RuntimeError where torch cannot compile."""
     model = bench.build(args)
-    torch._dynamo.reset()  # graphs of other sizes count against the same limit, beyond which blocks run uncompiled
     if compiled and not compile_blocks(model, compiled):
         raise RuntimeError('torch cannot compile here; see gpu.log')
     ours = bench.OurStep(model, args.precision)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import end_to_end
+import torch
 from loader import write_images
 
 from gpu_parts import steps
@@ -36,6 +37,7 @@ def run(context: Context) -> None:
 
 def compare(root: Path, args: Namespace) -> dict[str, Any]:
     """Images/s from files and without a loader, in turn."""
+    torch._dynamo.reset()
     epoch = end_to_end.our_epoch(root, args)
     alone = end_to_end.step_alone(args)
     pairs = [(epoch(), alone()) for _ in range(ROUNDS)]

@@ -19,7 +19,7 @@ from PIL import Image
 from places import REPO
 
 PROGRAM = [sys.executable, str(REPO / 'benchmarks' / 'gpu.py')]
-PARTS = ['ceilings', 'tests', 'steps', 'profile', 'loading', 'whole', 'dense', 'training']
+PARTS = ['ceilings', 'tests', 'steps', 'profile', 'loading', 'whole', 'dense', 'training', 'levers']
 
 
 def call(*arguments, **kwargs):

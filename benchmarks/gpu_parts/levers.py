@@ -1,0 +1,78 @@
+"""Keys that no config sets: a step of ViT-S/16 with each of them against the same step without, compiled, in turn."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from functools import partial
+from typing import Any
+
+import step as bench
+import torch
+
+from gpu_parts import steps
+from gpu_parts.context import Context, number, table
+from gpu_parts.steps import SMALL
+
+NEEDS_GPU = True
+TITLE = 'Levers'
+BATCH = 64
+LOSSES = ('loss_cls', 'loss_query')
+# Arguments of the compiler, the backbone and the model; those that need no graph of their own come first.
+LEVERS: dict[str, dict[str, dict[str, Any]]] = {
+    **{f'logits_mib={mib}': {'model': {loss: {'logits_mib': mib} for loss in LOSSES}} for mib in (512, 2048)},
+    'teacher_copies': {'model': {'teacher_copies': True}},
+    'joint_resolutions': {'backbone': {'joint_resolutions': True}},
+    'CUDA graphs': {'compile': {'mode': 'reduce-overhead'}},
+    'whole backbones': {'compile': {'scope': 'backbone'}},
+    'max-autotune': {'compile': {'mode': 'max-autotune-no-cudagraphs'}},
+}
+
+
+def run(context: Context) -> None:
+    arch, batch = ('mini', 2) if context.smoke else (SMALL, BATCH)
+    took = 0.0
+    for name in ('joint_resolutions',) if context.smoke else LEVERS:
+        start = time.monotonic()
+        if context.measure(name, partial(compare, context, arch, batch, LEVERS[name]), needs=took):
+            took = max(took, time.monotonic() - start)
+
+
+def compare(context: Context, arch: str, batch: int, lever: dict[str, dict]) -> dict[str, Any]:
+    """Images/s with and without, and memory."""
+    torch._dynamo.reset()
+    args = steps.arguments_of(context, arch, batch, 'ADCLR')
+    views = bench.draw_views(args)
+    backend = {'backend': 'aot_eager'} if context.smoke else {}
+    pulled = Namespace(**vars(args), backbone=lever.get('backbone', {}), model=lever.get('model', {}))
+    forms = {
+        'with': steps.our_form(pulled, views, compiled={**backend, **lever.get('compile', {})} or True),
+        'without': steps.our_form(args, views, compiled=backend or True),
+    }
+    losses = {name: form.loss() for name, form in forms.items()}
+    steps.check_agreement(losses)
+    for form in forms.values():
+        form.step()
+    peaks = {name: steps.peak_gib(form, args.device) for name, form in forms.items()}
+    seconds = 0.5 if context.smoke else 6.0
+    times = steps.in_turn({name: form.step for name, form in forms.items()}, args.device, seconds)
+    ratios = sorted(without / with_ for with_, without in zip(times['with'], times['without'], strict=True))
+    speeds = {name: sorted(batch / value for value in column)[len(column) // 2] for name, column in times.items()}
+    return {
+        'images_per_s': speeds['with'],
+        'images_per_s_without': speeds['without'],
+        'gain': ratios[len(ratios) // 2],
+        'spread': [ratios[0], ratios[-1]],
+        'peak_gib': peaks['with'],
+        'peak_gib_without': peaks['without'],
+    }
+
+
+def section(rows: dict[str, dict[str, Any]]) -> list[str]:
+    cells = []
+    for name, row in rows.items():
+        low, high = row['spread']
+        gain = f'{number(row["gain"])} ({number(low)} to {number(high)})'
+        figures = ('images_per_s', 'images_per_s_without', 'peak_gib', 'peak_gib_without')
+        cells.append([f'`{name}`', gain, *(number(row[figure]) for figure in figures)])
+    return table(['', 'times as fast', 'images/s with', 'without', 'peak GiB with', 'without'], cells)
