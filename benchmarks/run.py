@@ -40,10 +40,11 @@ def run(name: str) -> None:
 def section(record: dict) -> list[str]:
     """Lines of Markdown for the figures of a benchmark."""
     settings = ', '.join(f'{key} {value}' for key, value in record['settings'].items() if value not in ('', False))
+    machine = record['machine']
     lines = [
         f'### `python benchmarks/{record["benchmark"]}.py`',
         '',
-        f'{settings}.',
+        f'{machine["device"]}, one thread; Python {machine["python"]}, torch {machine["torch"]}; {settings}.',
         '',
     ]
     lines += ['| | ours | reference | ratio | target | |', '|---|---|---|---|---|---|']
@@ -52,9 +53,7 @@ def section(record: dict) -> list[str]:
 
 def table() -> str:
     records = [json.loads((OUT / f'{name}.json').read_text()) for name in NAMES if (OUT / f'{name}.json').exists()]
-    machine = records[0]['machine']
-    head = f'Measured on: {machine["device"]}, one thread; Python {machine["python"]}, torch {machine["torch"]}.'
-    return '\n'.join([START, '', head, '', *(line for record in records for line in section(record)), END])
+    return '\n'.join([START, '', *(line for record in records for line in section(record)), END])
 
 
 def write_page() -> None:
