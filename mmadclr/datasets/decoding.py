@@ -2,7 +2,7 @@
 
 JPEG goes to simplejpeg (libjpeg-turbo, as in Pillow), plain PNG, BMP and WebP to OpenCV. Everything else (TIFF, GIF, PPM,
 CMYK JPEG, 16-bit or animated PNG, WebP with an alpha plane or frames) goes to Pillow, and so does what those refuse: whether
-a damaged file is readable is Pillow's to say. Orientation tags turn nothing, as in torchvision's datasets.
+a damaged file is readable is Pillow's to say. Images are turned upright (:mod:`mmadclr.datasets.orientation`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
+
+from mmadclr.datasets.orientation import displayed_size, exif_orientation, orientation_of, upright
 
 try:
     import simplejpeg
@@ -57,7 +59,7 @@ class EncodedImage:
         name: What messages call it.
 
     Attributes:
-        size: (width, height), of a JPEG from its header alone.
+        size: (width, height) as displayed, of a JPEG from its header alone.
         fallbacks: Messages about fast decoders that refused the file where Pillow could read it.
     """
 
@@ -65,11 +67,13 @@ class EncodedImage:
         self.data, self.name = data, name
         self.fallbacks: list[str] = []
         self._pixels: np.ndarray | None = None
-        size, refusal = jpeg_size(data)
-        if size is None:
+        self._stored_size, refusal = jpeg_size(data)
+        if self._stored_size is None:
             self._pixels = self._decode_at_once(refusal)
-            size = self._pixels.shape[1::-1]
-        self.size = size
+            self.size = self._pixels.shape[1::-1]
+        else:
+            self._orientation = exif_orientation(data)
+            self.size = displayed_size(self._stored_size, self._orientation)
 
     def decode(self, shrink: int = 1, scratch: Scratch | None = None) -> np.ndarray:
         """Pixels (H, W, 3) uint8; at least (ceil(H / shrink), ceil(W / shrink), 3), which JPEG alone makes use of.
@@ -83,11 +87,11 @@ class EncodedImage:
         """
         if self._pixels is not None:
             return self._pixels
-        width, height = (-(-side // shrink) for side in self.size)
+        width, height = (-(-side // shrink) for side in self._stored_size)
         buffer = None if scratch is None else scratch.get(width * height * 3)
         limits = dict(min_width=width, min_height=height, min_factor=shrink) if shrink > 1 else {}
         try:
-            return simplejpeg.decode_jpeg(self.data, buffer=buffer, **limits)
+            return upright(simplejpeg.decode_jpeg(self.data, buffer=buffer, **limits), self._orientation)
         except ValueError as error:
             self._pixels = self._decode_by_pillow(f'simplejpeg says: {error}')
             return self._pixels
@@ -96,7 +100,7 @@ class EncodedImage:
         if refusal is None and opencv_agrees_with_pillow(self.data):
             pixels = decode_by_opencv(self.data)
             if pixels is not None:
-                return pixels
+                return upright(pixels, exif_orientation(self.data))
             refusal = 'OpenCV cannot read it'
         if refusal is None:
             refusal = 'OpenCV is not asked about files of this kind'
@@ -129,7 +133,7 @@ def jpeg_size(data: bytes) -> tuple[tuple[int, int] | None, str | None]:
 
 
 def decode_by_opencv(data: bytes) -> np.ndarray | None:
-    """Pixels (H, W, 3) uint8, or None where OpenCV refuses the file or Pillow should decide about its size."""
+    """Stored pixels (H, W, 3) uint8, or None where OpenCV refuses the file or Pillow should decide about its size."""
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), CV2_FLAGS)
     except cv2.error:
@@ -190,12 +194,14 @@ def load_rgb(path: str | Path | io.BytesIO) -> Image.Image:
     with warnings.catch_warnings(), Image.open(path) as image:
         warnings.simplefilter('ignore')  # palette transparency, odd EXIF blocks: the pixels are fine
         image.load()
+        orientation = orientation_of(image)
         if image.mode == 'F':
             raise ValueError('floating-point pixels have no known range: convert the file to 8 or 16 bits')
         if image.mode.startswith('I;16') or image.mode == 'I':
             levels = np.asarray(image).astype(np.int64)
             image = Image.fromarray((levels.clip(0, 65535) >> 8).astype(np.uint8))
-        return image.convert('RGB')
+        image = image.convert('RGB')
+        return image if orientation == 1 else Image.fromarray(upright(np.asarray(image), orientation))
 
 
 @lru_cache(maxsize=1)

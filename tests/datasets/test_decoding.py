@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mmadclr.datasets import ImageDataset, decoding
 from mmadclr.datasets.decoding import DecodeError, EncodedImage, Scratch, decode_by_opencv, load_rgb
@@ -77,14 +77,29 @@ def test_other_kinds_go_to_pillow_and_say_so(name):
     assert image.fallbacks == [f'{name}: decoded by Pillow, OpenCV is not asked about files of this kind']
 
 
-def test_orientation_tags_turn_nothing():
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('kind', ['jpeg', 'png', 'webp', 'tiff'])
+def test_images_are_turned_upright(kind, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    for kind in ('jpeg', 'png', 'webp'):
-        data = encoded('RGB', kind, exif=exif)
-        image = EncodedImage(data, kind)
-        assert image.size == (61, 45)
-        assert np.array_equal(image.decode(), by_pillow(data))
+    exif[0x0112] = orientation
+    data = encoded('RGB', kind, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert('RGB')
+    image = EncodedImage(data, kind)
+    assert image.size == expected.size == ((45, 61) if orientation >= 5 else (61, 45))
+    assert np.array_equal(image.decode(), expected)
+    assert np.array_equal(by_pillow(data), expected)
+    scratched = image.decode(scratch=Scratch())
+    assert np.array_equal(scratched, expected) and scratched.flags.c_contiguous
+    if kind == 'jpeg':
+        half = image.decode(2)
+        assert half.shape[1::-1] == tuple(-(-side // 2) for side in image.size)
+
+
+def test_broken_orientation_blocks_turn_nothing():
+    plain = encoded('RGB', 'jpeg')
+    for block in (b'Exif\0\0', b'Exif\0\0garbage', b'Exif\0\0MM\0*\xff\xff\xff\xff'):
+        image = EncodedImage(encoded('RGB', 'jpeg', exif=block), 'a.jpg')
+        assert np.array_equal(image.decode(), by_pillow(plain))
 
 
 def damaged_but_readable(data):

@@ -1,0 +1,86 @@
+"""The EXIF orientation tag of photographs: every image is turned to how people see it, upright.
+
+One rule for all that reads images here, and the one of mmdet's and mmseg's default loader: a mask or a box is drawn on what
+is displayed. It departs from torchvision's data sets, which show networks the pixels as stored.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+from PIL import Image
+
+TAG = 0x0112
+EXIF = b'Exif\0\0'
+START_OF_SCAN = 0xDA
+# What Pillow's reader of EXIF blocks raises for broken ones, which then say nothing.
+BROKEN_BLOCK = (SyntaxError, struct.error, ValueError, TypeError, KeyError, IndexError, OSError, OverflowError)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """How an open image is stored, 1 (upright) to 8; of PNG known once the pixels are loaded. TIFF Pillow turns itself.
+
+    The tag of the EXIF block alone counts; Pillow's own ``exif_transpose`` looks into XMP, too, which no viewer does.
+    """
+    block = image.info.get('exif')
+    if not block:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(block)
+        value = exif.get(TAG, 1)
+    except BROKEN_BLOCK:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def exif_orientation(data: bytes) -> int:
+    """The same from the contents of a JPEG, PNG or WebP file, in microseconds where there is no EXIF block."""
+    if data[:2] == b'\xff\xd8':
+        has_block = _jpeg_has_exif(data)
+    else:
+        has_block = b'eXIf' in data or b'EXIF' in data
+    if not has_block:
+        return 1
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.format == 'PNG':
+                image.load()  # its block may come after the pixels
+            return orientation_of(image)
+    except (*BROKEN_BLOCK, Image.DecompressionBombError):
+        return 1
+
+
+def _jpeg_has_exif(data: bytes) -> bool:
+    """Whether one of the segments before the pixels is an EXIF block."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != START_OF_SCAN:
+        if data[place + 1] == 0xE1 and data[place + 4 : place + 10] == EXIF:
+            return True
+        if data[place + 1] == 0xFF:  # filling
+            place += 1
+            continue
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
+    return False
+
+
+def displayed_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """(width, height) as displayed of an image stored with this size."""
+    return size[::-1] if orientation >= 5 else size
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels (H, W, ...) as displayed: the same array for orientation 1, else a contiguous copy."""
+    turned = {
+        1: lambda x: x,
+        2: lambda x: x[:, ::-1],
+        3: lambda x: x[::-1, ::-1],
+        4: lambda x: x[::-1],
+        5: lambda x: x.swapaxes(0, 1),
+        6: lambda x: np.rot90(x, -1),
+        7: lambda x: x.swapaxes(0, 1)[::-1, ::-1],
+        8: lambda x: np.rot90(x, 1),
+    }[orientation](pixels)
+    return np.ascontiguousarray(turned)
