@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from mmengine.dataset import BaseDataset
 
+from mmadclr.datasets.names import is_hidden, printable, read_lines
 from mmadclr.datasets.readers import Listing, existing_folder, read_class_folders
 from mmadclr.datasets.subsets import few_shot, held_out
+from mmadclr.datasets.walking import EXTENSIONS, subfolders
 from mmadclr.registry import DATASETS
 
 PARTS = ('all', 'train', 'held_out')
@@ -27,7 +29,7 @@ class ClassFolders(BaseDataset):
         split: Folder below it that holds the class folders.
         list_file: Text file, below ``data_root`` unless absolute, that names the images to use, one a line:
             ``<class>/<name>``; a bare name ``<class>_<number>.<extension>`` (the lists of 1 % and 10 % of ImageNet that
-            google-research/simclr published); or either with the label behind it.
+            google-research/simclr published); or either with the label behind it. Encodings: see ``names.read_lines``.
         part: ``'all'``, or ``'train'`` without ``'held_out'``, or ``'held_out'`` alone.
         held_out_fraction: Share of every class that is held out; see ``mmadclr.datasets.subsets.held_out``.
         held_out_seed: Which images they are.
@@ -77,10 +79,17 @@ class ClassFolders(BaseDataset):
         """The folder of the class folders."""
         return Path(self.data_root, self.split)
 
+    @property
+    def list_path(self) -> Path:
+        """The list of images to use, where there is one."""
+        return Path(self.data_root, self.list_file)
+
     def load_data_list(self) -> list[dict]:
         """Paths and labels of the chosen images; sets the class names in ``metainfo``."""
         listing = read_complete_folders(self.folder)
         self._metainfo['classes'] = listing.classes
+        if self.list_file is not None:
+            listing = with_hidden(listing, self.folder, self.list_path)
         paths, labels = np.array(listing.paths, dtype=object), np.array(listing.labels)
         chosen = self.choose(listing, labels)
         return [
@@ -92,7 +101,7 @@ class ClassFolders(BaseDataset):
         """Numbers of the images that list, part and shots leave, ascending."""
         chosen = np.arange(len(labels))
         if self.list_file is not None:
-            chosen = read_image_list(Path(self.data_root, self.list_file), self.folder, listing)
+            chosen = read_image_list(self.list_path, self.folder, listing)
         if self.held_out_fraction is not None:
             is_held_out = held_out(labels[chosen], self.held_out_fraction, self.held_out_seed)
             chosen = chosen[is_held_out == (self.part == 'held_out')]
@@ -109,10 +118,37 @@ def read_complete_folders(folder: Path) -> Listing:
             would not mean the same in another split.
     """
     listing = read_class_folders(existing_folder(folder))
-    empty = sorted({entry.name for entry in os.scandir(folder) if entry.is_dir()} - set(listing.classes))
+    empty = sorted(set(map(printable, subfolders(folder))) - set(listing.classes))
     if empty:
-        raise ValueError(f'{folder}: no image in the class folder {_shortened(empty)}; add images, or remove the folder')
+        raise ValueError(
+            f'{printable(folder)}: no image in the class folder {_shortened(empty)}; add images, or remove the folder'
+        )
     return listing
+
+
+def with_hidden(listing: Listing, folder: Path, path: Path) -> Listing:
+    """The listing with the hidden images that a list names, which ``read_class_folders`` left out, behind the others.
+
+    Raises:
+        FileNotFoundError, ValueError: See ``read_image_list``.
+    """
+    numbers = {name: number for number, name in enumerate(listing.paths)}
+    named = (_parse_line(line, numbers)[0] for line in _lines(path))
+    labels = {name.split(os.sep, 1)[0]: label for name, label in zip(listing.paths, listing.labels, strict=True)}
+    hidden = [
+        name
+        for name in dict.fromkeys(named)
+        if is_hidden(name) and name.split('/', 1)[0] in labels and name.lower().endswith(EXTENSIONS)
+    ]
+    hidden = [name for name in hidden if (folder / name).is_file()]
+    more = [labels[name.split('/', 1)[0]] for name in hidden]
+    return Listing([*listing.paths, *hidden], [*listing.labels, *more], listing.classes)
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f'list of images {printable(path)} does not exist; set list_file of the data set')
+    return [line for _, line in read_lines(path)]
 
 
 def read_image_list(path: Path, folder: Path, listing: Listing) -> np.ndarray:
@@ -122,9 +158,7 @@ def read_image_list(path: Path, folder: Path, listing: Listing) -> np.ndarray:
         FileNotFoundError: There is no such file.
         ValueError: Names without image, names twice, labels that are not those of the folders, classes without image.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f'list of images {path} does not exist; set list_file of the data set')
-    lines = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+    lines = _lines(path)
     numbers = {name: number for number, name in enumerate(listing.paths)}
     chosen, unknown = [], []
     for line in lines:
@@ -133,27 +167,31 @@ def read_image_list(path: Path, folder: Path, listing: Listing) -> np.ndarray:
             unknown.append(line)
             continue
         chosen.append(numbers[name])
-        if label is not None and label != listing.labels[chosen[-1]]:
+        expected = listing.labels[chosen[-1]]
+        if label is not None and label != expected:
             raise ValueError(
-                f'{path}: {line!r} has label {label}, but {listing.labels[chosen[-1]]} is that of its class folder; labels '
+                f'{printable(path)}: {line!r} has label {label}, but {expected} is that of its class folder; labels '
                 'number the folders in alphabetical order, and may be left out'
             )
     if unknown:
-        raise ValueError(f'{path}: {len(unknown)} of {len(lines)} lines name no image in {folder}: {_shortened(unknown)}')
+        where = f'{printable(path)}: {len(unknown)} of {len(lines)} lines'
+        raise ValueError(f'{where} name no image in {printable(folder)}: {_shortened(unknown)}')
     repeated = [listing.paths[number] for number, count in Counter(chosen).items() if count > 1]
     if repeated:
-        raise ValueError(f'{path} names images more than once: {_shortened(repeated)}')
+        raise ValueError(f'{printable(path)} names images more than once: {_shortened(repeated)}')
     missing = sorted(set(range(len(listing.classes))) - {listing.labels[number] for number in chosen})
     if missing:
         names = [listing.classes[label] for label in missing]
-        raise ValueError(f'{path} names no image of {len(names)} classes of {folder}: {_shortened(names)}')
+        raise ValueError(
+            f'{printable(path)} names no image of {len(names)} classes of {printable(folder)}: {_shortened(names)}'
+        )
     return np.sort(np.array(chosen, dtype=np.int64))
 
 
 def _parse_line(line: str, numbers: dict[str, int]) -> tuple[str, int | None]:
     """Relative path of the image a line names, and its label if there is one; names may hold blanks."""
     name, _, label = line.rpartition(' ')
-    if not label.isdigit() or _with_folder(line) in numbers:
+    if not (label.isascii() and label.isdecimal()) or _with_folder(line) in numbers:
         return _with_folder(line), None
     return _with_folder(name.strip()), int(label)
 
@@ -164,4 +202,4 @@ def _with_folder(name: str) -> str:
 
 def _shortened(names: Sequence[str]) -> str:
     more = f' and {len(names) - MAX_NAMED} more' if len(names) > MAX_NAMED else ''
-    return ', '.join(names[:MAX_NAMED]) + more
+    return ', '.join(map(printable, names[:MAX_NAMED])) + more

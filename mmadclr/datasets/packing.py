@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmadclr.datasets.names import printable
 from mmadclr.datasets.readers import read_class_folders, read_folder
 
 
@@ -52,7 +53,7 @@ def pack_shards(
 def _empty_folder(path: str | Path) -> Path:
     folder = Path(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f'{folder} exists and is not an empty folder: choose another one for the shards')
+        raise FileExistsError(f'{printable(folder)} exists and is not an empty folder: choose another one for the shards')
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

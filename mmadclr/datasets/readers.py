@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.logging import print_log
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.gif')
+from mmadclr.datasets.names import printable, read_lines
+from mmadclr.datasets.walking import EXTENSIONS, report, walk
+
+MAX_CLASSES = 1_000_000  # a larger label is none: classes are numbered without gaps
 
 
 class Listing(NamedTuple):
@@ -21,32 +26,24 @@ class Listing(NamedTuple):
 
 
 def read_folder(root: str | Path) -> Listing:
-    """Every image below ``root``, at any depth.
+    """Every image below ``root``, at any depth, as ``walking.walk`` finds them; what was left out goes to the log.
 
     Raises:
         FileNotFoundError: ``root`` does not exist.
-        ValueError: There is no image below it.
+        ValueError: There is no image below it, or a folder cannot be read.
     """
     root = existing_folder(root)
-    paths, others = [], Counter()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders.sort()
-        for name in sorted(names):
-            extension = os.path.splitext(name)[1].lower()
-            if extension in EXTENSIONS:
-                paths.append(os.path.relpath(os.path.join(folder, name), root))
-            else:
-                others[extension or name] += 1
-    if others:
-        kinds = ', '.join(f'{count} x {kind}' for kind, count in others.most_common(5))
-        print_log(f'{root}: left out {others.total()} files that are no images by their name ({kinds})', 'current')
-    if not paths:
-        raise ValueError(f'no image below {root}: looked for names ending in {", ".join(EXTENSIONS)}')
-    return Listing(paths)
+    found = walk(root)
+    report(root, found)
+    if not found.images:
+        raise ValueError(f'no image below {printable(root)}: looked for names ending in {", ".join(EXTENSIONS)}')
+    return Listing(found.images)
 
 
 def read_class_folders(root: str | Path) -> Listing:
     """Images below ``root`` labelled by its direct subfolders, in alphabetical order (the layout of ImageNet).
+
+    Names of classes are those of the folders as ``names.printable`` shows them.
 
     Raises:
         FileNotFoundError: ``root`` does not exist.
@@ -55,37 +52,88 @@ def read_class_folders(root: str | Path) -> Listing:
     paths = read_folder(root).paths
     loose = next((path for path in paths if os.sep not in path), None)
     if loose is not None:
-        raise ValueError(f'{root}: labels are read off class folders, but {loose} lies in none; drop with_label or move it')
-    classes = tuple(sorted({path.split(os.sep, 1)[0] for path in paths}))
-    index = {name: label for label, name in enumerate(classes)}
-    return Listing(paths, [index[path.split(os.sep, 1)[0]] for path in paths], classes)
+        raise ValueError(
+            f'{printable(root)}: labels are read off class folders, but {printable(loose)} lies in none; drop with_label or '
+            'move it'
+        )
+    folders = sorted({path.split(os.sep, 1)[0] for path in paths})
+    index = {name: label for label, name in enumerate(folders)}
+    return Listing(paths, [index[path.split(os.sep, 1)[0]] for path in paths], tuple(map(printable, folders)))
 
 
 def read_list(ann_file: str | Path, root: str | Path, with_label: bool = False) -> Listing:
-    """A text file with one path relative to ``root`` a line, followed by an integer label if ``with_label``.
+    """A text file with one path relative to ``root`` a line, in any encoding of ``names.read_lines``.
+
+    With ``with_label`` an integer label follows, behind a blank or a tab; without, labels behind names of images are left
+    out. A line that begins with # and names no file is a comment. Images named twice count twice, which is said.
 
     Raises:
         FileNotFoundError: ``ann_file`` or ``root`` does not exist.
-        ValueError: The list is empty, or a line has no label where one is wanted.
+        ValueError: The list is no text or empty, a line has no label where one is wanted, or an image has two.
     """
     existing_folder(root)
+    name = printable(ann_file)
     if not Path(ann_file).is_file():
-        raise FileNotFoundError(f'list of images {ann_file} does not exist')
-    lines = Path(ann_file).read_text(encoding='utf-8').splitlines()
-    paths, labels = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        path, _, label = line.strip().rpartition(' ') if with_label else (line.strip(), '', '')
-        if with_label and not (path and label.isdigit()):
-            raise ValueError(f'{ann_file}, line {number}: expected "path label", got {line!r}')
-        paths.append(path.strip())
-        labels.append(int(label) if with_label else 0)
-    if not paths:
-        raise ValueError(f'list of images {ann_file} is empty')
+        raise FileNotFoundError(f'list of images {name} does not exist')
+    lines = read_lines(ann_file)
+    comments = {number for number, line in lines if line.startswith('#') and not _is_image_line(line, root)}
+    lines = [(number, line) for number, line in lines if number not in comments]
+    if not lines:
+        raise ValueError(f'list of images {name} is empty')
+    if comments:
+        print_log(f'{name}: left out {len(comments)} comments', 'current')
     if not with_label:
+        paths = [_without_label(line) for _, line in lines]
+        labelled = sum(path != line for path, (_, line) in zip(paths, lines, strict=True))
+        if labelled:
+            print_log(f'{name}: the labels of {labelled} lines are not used (with_label=False)', 'current')
+        _tell_repeated(name, paths)
         return Listing(paths)
-    return Listing(paths, labels, tuple(str(label) for label in range(max(labels) + 1)))
+    paths, labels = zip(*(_labelled(name, number, line) for number, line in lines), strict=True)
+    _check_same_labels(name, paths, labels)
+    _tell_repeated(name, paths)
+    return Listing(list(paths), list(labels), tuple(str(label) for label in range(max(labels) + 1)))
+
+
+def _is_image_line(line: str, root: str | Path) -> bool:
+    """Whether a line that looks like a comment names a file, with or without a label behind it."""
+    names = (line, line.rsplit(maxsplit=1)[0])
+    return any(os.path.lexists(os.path.join(root, name)) for name in names)
+
+
+def _without_label(line: str) -> str:
+    """A line, without its last column if that is a number and the rest a name of an image."""
+    path, label = _split(line)
+    return path if label.isdecimal() and path.lower().endswith(EXTENSIONS) else line
+
+
+def _labelled(name: str, number: int, line: str) -> tuple[str, int]:
+    path, label = _split(line)
+    if not (path and label.isascii() and label.isdecimal()):
+        raise ValueError(f'{name}, line {number}: expected "path label", got {line!r}')
+    if len(label) > len(str(MAX_CLASSES)) or int(label) >= MAX_CLASSES:
+        raise ValueError(f'{name}, line {number}: label {label} is none: classes are numbered from 0, without gaps')
+    return path, int(label)
+
+
+def _split(line: str) -> tuple[str, str]:
+    """Path and last column of a line; ``('', line)`` where there is one column alone."""
+    cut = max(line.rfind(' '), line.rfind('\t'))
+    return line[: max(cut, 0)].rstrip(' \t'), line[cut + 1 :]
+
+
+def _check_same_labels(name: str, paths: Sequence[str], labels: Sequence[int]) -> None:
+    known: dict[str, int] = {}
+    for path, label in zip(paths, labels, strict=True):
+        if known.setdefault(path, label) != label:
+            raise ValueError(f'{name}: {printable(path)} has the labels {known[path]} and {label}: leave one out')
+
+
+def _tell_repeated(name: str, paths: Sequence[str]) -> None:
+    repeated = [path for path, count in Counter(paths).items() if count > 1]
+    if repeated:
+        message = f'{name}: {len(repeated)} images are named more than once, and count as often ({printable(repeated[0])})'
+        print_log(message, 'current', logging.WARNING)
 
 
 def existing_folder(root: str | Path) -> Path:
@@ -93,5 +141,5 @@ def existing_folder(root: str | Path) -> Path:
     root = Path(root)
     if not root.is_dir():
         kind = 'is a file, not a folder' if root.exists() else 'does not exist'
-        raise FileNotFoundError(f'data_root {root} {kind}; set data_root of the dataset in the config')
+        raise FileNotFoundError(f'data_root {printable(root)} {kind}; set data_root of the dataset in the config')
     return root

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from mmadclr.datasets.names import printable, read_lines
 from mmadclr.datasets.readers import Listing, read_class_folders, read_folder, read_list
 from mmadclr.datasets.tar_index import read_shards
 
@@ -33,7 +34,10 @@ class Source(Protocol):
         """Contents of the file; raises OSError."""
 
     def name(self, index: int) -> str:
-        """What messages call the image."""
+        """What messages and text files call the image: one printable line."""
+
+    def key(self, index: int) -> bytes:
+        """The image by what it is called below its root: bytes of a relative path, or of a shard and a member."""
 
 
 class FileSource:
@@ -60,7 +64,10 @@ class FileSource:
         return self.root / os.fsdecode(bytes(self._paths[index]))
 
     def name(self, index: int) -> str:
-        return str(self.path(index))
+        return printable(self.path(index))
+
+    def key(self, index: int) -> bytes:
+        return bytes(self._paths[index])
 
     def read(self, index: int) -> bytes:
         return self.path(index).read_bytes()
@@ -96,7 +103,10 @@ class TarSource:
         return len(self._offsets)
 
     def name(self, index: int) -> str:
-        return f'{self.shards[self.shard_of[index]]}: {os.fsdecode(bytes(self._names[index]))}'
+        return f'{printable(self.shards[self.shard_of[index]])}: {printable(os.fsdecode(bytes(self._names[index])))}'
+
+    def key(self, index: int) -> bytes:
+        return os.fsencode(os.path.basename(self.shards[self.shard_of[index]])) + b': ' + bytes(self._names[index])
 
     def read(self, index: int) -> bytes:
         offset, size = int(self._offsets[index]), int(self._sizes[index])
@@ -134,9 +144,10 @@ def read_classes(root: str | Path, count: int) -> tuple[str, ...]:
     path = Path(root) / 'classes.txt'
     if not path.exists():
         return tuple(str(label) for label in range(count))
-    names = tuple(path.read_text(encoding='utf-8').splitlines())
+    lines = dict(read_lines(path))
+    names = tuple(printable(lines.get(number, '')) for number in range(1, max(lines, default=0) + 1))
     if len(names) < count:
-        raise ValueError(f'{path} names {len(names)} classes, but labels of the shards go up to {count - 1}')
+        raise ValueError(f'{printable(path)} names {len(names)} classes, but labels of the shards go up to {count - 1}')
     return names
 
 

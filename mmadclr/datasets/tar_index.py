@@ -23,16 +23,18 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from mmengine.logging import print_log
 
-from mmadclr.datasets.readers import EXTENSIONS, existing_folder
+from mmadclr.datasets.names import is_hidden, printable
+from mmadclr.datasets.readers import MAX_CLASSES, existing_folder
+from mmadclr.datasets.walking import EXTENSIONS
 
 BLOCK = 512  # everything in a tar file is padded to this
 NO_LABEL = -1
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 @dataclass
 class TarIndex:
-    """Images of one shard, or of all: (N,) arrays, and a message for each shard that is cut short."""
+    """Images of one shard, or of all: (N,) arrays; a message for each shard that is cut short; names of hidden members."""
 
     shard_of: np.ndarray
     offsets: np.ndarray
@@ -40,6 +42,7 @@ class TarIndex:
     labels: np.ndarray
     names: np.ndarray
     cut: np.ndarray  # of bytes
+    hidden: np.ndarray  # of bytes
 
 
 class Entry(NamedTuple):
@@ -49,6 +52,18 @@ class Entry(NamedTuple):
     offset: int
     size: int
     label: int
+
+
+class Scan(NamedTuple):
+    """What a shard holds.
+
+    ``entries``: its whole images, in the order of the file. ``cut``: if it is cut short, a message that says so.
+    ``hidden``: names of members that are hidden (``._0001.jpg``, ``__MACOSX``) and were left out.
+    """
+
+    entries: list[Entry]
+    cut: str | None
+    hidden: list[str]
 
 
 def read_shards(root: str | Path, pattern: str, with_label: bool) -> tuple[list[str], TarIndex]:
@@ -62,12 +77,15 @@ def read_shards(root: str | Path, pattern: str, with_label: bool) -> tuple[list[
     index = _cached(shards)
     for message in index.cut:
         print_log(os.fsdecode(bytes(message)), 'current', logging.WARNING)
+    if len(index.hidden):
+        first = printable(os.fsdecode(bytes(index.hidden[0])))
+        print_log(f'{printable(root)}: left out {len(index.hidden)} hidden members of shards ({first})', 'current')
     counts = np.bincount(index.shard_of, minlength=len(shards))
     if not counts.all():
         shard = shards[int(counts.argmin())]
         raise ValueError(
-            f'{shard} ({os.path.getsize(shard):,} bytes) holds no whole image: it is cut short within the first one, or no '
-            f'uncompressed tar file, or its images are not named <key>.<extension> with one of {", ".join(EXTENSIONS)}'
+            f'{printable(shard)} ({os.path.getsize(shard):,} bytes) holds no whole image: it is cut short within the first one, or '
+            f'no uncompressed tar file, or its images are not named <key>.<extension> with one of {", ".join(EXTENSIONS)}'
         )
     if with_label:
         _check_labels(index, shards)
@@ -83,29 +101,41 @@ def find_shards(root: str | Path, pattern: str) -> list[str]:
     root = existing_folder(root)
     span = re.search(r'\{(\d+)\.\.(\d+)\}', pattern)
     if span is None:
-        found = sorted(glob.glob(os.path.join(glob.escape(str(root)), pattern)))
+        whole = os.path.join(glob.escape(str(root)), pattern)
+        found = sorted(glob.glob(whole))
+        hidden = len(glob.glob(whole, include_hidden=True)) - len(found)
+        if hidden:
+            print_log(f'{printable(root)}: left out {hidden} hidden files that match shards={pattern!r}', 'current')
         if not found:
-            raise FileNotFoundError(f'no shard in {root} matches shards={pattern!r}')
+            raise FileNotFoundError(f'no shard in {printable(root)} matches shards={pattern!r}')
         return found
     first, last = span.groups()
     numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
     paths = [str(root / (pattern[: span.start()] + number + pattern[span.end() :])) for number in numbers]
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing or not paths:
-        which = f'{len(missing)} of {len(paths)} are missing, the first: {missing[0]}' if missing else 'an empty range'
-        raise FileNotFoundError(f'shards={pattern!r} in {root}: {which}')
+        which = (
+            f'{len(missing)} of {len(paths)} are missing, the first: {printable(missing[0])}'
+            if missing
+            else 'an empty range'
+        )
+        raise FileNotFoundError(f'shards={pattern!r} in {printable(root)}: {which}')
     return paths
 
 
-def scan_shard(path: str) -> tuple[list[Entry], str | None]:
-    """Whole images of one shard in the order of the file, and if it is cut short, a message that says so."""
+def scan_shard(path: str) -> Scan:
+    """What one shard holds."""
     samples: dict[str, Entry] = {}
     labels: dict[str, int] = {}
+    hidden: list[str] = []
     end, size = 0, os.path.getsize(path)
     with open(path, 'rb') as file:
         for member in _members(path):
             end = member.offset_data + -(-member.size // BLOCK) * BLOCK
             if not member.isfile() or member.offset_data + member.size > size:
+                continue
+            if is_hidden(member.name):
+                hidden.append(member.name)
                 continue
             key, extension = split_key(member.name)
             if extension in EXTENSIONS:
@@ -114,10 +144,10 @@ def scan_shard(path: str) -> tuple[list[Entry], str | None]:
                 labels[key] = max(_read_label(file, member, extension), labels.get(key, NO_LABEL))
     entries = [entry._replace(label=labels.get(key, NO_LABEL)) for key, entry in samples.items()]
     if not entries or _is_zero_block(path, end):
-        return entries, None
+        return Scan(entries, None, hidden)
     if any(entry.label != NO_LABEL for entry in entries[:-1]) and entries[-1].label == NO_LABEL:
         entries = entries[:-1]  # its label lay beyond the cut
-    return entries, f'{path} is cut short: the {len(entries)} images that are whole are used'
+    return Scan(entries, f'{printable(path)} is cut short: the {len(entries)} images that are whole are used', hidden)
 
 
 def split_key(name: str) -> tuple[str, str]:
@@ -152,16 +182,16 @@ def _read_label(file: BinaryIO, member: tarfile.TarInfo, extension: str) -> int:
         label = int(text) if extension == '.cls' else json.loads(text).get('label')
     except (ValueError, AttributeError):
         return NO_LABEL
-    return label if isinstance(label, int) and label >= 0 else NO_LABEL
+    return label if isinstance(label, int) and 0 <= label < MAX_CLASSES else NO_LABEL
 
 
 def _check_labels(index: TarIndex, shards: list[str]) -> None:
     bad = np.flatnonzero(index.labels == NO_LABEL)
     if len(bad):
-        name, shard = os.fsdecode(bytes(index.names[bad[0]])), shards[index.shard_of[bad[0]]]
+        name, shard = (printable(part) for part in (os.fsdecode(index.names[bad[0]]), shards[index.shard_of[bad[0]]]))
         raise ValueError(
-            f'{len(bad)} of {len(index.labels)} images have no label, the first: {name} in {shard}; put a <key>.cls with a '
-            'number, or a <key>.json with "label", beside each image, or drop with_label'
+            f'{len(bad)} of {len(index.labels)} images have no label, the first: {name} in {shard}; put a <key>.cls with '
+            'the number of the class, or a <key>.json with "label", beside each image, or drop with_label'
         )
 
 
@@ -187,14 +217,15 @@ def _cached(shards: list[str]) -> TarIndex:
 
 def _scan(shards: list[str]) -> TarIndex:
     scanned = [scan_shard(path) for path in shards]
-    entries = [entry for found, _ in scanned for entry in found]
+    entries = [entry for scan in scanned for entry in scan.entries]
     return TarIndex(
-        shard_of=np.repeat(np.arange(len(shards)), [len(found) for found, _ in scanned]),
+        shard_of=np.repeat(np.arange(len(shards)), [len(scan.entries) for scan in scanned]),
         offsets=np.array([entry.offset for entry in entries], dtype=np.int64),
         sizes=np.array([entry.size for entry in entries], dtype=np.int64),
         labels=np.array([entry.label for entry in entries], dtype=np.int64),
         names=np.array([os.fsencode(entry.name) for entry in entries], dtype=np.bytes_),
-        cut=np.array([os.fsencode(message) for _, message in scanned if message], dtype=np.bytes_),
+        cut=np.array([os.fsencode(scan.cut) for scan in scanned if scan.cut], dtype=np.bytes_),
+        hidden=np.array([os.fsencode(name) for scan in scanned for name in scan.hidden], dtype=np.bytes_),
     )
 
 

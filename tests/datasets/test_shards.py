@@ -65,7 +65,7 @@ def test_samples_are_keyed_by_the_path_up_to_the_first_dot(tmp_path):
         'b/1.JPEG': image_bytes(1),
         'b/1.cls': b'6',
     }
-    entries, cut = scan_shard(str(write_tar(tmp_path / 's.tar', members)))
+    entries, cut, _ = scan_shard(str(write_tar(tmp_path / 's.tar', members)))
     assert cut is None
     assert [(entry.name, entry.label) for entry in entries] == [('a/1.png', 5), ('b/1.JPEG', 6)]
 

@@ -1,0 +1,161 @@
+"""Folders as they lie on disks: links of every kind, hidden leftovers, pipes, folders that cannot be read."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmadclr.datasets import ClassFolders, walking
+from mmadclr.datasets.readers import read_class_folders, read_folder
+from mmadclr.datasets.walking import subfolders, walk
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Class folders a, b and c with four images each."""
+    for name in 'abc':
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new('RGB', (9, 9)).save(tmp_path / 'data' / name / f'{number}.png')
+    return tmp_path / 'data'
+
+
+@pytest.fixture
+def said(monkeypatch):
+    messages = []
+    monkeypatch.setattr(walking, 'print_log', lambda message, *_: messages.append(message))
+    return messages
+
+
+def link(path: Path, target) -> None:
+    path.symlink_to(target, target_is_directory=True)
+
+
+@pytest.mark.parametrize('target', ['..', '.', '../a', 'absolute', 'through another link'])
+def test_a_link_to_a_folder_it_lies_in_is_said_and_not_followed(root, said, target):
+    if target == 'through another link':
+        link(root.parent / 'door', root)
+        target = '../../door'
+    link(root / 'a' / 'all', root if target == 'absolute' else target)
+    listing = read_class_folders(root)
+    assert Counter(listing.labels) == {0: 4, 1: 4, 2: 4}
+    assert all(path.split(os.sep)[0] == listing.classes[label] for path, label in zip(*listing[:2], strict=True))
+    (message,) = said
+    assert message.startswith(f'{root}: left out 1 links to a folder that they lie in (a/all -> ')
+
+
+def test_links_to_the_root_in_several_classes_end(root, said):
+    for name in 'abc':
+        link(root / name / 'all', '..')
+    assert len(read_class_folders(root).paths) == 12
+    assert 'left out 3 links' in said[0]
+
+
+def test_links_to_each_other_end_where_they_would_begin_again(root, said):
+    """In a, the images of b are a's, by the user's own link; what lies behind it is a once more."""
+    link(root / 'a' / 'other', '../b')
+    link(root / 'b' / 'other', '../a')
+    found = walk(root)
+    assert Counter(os.path.dirname(path) for path in found.images) == dict.fromkeys(('a', 'a/other', 'b', 'b/other', 'c'), 4)
+    assert found.loops == ['a/other/other', 'b/other/other']
+    assert found.repeated == ['a/other', 'b/other']
+
+
+def test_two_links_to_one_folder_outside_are_both_followed(root, said):
+    (root.parent / 'more').mkdir()
+    Image.new('RGB', (9, 9)).save(root.parent / 'more' / 'x.png')
+    for name in 'ab':
+        link(root / name / 'more', '../../more')
+    paths = read_folder(root).paths
+    assert len(paths) == 14
+    assert {'a/more/x.png', 'b/more/x.png'} <= set(paths)
+    assert len(said) == 1
+    assert '1 links lead to folders that another path leads to' in said[0]
+    assert 'b/more -> ../../more' in said[0]
+
+
+def test_links_that_make_paths_without_number_are_an_error(tmp_path, monkeypatch):
+    """2 ** 40 paths to the last folder, and no link leads back."""
+    for depth in range(41):
+        (tmp_path / f'd{depth}').mkdir()
+        for side in ('x', 'y') if depth < 40 else ():
+            link(tmp_path / f'd{depth}' / side, f'../d{depth + 1}')
+    with pytest.raises(ValueError, match='links lead to one folder by more than 1000 paths, one of them .*: remove links'):
+        read_folder(tmp_path)
+
+
+def test_a_class_folder_that_is_a_link_back_is_no_class(root):
+    link(root / 'everything', '.')
+    assert subfolders(root) == ['a', 'b', 'c']
+    assert ClassFolders(str(root)).metainfo['classes'] == ('a', 'b', 'c')
+
+
+def test_links_to_files_are_images_and_broken_ones_are_said(root, said):
+    (root / 'a' / 'linked.png').symlink_to('../b/0.png')
+    (root / 'a' / 'gone.png').symlink_to('nowhere.png')
+    (root / 'a' / 'itself.png').symlink_to('itself.png')
+    link(root / 'd', '/nowhere/at/all')
+    listing = read_class_folders(root)
+    assert {'a/linked.png', 'a/gone.png', 'a/itself.png'} <= set(listing.paths)  # the last two will count as unreadable
+    assert len(listing.paths) == 15
+    (message,) = said
+    assert '3 links lead nowhere; those named as images count as unreadable' in message
+    assert 'd -> /nowhere/at/all' in message
+
+
+HIDDEN = ['.ipynb_checkpoints/0-checkpoint.png', '._0.png', '__MACOSX/0.png', '@eaDir/0.png/thumb.jpg', '.hidden.jpg']
+
+
+def test_hidden_folders_and_files_are_left_out_and_counted(root, said):
+    before = read_class_folders(root)
+    for name in ('a', '.'):
+        for path in HIDDEN:
+            (root / name / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.new('RGB', (9, 9)).save(root / name / path)
+    for name in ('.DS_Store', 'Thumbs.db', 'desktop.ini'):
+        (root / 'a' / name).write_bytes(b'x')
+    assert read_class_folders(root) == before
+    (message,) = said
+    assert message.startswith(f'{root}: left out 13 hidden files and folders (')
+    assert ClassFolders(str(root)).metainfo['classes'] == ('a', 'b', 'c')
+
+
+def test_a_root_below_a_hidden_folder_is_no_matter(root):
+    hidden = root.rename(root.parent / '.cache')
+    assert len(read_folder(hidden).paths) == 12
+
+
+def test_an_order_that_does_not_depend_on_the_file_system(root, monkeypatch):
+    """That of ``os.walk`` with sorted names, in which data sets were read before: files, then folders."""
+    (root / 'a' / 'deep').mkdir()
+    (root / 'a' / 'deep' / '0.PNG').write_bytes(b'')
+    expected = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders.sort()
+        expected += [os.path.relpath(os.path.join(folder, name), root) for name in sorted(names)]
+    assert read_folder(root).paths == expected
+
+
+def test_pipes_are_no_images(root, said):
+    os.mkfifo(root / 'a' / 'pipe.png')
+    assert len(read_folder(root).paths) == 12
+    assert 'left out 1 files that are no images by their name (1 x pipe or device)' in said[0]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(root, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith('b'):
+            raise PermissionError(13, 'Permission denied', path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    with pytest.raises(
+        ValueError, match=r'folder .*data/b cannot be read \(Permission denied\): change that, or move it away'
+    ):
+        read_folder(root)
