@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from PIL import Image
 from torch import Tensor
 
-from mmadclr.datasets.image_dataset import READ_ERRORS, ImageDataset
+from mmadclr.datasets.image_dataset import ImageDataset
+from mmadclr.datasets.label_maps import (
+    LabelMapError,
+    absent_classes,
+    classes_among,
+    count_labels,
+    meanings,
+    open_label_map,
+    size_as_displayed,
+    too_few_classes,
+)
 from mmadclr.registry import DATASETS, TRANSFORMS
 
 
@@ -33,7 +46,8 @@ class MaskedImageDataset(ImageDataset):
 
     Args:
         data_root: Folder of both.
-        img_dir, mask_dir: Their folders below it. Masks are 8-bit PNG files.
+        img_dir, mask_dir: Their folders below it. Masks are PNG files of one channel (grey levels, palette indices or
+            bits), as large as their images are when displayed, that is turned by their EXIF orientation.
         size: Side in pixels that images and masks are brought to.
         num_classes: Labels are 0 to ``num_classes - 1``.
         ignore_index: Label of pixels that count nowhere.
@@ -41,7 +55,8 @@ class MaskedImageDataset(ImageDataset):
         max_images: Use this many images at most, evenly spread over the set.
 
     Raises:
-        FileNotFoundError, ValueError: See ``ImageDataset``; ``mask`` raises for masks that are missing or hold other labels.
+        FileNotFoundError, ValueError: See ``ImageDataset``; ``mask`` raises for masks that are missing, of another size
+            than their image, or hold other labels.
     """
 
     def __init__(
@@ -62,17 +77,64 @@ class MaskedImageDataset(ImageDataset):
         if max_images is not None and max_images < len(self):
             self.source.select(np.linspace(0, len(self) - 1, max_images).round().astype(int))
 
+    @property
+    def meanings(self) -> dict[int, int]:
+        """What the labels in the files stand for: a class, or -1."""
+        return meanings(self.num_classes, self.ignore_index, self.reduce_zero_label)
+
     def mask(self, index: int) -> Tensor:
-        """Label map (S, S) int64; -1 where ignored."""
-        path = (self.mask_root / self.path(index).relative_to(self.data_root)).with_suffix('.png')
-        try:
-            with Image.open(path) as image:
-                labels = np.array(image.resize((self.size, self.size), Image.Resampling.NEAREST)).astype(np.int64)
-        except READ_ERRORS as error:
-            raise ValueError(f'mask {path} of {self.path(index)} cannot be read: {error}') from error
-        ignored = labels == self.ignore_index
-        labels = labels - int(self.reduce_zero_label)
-        unknown = np.unique(labels[~ignored & ((labels >= self.num_classes) | (labels < -int(self.reduce_zero_label)))])
-        if labels.ndim != 2 or len(unknown):
-            raise ValueError(f'mask {path}: labels {unknown[:5].tolist()} are not among {self.num_classes} classes')
-        return torch.from_numpy(np.where(ignored, -1, labels))
+        """Label map (S, S) int64; -1 where ignored.
+
+        Raises:
+            LabelMapError: There is none, it is no label map, it is of another size than the image as displayed, or a label
+                stands for no class.
+        """
+        return torch.from_numpy(self._classes(self._labels(index), index))
+
+    def _labels(self, index: int) -> np.ndarray:
+        """Labels as in the file, (S, S)."""
+        image_path = self.path(index)
+        label_map, size = open_label_map(self._mask_path(index), str(image_path)), size_as_displayed(image_path)
+        if size not in (None, label_map.size):  # an image that cannot be read is left out, and said so, by those who load it
+            (w, h), (width, height) = label_map.size, size
+            raise LabelMapError(
+                f'mask {self._mask_path(index)} has {w}x{h} pixels, its image {image_path} {width}x{height} as displayed'
+            )
+        return np.array(label_map.resize((self.size, self.size), Image.Resampling.NEAREST))
+
+    def _mask_path(self, index: int) -> Path:
+        return (self.mask_root / self.path(index).relative_to(self.data_root)).with_suffix('.png')
+
+    def _classes(self, labels: np.ndarray, index: int) -> np.ndarray:
+        """Labels as in the file -> classes, -1 where ignored; (S, S) int64."""
+        meaning = self.meanings
+        values, places = np.unique(labels, return_inverse=True)
+        unknown = [int(value) for value in values if int(value) not in meaning]
+        if unknown:
+            raise LabelMapError(
+                f'mask {self._mask_path(index)}: labels {unknown[:5]} are not among {self.num_classes} classes; set '
+                'num_classes, ignore_index or reduce_zero_label as the masks are'
+            )
+        classes = np.array([meaning[int(value)] for value in values], dtype=np.int64)
+        return classes[places].reshape(labels.shape)
+
+    def check_classes(self) -> set[int]:
+        """The classes that occur in the masks, all of which are read; warns about those that do not.
+
+        Raises:
+            ValueError: Fewer than two classes occur, or see ``mask``.
+        """
+        counts = Counter()
+        for index in range(len(self)):
+            labels = self._labels(index)
+            self._classes(labels, index)
+            counts.update(count_labels(labels))
+        where = str(self.mask_root)
+        problem = too_few_classes(counts, self.meanings, where)
+        if problem:
+            raise ValueError(problem)
+        present = classes_among(counts, self.meanings)
+        remark = absent_classes(present, [str(label) for label in range(self.num_classes)], where, f'{len(self)} masks')
+        if remark:
+            print_log(remark, 'current', logging.WARNING)
+        return present

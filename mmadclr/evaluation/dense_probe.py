@@ -5,10 +5,12 @@ Shape legend: N images, P patches of an image (h x w), D channels, C classes, M 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -36,10 +38,18 @@ def confusion_matrix(prediction: Tensor, masks: Tensor, num_classes: int) -> Ten
 
 
 def mean_iou(confusion: Tensor) -> float:
-    """Mean over the classes that occur of intersection over union, in percent."""
-    hits = confusion.diag().double()
+    """Mean over the classes that occur in the labels of intersection over union, in percent.
+
+    A class that is only predicted takes from the union of those it is mistaken for; mmseg counts it as one more IoU of 0.
+
+    Raises:
+        ValueError: No class occurs.
+    """
+    hits, occurs = confusion.diag().double(), confusion.sum(1) > 0
+    if not occurs.any():
+        raise ValueError('no pixel of the labels belongs to a class: there is no mean IoU')
     union = confusion.sum(0) + confusion.sum(1) - hits
-    return 100 * (hits[union > 0] / union[union > 0]).mean().item()
+    return 100 * (hits[occurs] / union[occurs]).mean().item()
 
 
 def fit_linear(features: Tensor, targets: Tensor, weights: Tensor, decay: float, steps: int) -> nn.Linear:
@@ -78,6 +88,10 @@ class DenseProbe:
         bank_size: Patches that are kept of the training images, drawn at random with a fixed seed.
         decay, steps: See ``fit_linear``.
         batch_size, num_workers: Of the loader.
+
+    Raises:
+        ValueError: Masks that are missing, of another size than their images, or of other labels; fewer than two classes in
+            the masks of either part, so that there is nothing to learn and everything scores 100 %.
     """
 
     def __init__(
@@ -96,6 +110,18 @@ class DenseProbe:
         self.k, self.temperature, self.bank_size = k, temperature, bank_size
         self.decay, self.steps = decay, steps
         self.batch_size, self.num_workers = batch_size, num_workers
+        self.check_classes()
+
+    def check_classes(self) -> None:
+        """Reads all masks before time is spent on features, and says which classes occur where."""
+        learnt, scored = (part.check_classes() for part in (self.train, self.val))
+        if scored - learnt:
+            print_log(
+                f'{self.val.mask_root}: no pixel of the training masks is of the classes {sorted(scored - learnt)}, which '
+                'occur here: nothing can find them, and their IoU is 0',
+                'current',
+                logging.WARNING,
+            )
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> dict[str, float]:
