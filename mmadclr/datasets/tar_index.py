@@ -84,8 +84,9 @@ def read_shards(root: str | Path, pattern: str, with_label: bool) -> tuple[list[
     if not counts.all():
         shard = shards[int(counts.argmin())]
         raise ValueError(
-            f'{printable(shard)} ({os.path.getsize(shard):,} bytes) holds no whole image: it is cut short within the first one, or '
-            f'no uncompressed tar file, or its images are not named <key>.<extension> with one of {", ".join(EXTENSIONS)}'
+            f'{printable(shard)} ({os.path.getsize(shard):,} bytes) holds no whole image: it is cut short within the first '
+            'one, or no uncompressed tar file, or its images are not named <key>.<extension> with one of '
+            f'{", ".join(EXTENSIONS)}'
         )
     if with_label:
         _check_labels(index, shards)
