@@ -247,7 +247,10 @@ def short_side(size: int) -> int:
 
 @TRANSFORMS.register_module()
 class ResizeCentreCrop:
-    """Short side to ``resize`` pixels (bicubic), then the central ``size`` x ``size`` pixels: the evaluation input."""
+    """Short side to ``resize`` pixels (bicubic), then the central ``size`` x ``size`` pixels: the evaluation input.
+
+    Sizes and pixels are those of ``torchvision.transforms.Resize`` and ``CenterCrop``.
+    """
 
     def __init__(self, resize: int = 256, size: int = 224) -> None:
         if size > resize:
@@ -259,9 +262,9 @@ class ResizeCentreCrop:
         image = results.pop('image')
         results.pop('rng', None)
         results.pop('epoch', None)
-        factor = self.resize / min(image.size)
-        # The longer side is truncated, as torchvision's Resize does.
-        width, height = (self.resize if side == min(image.size) else int(side * factor) for side in image.size)
+        short = min(image.size)
+        # Multiplied first, divided once: 98 pixels times the rounded factor 256 / 49 are 511.99..., and lose a row.
+        width, height = (int(self.resize * side / short) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         crop = image.crop((left, top, left + self.size, top + self.size))

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torchvision.transforms.functional import _compute_resized_output_size
 
 from mmadclr.datasets.decoding import EncodedImage
 from mmadclr.datasets.transforms import (
@@ -278,18 +279,55 @@ def test_image_smaller_than_a_query_crop():
     assert sample(tiny, num_query=0)['global_views'].shape == (2, 3, 32, 32)
 
 
-@pytest.mark.parametrize('size', [(90, 60), (60, 90), (41, 97)])
-def test_centre_crop_equals_torchvision(size):
-    rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-    reference = torchvision.transforms.Compose(
+def torchvision_centre_crop(resize, size):
+    return torchvision.transforms.Compose(
         [
-            torchvision.transforms.Resize(40, torchvision.transforms.InterpolationMode.BICUBIC),
-            torchvision.transforms.CenterCrop(32),
+            torchvision.transforms.Resize(resize, torchvision.transforms.InterpolationMode.BICUBIC),
+            torchvision.transforms.CenterCrop(size),
             torchvision.transforms.PILToTensor(),
         ]
     )
-    assert torch.equal(ResizeCentreCrop(40, 32)(dict(image=image))['images'], reference(image))
+
+
+# 49: times the rounded 40 / 49 or 256 / 49, multiples of 49 fall below a whole number.
+@pytest.mark.parametrize('size', [(90, 60), (60, 90), (41, 97), (40, 40), (49, 49), (49, 98), (147, 49), (1, 3), (500, 7)])
+@pytest.mark.parametrize(('resize', 'crop'), [(40, 32), (40, 33), (256, 224)])
+def test_centre_crop_equals_torchvision(size, resize, crop):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    found = ResizeCentreCrop(resize, crop)(dict(image=image))['images']
+    assert torch.equal(found, torchvision_centre_crop(resize, crop)(image))
+
+
+class SizedImage:
+    """An image of which only the size matters: remembers to which size it was resized, and what was cut out of it."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def resize(self, size, resample):
+        assert resample == Image.Resampling.BICUBIC
+        self.resized = size
+        return self
+
+    def crop(self, box):
+        self.box = box
+        return np.zeros((box[3] - box[1], box[2] - box[0], 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(('resize', 'crop'), [(16, 4), (37, 5), (48, 4), (224, 5), (256, 4), (257, 4), (518, 5), (585, 5)])
+def test_sizes_and_boxes_of_centre_crops_are_those_of_torchvision_for_every_size(resize, crop):
+    """All sides from 1 to 120, and every seventh to 1500."""
+    sides = [*range(1, 120), *range(120, 1500, 7)]
+    for short in sides[::3]:
+        for long in [short, *sides]:
+            for size in ((short, long), (long, short)):
+                image = SizedImage(size)
+                ResizeCentreCrop(resize, crop)(dict(image=image))
+                height, width = _compute_resized_output_size((size[1], size[0]), [resize])
+                assert image.resized == (width, height), (size, resize)
+                left, top = round((width - crop) / 2.0), round((height - crop) / 2.0)
+                assert image.box == (left, top, left + crop, top + crop), (size, resize)
 
 
 def test_centre_crop_larger_than_the_image_is_explained():
