@@ -8,12 +8,14 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.logging import print_log
 
 from mmadclr.registry import DATA_SAMPLERS
 
 STEP_LANES = 16
+SEED_STRIDE = 0x9E3779B1  # odd, and 2**32 divided by the golden ratio: its multiples stay far from each other and from 0
 
 
 class SampleKey(NamedTuple):
@@ -24,14 +26,29 @@ class SampleKey(NamedTuple):
     index: int
 
 
+def order_seed(seed: int, epoch: int) -> int:
+    """Seed of the order of an epoch, of 32 bits (all that torch's generator on the CPU takes).
+
+    mmengine and mmpretrain add epoch to seed, so a run goes through the orders of the next seed's run one epoch behind it.
+    Here, seeds up to 1000 apart share no order within a million epochs. The orders of seed 0 are those of mmengine.
+    """
+    return (seed * SEED_STRIDE + epoch) % 2**32
+
+
 @DATA_SAMPLERS.register_module()
 class EpochSampler(DefaultSampler):
     """mmengine's sampler with keys ``(seed, epoch, index)``: persistent workers, too, learn which epoch a sample is for.
 
-    The seed is the runner's, so it moves order and augmentation alike.
+    The seed is the runner's, so it moves order and augmentation alike; no two seeds go through the same orders
+    (``order_seed``).
+
+    Attributes:
+        summed_epoch: An epoch whose order is seeded by the sum of seed and epoch, as all were once: the rest of an epoch
+            begun then keeps its order (``EpochSeedHook``).
     """
 
     left_out = 0
+    summed_epoch: int | None = None
 
     def skip(self, count: int) -> None:
         """Leaves out the first ``count`` samples of this process in the next pass, as a run that goes on has had them."""
@@ -43,7 +60,16 @@ class EpochSampler(DefaultSampler):
 
     def indices(self) -> Iterator[int]:
         """The images of this process in the order of the epoch."""
-        return super().__iter__()
+        if not self.shuffle:
+            return super().__iter__()
+        order = self.order()
+        return iter(order[np.arange(self.rank, self.total_size, self.world_size) % len(order)].tolist())
+
+    def order(self) -> np.ndarray:
+        """(N,) the image at each position of the epoch, over all processes."""
+        summed = self.epoch == self.summed_epoch
+        seed = self.seed + self.epoch if summed else order_seed(self.seed, self.epoch)
+        return torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(seed)).numpy()
 
 
 @DATA_SAMPLERS.register_module()
@@ -102,14 +128,7 @@ class ShardSampler(EpochSampler):
                 logging.WARNING,
             )
 
-    def indices(self) -> Iterator[int]:
-        if not self.shuffle:
-            return super().indices()
-        order = self.order()
-        return iter(order[np.arange(self.rank, self.total_size, self.world_size) % len(order)].tolist())
-
     def order(self) -> np.ndarray:
-        """(N,) the image at each position of the epoch, over all processes."""
         lanes = position_lanes(len(self.shard_of), self.total_batch, self.step_lanes, self.slot_lanes)
         return shard_order(self.shard_of, lanes, self.shuffle_buffer, np.random.default_rng((self.seed, self.epoch)))
 

@@ -10,7 +10,13 @@ from shards import write_shards
 from torch.utils.data import DataLoader
 
 from mmadclr.datasets import EpochSampler, ImageDataset, ShardSampler, collate_samples
-from mmadclr.datasets.samplers import check_workers, position_lanes, shard_order, warn_of_scattered_reads
+from mmadclr.datasets.samplers import (
+    check_workers,
+    order_seed,
+    position_lanes,
+    shard_order,
+    warn_of_scattered_reads,
+)
 
 SHARDS, PER_SHARD = 40, 25
 
@@ -63,6 +69,44 @@ def test_seeds_and_epochs_differ_and_repeat(monkeypatch):
     assert indices(monkeypatch, seed=1) != first
     keys = list(sampler(monkeypatch, seed=3, epoch=5))[:2]
     assert [(key.seed, key.epoch) for key in keys] == [(3, 5)] * 2
+
+
+@pytest.mark.parametrize('kind', [EpochSampler, ShardSampler])
+def test_no_two_seeds_go_through_the_same_orders(kind):
+    orders = set()
+    for seed in range(6):
+        built = kind(Images(), seed=seed, **({'batch_size': 4} if kind is ShardSampler else {}))
+        for epoch in range(6):
+            built.set_epoch(epoch)
+            orders.add(tuple(key.index for key in built))
+    assert len(orders) == 36
+    assert {tuple(sorted(order)) for order in orders} == {tuple(range(1000))}
+
+
+def test_seeds_of_orders_keep_their_distance():
+    """Two seeds share an order where their first ones lie fewer epochs apart than the runs last, in either direction."""
+    first = [order_seed(seed, 0) for seed in range(1001)]
+    assert first[0] == 0
+    assert min(min(number, 2**32 - number) for number in first[1:]) > 10**6
+    assert [order_seed(5, epoch) - order_seed(5, 0) for epoch in (0, 1, 800)] == [0, 1, 800]
+    for seed, epoch in ((2**31 - 1, 0), (2**40, 7), (12345, 10**6)):  # torch's generator takes the lower 32 bits alone
+        assert 0 <= order_seed(seed, epoch) < 2**32
+
+
+@pytest.mark.parametrize('world_size', [1, 2, 3])
+@pytest.mark.parametrize('count', [1, 7, 1000])
+@pytest.mark.parametrize('round_up', [True, False])
+def test_orders_of_seed_0_and_of_epochs_begun_before_are_those_of_mmengine(monkeypatch, count, world_size, round_up):
+    for rank, seed in [*((rank, 0) for rank in range(world_size)), (0, 3)]:
+        monkeypatch.setattr(mmengine_sampler, 'get_dist_info', lambda rank=rank: (rank, world_size))
+        theirs, ours = (
+            kind(list(range(count)), seed=seed, round_up=round_up)
+            for kind in (mmengine_sampler.DefaultSampler, EpochSampler)
+        )
+        ours.summed_epoch = 4 if seed else None
+        for built in (theirs, ours):
+            built.set_epoch(4)
+        assert [key.index for key in ours] == list(theirs)
 
 
 @pytest.mark.parametrize(('world_size', 'workers'), [(1, 2), (2, 1), (2, 2), (4, 2)])

@@ -3,6 +3,7 @@ from mmadclr.engine.hooks.loss_hook import LossRecordHook
 from mmadclr.engine.hooks.schedule_hook import DistillationScheduleHook
 from mmadclr.engine.hooks.training_hooks import (
     EpochSeedHook,
+    OrderHook,
     TeacherUpdateHook,
     ThroughputHook,
     UnreadableImageHook,
@@ -14,6 +15,7 @@ __all__ = [
     'EpochSeedHook',
     'GarbageCollectionHook',
     'LossRecordHook',
+    'OrderHook',
     'TeacherUpdateHook',
     'ThroughputHook',
     'UnreadableImageHook',

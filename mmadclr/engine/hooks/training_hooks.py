@@ -10,7 +10,9 @@ import torch
 from mmengine import dist
 from mmengine.hooks import Hook, LoggerHook
 
+from mmadclr.datasets.accounts import LostAccount
 from mmadclr.datasets.image_dataset import UnreadableImageError
+from mmadclr.datasets.samplers import EpochSampler, order_seed
 from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import HOOKS
 
@@ -29,13 +31,51 @@ class TeacherUpdateHook(Hook):
 
 @HOOKS.register_module()
 class EpochSeedHook(Hook):
-    """Seeds torch at the start of every epoch from (seed, epoch, rank): a resumed run drops the same paths."""
+    """Seeds torch at the start of every epoch from (seed, epoch, rank): a resumed run drops the same paths.
+
+    Checkpoints say how the order of their epoch is seeded. Those that do not are of a time when it was by the sum of seed
+    and epoch: the rest of the epoch such a one was written in keeps its order, so that no image comes twice.
+    """
 
     priority = 'HIGH'
 
     def before_train_epoch(self, runner) -> None:
         key = f'{runner.seed}/{runner.epoch}/{runner.rank}'.encode()
         torch.manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], 'big'))
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        sampler = runner.train_dataloader.sampler
+        if 'position' in checkpoint and isinstance(sampler, EpochSampler):
+            checkpoint['position']['summed_order'] = sampler.summed_epoch == checkpoint['position']['epoch']
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        position, sampler = checkpoint.get('position'), runner.train_dataloader.sampler if runner._resume else None
+        if position and position['batch'] and position.get('summed_order', True) and isinstance(sampler, EpochSampler):
+            sampler.summed_epoch = position['epoch']
+            if sampler.seed and sampler.shuffle:
+                runner.logger.info(f'epoch {position["epoch"] + 1} ends in the order it began with, which was another')
+
+
+@HOOKS.register_module()
+class OrderHook(Hook):
+    """Gives every epoch of every seed an order of its own, with samplers that shuffle by the sum of seed and epoch.
+
+    Those of mmengine, mmdet and mmpretrain do; in the place of mmengine's ``DistSamplerSeedHook`` this one hands them an
+    epoch with which the sum is ``order_seed``. The seed is the run's, alike on all processes: with ``diff_rank_seed``,
+    mmengine would have samplers draw one, and the order would depend on what was drawn before.
+    """
+
+    def before_train_epoch(self, runner) -> None:
+        loader = runner.train_dataloader
+        sampler = loader.sampler if hasattr(loader.sampler, 'set_epoch') else loader.batch_sampler.sampler
+        if not hasattr(sampler, 'set_epoch'):
+            return  # endless ones know no epochs
+        if isinstance(sampler, EpochSampler):
+            sampler.set_epoch(runner.epoch)
+            return
+        differ = runner._randomness_cfg.get('diff_rank_seed', False)
+        seed = runner.seed - runner.rank if differ else runner.seed
+        sampler.set_epoch(order_seed(seed, runner.epoch) - sampler.seed)
 
 
 @HOOKS.register_module()
@@ -44,7 +84,8 @@ class UnreadableImageHook(Hook):
 
     Processes tell each other what they could not read when the log is written, so all of them know the same and end alike.
     ``<work_dir>/unreadable_images.txt`` lists every unreadable image with its message once, over all starts of the run. Of
-    images that only the slow decoder could read, the first few get a line each, and all are counted.
+    images that only the slow decoder could read, the first few get a line each, and all are counted. What images lose on the
+    way to 8-bit RGB (depth, bands, pages) is said when it is first met, and counted over the first epoch.
 
     Args:
         max_unreadable: Number of distinct unreadable images, since the start or the resumption, above which training stops.
@@ -61,11 +102,14 @@ class UnreadableImageHook(Hook):
         self.seen: set[str] = set()
         self.seen_slow: set[str] = set()
         self.untold: set[str] = set()
+        self.lost = LostAccount()
+        self.known_kinds: set[str] = set()
+        self.counts_lost = True
 
     def before_train(self, runner) -> None:
         self.intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
         self.list = Path(runner.work_dir) / self.list_name
-        self.listed = set(self.list.read_text(encoding='utf-8').splitlines()) if self.list.exists() else set()
+        self.listed = set(self.list.read_text('utf-8', 'replace').splitlines()) if self.list.exists() else set()
 
     def before_train_epoch(self, runner) -> None:
         self.in_epoch: set[str] = set()
@@ -73,6 +117,7 @@ class UnreadableImageHook(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self.untold.update(one_line(message) for message in data_batch['unreadable'])
+        self.lost.add(data_batch.get('lost', ()))
         if any(self.every_n_inner_iters(batch_idx, interval) for interval in self.intervals):
             self.tell(runner)
         self.slow_in_epoch += len(data_batch['fallbacks'])
@@ -88,13 +133,19 @@ class UnreadableImageHook(Hook):
             runner.logger.warning(f'epoch {runner.epoch + 1}: {len(self.in_epoch)} unreadable images were replaced')
         if slow:
             runner.logger.warning(f'epoch {runner.epoch + 1}: {slow} images took the slow decoder')
+        if self.counts_lost:
+            for line in self.lost.of_all_processes().lines():
+                runner.logger.warning(f'epoch {runner.epoch + 1}: {line}')
+        self.counts_lost = False
 
     def tell(self, runner) -> None:
         """Shares, logs, lists and limits what is new on any process; to be called on all of them."""
-        number = torch.tensor(len(self.untold))
+        new_kinds = self.lost.counts.keys() - self.known_kinds
+        number = torch.tensor(len(self.untold) + len(new_kinds))
         dist.all_reduce(number)
         if not number.item():
             return
+        self.tell_kinds(runner)
         everywhere = set().union(*dist.all_gather_object(self.untold))
         self.untold = set()
         self.in_epoch |= everywhere
@@ -110,6 +161,13 @@ class UnreadableImageHook(Hook):
                 f'{self.list}); repair or remove them, or raise the limit of UnreadableImageHook. The last one: {new[-1]}'
             )
 
+    def tell_kinds(self, runner) -> None:
+        """Says what some image was the first to lose, on any process; to be called on all of them."""
+        lost = self.lost.of_all_processes()
+        for kind in sorted(lost.first.keys() - self.known_kinds):
+            runner.logger.warning(f'there are images that {kind}; the first met is {lost.first[kind]}')
+        self.known_kinds |= lost.first.keys()
+
     def add_to_list(self, runner, messages: Sequence[str]) -> None:
         try:
             append(self.list, messages)
@@ -121,11 +179,11 @@ class UnreadableImageHook(Hook):
 def append(path: Path, lines: Sequence[str]) -> None:
     """In one write, so that a kill leaves no half of a line behind."""
     with path.open('ab', buffering=0) as file:
-        file.write(''.join(f'{line}\n' for line in lines).encode())
+        file.write(''.join(f'{line}\n' for line in lines).encode(errors='backslashreplace'))
 
 
 def one_line(message: str) -> str:
-    return ' '.join(message.split())
+    return ' '.join(line.strip() for line in message.splitlines() if line.strip())
 
 
 @HOOKS.register_module()
