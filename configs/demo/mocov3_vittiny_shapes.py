@@ -17,7 +17,6 @@ model = dict(
         type='QueryViT',
         arch=dict(embed_dim=64, depth=3, num_heads=4, patch_size=8),
         img_size=32,
-        init='xavier',
     ),
     head=dict(type='MLPHead', out_dim=64, hidden_dim=128),
     temperature=0.2,

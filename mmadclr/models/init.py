@@ -1,24 +1,44 @@
 """Weight initialisation shared by backbones and heads."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+SCHEMES = ('dino', 'xavier', 'mocov3')
 
 
 def init_linear_layers(module: nn.Module, scheme: str) -> None:
     """Initialises every ``nn.Linear`` in ``module`` in place and zeroes its bias.
 
     ``'dino'``: truncated normal of std .02 (facebookresearch/dino, ``vision_transformer.py``). ``'xavier'``: uniform by
-    fan-in and fan-out, for models so narrow that .02 stops the signal.
+    fan-in and fan-out, for models so narrow that .02 stops the signal. ``'mocov3'``: the same, where the rows of a layer
+    named ``qkv`` are those of three layers (facebookresearch/moco-v3, ``vits.py``).
 
     Raises:
         ValueError: Unknown scheme.
     """
-    if scheme not in ('dino', 'xavier'):
-        raise ValueError(f"init={scheme!r}: choose 'dino' or 'xavier'")
-    for layer in module.modules():
+    if scheme not in SCHEMES:
+        raise ValueError(f'init={scheme!r}: choose one of {", ".join(map(repr, SCHEMES))}')
+    for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear):
             if scheme == 'dino':
                 nn.init.trunc_normal_(layer.weight, std=0.02)
             else:
-                nn.init.xavier_uniform_(layer.weight)
+                xavier_uniform(layer.weight, parts=3 if scheme == 'mocov3' and name.endswith('qkv') else 1)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def init_mocov3_embedding(projection: nn.Conv2d, cls_token: Tensor | None) -> None:
+    """The patch projection as the linear layer it is, and [CLS] all but zero (facebookresearch/moco-v3, ``vits.py``)."""
+    xavier_uniform(projection.weight.flatten(1))
+    nn.init.zeros_(projection.bias)
+    if cls_token is not None:
+        nn.init.normal_(cls_token, std=1e-6)
+
+
+@torch.no_grad()
+def xavier_uniform(weight: Tensor, parts: int = 1) -> None:
+    """Uniform within sqrt(6 / (inputs + outputs)), for each of ``parts`` equal groups of the outputs by itself."""
+    for part in weight.chunk(parts):
+        nn.init.xavier_uniform_(part)

@@ -94,6 +94,69 @@ def test_parts_and_what_is_trained():
     assert all(torch.equal(value, student[name]) for name, value in model.teacher.state_dict().items())
 
 
+WIDE = dict(embed_dim=96, depth=2, num_heads=3, patch_size=8)
+FAN_IN = 3 * 8 * 8
+
+
+def wide(**backbone):
+    return build(backbone=dict(type='QueryViT', arch=WIDE, img_size=32) | backbone)
+
+
+def bounds_by_definition():
+    """Of uniform weights: facebookresearch/moco-v3, ``vits.py``, for queries, keys and values (96 outputs each) by itself."""
+    linear = {'attn.qkv': (96, 96), 'attn.proj': (96, 96), 'mlp.fc1': (96, 384), 'mlp.fc2': (384, 96)}
+    bounds = {f'blocks.{i}.{name}': (6 / sum(fans)) ** 0.5 for i in range(2) for name, fans in linear.items()}
+    return bounds | {'patch_embed.proj': (6 / (FAN_IN + 96)) ** 0.5}
+
+
+@pytest.mark.parametrize('redrawn', [False, True])
+def test_weights_start_as_published(redrawn):
+    model = wide()
+    if redrawn:
+        model.init_weights()  # what the runner calls
+    start = model.student['backbone'].state_dict()
+    for name, bound in bounds_by_definition().items():
+        weight = start[f'{name}.weight']
+        assert 0.995 * bound < weight.abs().max() <= bound, name
+        for part in weight.chunk(3):
+            assert part.std() == pytest.approx(bound / 3**0.5, rel=0.03), name  # of a uniform distribution
+            assert abs(part.mean()) < 0.03 * bound, name
+        assert not start[f'{name}.bias'].any(), name
+    assert 0.7e-6 < start['cls_token'].std() < 1.3e-6
+    assert start['cls_token'].abs().max() < 6e-6
+    assert start['pos_embed'].std() == pytest.approx(0.02, rel=0.1)  # learned: our departure
+    teacher = model.teacher['backbone'].state_dict()
+    assert all(torch.equal(tensor, teacher[name]) for name, tensor in start.items())
+
+
+@pytest.mark.dense
+def test_weights_start_as_those_of_another_library():
+    from mmpretrain.models import MoCoV3ViT
+
+    theirs = MoCoV3ViT(
+        arch=dict(embed_dims=96, num_layers=2, num_heads=3, feedforward_channels=384), img_size=32, patch_size=8
+    )
+    theirs.init_weights()
+    theirs, ours = theirs.state_dict(), wide().student['backbone'].state_dict()
+    names = {'patch_embed.proj': 'patch_embed.projection', 'attn.qkv': 'attn.qkv', 'attn.proj': 'attn.proj'}
+    names |= {'mlp.fc1': 'ffn.layers.0.0', 'mlp.fc2': 'ffn.layers.1'}
+    for mine, other in names.items():
+        prefixes = ('', '') if mine.startswith('patch') else ('blocks.1.', 'layers.1.')
+        a, b = ours[f'{prefixes[0]}{mine}.weight'], theirs[f'{prefixes[1]}{other}.weight']
+        assert a.shape == b.shape, mine
+        assert a.abs().max() == pytest.approx(b.abs().max().item(), rel=0.01), mine
+        assert a.std() == pytest.approx(b.std().item(), rel=0.03), mine
+        assert not theirs[f'{prefixes[1]}{other}.bias'].any() | ours[f'{prefixes[0]}{mine}.bias'].any(), mine
+    assert ours['cls_token'].std() == pytest.approx(theirs['cls_token'].std().item(), rel=0.4)
+
+
+def test_another_start_is_an_option():
+    start = wide(init='dino').student['backbone'].state_dict()
+    assert start['patch_embed.proj.bias'].any()
+    assert start['cls_token'].std() == pytest.approx(0.02, rel=0.3)
+    assert start['blocks.0.attn.qkv.weight'].std() == pytest.approx(0.02, rel=0.05)
+
+
 def test_equal_rows_cost_the_logarithm_of_their_number():
     rows = F.normalize(torch.ones(8, 5), dim=1)
     assert info_nce(rows, rows, 0.2).item() == pytest.approx(0.4 * torch.tensor(8.0).log().item(), abs=1e-6)

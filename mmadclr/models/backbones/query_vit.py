@@ -25,7 +25,7 @@ from mmadclr.models.backbones.query_block import (
     TokenLayout,
     keep_products,
 )
-from mmadclr.models.init import init_linear_layers
+from mmadclr.models.init import init_linear_layers, init_mocov3_embedding
 from mmadclr.registry import MODELS
 
 SIZES = ('patch_size', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio')
@@ -70,8 +70,8 @@ class QueryViT(VisionTransformer):
             parameter and its one released call passes no position, so the default is not to.
         pos_embed_resize: ``'dino'`` (bicubic with DINO's ``(size + 0.1) / grid`` scale factors, which published weights
             and fixtures rely on) or ``'size'`` (timm: exact size, antialiased).
-        init: ``'dino'`` (truncated normal, std .02) or ``'xavier'`` for narrow models: at width 64, .02 is six times
-            too small for signals to pass.
+        init: ``'dino'`` (truncated normal, std .02), ``'xavier'`` for narrow models (at width 64, .02 is six times too small
+            for signals to pass), or ``'mocov3'``, of which patch projection and [CLS] have a part, too.
         grad_checkpointing: What of a block is computed again in the backward pass instead of being kept: nothing
             (False), all that is no product and no attention (``'selective'``: a third of the memory for little time), or
             everything (True).
@@ -142,7 +142,10 @@ class QueryViT(VisionTransformer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """DINO's initialisation: linear layers, [CLS] and positions; the patch convolution keeps torch's default."""
+        """DINO's initialisation: linear layers, [CLS] and positions; the patch convolution keeps torch's default.
+
+        With ``init='mocov3'`` all but positions is that of MoCo v3.
+        """
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for token in (self.cls_token, self.reg_token):
             if token is not None:
@@ -156,6 +159,8 @@ class QueryViT(VisionTransformer):
             elif isinstance(module, LayerScale):
                 nn.init.constant_(module.gamma, self.layer_scale)
         init_linear_layers(self.blocks, self.init)
+        if self.init == 'mocov3':
+            init_mocov3_embedding(self.patch_embed.proj, self.cls_token)
 
     def init_weights(self) -> None:
         """Called by the runner before training."""

@@ -27,10 +27,12 @@ class MoCoV3(SelfDistillation):
     samples, ADCLR's term contrasts every query token in the same way with those of the batch, itself in the other view being
     the one to find. The paper calls its method a plug-in; how it did this is not public, so this is our reading.
 
-    Positions are learned, where that code fixes them to sines and cosines.
+    Weights start as in ``vits.py`` of that code: linear layers and the patch projection uniform by fan-in and fan-out (queries,
+    keys and values each by itself), without bias, and [CLS] all but zero. Positions are learned, where that code fixes them
+    to sines and cosines.
 
     Args:
-        backbone: Config of a ``QueryViT``.
+        backbone: Config of a ``QueryViT``, with ``init='mocov3'`` unless it says otherwise.
         head: Config of the projector, an ``MLPHead``.
         predictor: What of the predictor differs from it; it has two layers.
         temperature: Of the softmax over the batch; terms are scaled by twice of it, as published.
@@ -54,7 +56,7 @@ class MoCoV3(SelfDistillation):
     ) -> None:
         width = MODELS.build({'in_dim': 1, **head}).out_dim
         extra_heads = {'predictor': {**head, 'num_layers': 2, 'in_dim': width, **(predictor or {})}}
-        super().__init__(backbone, head, extra_heads=extra_heads, **kwargs)
+        super().__init__({'init': 'mocov3', **backbone}, head, extra_heads=extra_heads, **kwargs)
         del self.teacher['predictor']
         self.temperature, self.query_weight = temperature, query_weight
         if freeze_patch_embed:
