@@ -26,7 +26,9 @@ class PQCL(QueryTerm, IBOT):
     queries in both views. All tokens meet the same prototypes.
 
     That code departs from iBOT in two more points, both choices of configs: it has no local views, and both global views
-    have the colours of the first.
+    have the colours of the first. Ours departs from that code in one: its blocks (``models/pos_transformer.py``) draw whether
+    a sample's path is dropped once for the tokens of the image and once more for the queries; ours (``QueryBlock``) share
+    the draw.
 
     Args:
         backbone: Config of a ``PositionQueryViT``.
