@@ -25,12 +25,12 @@ def main() -> None:
     cfg = load_config(args)
     init_default_scope(cfg.get('default_scope', 'mmadclr'))
     allow_other = (cfg.get('dataset_check') or {}).get('allow_other_categories', False)
-    loaders = [cfg.get(f'{part}_dataloader') for part in ('train', 'val', 'test')]
-    datasets = [loader.dataset for loader in loaders if loader]
+    loaders = [(cfg.get(f'{part}_dataloader'), cfg.get(f'{part}_evaluator')) for part in ('train', 'val', 'test')]
+    uses = [(loader.dataset, evaluator) for loader, evaluator in loaders if loader]
     failures = []
-    for dataset in [each for i, each in enumerate(datasets) if each not in datasets[:i]]:
+    for dataset, evaluator in [use for i, use in enumerate(uses) if use not in uses[:i]]:
         try:
-            print(check_dataset(dataset, args.first, allow_other))
+            print(check_dataset(dataset, args.first, allow_other, evaluator, cfg.get('model')))
         except DatasetError as error:
             failures.append(str(error))
     if failures:

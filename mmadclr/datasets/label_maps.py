@@ -54,8 +54,8 @@ def _unclear_pixels(image: Image.Image) -> str:
     if image.mode == 'F':
         return 'holds fractions; label maps hold whole numbers: save it with 8 or 16 bits'
     return (
-        f'has {len(image.getbands())} channels; label maps have one, the class of each pixel: save it as grey levels or with '
-        f'a palette (this one is {image.mode})'
+        f'has {len(image.getbands())} channels; label maps have one, the class of each pixel: save it as grey levels or '
+        f'with a palette (this one is {image.mode})'
     )
 
 
@@ -105,12 +105,13 @@ def too_few_classes(counts: Mapping[int, int], meaning: Mapping[int, int], where
         return None
     total = max(1, sum(counts.values()))
     held = sorted(counts, key=counts.get, reverse=True)[:MAX_NAMED]
-    held = ' and '.join(f'{label} ({100 * counts[label] / total:.3g} % of the pixels)' for label in sorted(held))
+    held = [f'{label} ({100 * counts[label] / total:.3g} %)' for label in sorted(held)]
+    held = ' and '.join(filter(None, (', '.join(held[:-1]), held[-1])))
     ignored = sorted(label for label in counts if meaning.get(label) == IGNORED)
-    why = f'{" and ".join(map(str, ignored))} {"is" if len(ignored) == 1 else "are"} ignored here; ' if ignored else ''
+    why = f'{" and ".join(map(str, ignored))} {"is" if len(ignored) == 1 else "are"} ignored here, ' if ignored else ''
     left = f'class {min(present)} alone is left' if present else 'no class is left'
     return (
-        f'{where}: masks hold {held}; {why}{left}, so there is nothing to learn, and any prediction would score 100 %. '
+        f'{where}: masks hold {held}: {why}{left}, so there is nothing to learn and any score is 100 %. '
         f'{_way_out(ignored, meaning)}'
     )
 

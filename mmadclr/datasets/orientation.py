@@ -38,11 +38,7 @@ def orientation_of(image: Image.Image) -> int:
 
 def exif_orientation(data: bytes) -> int:
     """The same from the contents of a JPEG, PNG or WebP file, in microseconds where there is no EXIF block."""
-    if data[:2] == b'\xff\xd8':
-        has_block = _jpeg_has_exif(data)
-    else:
-        has_block = b'eXIf' in data or b'EXIF' in data
-    if not has_block:
+    if not _has_exif(data):
         return 1
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -53,8 +49,10 @@ def exif_orientation(data: bytes) -> int:
         return 1
 
 
-def _jpeg_has_exif(data: bytes) -> bool:
-    """Whether one of the segments before the pixels is an EXIF block."""
+def _has_exif(data: bytes) -> bool:
+    """Whether there may be an EXIF block; of a JPEG, in one of the segments before the pixels."""
+    if data[:2] != b'\xff\xd8':
+        return b'eXIf' in data or b'EXIF' in data
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != START_OF_SCAN:
         if data[place + 1] == 0xE1 and data[place + 4 : place + 10] == EXIF:

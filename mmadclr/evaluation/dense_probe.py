@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.datasets.samplers import EpochSampler
 from mmadclr.evaluation.features import gather_features
@@ -150,7 +151,7 @@ class DenseProbe:
             collate_fn=collate_samples,
             generator=torch.Generator(),  # else every pass would draw a seed from the generator of the training run
         )
-        return gather_features(unwrapped(model), loader, mode='patches')
+        return gather_features(unwrapped(model), outlive_signals(loader), mode='patches')
 
     def bank(self, model: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
         """Patches of the training images: features (M, D), class shares (M, C) and shares of valid pixels (M,)."""

@@ -1,0 +1,327 @@
+"""Mistakes in annotation files in COCO's format: every key and form that mmdet's loading, its metric and pycocotools read.
+
+Sources: ``mmdet/datasets/coco.py`` and ``mmdet/datasets/transforms/loading.py`` (loading), ``pycocotools/coco.py`` and
+``pycocotools/cocoeval.py`` (scoring). Several of them drop or misread what they do not expect without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmadclr.datasets.coco_masks import mask_problem, polygon_corners
+from mmadclr.datasets.findings import Findings
+from mmadclr.datasets.loaders import Loading, hidden_turn, size_problem
+
+MAX_COORDINATE = 1e9
+# Pixels by which the box of an object may differ from that of its polygon.
+BOX_SLACK = 2.0
+
+
+class Usage(NamedTuple):
+    """What is done with an annotation file.
+
+    Attributes:
+        masks: Masks are loaded or scored.
+        poly2mask: Loaded masks become bitmaps; else those that are no polygons are lost.
+        scored: pycocotools measures against it.
+        empty: There need be no annotations, as in the files of COCO's test sets.
+    """
+
+    masks: bool = False
+    poly2mask: bool = True
+    scored: bool = False
+    empty: bool = False
+
+
+class Key(NamedTuple):
+    """A key of a record: what its value has to be, in words and as a test, and what to do where it is missing."""
+
+    test: Callable[[Any], bool]
+    words: str
+    remedy: str = ''
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number of sane size."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MAX_COORDINATE
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() != ''
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value)) and min(value[2:]) >= 0
+
+
+ID = Key(is_integer, 'an integer', 'number the records')
+SIDE = Key(lambda value: is_integer(value) and value > 0, 'a number of pixels', 'write that of the image as displayed')
+KEYS = {
+    'images': {'id': ID, 'file_name': Key(_is_name, 'a name of a file'), 'width': SIDE, 'height': SIDE},
+    'annotations': {
+        'id': ID,
+        'image_id': Key(is_integer, 'an integer, the id of an image'),
+        'category_id': Key(is_integer, 'an integer, the id of a category'),
+        'bbox': Key(
+            _is_box,
+            'four finite numbers: x, y, width and height, the last two not negative',
+            'write x, y, width and height of the object',
+        ),
+        'area': Key(
+            lambda value: is_number(value) and value >= 0,
+            'a number that is not negative',
+            'write the pixels of the object, or width x height of its box',
+        ),
+    },
+    'categories': {'id': ID, 'name': Key(_is_name, 'a name')},
+}
+SINGULAR = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
+ISCROWD = Key(lambda value: isinstance(value, (int, float)) and value in (0, 1), '0 or 1', 'write 0 for single objects')
+
+
+def coco_findings(
+    ann_file: str,
+    img_dir: str,
+    classes: Sequence[str],
+    usage: Usage = Usage(),  # noqa: B008
+    num_items: int | None = None,
+    allow_other: bool = False,
+    loading: Loading = Loading(),  # noqa: B008
+) -> Findings:
+    """What is wrong with an annotation file, in itself, with its images and with a class list.
+
+    All records are looked at; images are opened for the first ``num_items`` only (None: all).
+    """
+    findings = Findings()
+    content = read_coco(ann_file, findings, usage.empty)
+    if content is not None:
+        _check_records(ann_file, content, usage, findings)
+    if findings.problems:
+        return findings
+    _check_ids(ann_file, content, usage, findings)
+    _check_categories(ann_file, content, classes, allow_other, findings)
+    _check_annotations(ann_file, content, classes, usage, findings)
+    _check_images(ann_file, content['images'], img_dir, num_items, loading, findings)
+    return findings
+
+
+def read_coco(ann_file: str, findings: Findings, empty: bool = False) -> dict | None:
+    """Content of an annotation file, with the lists of records it needs, or None and a problem."""
+    try:
+        content = json.loads(Path(ann_file).read_text())  # in the encoding that pycocotools reads it in
+    except (OSError, ValueError, RecursionError) as error:
+        findings.problem(f'{ann_file}: {error}')
+        return None
+    content = content if isinstance(content, dict) else {}
+    needed = ('images', 'categories') if empty else ('images', 'annotations', 'categories')
+    missing = [key for key in needed if not content.get(key)]
+    if missing:
+        findings.problem(f'{ann_file}: empty or without {", ".join(missing)}; needed are {", ".join(needed)}')
+        return None
+    content = {'annotations': [], **content}
+    for part in KEYS:
+        if not isinstance(content[part], list):
+            findings.problem(f'{ann_file}: {part} is {_shown(content[part])}, not a list of records')
+    return content
+
+
+def _check_records(ann_file: str, content: Mapping, usage: Usage, findings: Findings) -> None:
+    """Keys that are missing, and values of the wrong kind."""
+    if usage.scored and 'info' not in content and pycocotools_needs_info():
+        findings.problem(f"{ann_file}: has no info, which this release of pycocotools reads; write 'info': {{}}")
+    for part, keys in KEYS.items():
+        for number, record in enumerate(content[part] if isinstance(content[part], list) else []):
+            where = f'record {number} of {part}'
+            if not isinstance(record, dict):
+                findings.problem(f'{ann_file}: {where} is {_shown(record)}, not a record of keys', (part, 'record'))
+                continue
+            allowed = {**keys, 'iscrowd': ISCROWD} if part == 'annotations' else keys
+            needed = allowed if usage.scored else keys
+            absent = [key for key in needed if key not in record]
+            if absent:
+                remedy = '; '.join(filter(None, (needed[key].remedy for key in absent)))
+                text = f'{ann_file}: {where} has no {", ".join(absent)}'
+                if 'id' in record:
+                    text += f' ({SINGULAR[part]} {_shown(record["id"])})'
+                findings.problem(f'{text}; {remedy}' if remedy else text, (part, *absent))
+            for key, wanted in allowed.items():
+                if key in record and not wanted.test(record[key]):
+                    text = f'{key} {_shown(record[key])}, which is not {wanted.words}'
+                    findings.problem(f'{ann_file}: {_called(part, record, number)} has {text}', (part, key))
+
+
+def _called(part: str, record: Mapping, number: int) -> str:
+    return f'{SINGULAR[part]} {record["id"]}' if is_integer(record.get('id')) else f'record {number} of {part}'
+
+
+def _shown(value: Any) -> str:
+    """A value as it stands in the file, cut to a readable length."""
+    text = json.dumps(value, ensure_ascii=True)
+    return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+def _check_ids(ann_file: str, content: Mapping, usage: Usage, findings: Findings) -> None:
+    for part in KEYS:
+        for value, count in Counter(record['id'] for record in content[part]).items():
+            if count > 1:
+                findings.problem(f'{ann_file}: {count} {part} have the id {value}', ('id', part))
+    if usage.scored and any(annotation['id'] == 0 for annotation in content['annotations']):
+        findings.remark(
+            f'{ann_file}: annotation 0 can never be found: pycocotools takes a match with id 0 for none; number from 1'
+        )
+
+
+def _check_categories(
+    ann_file: str, content: Mapping, classes: Sequence[str], allow_other: bool, findings: Findings
+) -> None:
+    names = {category['id']: category['name'] for category in content['categories']}
+    for name, count in Counter(names.values()).items():
+        if count > 1:
+            ids = [category for category in names if names[category] == name]
+            findings.problem(f'{ann_file}: categories {ids} are all called {name}, so labels by name do not tell them apart')
+    unused = [name for name in classes if name not in names.values()]
+    if unused:
+        found = ', '.join([*names.values()][:5])
+        findings.problem(f'{ann_file}: no category is called {", ".join(unused[:5])}; those of the file are {found}...')
+    counts = Counter(annotation['category_id'] for annotation in content['annotations'])
+    for category, count in counts.items():
+        if category not in names:
+            findings.problem(
+                f'{ann_file}: {count} annotations have category_id {category}, which categories does not list '
+                f'(annotation {_first_of(content, category)})',
+                'category_id',
+            )
+        elif names[category] not in classes and not allow_other:
+            findings.problem(
+                f'{ann_file}: {count} annotations of category {category} ({names[category]}) would be ignored: it is not '
+                'among metainfo.classes. If that is meant, set dataset_check.allow_other_categories=True'
+            )
+    absent = [name for category, name in names.items() if name in classes and not counts[category]]
+    if absent and counts:
+        findings.remark(f'{ann_file}: no annotation is of {", ".join(absent[:6])}{"..." if absent[6:] else ""}')
+
+
+def _first_of(content: Mapping, category: int) -> int:
+    return next(annotation['id'] for annotation in content['annotations'] if annotation['category_id'] == category)
+
+
+def _check_annotations(ann_file: str, content: Mapping, classes: Sequence[str], usage: Usage, findings: Findings) -> None:
+    images = {image['id']: image for image in content['images']}
+    wanted = {category['id'] for category in content['categories'] if category['name'] in classes}
+    usable, suspects = 0, Counter()
+    for annotation in content['annotations']:
+        called, image = f'{ann_file}: annotation {annotation["id"]}', images.get(annotation['image_id'])
+        if image is None:
+            kind = f'is of image_id {annotation["image_id"]}, which images does not list'
+            findings.problem(f'{called} {kind}', 'image_id')
+            continue
+        for kind, text in _box_problems(annotation, image):
+            findings.problem(f'{called} {text}', kind)
+        masked = usage.masks and annotation['category_id'] in wanted
+        problem = mask_problem(annotation.get('segmentation'), image, masked, usage.poly2mask)
+        if problem:
+            findings.problem(f'{called} {problem[1]}', problem[0])
+        suspects.update(_reads_as_corners(annotation, image))
+        if _left_out(annotation):
+            findings.remark(
+                f'{called} has a box of {annotation["bbox"][2]:g}x{annotation["bbox"][3]:g} pixels and area '
+                f'{annotation["area"]:g}: mmdet leaves out what is smaller than a pixel',
+                'left out',
+            )
+        usable += annotation['category_id'] in wanted and not _left_out(annotation) and not annotation.get('iscrowd')
+    if suspects['beyond'] and suspects['corners'] == len(content['annotations']):
+        findings.problem(
+            f'{ann_file}: {suspects["beyond"]} boxes reach beyond their images, and all of them would fit as corners '
+            'x1, y1, x2, y2: bbox is x, y, width, height'
+        )
+    if content['annotations'] and not usable and not findings.problems:
+        findings.problem(f'{ann_file}: no annotation is of use: all are crowds, of other categories or smaller than a pixel')
+
+
+def _left_out(annotation: Mapping) -> bool:
+    return annotation['area'] <= 0 or min(annotation['bbox'][2:]) < 1
+
+
+def _reads_as_corners(annotation: Mapping, image: Mapping) -> Iterator[str]:
+    """'corners' where bbox would be sound as x1, y1, x2, y2, and 'beyond' where it is not as x, y, width, height."""
+    x, y, w, h = annotation['bbox']
+    if w > x >= 0 and h > y >= 0 and w <= image['width'] and h <= image['height']:
+        yield 'corners'
+        if x + w > image['width'] + BOX_SLACK or y + h > image['height'] + BOX_SLACK:
+            yield 'beyond'
+
+
+def _box_problems(annotation: Mapping, image: Mapping) -> Iterator[tuple[str, str]]:
+    """Kind and text of what is wrong with a box, by its image and by the polygon of the same object."""
+    left, top, w, h = annotation['bbox']
+    width, height = image['width'], image['height']
+    if w >= 1 and h >= 1 and (left >= width or top >= height or left + w <= 0 or top + h <= 0):
+        yield (
+            'outside',
+            f'has a box {annotation["bbox"]} outside its image of {width}x{height} pixels ({image["file_name"]})',
+        )
+        return
+    corners = polygon_corners(annotation.get('segmentation')) if w > left and h > top else None
+    if corners is None:
+        return
+    as_size = max(abs(left + w - corners[2]), abs(top + h - corners[3]))
+    if as_size > BOX_SLACK >= max(abs(a - b) for a, b in zip(annotation['bbox'], corners, strict=True)):
+        box = [round(value, 1) for value in corners]
+        yield 'corners', f'has a box {annotation["bbox"]}, the corners {box} of its polygon: bbox is x, y, width, height'
+
+
+def _check_images(
+    ann_file: str, images: Sequence[Mapping], img_dir: str, num_items: int | None, loading: Loading, findings: Findings
+) -> None:
+    for image in islice(images, num_items):
+        path = Path(img_dir, image['file_name'])
+        problem, turn = size_problem(path, image['width'], image['height'], loading), hidden_turn(path)
+        if problem:
+            kind = 'unreadable' if 'cannot be read' in problem else 'size'
+            findings.problem(f'{ann_file}: image {image["id"]}: {problem}', kind)
+        elif turn:
+            findings.remark(f'{ann_file}: image {image["id"]}: {turn}', 'turned')
+
+
+def check_scored_file(ann_file: str, metric: Mapping, findings: Findings) -> None:
+    """Whether a metric's file is that of the data set, or lists the same images."""
+    other = metric.get('ann_file')
+    if not other or Path(other).resolve() == Path(ann_file).resolve():
+        return
+    ours, theirs = (read_coco(str(path), findings, empty=True) for path in (ann_file, other))
+    if ours is None or theirs is None or findings.problems:
+        return
+    listed, scored = ({image.get('id') for image in content['images']} for content in (ours, theirs))
+    if listed != scored:
+        findings.problem(
+            f'{other}, which {metric["type"]} scores against, lists {len(scored - listed)} images that {ann_file} of the '
+            f'data set does not, and lacks {len(listed - scored)}: set ann_file of the evaluator to that of the data set'
+        )
+
+
+@lru_cache(maxsize=1)
+def pycocotools_needs_info() -> bool:
+    """Whether the installed release fails on a file without ``info`` when results are compared with it."""
+    from pycocotools.coco import COCO
+
+    coco = COCO()
+    coco.dataset = dict(images=[dict(id=1)], categories=[], annotations=[])
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+        try:
+            coco.loadRes([dict(image_id=1, category_id=1, bbox=[0, 0, 1, 1], score=1.0)])
+        except KeyError:
+            return True
+    return False

@@ -1,0 +1,143 @@
+"""The forms of ``segmentation`` in COCO's format: polygons, and run lengths as numbers or as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# A polygon further outside than this share of the image's side belongs to an image of another size.
+POLYGON_SLACK = 0.1
+WANTED = (
+    'masks are loaded or scored: annotate them, or train on boxes alone (LoadAnnotations without with_mask, a model without '
+    "a mask head, metric='bbox')"
+)
+
+Problem = tuple[str, str] | None  # its kind, and what follows "annotation 5"
+
+
+def mask_problem(segmentation: Any, image: Mapping, wanted: bool, poly2mask: bool = True) -> Problem:
+    """What is wrong with a segmentation.
+
+    Args:
+        segmentation: Value of the key, None where there is none.
+        image: Record of the image, with ``width``, ``height`` and ``file_name``.
+        wanted: Masks are loaded or scored, so that there has to be one.
+        poly2mask: mmdet makes bitmaps of them; else it ignores all objects without polygons.
+    """
+    if segmentation is None or segmentation == [] or segmentation == {}:
+        what = 'no segmentation' if segmentation is None else 'an empty segmentation'
+        return ('no mask', f'has {what}, and {WANTED}') if wanted else None
+    if isinstance(segmentation, Mapping):
+        if wanted and not poly2mask:
+            return 'no polygon', 'has run lengths, which are ignored with poly2mask=False of LoadAnnotations'
+        return _run_length_problem(segmentation, image)
+    if isinstance(segmentation, list):
+        return _polygon_problem(segmentation, image)
+    return 'form', f'has a segmentation of type {type(segmentation).__name__}, which is neither polygons nor run lengths'
+
+
+def _polygon_problem(polygons: Sequence, image: Mapping) -> Problem:
+    if all(isinstance(part, (int, float)) for part in polygons):
+        return 'nesting', 'has a segmentation that is one polygon, not a list of polygons: put it into one more bracket'
+    highest = np.zeros(2)
+    for part in polygons:
+        points = _points(part)
+        if isinstance(points, str):
+            return f'polygon: {points}', f'has a polygon {points}'
+        highest = np.maximum(highest, points.max(axis=0))
+    width, height = image['width'], image['height']
+    if (highest > (1 + POLYGON_SLACK) * np.array([width, height])).any():
+        return 'polygon outside', f'has a polygon outside its image of {width}x{height} pixels ({image["file_name"]})'
+    return None
+
+
+def _points(polygon: Any) -> np.ndarray | str:
+    """Points (N, 2), or what is wrong with them."""
+    try:
+        points = np.asarray(polygon)
+    except (ValueError, OverflowError):  # lists of different lengths, numbers beyond 64 bits
+        return 'that is not a flat list of numbers'
+    if points.ndim == 2:
+        return 'of points in brackets of their own: write x1, y1, x2, y2, ... in one list'
+    if points.ndim != 1 or (points.size and points.dtype.kind not in 'iuf'):
+        return 'that is not a flat list of numbers'
+    if points.size < 6:
+        return 'of fewer than 6 numbers, which mmdet ignores and pycocotools may read as a box'
+    if points.size % 2:
+        return 'of an odd number of coordinates'
+    if not np.isfinite(points).all():
+        return 'with a coordinate that is no number'
+    return points.reshape(-1, 2)
+
+
+def polygon_corners(segmentation: Any) -> tuple[float, float, float, float] | None:
+    """x1, y1, x2, y2 of the polygons; None where there are none, or malformed ones."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return None
+    points = [_points(part) for part in segmentation]
+    if any(isinstance(part, str) for part in points):
+        return None
+    return tuple(
+        float(bound(edge(part[:, axis]) for part in points))
+        for bound, edge in ((min, np.min), (max, np.max))
+        for axis in (0, 1)
+    )
+
+
+def _run_length_problem(segmentation: Mapping, image: Mapping) -> Problem:
+    size, counts = segmentation.get('size'), segmentation.get('counts')
+    if size is None or counts is None:
+        return 'run lengths: keys', 'has run lengths without size or counts'
+    height, width = image['height'], image['width']
+    if not isinstance(size, list) or len(size) != 2:
+        return 'run lengths: size', 'has run lengths whose size is not [height, width]'
+    if size != [height, width]:
+        return (
+            'run lengths: another size',
+            f'has a mask of {size[1]}x{size[0]} pixels, its image {image["file_name"]} {width}x{height}',
+        )
+    runs = _runs(counts)
+    if runs is None:
+        return 'run lengths: counts', 'has run lengths that are neither a list of whole numbers nor compressed text'
+    if (runs < 0).any() or runs.sum() != height * width:
+        return 'run lengths: sum', f'has run lengths of {runs.sum()} pixels in all, its image {height * width}'
+    if not runs[1::2].any():
+        return 'run lengths: no pixel', 'has a mask without a pixel'
+    return None
+
+
+def _runs(counts: Any) -> np.ndarray | None:
+    """Lengths of the runs of zeros and ones in turn, int64; None for what is neither of the two forms."""
+    if isinstance(counts, str):
+        return decompress(counts)
+    try:
+        runs = np.asarray(counts)
+    except (ValueError, OverflowError):
+        return None
+    return runs.astype(np.int64) if isinstance(counts, list) and runs.ndim == 1 and runs.dtype.kind in 'iu' else None
+
+
+def decompress(text: str) -> np.ndarray | None:
+    """Run lengths of pycocotools' compressed text, int64; None if it is none.
+
+    Five bits a character, a sixth says that the number goes on; from the fourth number on, differences from the number two
+    before (``rleFrString`` in ``common/maskApi.c`` of cocodataset/cocoapi, which checks nothing).
+    """
+    codes = np.frombuffer(text.encode('ascii', 'replace'), np.uint8).astype(np.int64) - 48
+    if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        return None
+    ends = np.flatnonzero(codes & 32 == 0)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > 12:  # beyond 60 bits
+        return None
+    places = np.arange(codes.size) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((codes & 31) << (5 * places), starts)
+    negative = codes[ends] & 16 != 0
+    numbers = numbers - (negative.astype(np.int64) << (5 * lengths))
+    if numbers.size > 2:
+        numbers[1::2] = np.cumsum(numbers[1::2])
+        numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers

@@ -1,0 +1,205 @@
+"""Mistakes in the masks of mmseg's data sets, as mmseg reads them, and in the settings that say what their labels mean."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmadclr.datasets.findings import Findings
+from mmadclr.datasets.label_maps import (
+    IGNORED,
+    LabelMapError,
+    absent_classes,
+    classes_among,
+    count_labels,
+    meanings,
+    too_few_classes,
+)
+from mmadclr.datasets.loaders import Loading, hidden_turn, mask_labels, size_problem
+
+IGNORE_INDEX = 255  # of mmseg's heads, metric and transforms by default
+# Masks that are read for their classes alone, until all have occurred; ADE20K's 150 occur in far fewer.
+MAX_SURVEYED = 2000
+
+
+class ClassSurvey:
+    """Which classes occur in masks.
+
+    Attributes:
+        counts: Pixels of every label of the files.
+        meaning: What a label stands for; see ``label_maps.meanings``.
+        names: Of the classes.
+        where: What messages call the masks.
+        seen, total: Number of masks that were looked at, and of all.
+    """
+
+    def __init__(self, meaning: Mapping[int, int], names: Sequence[str], where: str, total: int) -> None:
+        self.meaning, self.names, self.where, self.total = dict(meaning), tuple(names), where, total
+        self.counts: Counter = Counter()
+        self.seen = 0
+
+    @classmethod
+    def merged(cls, surveys: Sequence[ClassSurvey]) -> ClassSurvey:
+        """One survey over the data sets of a concatenation; of different meanings, they count by class."""
+        first = surveys[0] if surveys else cls({}, (), '', 0)
+        if len(surveys) < 2:
+            return first
+        total = cls(first.meaning, first.names, ' and '.join(survey.where for survey in surveys), 0)
+        for survey in surveys:
+            total.total, total.seen = total.total + survey.total, total.seen + survey.seen
+            if survey.meaning == first.meaning:
+                total.counts.update(survey.counts)
+            else:
+                by_class = {name: label for label, name in first.meaning.items() if name != IGNORED}
+                known = {label: by_class.get(survey.meaning.get(label)) for label in survey.counts}
+                total.counts.update({known[x]: n for x, n in survey.counts.items() if known[x] is not None})
+        return total
+
+    @property
+    def present(self) -> set[int]:
+        return classes_among(self.counts, self.meaning)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every class has occurred."""
+        return len(self.present) == len(self.names)
+
+    def judge(self, findings: Findings) -> None:
+        """Adds the classes that occur nowhere: a problem if fewer than two are left, else a remark."""
+        if not self.seen:
+            return
+        problem = too_few_classes(self.counts, self.meaning, self.where)
+        if problem:
+            findings.problem(problem)
+            return
+        seen = f'{self.seen} masks' if self.seen == self.total else f'the {self.seen} masks looked at, of {self.total}'
+        remark = absent_classes(self.present, self.names, self.where, seen)
+        if remark:
+            findings.remark(remark)
+
+
+def segmentation_findings(dataset: Any, num_items: int | None, loading: Loading, findings: Findings) -> ClassSurvey | None:
+    """Problems of the masks of an ``mmseg.BaseSegDataset`` (built lazily): missing, of another size, unknown labels.
+
+    Returns:
+        The classes that occur, for :meth:`ClassSurvey.judge`; None for images without masks, or after a problem.
+    """
+    items = _items(dataset, findings)
+    if not items or not dataset.data_prefix.get('seg_map_path'):
+        return None  # without masks: images to predict on
+    meaning = label_meanings(dataset)
+    survey = ClassSurvey(meaning, dataset.metainfo['classes'], str(dataset.data_prefix['seg_map_path']), len(items))
+    checked = len(items) if num_items is None else min(num_items, len(items))
+    for item in items[:checked]:
+        image_path, mask_path = Path(item['img_path']), Path(item['seg_map_path'])
+        problem = _mask_problem(image_path, mask_path, set(meaning), loading, survey.counts)
+        survey.seen += 1
+        turn = hidden_turn(image_path)
+        if problem:
+            findings.problem(problem)
+        elif turn:
+            findings.remark(turn, 'turned')
+    if findings.problems:
+        return None
+    _look_further(survey, items[checked:], loading, findings)
+    return None if findings.problems else survey
+
+
+def _items(dataset: Any, findings: Findings) -> list[dict]:
+    for folder in dataset.data_prefix.values():
+        if folder and '://' not in str(folder) and not Path(folder).is_dir():
+            findings.problem(f'folder {folder} does not exist')
+            return []
+    if dataset.ann_file and not Path(dataset.ann_file).is_file():
+        findings.problem(f'ann_file {dataset.ann_file} does not exist')
+        return []
+    items = dataset.load_data_list()
+    if not items:
+        findings.problem(f'{dataset.data_prefix["img_path"]}: there is no image *{dataset.img_suffix}')
+    return items
+
+
+def _look_further(survey: ClassSurvey, items: Sequence[Mapping], loading: Loading, findings: Findings) -> None:
+    """Reads masks beyond those that were checked, evenly spread, as long as a class has not occurred."""
+    step = max(1, -(-len(items) // MAX_SURVEYED))
+    for item in items[::step]:
+        if survey.complete:
+            return
+        try:
+            labels = mask_labels(Path(item['seg_map_path']), Path(item['img_path']).name, loading)
+        except LabelMapError as error:
+            findings.problem(str(error))
+            return
+        survey.counts.update(count_labels(labels))
+        survey.seen += 1
+
+
+def label_meanings(dataset: Any) -> dict[int, int]:
+    """What mmseg makes of the labels in files: ``reduce_zero_label`` first, then classes chosen by name."""
+    old = type(dataset).METAINFO.get('classes') or dataset.metainfo['classes']
+    # With reduce_zero_label, 0 becomes "ignore" and the rest moves down by one.
+    ignore = IGNORE_INDEX if dataset.reduce_zero_label else dataset.ignore_index
+    meaning = meanings(len(old), ignore, dataset.reduce_zero_label)
+    chosen = dataset.label_map or {}
+    new = {label: chosen.get(name, name) if name != IGNORED else IGNORED for label, name in meaning.items()}
+    return {label: IGNORED if chosen and name == IGNORE_INDEX else name for label, name in new.items()}
+
+
+def _mask_problem(
+    image_path: Path,
+    mask_path: Path,
+    allowed: set[int],
+    loading: Loading = Loading(),  # noqa: B008
+    counts: Counter | None = None,
+) -> str | None:
+    """What is wrong with a mask; its labels are added to ``counts``."""
+    try:
+        labels = mask_labels(mask_path, image_path.name, loading)
+    except LabelMapError as error:
+        return str(error)
+    size = size_problem(image_path, labels.shape[1], labels.shape[0], loading)
+    if size:
+        return f'mask {mask_path}: {size}'
+    found = count_labels(labels)
+    if counts is not None:
+        counts.update(found)
+    unknown = sorted(set(found) - allowed)
+    if unknown:
+        return f'mask {mask_path} holds the labels {unknown[:8]}, which are neither classes nor the ignored label'
+    return None
+
+
+def setting_problems(dataset: Any, loading: Loading, metrics: Sequence[Mapping], model: Mapping | None) -> Iterator[str]:
+    """Settings of a loader, a model and a metric that do not agree with those of the data set on what labels mean."""
+    classes = dataset.metainfo.get('classes')
+    if not classes:
+        yield f'{type(dataset).__name__} has no classes: set metainfo=dict(classes=(...))'
+        return
+    if loading.reduce_zero_label not in (None, dataset.reduce_zero_label):
+        yield (
+            f'LoadAnnotations has reduce_zero_label={loading.reduce_zero_label}, its data set '
+            f'reduce_zero_label={dataset.reduce_zero_label}: set it in the data set alone'
+        )
+    ignore = IGNORE_INDEX if dataset.reduce_zero_label else dataset.ignore_index
+    for name, head in _heads(model):
+        if head.get('num_classes', len(classes)) != len(classes):
+            yield f'{name}.num_classes={head["num_classes"]}, but the data set has {len(classes)} classes: make them equal'
+        if 'num_classes' in head and head.get('ignore_index', IGNORE_INDEX) != ignore:
+            yield _ignores(name, head.get('ignore_index', IGNORE_INDEX), ignore)
+    for metric in metrics:
+        if str(metric['type']).rpartition('.')[2] == 'IoUMetric' and metric.get('ignore_index', IGNORE_INDEX) != ignore:
+            yield _ignores('the evaluator', metric.get('ignore_index', IGNORE_INDEX), ignore)
+
+
+def _ignores(name: str, found: int, ignored: int) -> str:
+    return f'{name} ignores label {found}, the data set {ignored}: set ignore_index of both to the same label'
+
+
+def _heads(model: Mapping | None) -> Iterator[tuple[str, Mapping]]:
+    for key in ('decode_head', 'auxiliary_head'):
+        heads = (model or {}).get(key)
+        for number, head in enumerate(heads if isinstance(heads, (list, tuple)) else [heads]):
+            if isinstance(head, Mapping):
+                yield f'model.{key}' if isinstance(heads, Mapping) else f'model.{key}[{number}]', head
