@@ -21,6 +21,7 @@ from mmadclr import __version__
 from mmadclr.checkpoint.loading import architecture, check_state_dict, describe_backbone, method_name
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.datasets.checks import check_dataset
+from mmadclr.datasets.coco_labels import by_name
 from mmadclr.datasets.samplers import EpochSampler, check_workers, warn_of_scattered_reads
 from mmadclr.engine.agreement import sole_use
 from mmadclr.engine.checkpoint_files import newest_good_checkpoint, write_checkpoint
@@ -183,15 +184,21 @@ class Runner(mmengine_runner.Runner):
             )
 
     def check_data(self, *parts: str) -> None:
-        """Looks for mistakes in annotated data before time is spent; ``dataset_check=None`` in the config skips it."""
+        """Looks for mistakes in annotated data before time is spent; ``dataset_check=None`` in the config skips it.
+
+        Labels of COCO files follow the names of the class list from here on, checked or not.
+        """
+        by_name()
         settings = self.cfg.get('dataset_check', dict(num_items=16))
-        if settings is None:
+        # Pretraining accounts for unreadable images as it goes.
+        if settings is None or self.default_scope.scope_name == SCOPE:
             return
-        loaders = [getattr(self, f'_{part}_dataloader') for part in parts]
-        for dataset in (loader['dataset'] for loader in loaders if isinstance(loader, dict)):
-            # Pretraining accounts for unreadable images as it goes.
-            if self.default_scope.scope_name != SCOPE:
-                self.logger.info(check_dataset(dataset, **{'num_items': 16, **settings}))
+        for part in parts:
+            loader = getattr(self, f'_{part}_dataloader')
+            if isinstance(loader, dict):
+                evaluator = getattr(self, f'_{part}_evaluator', None)
+                uses = dict(evaluator=evaluator, model=self.cfg.get('model'))
+                self.logger.info(check_dataset(loader['dataset'], **uses, **{'num_items': 16, **settings}))
 
     def build_train_loop(self, loop):
         loop = super().build_train_loop(loop)
