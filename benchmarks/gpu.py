@@ -32,18 +32,18 @@ from mmadclr.files import atomic_path
 
 # Share of the time of each part. What one leaves over goes to those after it.
 PARTS = {
-    'ceilings': 2,
-    'tests': 9,
-    'steps': 34,
-    'profile': 9,
-    'loading': 6,
-    'whole': 8,
-    'dense': 10,
-    'training': 22,
-    'levers': 8,
+    'ceilings': 5,
+    'tests': 16,
+    'steps': 40,
+    'profile': 8,
+    'loading': 3,
+    'whole': 6,
+    'dense': 6,
+    'training': 12,
+    'levers': 4,
 }
 CLONE = Path(__file__).resolve().parents[1]
-GRACE = 20.0  # seconds a part may take longer, to come to the end of a row
+GRACE = 15.0  # seconds a part may take longer, to come to the end of a row
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,6 +58,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--smoke', action='store_true', help='every part at toy size on the CPU')
     parser.add_argument('--run', choices=list(PARTS), help=argparse.SUPPRESS)  # one part, in this process
+    parser.add_argument('--deadline', type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.out = args.out or CLONE / ('work_dirs/gpu/smoke' if args.smoke else 'docs')
     args.parts = [name for name in PARTS if name in args.parts]
@@ -74,14 +75,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part at work is ended, too
     args.out.mkdir(parents=True, exist_ok=True)
     record = open_record(args)
-    end = time.monotonic() + 60 * args.minutes
+    end = time.monotonic() - time.process_time() + 60 * args.minutes  # the imports above count, too
     for name in args.parts:
         if record.part(name)['state'] == 'done':
             print(f'{name}: known from before')
             continue
         rest = sum(PARTS[other] for other in args.parts[args.parts.index(name) :] if record.part(other)['state'] != 'done')
-        seconds = (end - time.monotonic()) * PARTS[name] / rest
-        record = finish(args, name, seconds)
+        now = time.monotonic()
+        record = finish(args, name, deadline=now + max(0.0, end - now) * PARTS[name] / rest, end=end)
     states = ', '.join(f'{name} {record.part(name)["state"]}' for name in args.parts)
     print(f'\n{args.out / "gpu.md"}: {states}')
 
@@ -122,6 +123,7 @@ def describe_machine(args: argparse.Namespace) -> dict[str, str]:
         'memory': memory,
         'driver': driver,
         'cores': str(len(os.sched_getaffinity(0))),
+        'shared memory': f'{shutil.disk_usage("/dev/shm").total / 2**30:.1f} GiB' if Path('/dev/shm').is_dir() else 'none',
         'python': sys.version.split()[0],
         'torch': torch.__version__,
         'CUDA': torch.version.cuda or '',
@@ -135,11 +137,15 @@ def version_of(name: str) -> str:
     return importlib.metadata.version(distributions[0]) if distributions else ''
 
 
-def finish(args: argparse.Namespace, name: str, seconds: float) -> Record:
-    """Runs a part in a process of its own, notes how it ended, and writes the page."""
-    print(f'{name} ({seconds:.0f} s)', flush=True)
+def finish(args: argparse.Namespace, name: str, deadline: float, end: float) -> Record:
+    """Runs a part in a process of its own, notes how it ended, and writes the page.
+
+    Args:
+        deadline: Up to which it measures; a row under way then has ``GRACE`` more, as long as that is before ``end``.
+    """
+    print(f'{name} ({deadline - time.monotonic():.0f} s)', flush=True)
     command = [sys.executable, str(Path(__file__).resolve()), '--run', name, '--out', str(args.out.resolve())]
-    command += ['--minutes', str(seconds / 60), *(['--smoke'] if args.smoke else [])]
+    command += ['--deadline', str(deadline), *(['--smoke'] if args.smoke else [])]
     command += ['--images', str(args.images.resolve())] if args.images else []
     start, note = time.monotonic(), ''
     log = args.out / 'gpu.log'
@@ -147,13 +153,15 @@ def finish(args: argparse.Namespace, name: str, seconds: float) -> Record:
         size = log.stat().st_size
         process = subprocess.Popen(command, cwd=CLONE, stderr=file, start_new_session=True)
         try:
-            code = wait(process, max(1.0, seconds) + GRACE, args.out)
+            code = wait(process, max(deadline, min(deadline + GRACE, end)), args.out)
         finally:
             stop(process)
+            for leftover in (*args.out.glob('.*.tmp.gpu.*'), *args.out.glob('.tests.*.jsonl')):
+                leftover.unlink()
     record = Record.of(args.out)
     part = record.part(name)
     if code is None:
-        note = f'ended after {seconds + GRACE:.0f} s, in the middle of a row'
+        note = f'ended after {time.monotonic() - start:.0f} s, in the middle of a row'
     if code != 0:
         part['note'] = note or last_line(log, size) or f'the process ended with {code}'
         print(f'  {part["note"]}')
@@ -166,9 +174,8 @@ def finish(args: argparse.Namespace, name: str, seconds: float) -> Record:
     return record
 
 
-def wait(process: subprocess.Popen, seconds: float, out: Path) -> int | None:
-    """Exit status of a part, None after ``seconds``; keeps the page up to date, since the machine may be taken away."""
-    end = time.monotonic() + seconds
+def wait(process: subprocess.Popen, end: float, out: Path) -> int | None:
+    """Exit status of a part, None at ``end``; keeps the page up to date, since the machine may be taken away."""
     while time.monotonic() < end:
         try:
             return process.wait(min(10.0, max(0.1, end - time.monotonic())))
@@ -178,8 +185,17 @@ def wait(process: subprocess.Popen, seconds: float, out: Path) -> int | None:
 
 
 def write_page(out: Path) -> None:
-    with atomic_path(out / 'gpu.md') as temporary:
-        temporary.write_text(page(Record.of(out), {name: module(name) for name in PARTS}), encoding='utf-8')
+    """Never fails: the page can be made of the record again, a part at work cannot."""
+    try:
+        with atomic_path(out / 'gpu.md') as temporary:
+            temporary.write_text(page(Record.of(out), section_of), encoding='utf-8')
+    except OSError as error:
+        print(f'  the page could not be written: {error}')
+
+
+def section_of(name: str, rows: dict) -> list[str]:
+    part = module(name)
+    return [f'## {part.TITLE}', '', *(part.section(rows) if rows else [])]
 
 
 def stop(process: subprocess.Popen) -> None:
@@ -209,7 +225,8 @@ def run_part(args: argparse.Namespace) -> None:
     part = module(args.run)
     if part.NEEDS_GPU and not args.smoke and (problem := why_no_gpu()):
         raise SystemExit(problem)
-    context = Context(Record.of(args.out), args.run, 60 * args.minutes, args.smoke, args.images)
+    torch.set_num_threads(1 if args.smoke else min(8, len(os.sched_getaffinity(0))))
+    context = Context(Record.of(args.out), args.run, args.deadline, args.smoke, args.images)
     try:
         with redirect_stdout(sys.stderr):  # the terminal is for figures; what libraries say goes to gpu.log
             part.run(context)

@@ -16,12 +16,13 @@ from torch.profiler import ProfilerActivity
 SHOWN = 25
 # The first kind whose pattern is found in the name of a kernel, or of an operation on a CPU.
 KINDS = {
+    'fused: norms, activations, residuals': r'triton_(per|red|poi)',
     'communication': r'nccl|all_?reduce|all_?gather|broadcast_kernel',
     'attention': r'flash|fmha|attention|attn',
-    'products': r'gemm|gemv|cutlass|cublas|nvjet|xmma|splitk|wgmma|convolution|conv2d|\bconv|implicit_con|addmm|bmm|\bmm\b',
-    'loss': r'softmax',
+    'products': r'triton_tem|gemm|gemv|cutlass|cublas|nvjet|xmma|splitk|wgmma|conv|addmm|bmm|\bmm\b',
+    'softmax of the loss': r'softmax',
     'optimizer, clipping, teacher': r'multi_tensor|fused_?adam|foreach|adamw?|lerp',
-    'norms and activations': r'layer_?norm|gelu|vectorized_layer|normalize|triton_(per|red|poi)',
+    'norms and activations': r'layer_?norm|gelu|vectorized_layer|normalize|gammabeta',
     'copies': r'memcpy|memset|copy|catarray|\bcat\b|index|gather|scatter|fill',
     'elementwise and sums': r'elementwise|reduce|add|mul|sub|div|sum|norm|where|sqrt|exp',
 }
@@ -42,6 +43,8 @@ def kernels_of(events: Iterable, device: str) -> list[tuple[str, float, float]]:
     """Name, start and microseconds of every kernel; of every operation without those inside it on a CPU."""
     if device == 'cuda':
         found = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+        if not found:
+            raise RuntimeError('the profiler saw no kernel of the GPU: it may not read them on this machine')
         return [(e.name, e.time_range.start, e.time_range.end - e.time_range.start) for e in found]
     return [(e.name, e.time_range.start, e.self_cpu_time_total) for e in events if e.name.startswith('aten::')]
 

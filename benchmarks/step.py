@@ -38,17 +38,18 @@ def build(args: argparse.Namespace) -> torch.nn.Module:
     head = dict(type='DINOHead', out_dim=args.prototypes)
     prepared = dict(type='BaseDataPreprocessor')  # takes the views as they are
     model = dict(type='ADCLR', backbone=backbone, head=head, teacher_momentum=0.99, data_preprocessor=prepared)
-    return MODELS.build({**model, **getattr(args, 'model', {})}).to(args.device)
+    with torch.device(args.device):  # weights of large models are drawn there, which is faster
+        return MODELS.build({**model, **getattr(args, 'model', {})}).to(args.device)
 
 
 def draw_views(args: argparse.Namespace) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(args.device).manual_seed(1)
     shapes = dict(
         global_views=(args.batch, 2, 3, 224, 224),
         local_views=(args.batch, args.locals, 3, 96, 96),
         query_crops=(args.batch, 2, args.queries, 3, 16, 16),
     )
-    return {name: torch.randn(shape, generator=generator).to(args.device) for name, shape in shapes.items()}
+    return {name: torch.randn(shape, generator=generator, device=args.device) for name, shape in shapes.items()}
 
 
 class OurStep:

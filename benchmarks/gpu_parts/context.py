@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -67,7 +69,7 @@ class Context:
     Args:
         record: Where figures go.
         part: Its name.
-        seconds: It has, from now on.
+        deadline: By ``time.monotonic()``, which is one clock for all processes.
         smoke: Toy sizes, on a CPU.
         images: Folder of images for training; None for generated ones.
 
@@ -76,9 +78,9 @@ class Context:
         precision: Of our form: ``'bf16'`` where the GPU has it, else ``'fp32'``.
     """
 
-    def __init__(self, record: Record, part: str, seconds: float, smoke: bool = False, images: Path | None = None) -> None:
+    def __init__(self, record: Record, part: str, deadline: float, smoke: bool = False, images: Path | None = None) -> None:
         self.record, self.part, self.smoke, self.images = record, part, smoke, images
-        self.deadline = time.monotonic() + seconds
+        self.deadline = deadline
         self.terminal = sys.stdout
         self.device = 'cpu' if smoke or not torch.cuda.is_available() else 'cuda'
         self.precision = 'fp32' if self.device == 'cpu' else resolve_precision('auto')
@@ -127,10 +129,14 @@ class Context:
             self.add(key, problem=one_line(error))
         else:
             self.add(key, **figures)
-        gc.collect()  # what the row held, its graphs included
+        self.clean()
+        return self.measured(key)
+
+    def clean(self) -> None:
+        """Gives back what a row held, its graphs included."""
+        gc.collect()
         if self.device == 'cuda':
             torch.cuda.empty_cache()
-        return self.measured(key)
 
 
 def one_line(error: BaseException) -> str:
@@ -151,6 +157,12 @@ def seconds_of(function: Callable[[], object], device: str) -> float:
     function()
     wait_for(device)
     return time.perf_counter() - start
+
+
+def workers_that_fit(wanted: int, batch_bytes: int) -> int:
+    """Loader workers, as far as there are cores and shared memory for the batches they hold ready."""
+    free = shutil.disk_usage('/dev/shm').free if Path('/dev/shm').is_dir() else 0
+    return max(0, min(wanted, len(os.sched_getaffinity(0)), int(0.8 * free / (2 * batch_bytes))))
 
 
 def wait_for(device: str) -> None:

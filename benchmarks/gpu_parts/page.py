@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gpu_parts.context import Record, number, table
+from gpu_parts.context import Record, number, one_line, table
 
 
 class Target(NamedTuple):
@@ -43,19 +42,15 @@ SPEEDS = {
 }
 
 
-def page(record: Record, parts: Mapping[str, ModuleType]) -> str:
-    """Markdown of a record."""
+def page(record: Record, section_of: Callable[[str, dict], list[str]]) -> str:
+    """Markdown of a record; a section that cannot be made is a line."""
     machine, settings = record.content['machine'], record.content['settings']
-    lines = ['# On a GPU', '', *intro(machine, settings), '']
-    lines += ['## Targets', '', *target_lines(record), '']
-    for name, module in parts.items():
-        part = record.content['parts'].get(name)
-        if part is None:
-            continue
-        lines += [f'## {module.TITLE}', '']
-        rows = record.rows(name)
-        if rows:
-            lines += [*module.section(rows), '']
+    lines = ['# On a GPU', '', *intro(machine, settings), '', '## Targets', '', *target_lines(record), '']
+    for name, part in record.content['parts'].items():
+        try:
+            lines += [*section_of(name, record.rows(name)), '']
+        except Exception as error:  # of whatever a part from another time or machine left in the record
+            lines += [f'## {name}', '', f'This section could not be made: {one_line(error)}', '']
         lines += missing_lines(part)
     return '\n'.join(lines).rstrip() + '\n'
 

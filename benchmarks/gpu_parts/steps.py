@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,7 +35,10 @@ UNITS = [
 ]
 AGREEMENT = 0.05  # of first losses near ln 65536 = 11.1, in 16-bit precision
 BURST = 3  # steps timed together, so that the host may run ahead
-SECONDS = 12.0  # of timing a row, at most
+SECONDS = 6.0  # of timing a row, at most
+SURE = 2  # sizes that are begun whatever time is left
+# Forms of each row of a size, by the end of its name. The first row needs no compiler and is soon known.
+ROWS = {'': ('ours', 'reference', 'reference, fp16 and loss scaling'), ', compiled': ('compiled', 'ours', 'reference')}
 
 
 @dataclass
@@ -54,14 +57,16 @@ class Form:
 
 
 def run(context: Context) -> None:
-    took = {'plain': 0.0, 'compiled': 0.0}
-    for arch, batch, method in [('mini', 2, 'ADCLR')] if context.smoke else UNITS:
-        for kind in took:
-            key = f'{SHORT.get(arch, arch)}, {batch} images, {method}{", compiled" if kind == "compiled" else ""}'
-            start = time.monotonic()
-            arguments = arguments_of(context, arch, batch, method)
-            if context.measure(key, partial(compare, context, arguments, kind), needs=1.2 * took[kind]):
-                took[kind] = max(took[kind], time.monotonic() - start)
+    took = dict.fromkeys(ROWS, 0.0)
+    for place, (arch, batch, method) in enumerate([('mini', 2, 'ADCLR')] if context.smoke else UNITS):
+        unit = Unit(context, arguments_of(context, arch, batch, method))
+        for suffix, names in ROWS.items():
+            start, needs = time.monotonic(), 0.0 if place < SURE else took[suffix]
+            key = f'{SHORT.get(arch, arch)}, {batch} images, {method}{suffix}'
+            if context.measure(key, partial(unit.compare, names), needs):
+                took[suffix] = max(took[suffix], time.monotonic() - start)
+        del unit
+        context.clean()
 
 
 def arguments_of(context: Context, arch: str, batch: int, method: str) -> Namespace:
@@ -70,35 +75,56 @@ def arguments_of(context: Context, arch: str, batch: int, method: str) -> Namesp
     return Namespace(arch=arch, batch=batch, method=method, device=context.device, precision=context.precision, **sizes)
 
 
-def compare(context: Context, args: Namespace, kind: str) -> dict[str, Any]:
-    """Figures of all forms, timed in turn; a form for which the memory is too small is left out.
+class Unit:
+    """All forms of a step of one size. Each is built when it is first asked for, and serves several rows.
 
-    Raises:
-        ValueError: Their first losses differ: they are not the same method.
-        RuntimeError: No form fits.
+    A form for which the memory is too small is left out; its figures are the reason.
     """
-    torch._dynamo.reset()  # graphs of other sizes count against the same limit, beyond which blocks run uncompiled
-    views = bench.draw_views(args)
-    forms: dict[str, Form] = {}
-    losses: dict[str, float] = {}
-    peaks: dict[str, float | None] = {}
-    figures: dict[str, dict[str, Any]] = {}
-    for name, build in builders(context, args, kind).items():
+
+    def __init__(self, context: Context, args: Namespace) -> None:
+        torch._dynamo.reset()  # graphs of other sizes count against the same limit
+        self.context, self.args = context, args
+        self.views: dict[str, torch.Tensor] | None = None
+        self.forms: dict[str, Form] = {}
+        self.losses: dict[str, float] = {}
+        self.peaks: dict[str, float | None] = {}
+        self.problems: dict[str, str] = {}
+
+    def compare(self, names: Sequence[str]) -> dict[str, Any]:
+        """Figures of some forms, timed in turn.
+
+        Raises:
+            ValueError: Their first losses differ: they are not the same method.
+            RuntimeError: No form fits into the memory, or torch cannot compile.
+        """
+        names = [name for name in names if name in builders(self.context, self.args)]
+        for name in names:
+            self.build(name)
+        check_agreement(self.losses)
+        seconds = 0.5 if self.context.smoke else min(SECONDS, self.context.left() / 2)
+        times = in_turn({name: self.forms[name].step for name in names if name in self.forms}, self.args.device, seconds)
+        figures: dict[str, dict[str, Any]] = {}
+        for name in names:
+            if name in times:
+                figures[name] = figures_of(self.context, self.args, times[name], times.get('reference'), self.peaks[name])
+            else:
+                figures[name] = {'problem': self.problems[name]}
+        share = memory_share(self.peaks.get(names[0]), self.peaks.get('reference'))
+        return {'forms': figures, 'losses': dict(self.losses), 'memory_share': share, **headline(figures)}
+
+    def build(self, name: str) -> None:
+        """The form, its first loss, and its memory; two steps are behind it then."""
+        if name in self.forms or name in self.problems:
+            return
+        self.views = bench.draw_views(self.args) if self.views is None else self.views
         try:
-            form = build(args, views)
-            losses[name] = form.loss()
+            form = builders(self.context, self.args)[name](self.args, self.views)
+            self.losses[name] = form.loss()
             form.step()
-            peaks[name] = peak_gib(form, args.device)
-            forms[name] = form
+            self.peaks[name] = peak_gib(form, self.args.device)
+            self.forms[name] = form
         except torch.OutOfMemoryError as error:
-            figures[name] = {'problem': one_line(error)}
-    check_agreement(losses)
-    seconds = 0.5 if context.smoke else min(SECONDS, context.left() / 2)
-    times = in_turn({name: form.step for name, form in forms.items()}, args.device, seconds)
-    for name in forms:
-        figures[name] = figures_of(context, args, times[name], times.get('reference'), peaks[name])
-    share = memory_share(peaks)
-    return {'forms': figures, 'losses': losses, 'memory_share': share, **headline(figures)}
+            self.problems[name] = one_line(error)
 
 
 def check_agreement(losses: dict[str, float]) -> None:
@@ -108,22 +134,32 @@ def check_agreement(losses: dict[str, float]) -> None:
         raise ValueError(f'the forms disagree: first losses {", ".join(f"{k} {v:.3f}" for k, v in losses.items())}')
 
 
-def builders(context: Context, args: Namespace, kind: str) -> dict[str, Callable[[Namespace, dict], Form]]:
-    """The forms of a row by name; ``reference`` is in the precision of ours."""
-    low = args.precision == 'bf16'
-    reference = partial(reference_form, dtype=torch.bfloat16 if low else None)
-    if kind == 'compiled':
-        backend = {'backend': 'aot_eager'} if context.smoke else True
-        return {'compiled': partial(our_form, compiled=backend), 'ours': our_form, 'reference': reference}
-    scaled = {'reference, fp16 and loss scaling': partial(reference_form, dtype=torch.float16)}
-    return {'ours': our_form, 'reference': reference} | (scaled if args.device == 'cuda' else {})
+def builders(context: Context, args: Namespace) -> dict[str, Callable[[Namespace, dict], Form]]:
+    """The forms by name; ``reference`` is in the precision of ours. fp16 and loss scaling, as published, need a GPU."""
+    low = torch.bfloat16 if args.precision == 'bf16' else None
+    found = {
+        'compiled': partial(our_form, compiled={'backend': 'aot_eager'} if context.smoke else True),
+        'ours': our_form,
+        'reference': partial(reference_form, dtype=low),
+        'reference, fp16 and loss scaling': partial(reference_form, dtype=torch.float16),
+    }
+    return found if args.device == 'cuda' else {k: v for k, v in found.items() if 'fp16' not in k}
 
 
 def our_form(args: Namespace, views: dict, compiled: bool | dict = False) -> Form:
-    """Raises a RuntimeError where torch cannot compile."""
+    """Ours, compiled or not.
+
+    Raises:
+        RuntimeError: torch cannot compile here. Errors of the compiler are raised by the first step: a form that had fallen
+            back would pass for a compiled one.
+    """
     model = bench.build(args)
-    if compiled and not compile_blocks(model, compiled):
-        raise RuntimeError('torch cannot compile here; see gpu.log')
+    if compiled:
+        torch._dynamo.config.fail_on_recompile_limit_hit = False  # not together with the next, which this sets
+        if not compile_blocks(model, compiled):
+            raise RuntimeError('torch cannot compile here; see gpu.log')
+        torch._dynamo.config.suppress_errors = False
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
     ours = bench.OurStep(model, args.precision)
     step = partial(ours, **views)
     return Form(step, lambda: step().item(), lambda: state_of(model, ours.optimizer))
@@ -202,10 +238,9 @@ def rates(ceilings: dict[str, dict[str, Any]]) -> tuple[float, float]:
     return ceilings['product']['value'] * 1e12, ceilings.get('copy', {'value': 0})['value'] * 1e9
 
 
-def memory_share(peaks: dict[str, float | None]) -> float | None:
-    """Of the first form, in % of the reference form's."""
-    first, reference = next(iter(peaks.values())), peaks.get('reference')
-    return 100 * first / reference if first and reference else None
+def memory_share(ours: float | None, reference: float | None) -> float | None:
+    """In % of the reference form's."""
+    return 100 * ours / reference if ours and reference else None
 
 
 def headline(figures: dict[str, dict[str, float | None]]) -> dict[str, float]:

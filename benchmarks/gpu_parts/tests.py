@@ -1,63 +1,94 @@
-"""The tests that need a GPU, each result as soon as pytest has printed it."""
+"""The tests that need a GPU, each result on disk as soon as it is known."""
 
 from __future__ import annotations
 
-import re
+import json
+import os
+import signal
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from gpu_parts.context import Context
 
 NEEDS_GPU = True
 TITLE = 'Tests'
+ROW = 'pytest -m gpu'
 CLONE = Path(__file__).resolve().parents[2]
-RESULT = re.compile(r'^(tests/\S+\.py::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b')
-REASON = re.compile(r'^(?:FAILED|ERROR) (tests/\S+\.py::.+?) - (.+)$')
+RESULTS = 'GPU_TEST_RESULTS'  # environment variable: the file of results
 
 
 def run(context: Context) -> None:
     files = ['tests/test_gpu.py'] if context.smoke else files_with_gpu_tests()
-    command = [sys.executable, '-m', 'pytest', '-m', 'gpu', '-v', '--tb=short', '-p', 'no:cacheprovider', '-o', 'addopts=']
-    process = subprocess.Popen([*command, *files], cwd=CLONE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    timer = threading.Timer(max(1, context.left()), process.kill)
-    timer.start()
-    results: dict[str, str] = {}
-    failures: dict[str, str] = {}
+    command = [sys.executable, '-m', 'pytest', '-m', 'gpu', '-q', '--tb=short', '-p', 'no:cacheprovider', '-o', 'addopts=']
+    store(context, *run_tests(context, [*command, '-p', 'gpu_parts.tests', *files]))
+
+
+def run_tests(context: Context, command: list[str]) -> tuple[list[dict[str, str]], bool]:
+    """Results of a command of pytest, and whether it came to its end in time."""
+    file = context.folder / f'.tests.{os.getpid()}.jsonl'
+    path = os.pathsep.join([str(CLONE / 'benchmarks'), os.environ.get('PYTHONPATH', '')])
+    environment = os.environ | {RESULTS: str(file), 'PYTHONPATH': path, 'COLUMNS': '200'}
     with (context.folder / 'gpu.log').open('a') as log:
-        for line in process.stdout:
-            log.write(line)
-            if found := RESULT.match(line):
-                results[found[1]] = found[2].lower()
-                store(context, results, failures, ended=False)
-            elif found := REASON.match(line):
-                failures[found[1]] = found[2].strip()
-    code = process.wait()
-    timer.cancel()
-    store(context, results, failures, ended=code >= 0)
+        process = subprocess.Popen(command, cwd=CLONE, env=environment, stdout=log, stderr=log)
+        while process.poll() is None and context.left() > 0:
+            store(context, results_of(file), ended=False)
+            time.sleep(0.5)
+        ended = process.poll() is not None
+        for number in () if ended else (signal.SIGINT, signal.SIGKILL):
+            process.send_signal(number)
+            time.sleep(3)
+        code = process.wait()
+    results = results_of(file)
+    file.unlink(missing_ok=True)
+    return results, ended and code in (0, 1)
 
 
 def files_with_gpu_tests() -> list[str]:
     """Other files are not even imported, which takes longer than the tests."""
     paths = sorted((CLONE / 'tests').rglob('test_*.py'))
-    return [str(path.relative_to(CLONE)) for path in paths if 'mark.gpu' in path.read_text(encoding='utf-8')]
+    found = [path.relative_to(CLONE) for path in paths if 'mark.gpu' in path.read_text(encoding='utf-8')]
+    return [str(path) for path in found if path.parts[1] != 'benchmarks']
 
 
-def store(context: Context, results: dict[str, str], failures: dict[str, str], ended: bool) -> None:
-    counts = {name: list(results.values()).count(name) for name in ('passed', 'failed', 'error', 'skipped')}
-    broken = {name: failures.get(name, '') for name, result in results.items() if result in ('failed', 'error')}
-    problem = {} if ended and results else {'cut': 'the time was over, or pytest died; see gpu.log'}
-    row = {**counts, 'failures': broken, **problem}
-    context.record.part(context.part)['rows']['pytest -m gpu'] = row
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """As a plugin of pytest: tests that compile, which take longest, come last."""
+    items.sort(key=lambda item: 'compiled' in item.name)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """As a plugin of pytest: a line for every test that has run, with the last line of its error."""
+    if report.when != 'call' and report.passed:
+        return
+    reason = '' if report.passed else str(report.longreprtext).strip().splitlines()[-1:]
+    outcome = report.outcome if report.when == 'call' or report.skipped else 'error'
+    with open(os.environ[RESULTS], 'a') as file:
+        file.write(json.dumps({'test': report.nodeid, 'outcome': outcome, 'reason': ''.join(reason)[:300]}) + '\n')
+
+
+def results_of(file: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def store(context: Context, results: list[dict[str, str]], ended: bool) -> None:
+    outcomes = [result['outcome'] for result in results]
+    row: dict[str, Any] = {name: outcomes.count(name) for name in ('passed', 'failed', 'error', 'skipped')}
+    row['failures'] = {r['test']: r['reason'] for r in results if r['outcome'] in ('failed', 'error')}
+    if not ended or not results:
+        row['cut'] = 'the time was over, or pytest died; see gpu.log'
+    context.record.part(context.part)['rows'][ROW] = row
     context.record.save()
     if ended:
-        context.add('pytest -m gpu', **row)
+        context.add(ROW, **row)
 
 
 def section(rows: dict[str, dict[str, Any]]) -> list[str]:
-    row = rows['pytest -m gpu']
+    row = rows[ROW]
     counts = ', '.join(f'{row[name]} {name}' for name in ('passed', 'failed', 'error', 'skipped') if row[name])
-    lines = [f'`pytest -m gpu`: {counts or "no result"}{"; " + row["cut"] if "cut" in row else ""}.', '']
+    lines = [f'`{ROW}`: {counts or "no result"}{"; " + row["cut"] if "cut" in row else ""}.', '']
     return [*lines, *(f'* `{name}`: {reason}' for name, reason in row['failures'].items())]

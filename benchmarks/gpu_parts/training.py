@@ -8,7 +8,7 @@ Without ``--images``, shapes are drawn, which have masks.
 from __future__ import annotations
 
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,16 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from PIL import Image
 
-from gpu_parts.context import Context, number, table
+from gpu_parts.context import Context, number, table, workers_that_fit
 from mmadclr.engine import Runner
 
 NEEDS_GPU = True
 TITLE = 'Training'
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-METHODS = {'DINO': 'dino/vits16_small.py', 'ADCLR': 'adclr/vits16_small.py'}
+METHODS = {'ADCLR': 'adclr/vits16_small.py', 'DINO': 'dino/vits16_small.py'}
 BATCH, SIDE = 256, 96
-SHAPES = dict(num_train=4000, num_val=1000, image_size=SIDE)
+IMAGE_BYTES = 3 * (2 * SIDE**2 + 4 * 48**2 + 4 * 16**2)  # of uint8 crops
+SHAPES = dict(num_train=2000, num_val=500, image_size=SIDE)
 TOY_SHAPES = dict(num_train=12, num_val=10, image_size=SIDE)
 
 
@@ -36,30 +37,28 @@ def run(context: Context) -> None:
     took = plan['expected_s']
     for seed in range(1 if context.smoke else 20):
         for method in METHODS:
-            start = time.monotonic()
-            done = context.measure(
-                f'{method}, seed {seed}', partial(train, context, method, seed, plan['epochs']), needs=1.1 * took
-            )
-            if done is None:
+            start, needs = time.monotonic(), 1.1 * took if seed else 0.0  # one run of each in any case
+            run_once = partial(train, context, method, seed, plan['epochs'])
+            if context.measure(f'{method}, seed {seed}', run_once, needs) is None:
                 return
             took = max(took, time.monotonic() - start)
 
 
 def make_plan(context: Context) -> dict[str, Any]:
-    """Epochs of every run, such that one run of each method fits into the time; from three epochs of ADCLR.
-
-    The first of them starts workers and finds kernels; what a run takes beside its epochs is mostly evaluation.
-    """
+    """Epochs of every run, such that one run of each method fits into the time; from three epochs of ADCLR."""
     if context.smoke:
         return {'epochs': 1, 'expected_s': 0.0}
-    start, clock = time.monotonic(), EpochClock()
-    runner = Runner.from_cfg(config(context, 'ADCLR', seed=0, epochs=3))
+    clock, cfg = Clock(), config(context, 'ADCLR', seed=0, epochs=3)
+    runner = Runner.from_cfg(cfg)  # draws the images, if there are none
     runner.register_hook(clock)
     runner.train()
-    epoch, beside = clock.seconds[-1], time.monotonic() - start - sum(clock.seconds)
-    each = 0.9 * context.left() / len(METHODS) - 2 * beside
-    epochs = int(max(4, min(200, each / epoch)))
-    return {'epochs': epochs, 'expected_s': epochs * epoch + 2 * beside}
+    epochs = epochs_for(context.left(), clock.epochs[-1], sum(clock.evaluations))
+    return {'epochs': epochs, 'expected_s': epochs * clock.epochs[-1] + 2 * sum(clock.evaluations)}
+
+
+def epochs_for(left: float, epoch: float, evaluation: float) -> int:
+    """Of a run, if two runs, each with an evaluation before and one after, are to take nine tenths of the time left."""
+    return int(max(4, min(200, (0.45 * left - 2 * evaluation) / epoch)))
 
 
 def train(context: Context, method: str, seed: int, epochs: int) -> dict[str, Any]:
@@ -90,8 +89,8 @@ def config(context: Context, method: str, seed: int, epochs: int) -> Config:
     sets = {'train': cfg.train_dataloader, 'val': cfg.val_dataloader}
     for split, loader in sets.items():
         loader.batch_size = batch
-        loader.num_workers = 0 if context.smoke else 14
-        loader.persistent_workers = not context.smoke and split == 'train'
+        loader.num_workers = 0 if context.smoke else workers_that_fit(14, BATCH * IMAGE_BYTES)
+        loader.persistent_workers = loader.num_workers > 0 and split == 'train'
         place(context, loader.dataset, split)
     cfg.val_cfg.bank = (
         dict(split='train') if images_of(context) is None else dict(data_root=str(images_of(context) / 'train'))
@@ -165,23 +164,31 @@ def masks_of(images: Path) -> Path | None:
     return next((root for root in (images, images / 'seg') if all((root / part).is_dir() for part in parts)), None)
 
 
+@cache
 def number_of_classes(folder: Path) -> int:
     """One more than the largest label, 255 left out."""
     labels = (np.unique(np.asarray(Image.open(path))) for path in folder.rglob('*.png'))
     return 1 + max(int(values[values < 255].max(initial=0)) for values in labels)
 
 
-class EpochClock(Hook):
-    """Seconds of every epoch."""
+class Clock(Hook):
+    """Seconds of every epoch and of every evaluation."""
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []
+        self.epochs: list[float] = []
+        self.evaluations: list[float] = []
 
     def before_train_epoch(self, runner) -> None:
         self.start = time.monotonic()
 
     def after_train_epoch(self, runner) -> None:
-        self.seconds.append(time.monotonic() - self.start)
+        self.epochs.append(time.monotonic() - self.start)
+
+    def before_val(self, runner) -> None:
+        self.start = time.monotonic()
+
+    def after_val(self, runner) -> None:
+        self.evaluations.append(time.monotonic() - self.start)
 
 
 def section(rows: dict[str, dict[str, Any]]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 from argparse import Namespace
@@ -15,31 +14,33 @@ import torch
 from loader import write_images
 
 from gpu_parts import steps
-from gpu_parts.context import Context, number, table
+from gpu_parts.context import Context, number, table, workers_that_fit
 from gpu_parts.steps import BASE, SHORT, SMALL
 
 NEEDS_GPU = True
 TITLE = 'End to end'
 ROUNDS = 2
+IMAGE_BYTES = 585_216  # of uint8 crops
 
 
 def run(context: Context) -> None:
-    workers = 1 if context.smoke else max(1, min(16, os.cpu_count() or 1))
     units = [('mini', 2)] if context.smoke else [(SMALL, 64), (BASE, 64)]
     with tempfile.TemporaryDirectory() as folder:
         root = write_images(Path(folder), 4 if context.smoke else 64)
         for arch, batch in units:
             args = steps.arguments_of(context, arch, batch, 'ADCLR')
-            args.workers, args.steps, args.compile = workers, 3 if context.smoke else 40, not context.smoke
+            workers = 1 if context.smoke else max(1, workers_that_fit(16, batch * IMAGE_BYTES))
+            args.workers, args.compile = workers, not context.smoke
+            args.steps = 1 + end_to_end.PREFETCHED * workers + (2 if context.smoke else 100)
             key = f'{SHORT.get(arch, arch)}, {batch} images, {workers} workers'
-            context.measure(key, partial(compare, root, args), needs=15)
+            context.measure(key, partial(compare, root, args), needs=30)
 
 
 def compare(root: Path, args: Namespace) -> dict[str, Any]:
     """Images/s from files and without a loader, in turn."""
     torch._dynamo.reset()
     epoch = end_to_end.our_epoch(root, args)
-    alone = end_to_end.step_alone(args)
+    alone = end_to_end.step_alone(Namespace(**vars(args) | {'steps': args.steps // 2}))
     pairs = [(epoch(), alone()) for _ in range(ROUNDS)]
     whole, without = (statistics.median(column) for column in zip(*pairs, strict=True))
     share = statistics.median(100 * a / b for a, b in pairs)

@@ -12,6 +12,7 @@ import time
 import kernels
 import pytest
 import torch
+from gpu_parts import context as context_module
 from gpu_parts import dense, page, steps, training
 from gpu_parts import tests as gpu_tests
 from gpu_parts.context import Context, Record, one_line
@@ -126,7 +127,7 @@ def test_what_is_no_record_is_left_alone(tmp_path):
 
 @pytest.fixture
 def context(tmp_path):
-    return Context(Record(tmp_path), 'steps', seconds=60, smoke=True)
+    return Context(Record(tmp_path), 'steps', time.monotonic() + 60, smoke=True)
 
 
 def test_rows_that_fail_do_not_take_others_with_them(context):
@@ -159,7 +160,8 @@ def test_a_form_without_memory_leaves_the_others(context, monkeypatch):
 
     monkeypatch.setattr(steps, 'reference_form', greedy)
     monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda index: type('P', (), {'total_memory': 2**30}))
-    row = steps.compare(context, steps.arguments_of(context, 'mini', 2, 'ADCLR'), 'plain')
+    unit = steps.Unit(context, steps.arguments_of(context, 'mini', 2, 'ADCLR'))
+    row = unit.compare(('ours', 'reference'))
     assert row['forms']['reference'] == {'problem': 'too little memory: more than the 1 GiB of this GPU'}
     assert row['forms']['ours']['images_per_s'] > 0
     assert row['forms']['ours']['times_reference'] is None
@@ -169,7 +171,7 @@ def test_a_form_without_memory_leaves_the_others(context, monkeypatch):
 def test_forms_that_disagree_are_no_figures(context, monkeypatch):
     monkeypatch.setattr(steps, 'AGREEMENT', -1)
     with pytest.raises(ValueError, match='the forms disagree: first losses ours .*, reference'):
-        steps.compare(context, steps.arguments_of(context, 'mini', 2, 'DINO'), 'plain')
+        steps.Unit(context, steps.arguments_of(context, 'mini', 2, 'DINO')).compare(('ours', 'reference'))
 
 
 def test_kernels_have_a_kind():
@@ -178,8 +180,11 @@ def test_kernels_have_a_kind():
         'nvjet_tst_128x256_64x4_1x2_h_bz_coopA_NNT': 'products',
         'sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n': 'products',
         'void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<float>': 'norms and activations',
-        'triton_poi_fused_gelu_3': 'norms and activations',
-        'void (anonymous namespace)::softmax_warp_forward<float>': 'loss',
+        'triton_per_fused__to_copy_add_addmm_native_layer_norm_0': 'fused: norms, activations, residuals',
+        'triton_poi_fused__scaled_dot_product_flash_attention_backward_clone_5': 'fused: norms, activations, residuals',
+        'triton_tem_fused_addmm_7': 'products',
+        'void at::native::GammaBetaBackwardCUDAKernelTemplate<float>': 'norms and activations',
+        'void (anonymous namespace)::softmax_warp_forward<float>': 'softmax of the loss',
         'void at::native::multi_tensor_apply_kernel<FusedAdamMathFunctor>': 'optimizer, clipping, teacher',
         'Memcpy HtoD (Pinned -> Device)': 'copies',
         'void at::native::vectorized_elementwise_kernel<4, CUDAFunctor_add<float>>': 'elementwise and sums',
@@ -213,18 +218,71 @@ def test_targets_are_judged(tmp_path):
     assert '| ViT-B/16, 64 images, ADCLR | >= 700 images/s |  | not measured |' in lines
 
 
+@pytest.mark.slow
 def test_all_tests_for_gpus_are_run():
     """Those that pytest finds under the mark are in the files that the part names."""
-    found = gpu_tests.files_with_gpu_tests()
-    marked = [p for p in (REPO / 'tests').rglob('test_*.py') if 'mark.gpu' in p.read_text() and p.name != 'test_gpu.py']
-    assert {str(p.relative_to(REPO)) for p in marked} < set(found)
-    assert 'tests/test_gpu.py' in found
+    command = [sys.executable, '-m', 'pytest', '--collect-only', '-q', '-m', 'gpu', '-o', 'addopts=']
+    listed = subprocess.run(command, cwd=REPO, capture_output=True, text=True).stdout.splitlines()
+    files = {line.partition('::')[0] for line in listed if '::' in line}
+    assert files == set(gpu_tests.files_with_gpu_tests())
+    assert 'tests/test_gpu.py' in files
+
+
+def test_a_failing_test_is_known_before_the_time_is_over(context, tmp_path, monkeypatch):
+    """The second test hangs: what the first one said is in the record all the same, and pytest does not live on."""
+    tests = tmp_path / 'test_two.py'
+    tests.write_text(
+        'def test_a():\n    assert 1 == 2, "of it"\n\ndef test_compiled():\n    __import__("time").sleep(900)\n'
+    )
+    rows = context.record.part('steps')['rows']
+    monkeypatch.setattr(context, 'left', lambda: 0.0 if rows.get('pytest -m gpu', {}).get('failed') else 1.0)
+    command = [sys.executable, '-m', 'pytest', '-q', '--tb=short', '-p', 'no:cacheprovider', '-p', 'gpu_parts.tests']
+    results, ended = gpu_tests.run_tests(context, [*command, str(tests)])
+    assert not ended
+    gpu_tests.store(context, results, ended)
+    row = context.record.part('steps')['rows']['pytest -m gpu']
+    assert row['failed'] == 1
+    ((name, reason),) = row['failures'].items()
+    assert name.endswith('test_two.py::test_a')
+    assert 'of it' in reason or 'assert 1 == 2' in reason
+    assert 'the time was over' in '\n'.join(gpu_tests.section({'pytest -m gpu': row}))
+
+
+def test_tests_that_compile_come_last():
+    items = [type('Item', (), {'name': name}) for name in ('test_compiled_a', 'test_b', 'test_c[compiled]', 'test_d')]
+    gpu_tests.pytest_collection_modifyitems(items)
+    assert [item.name for item in items] == ['test_b', 'test_d', 'test_compiled_a', 'test_c[compiled]']
+
+
+def test_a_section_that_cannot_be_made_is_a_line(tmp_path):
+    def section_of(name, rows):
+        raise KeyError('forms')
+
+    record = Record(tmp_path)
+    record.part('steps')['rows']['x'] = {'value': 1}
+    assert "This section could not be made: KeyError: 'forms'" in page.page(record, section_of)
+
+
+def test_length_of_the_training_runs():
+    """Two runs with two evaluations each in nine tenths of the time; four epochs at least, 200 at most."""
+    assert training.epochs_for(left=200, epoch=2, evaluation=10) == 35
+    assert 2 * (35 * 2 + 2 * 10) <= 0.9 * 200
+    assert training.epochs_for(left=10, epoch=2, evaluation=10) == 4
+    assert training.epochs_for(left=10**6, epoch=2, evaluation=10) == 200
+
+
+def test_workers_fit_into_shared_memory(monkeypatch):
+    monkeypatch.setattr(context_module.shutil, 'disk_usage', lambda path: type('U', (), {'free': 64 * 2**20}))
+    monkeypatch.setattr(context_module.os, 'sched_getaffinity', lambda pid: set(range(16)))
+    assert context_module.workers_that_fit(14, 10**3) == 14
+    assert context_module.workers_that_fit(14, 10 * 2**20) == 2  # two batches ready each, four fifths of it
+    assert context_module.workers_that_fit(14, 100 * 2**20) == 0
 
 
 def test_images_of_ones_own_and_masks_beside_them(tmp_path):
     for folder in ('cls/train/a', 'cls/val/a', 'seg/images/training', 'seg/images/validation'):
         (tmp_path / folder).mkdir(parents=True)
-    context = Context(Record(tmp_path / 'out'), 'training', 1, smoke=True, images=tmp_path)
+    context = Context(Record(tmp_path / 'out'), 'training', 0, smoke=True, images=tmp_path)
     assert training.images_of(context) == tmp_path / 'cls'
     assert training.dense_probe(context) is None
     for split, label in (('training', 3), ('validation', 255)):

@@ -28,7 +28,7 @@ methods = pytest.mark.parametrize('method', METHODS)
 @pytest.fixture
 def one_process(tmp_path):
     """A process group of one, as torchrun would make it."""
-    backend = 'nccl' if torch.cuda.is_available() else 'gloo'
+    backend = 'cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo'
     distributed.init_process_group(backend, init_method=f'file://{tmp_path}/rendezvous', rank=0, world_size=1)
     yield
     distributed.destroy_process_group()
