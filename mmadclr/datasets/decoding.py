@@ -1,8 +1,9 @@
 """The bytes of an image file -> 8-bit RGB pixels, by the fastest decoder that gives the pixels Pillow gives.
 
 JPEG goes to simplejpeg (libjpeg-turbo, as in Pillow), plain PNG, BMP and WebP to OpenCV. Everything else (TIFF, GIF, PPM,
-CMYK JPEG, 16-bit or animated PNG, WebP with an alpha plane or frames) goes to Pillow, and so does what those refuse: whether
-a damaged file is readable is Pillow's to say. Images are turned upright (:mod:`mmadclr.datasets.orientation`).
+CMYK JPEG, 16-bit or animated PNG, WebP with an alpha plane or frames) goes to Pillow and the readers beside it
+(:mod:`mmadclr.datasets.any_image`), and so does what those refuse: whether a damaged file is readable is Pillow's to say.
+Images are turned upright (:mod:`mmadclr.datasets.orientation`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import numpy as np
 from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 
-from mmadclr.datasets.orientation import displayed_size, exif_orientation, orientation_of, upright
+from mmadclr.datasets.any_image import AS_THEY_ARE, Decoded, lost_by_header, read_rgb
+from mmadclr.datasets.orientation import displayed_size, exif_orientation, upright
+from mmadclr.datasets.pixels import DecodeError, PixelOptions
 
 try:
     import simplejpeg
@@ -29,10 +32,6 @@ except ImportError:
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 CV2_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
-
-
-class DecodeError(ValueError):
-    """No decoder makes an image of these bytes."""
 
 
 class Scratch:
@@ -57,17 +56,20 @@ class EncodedImage:
     Args:
         data: Contents of the file.
         name: What messages call it.
+        options: What the file does not say about its pixels.
 
     Attributes:
         size: (width, height) as displayed, of a JPEG from its header alone.
         fallbacks: Messages about fast decoders that refused the file where Pillow could read it.
+        lost: What of the file is not in the pixels; see :mod:`mmadclr.datasets.pixels`.
     """
 
-    def __init__(self, data: bytes, name: str) -> None:
-        self.data, self.name = data, name
+    def __init__(self, data: bytes, name: str, options: PixelOptions = AS_THEY_ARE) -> None:
+        self.data, self.name, self.options = data, name, options
         self.fallbacks: list[str] = []
+        self.lost = lost_by_header(data)
         self._pixels: np.ndarray | None = None
-        self._stored_size, refusal = jpeg_size(data)
+        self._stored_size, refusal = jpeg_size(data, options)
         if self._stored_size is None:
             self._pixels = self._decode_at_once(refusal)
             self.size = self._pixels.shape[1::-1]
@@ -97,8 +99,10 @@ class EncodedImage:
             return self._pixels
 
     def _decode_at_once(self, refusal: str | None) -> np.ndarray:
+        if refusal is None and self.options.bands is not None:
+            refusal = 'which chooses bands'
         if refusal is None and opencv_agrees_with_pillow(self.data):
-            pixels = decode_by_opencv(self.data)
+            pixels = decode_by_opencv(self.data, self.options)
             if pixels is not None:
                 return upright(pixels, exif_orientation(self.data))
             refusal = 'OpenCV cannot read it'
@@ -107,7 +111,8 @@ class EncodedImage:
         return self._decode_by_pillow(refusal)
 
     def _decode_by_pillow(self, refusal: str | None) -> np.ndarray:
-        pixels = np.array(decode_by_pillow(self.data))
+        image, self.lost = read_by_pillow(self.data, self.options)
+        pixels = np.array(image)
         if refusal is not None:
             self.fallbacks.append(f'{self.name}: decoded by Pillow, {refusal}')
         return pixels
@@ -117,7 +122,7 @@ def is_jpeg(data: bytes) -> bool:
     return data[:2] == b'\xff\xd8'
 
 
-def jpeg_size(data: bytes) -> tuple[tuple[int, int] | None, str | None]:
+def jpeg_size(data: bytes, options: PixelOptions = AS_THEY_ARE) -> tuple[tuple[int, int] | None, str | None]:
     """(width, height) of a JPEG that simplejpeg is to decode; else None, and what is against a JPEG, if it is one."""
     if simplejpeg is None or not is_jpeg(data):
         return None, None
@@ -127,24 +132,27 @@ def jpeg_size(data: bytes) -> tuple[tuple[int, int] | None, str | None]:
         return None, f'simplejpeg says: {error}'
     if colours not in ('YCbCr', 'RGB', 'Gray'):
         return None, f'which converts {colours} colours in its own way'
-    if _is_large(width, height):
+    if options.bands is not None:
+        return None, 'which chooses bands'
+    if _is_large(width, height, options):
         return None, f'which decides whether {width}x{height} pixels are too many'
     return (width, height), None
 
 
-def decode_by_opencv(data: bytes) -> np.ndarray | None:
+def decode_by_opencv(data: bytes, options: PixelOptions = AS_THEY_ARE) -> np.ndarray | None:
     """Stored pixels (H, W, 3) uint8, or None where OpenCV refuses the file or Pillow should decide about its size."""
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), CV2_FLAGS)
     except cv2.error:
         return None
-    if pixels is None or _is_large(*pixels.shape[:2]):
+    if pixels is None or _is_large(*pixels.shape[:2], options):
         return None
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
 
 
-def _is_large(width: int, height: int) -> bool:
-    return Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS
+def _is_large(width: int, height: int, options: PixelOptions) -> bool:
+    limit = Image.MAX_IMAGE_PIXELS if options.max_pixels is None else options.max_pixels
+    return limit is not None and width * height > limit
 
 
 def opencv_agrees_with_pillow(data: bytes) -> bool:
@@ -175,33 +183,34 @@ def decode_by_pillow(data: bytes) -> Image.Image:
     """The form in which results were published: any file Pillow reads, as 8-bit RGB.
 
     Raises:
-        DecodeError: Pillow does not read it.
+        DecodeError: Pillow does not read it, or nobody knows the range or the bands.
+    """
+    return read_by_pillow(data).image
+
+
+def read_by_pillow(data: bytes, options: PixelOptions = AS_THEY_ARE) -> Decoded:
+    """The same with an account of what was lost; see :func:`mmadclr.datasets.any_image.read_rgb`.
+
+    Raises:
+        DecodeError: See there.
     """
     try:
-        return load_rgb(io.BytesIO(data))
+        return read_rgb(data, options)
+    except DecodeError:
+        raise
     except UnidentifiedImageError as error:
         raise DecodeError('cannot identify image file') from error  # Pillow's message holds an address in memory
     except READ_ERRORS as error:
         raise DecodeError(str(error) or type(error).__name__) from error
 
 
-def load_rgb(path: str | Path | io.BytesIO) -> Image.Image:
+def load_rgb(path: str | Path | io.BytesIO, options: PixelOptions = AS_THEY_ARE) -> Image.Image:
     """Decodes an image file to 8-bit RGB; 16-bit grey levels are scaled, not cut off at 255.
 
     Raises:
-        OSError, SyntaxError, ValueError: The file is no image, cut off, or of floating-point pixels.
+        OSError, SyntaxError, ValueError: The file is no image, cut off, or of pixels whose range or bands nobody knows.
     """
-    with warnings.catch_warnings(), Image.open(path) as image:
-        warnings.simplefilter('ignore')  # palette transparency, odd EXIF blocks: the pixels are fine
-        image.load()
-        orientation = orientation_of(image)
-        if image.mode == 'F':
-            raise ValueError('floating-point pixels have no known range: convert the file to 8 or 16 bits')
-        if image.mode.startswith('I;16') or image.mode == 'I':
-            levels = np.asarray(image).astype(np.int64)
-            image = Image.fromarray((levels.clip(0, 65535) >> 8).astype(np.uint8))
-        image = image.convert('RGB')
-        return image if orientation == 1 else Image.fromarray(upright(np.asarray(image), orientation))
+    return read_rgb(path.getvalue() if isinstance(path, io.BytesIO) else Path(path).read_bytes(), options).image
 
 
 @lru_cache(maxsize=1)

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
 from mmadclr.datasets.decoding import (
     READ_ERRORS,
     DecodeError,
     EncodedImage,
-    decode_by_pillow,
     load_rgb,
+    read_by_pillow,
     use_one_thread,
     warn_without_simplejpeg,
 )
 from mmadclr.datasets.loading import SampleList
+from mmadclr.datasets.names import printable
+from mmadclr.datasets.pixels import pixel_options
 from mmadclr.datasets.samplers import SampleKey
 from mmadclr.datasets.shapes import write_shapes
 from mmadclr.datasets.sources import FileSource, find_source
@@ -43,7 +44,7 @@ class ImageDataset(Dataset):
     generator seeded with all of the key, so a sample does not depend on the number of workers, processes or earlier samples.
     A file that cannot be read is replaced by the next one that can, and named in the sample's ``unreadable``: training
     (``UnreadableImageHook``) and evaluation (``extract_features``) log, count and limit those. ``fallbacks`` names files
-    that took a slower decoder.
+    that took a slower decoder, ``lost`` what of a file is not in its 8-bit RGB pixels, as pairs of what and which file.
 
     Args:
         data_root: Folder of the images, searched at any depth, or of the shards.
@@ -51,9 +52,11 @@ class ImageDataset(Dataset):
         ann_file: Text list of paths relative to ``data_root``; all images below it by default.
         with_label: Labels from the class folders, from the second column of the list, or from the shards.
         shards: Tar files in webdataset's layout: a glob (``'*.tar'``) or a range (``'train-{000000..000146}.tar'``).
+        value_range, bands, max_pixels: What files do not say about their pixels; see
+            :class:`mmadclr.datasets.pixels.PixelOptions`.
 
     Raises:
-        FileNotFoundError, ValueError: See the readers.
+        FileNotFoundError, ValueError: See the readers and ``pixel_options``.
         UnreadableImageError: From ``dataset[key]``, if ``MAX_SUBSTITUTIONS`` images in a row cannot be read.
     """
 
@@ -64,7 +67,11 @@ class ImageDataset(Dataset):
         ann_file: str | None = None,
         with_label: bool = False,
         shards: str | None = None,
+        value_range: tuple[float, float] | None = None,
+        bands: tuple[int, int, int] | None = None,
+        max_pixels: int | None = None,
     ) -> None:
+        self.pixels = pixel_options(value_range, bands, max_pixels)
         self.data_root = Path(data_root)
         self.source = find_source(data_root, ann_file, with_label, shards)
         self.transform = TRANSFORMS.build(transform)
@@ -124,7 +131,7 @@ class ImageDataset(Dataset):
             else:
                 return {**sample, 'unreadable': unreadable}
         raise UnreadableImageError(
-            f'{len(unreadable)} images in a row of {len(self)} below {self.data_root} cannot be read, '
+            f'{len(unreadable)} images in a row of {len(self)} below {printable(self.data_root)} cannot be read, '
             f'the first: {unreadable[0]}'
         )
 
@@ -134,14 +141,14 @@ class ImageDataset(Dataset):
             results['label'] = int(self.labels[key.index])
         name = self.source.name(key.index)
         try:
-            results['image'] = image = self._open(self.source.read(key.index), name)
-            results = self.transform(results, **kwargs)
+            data = self.source.read(key.index)
+            encoded = EncodedImage(data, name, self.pixels) if self._decodes_late else None
+            image, lost = read_by_pillow(data, self.pixels) if encoded is None else (encoded, [])
+            results = self.transform({**results, 'image': image}, **kwargs)
         except (OSError, DecodeError, ImageTooSmallError) as error:
-            raise UnreadableImageError(f'{name}: {error}') from error
-        return {**results, 'fallbacks': getattr(image, 'fallbacks', [])}
-
-    def _open(self, data: bytes, name: str) -> EncodedImage | Image.Image:
-        return EncodedImage(data, name) if self._decodes_late else decode_by_pillow(data)
+            raise UnreadableImageError(f'{name}: {printable(str(error))}') from error
+        fallbacks, lost = ([], lost) if encoded is None else (encoded.fallbacks, encoded.lost)
+        return {**results, 'fallbacks': fallbacks, 'lost': [(loss, name) for loss in lost]}
 
 
 @DATASETS.register_module()

@@ -9,7 +9,7 @@ from torch.utils.data import default_collate
 
 from mmadclr.registry import FUNCTIONS
 
-MESSAGES = ('unreadable', 'fallbacks')
+MESSAGES = ('unreadable', 'fallbacks', 'lost')
 
 
 class SampleList(list):
@@ -27,7 +27,7 @@ class SampleList(list):
 
 @FUNCTIONS.register_module()
 def collate_samples(samples: Sequence[dict]) -> dict:
-    """Stacks tensors and numbers; gathers the lists of ``unreadable`` files and of ``fallbacks`` into one each.
+    """Stacks tensors and numbers; gathers the lists of ``unreadable`` files, ``fallbacks`` and ``lost`` into one each.
 
     Views of a ``SampleList`` are not stacked but there already: (B, number, 3, size, size), stored channels-last.
     """

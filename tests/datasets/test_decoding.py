@@ -16,6 +16,8 @@ CROPS = dict(type='MultiCrop', global_size=16, local_size=8, query_size=8, num_l
 def picture(mode='RGB', size=(61, 45)):
     coarse = np.random.default_rng(0).integers(0, 256, (9, 12, 4), dtype=np.uint8)
     image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+    if mode == 'I;16':  # of which the lower 8 bits alone would be of an unknown range
+        return Image.fromarray(np.asarray(image.convert('L')).astype(np.uint16) * 257)
     return image.convert('RGB').quantize() if mode == 'P' else image.convert(mode)
 
 
@@ -59,7 +61,7 @@ def by_pillow(data):
 
 @pytest.fixture
 def no_pillow(monkeypatch):
-    monkeypatch.setattr(decoding, 'decode_by_pillow', lambda data: pytest.fail('Pillow was asked'))
+    monkeypatch.setattr(decoding, 'read_by_pillow', lambda *_: pytest.fail('Pillow was asked'))
 
 
 @pytest.mark.parametrize('name', FILES)

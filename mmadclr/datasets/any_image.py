@@ -1,0 +1,151 @@
+"""Contents of an image file of any kind -> 8-bit RGB, upright, with an account of what was lost on the way.
+
+Pillow reads what it keeps whole; :mod:`mmadclr.datasets.deep_formats` the rest.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mmadclr.datasets.deep_formats import (
+    PNG_SIGNATURE,
+    SIGNED,
+    TIFF_SIGNATURES,
+    UNSIGNED,
+    TiffFacts,
+    check_tiff,
+    pnm_header,
+    read_deep_png,
+    read_pnm,
+    read_tiff,
+    tiff_facts,
+)
+from mmadclr.datasets.orientation import exif_orientation, orientation_of, upright
+from mmadclr.datasets.pixels import (
+    ALPHA,
+    CMYK,
+    FRAMES,
+    DecodeError,
+    Levels,
+    PixelOptions,
+    bands_lost,
+    check_size,
+    choose_bands,
+    take_bands,
+    to_8_bits,
+)
+
+AS_THEY_ARE = PixelOptions()
+
+
+class Decoded(NamedTuple):
+    """An image in RGB, upright, and what was lost on the way."""
+
+    image: Image.Image
+    lost: list[str]
+
+
+def read_rgb(data: bytes, options: PixelOptions = AS_THEY_ARE) -> Decoded:
+    """Any file that Pillow reads, 16-bit color PNG, PNM and TIFF of any bands and depth as well.
+
+    Raises:
+        DecodeError: Too many pixels, or bands or a range that nobody knows.
+        OSError, SyntaxError, ValueError: The file is no image, or cut off.
+    """
+    if data[:8] == PNG_SIGNATURE and data[24:25] == b'\x10' and data[25:26] != b'\0':
+        levels = read_deep_png(data, options)
+        return _decoded(levels, options, exif_orientation(data), [FRAMES] * (b'acTL' in data[: data.find(b'IDAT')]))
+    if re.match(rb'P[2356]\s', data) and (header := pnm_header(data)) is not None and header.largest > 255:
+        return _decoded(read_pnm(data, header, options), options)
+    if data[:4] in TIFF_SIGNATURES and (facts := tiff_facts(data)) is not None:
+        check_tiff(facts, options)
+        frames = [FRAMES] * facts.more_pages
+        if not facts.pillow_keeps_all:
+            return _decoded(read_tiff(data, facts), options, facts.orientation, frames)
+        decoded = _read_by_pillow(data, options, facts)
+        return decoded._replace(lost=[*frames, *decoded.lost])
+    return _read_by_pillow(data, options)
+
+
+def lost_by_header(data: bytes) -> list[str]:
+    """What is lost where a fast decoder reads a JPEG, PNG or WebP file, by its header."""
+    if data[:2] == b'\xff\xd8':
+        return [FRAMES] if data.find(b'MPF\0', 0, 1 << 16) >= 0 else []
+    if data[:8] == PNG_SIGNATURE:
+        return [ALPHA] if data[25:26] in (b'\x04', b'\x06') or b'tRNS' in data[: data.find(b'IDAT')] else []
+    if data[8:16] == b'WEBPVP8L':
+        return [ALPHA] if int.from_bytes(data[21:25], 'little') >> 28 & 1 else []
+    return []
+
+
+def _decoded(levels: Levels, options: PixelOptions, orientation: int = 1, lost: Sequence[str] = ()) -> Decoded:
+    array, dropped = choose_bands(levels, options.bands)
+    pixels, reduced = to_8_bits(array, levels.full, options.value_range)
+    if levels.inverted:
+        pixels = 255 - pixels
+    pixels = np.ascontiguousarray(np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1), (*pixels.shape[:2], 3)))
+    return Decoded(Image.fromarray(upright(pixels, orientation)), [*lost, *dropped, *reduced])
+
+
+def _read_by_pillow(data: bytes, options: PixelOptions, tiff: TiffFacts | None = None) -> Decoded:
+    with warnings.catch_warnings(), _open(data, options) as image:
+        warnings.simplefilter('ignore')  # palette transparency, odd EXIF blocks: the pixels are fine
+        frames = [FRAMES] * (tiff is None and getattr(image, 'is_animated', False))
+        image.load()
+        orientation = orientation_of(image)
+        if image.mode.startswith('I') or image.mode == 'F':
+            return _decoded(_levels(image, tiff), options, orientation, frames)
+        image, lost = _plain_rgb(image, options)
+        if orientation != 1:
+            image = Image.fromarray(upright(np.asarray(image), orientation))
+        return Decoded(image, frames + lost)
+
+
+def _open(data: bytes, options: PixelOptions) -> Image.Image:
+    """The image, of which the header has been read. With a limit of one's own, Pillow's is off meanwhile."""
+    warnings.simplefilter('ignore')  # within the caller's catch_warnings
+    before = Image.MAX_IMAGE_PIXELS
+    try:
+        if options.max_pixels is not None:
+            Image.MAX_IMAGE_PIXELS = None
+        image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise DecodeError(f'{error} Set max_pixels of the data set (--max-pixels) if the file is to be trusted') from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+    check_size(*image.size, options)
+    return image
+
+
+def _levels(image: Image.Image, tiff: TiffFacts | None) -> Levels:
+    """Values of an image of one band that Pillow keeps in 16 or 32 bits."""
+    array = np.asarray(image)
+    if tiff is not None:
+        if tiff.bits == 32 and tiff.sample_format == UNSIGNED:
+            array = array.view(np.uint32)
+        elif tiff.bits == 16 and tiff.sample_format == SIGNED:
+            array = array.astype(np.int16)
+        return Levels(array, tiff.full, inverted=tiff.inverted)
+    if image.format == 'PNG':
+        array = array.astype(np.uint16)  # in some versions of Pillow 32 bits hold them
+    return Levels(array)
+
+
+def _plain_rgb(image: Image.Image, options: PixelOptions) -> tuple[Image.Image, list[str]]:
+    """An image of 8 bits a value, or 1, in RGB, and what was lost."""
+    transparent = 'transparency' in image.info or image.mode in ('LA', 'PA', 'La', 'RGBA', 'RGBa')
+    if options.bands is not None and len(image.getbands()) + (image.mode == 'P') > 1:
+        if image.mode in ('P', 'PA', 'La', 'RGBa', 'YCbCr', 'LAB', 'HSV'):
+            image = image.convert('RGBA' if transparent else 'RGB')
+        return Image.fromarray(take_bands(np.asarray(image), options.bands)), []
+    lost = [ALPHA] * transparent + [CMYK] * (image.mode == 'CMYK')
+    if image.mode == 'RGBX':
+        lost.append(bands_lost(4, 3))
+    return image.convert('RGB'), lost

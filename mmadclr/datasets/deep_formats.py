@@ -1,0 +1,204 @@
+"""Files of which Pillow keeps 8 bits a value, or the first bands, or nothing: 16-bit color PNG, PNM and TIFF -> values."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import TiffImagePlugin
+
+from mmadclr.datasets.pixels import DecodeError, Levels, PixelOptions, check_size, pixel_limit
+
+PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+TIFF_SIGNATURES = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # TIFF's SampleFormat
+RGB, PALETTE, SEPARATED, YCBCR, LAB = 2, 3, 5, 6, 8  # TIFF's PhotometricInterpretation; 0 and 1 are grey
+PILLOW_DEPTHS = ((12, UNSIGNED), (16, UNSIGNED), (16, SIGNED), (32, UNSIGNED), (32, SIGNED), (32, FLOAT))  # of one band
+MAX_BYTES_PER_PIXEL = 16  # of the largest image, if it has more bands than four of floats
+
+
+def read_deep_png(data: bytes, options: PixelOptions) -> Levels:
+    """Values of a PNG of 16 bits with colors or alpha, by OpenCV; Pillow would keep the upper 8 bits.
+
+    Raises:
+        DecodeError: Too many pixels, or the file is cut off.
+    """
+    width, height = (int.from_bytes(data[start : start + 4], 'big') for start in (16, 20))
+    check_size(width, height, options)
+    array = _by_opencv(data)
+    if array is None or array.shape != (height, width, array.shape[-1]):
+        raise DecodeError('the PNG is cut off or broken')
+    kind = data[25]
+    if kind == 4:  # grey with alpha, which OpenCV makes four bands of
+        return Levels(np.stack((array[..., 0], array[..., -1]), axis=-1), colors=1, alpha=True)
+    return Levels(array, colors=3, alpha=kind == 6)
+
+
+def _by_opencv(data: bytes) -> np.ndarray | None:
+    """(H, W) or (H, W, C) as stored, colors in the order RGB; None where OpenCV does not read it."""
+    try:
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if array is None or array.ndim == 2:
+        return array
+    return np.ascontiguousarray(array[..., [2, 1, 0, *range(3, array.shape[2])]])
+
+
+class PnmHeader(NamedTuple):
+    """Of a PGM or PPM file; pixels begin at ``end``."""
+
+    bands: int
+    is_text: bool
+    width: int
+    height: int
+    largest: int
+    end: int
+
+
+def pnm_header(data: bytes) -> PnmHeader | None:
+    """None where there is no whole one."""
+    gap = rb'(?:\s+(?:#[^\n]*\n\s*)*)'
+    found = re.match(rb'P([2356])' + gap + rb'(\d{1,9})' + gap + rb'(\d{1,9})' + gap + rb'(\d{1,5})\s', data[:4096])
+    if found is None:
+        return None
+    kind, width, height, largest = (int(part) for part in found.groups())
+    return PnmHeader(3 if kind in (3, 6) else 1, kind in (2, 3), width, height, largest, found.end())
+
+
+def read_pnm(data: bytes, header: PnmHeader, options: PixelOptions) -> Levels:
+    """Values of a PGM or PPM file of more than 8 bits, in binary or as text; Pillow would keep 8 of those of a PPM.
+
+    Raises:
+        DecodeError: Too many pixels, or the file is cut off.
+    """
+    check_size(header.width, header.height, options)
+    count = header.width * header.height * header.bands
+    if header.is_text:
+        words = re.sub(rb'#[^\n]*', b'', data[header.end :]).split(maxsplit=count)[:count]
+        values = np.array(words, dtype=np.int64) if all(map(bytes.isdigit, words)) else np.empty(0, dtype=np.int64)
+    else:
+        values = np.frombuffer(data, '>u2', min(count, (len(data) - header.end) // 2), header.end)
+    if values.size < count or not count or values.max() > header.largest:
+        raise DecodeError('the file is cut off or broken')
+    array = values.astype(np.uint16).reshape(header.height, header.width, header.bands)
+    full = None if header.largest == 65535 else header.largest
+    return Levels(array, full, colors=header.bands)
+
+
+class TiffFacts(NamedTuple):
+    """Tags of the first page of a TIFF file, as TIFF 6.0 numbers them."""
+
+    width: int
+    height: int
+    bits: int
+    sample_format: int
+    samples: int
+    photometric: int
+    extra: tuple[int, ...]
+    planar: bool
+    orientation: int
+    more_pages: bool
+
+    @property
+    def colors(self) -> int:
+        """Bands that are colors by what the file says; of grey levels with further bands of unknown meaning none."""
+        if self.photometric in (RGB, YCBCR, LAB):
+            return 3
+        if self.photometric == SEPARATED:
+            return 4
+        return 1 if self.samples == 1 or (self.samples == 2 and self.has_alpha) else 0
+
+    @property
+    def has_alpha(self) -> bool:
+        return self.extra[:1] in ((1,), (2,))
+
+    @property
+    def full(self) -> int | None:
+        """The largest value, where the depth tells."""
+        return (1 << self.bits) - 1 if self.bits < 16 and self.bits != 8 and self.sample_format == UNSIGNED else None
+
+    @property
+    def inverted(self) -> bool:
+        return self.photometric == 0
+
+    @property
+    def pillow_keeps_all(self) -> bool:
+        """Whether Pillow knows the form and keeps every bit, and every band but one that it names."""
+        if self.bits > 8 or self.sample_format != UNSIGNED:
+            return self.samples == 1 and (self.bits, self.sample_format) in PILLOW_DEPTHS
+        others = self.samples - self.colors
+        return self.colors > 0 and (others == 0 or (others == 1 and self.extra[:1] in ((), (0,), (1,), (2,))))
+
+
+def tiff_facts(data: bytes) -> TiffFacts | None:
+    """Facts of the first page, by Pillow's reader of tags; None where they cannot be read."""
+    try:
+        header = data[:16] if data[2:3] == b'+' or data[3:4] == b'+' else data[:8]
+        tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            tags.load(file)
+        bits, formats = tags.get(258, (1,)), tags.get(339, (UNSIGNED,))
+        if len(set(bits)) > 1 or len(set(formats)) > 1:
+            raise ValueError('bands of different depth')
+        orientation = int(tags.get(274, 1))
+        sample_format = UNSIGNED if formats[0] == 4 else int(formats[0])
+        return TiffFacts(
+            *(int(tags[tag]) for tag in (256, 257)),
+            *(int(bits[0]), sample_format, int(tags.get(277, 1)), int(tags.get(262, 1))),
+            *(tuple(tags.get(338, ())), tags.get(284, 1) == 2, orientation if 1 <= orientation <= 8 else 1, bool(tags.next)),
+        )
+    except Exception:  # whatever a broken file makes Pillow's reader raise: Pillow will say what it is
+        return None
+
+
+def check_tiff(facts: TiffFacts, options: PixelOptions) -> None:
+    """Raises a DecodeError if a TIFF has too many pixels, or more bytes than pixels explain."""
+    check_size(facts.width, facts.height, options)
+    size = facts.width * facts.height * facts.samples * facts.bits // 8
+    if size > MAX_BYTES_PER_PIXEL * pixel_limit(options):
+        raise DecodeError(f'{facts.samples} bands of {facts.bits} bits make {size:,} bytes: too many to read')
+
+
+def read_tiff(data: bytes, facts: TiffFacts) -> Levels:
+    """Values of a TIFF of a depth or of bands of which Pillow keeps a part, or none, by tifffile.
+
+    Colors of 16 bits are read by OpenCV, which needs nothing else installed.
+
+    Raises:
+        DecodeError: The file is cut off, or of colors that nothing here converts; or tifffile is not installed.
+    """
+    if facts.photometric in (PALETTE, SEPARATED, YCBCR, LAB):
+        raise DecodeError(f'a TIFF of {facts.bits} bits with colors of kind {facts.photometric}: convert it to RGB')
+    array = None
+    if (facts.photometric, facts.bits, facts.sample_format, facts.planar) == (RGB, 16, UNSIGNED, False):
+        array = _by_opencv(data)
+    if array is None or array.shape != (facts.height, facts.width, facts.samples):
+        array = _by_tifffile(data)
+    if array.shape[:2] != (facts.height, facts.width) or array.ndim > 3:
+        raise DecodeError(f'a TIFF of shape {array.shape}, no plane of {facts.width}x{facts.height} pixels')
+    return Levels(array, facts.full, facts.colors, facts.has_alpha, facts.inverted)
+
+
+def _by_tifffile(data: bytes) -> np.ndarray:
+    """(H, W) or (H, W, C)."""
+    try:
+        import tifffile
+    except ImportError as error:
+        raise DecodeError('a TIFF of this depth or these bands needs tifffile: pip install tifffile imagecodecs') from error
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            page = tiff.pages[0]
+            array = page.asarray(maxworkers=1)
+    except Exception as error:  # it raises what a broken file brings it to
+        raise DecodeError(f'tifffile says: {error}') from error
+    if array is None or array.dtype == bool:
+        array = np.asarray(array, dtype=np.uint8)
+    return np.moveaxis(array, 0, -1) if page.axes == 'SYX' else array
