@@ -108,7 +108,7 @@ def add_to_record(path: Path, step: Step, batches: Sequence[dict[str, Any]]) -> 
     """Appends a skipped step to a file of JSON lines, whole or not at all."""
     line = json.dumps({'iteration': step.iteration, 'epoch': step.epoch + 1, 'batches': list(batches)})
     with path.open('ab', buffering=0) as file:
-        file.write(f'{line}\n'.encode())
+        file.write(f'{line}\n'.encode())  # ASCII, whatever names the images have
 
 
 def newest_checkpoint(work_dir: str | Path) -> str:
