@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmadclr.checkpoint.arguments import add_weights_arguments
 from mmadclr.checkpoint.conversion import LAYOUTS, convert
 from mmadclr.engine.argument_types import positive
 from mmadclr.engine.launch import report_bad_input
@@ -17,13 +18,10 @@ from mmadclr.engine.launch import report_bad_input
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('source', metavar='IN', help='.pth or .safetensors of any layout this project reads')
+    parser.add_argument('source', metavar='IN', help='file or folder of any layout this project reads')
     parser.add_argument('target', metavar='OUT', help='.pth file, or .safetensors for a layout of tensors alone')
     parser.add_argument('--to', required=True, choices=LAYOUTS, help='layout of the new file')
-    parser.add_argument('--which', choices=['teacher', 'student'], default='teacher', help='network to take a backbone from')
-    parser.add_argument(
-        '--num-heads', type=positive, help='attention heads, if IN does not tell and they are not of 64 channels'
-    )
+    add_weights_arguments(parser)
     parser.add_argument('--img-size', type=positive, help='resize the position embedding to images of this size')
     return parser.parse_args()
 
@@ -31,7 +29,7 @@ def parse_args() -> argparse.Namespace:
 @report_bad_input
 def main() -> None:
     args = parse_args()
-    result = convert(args.source, args.target, args.to, args.which, args.num_heads, args.img_size)
+    result = convert(args.source, args.target, args.to, args.which, args.num_heads, args.img_size, args.prefix)
     for title, entries in (('kept', result.kept), ('not kept', result.lost)):
         for entry in entries:
             print(f'{title:>8}  {entry}')

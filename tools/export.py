@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmadclr.checkpoint.arguments import add_weights_arguments
 from mmadclr.engine.argument_types import positive
 from mmadclr.engine.launch import report_bad_input
 from mmadclr.export import FORMATS, CardText, export_backbone
@@ -13,13 +14,10 @@ from mmadclr.export import FORMATS, CardText, export_backbone
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('checkpoint', help='file of ours or in a known layout of another code base')
+    parser.add_argument('checkpoint', help='file or folder of ours or in a known layout of another code base')
     parser.add_argument('folder', help='must not exist, or be empty')
     parser.add_argument('--format', required=True, choices=FORMATS)
-    parser.add_argument('--which', choices=('teacher', 'student'), default='teacher', help='where the file has both')
-    parser.add_argument(
-        '--num-heads', type=positive, help='attention heads, where the file does not tell and 64 channels each are wrong'
-    )
+    add_weights_arguments(parser)
     parser.add_argument('--img-size', type=positive, help='resize the position embedding to images of this size')
     parser.add_argument('--evaluation', nargs='+', default=[], metavar='JSON', help='results for the model card')
     parser.add_argument('--name', help='title of the model card; the name of the folder by default')
@@ -32,7 +30,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     text = CardText(args.name, args.data, args.licence, args.evaluation)
-    comparisons = export_backbone(args.checkpoint, args.folder, args.format, args.which, args.num_heads, args.img_size, text)
+    where = dict(which=args.which, prefix=args.prefix, num_heads=args.num_heads)
+    comparisons = export_backbone(args.checkpoint, args.folder, args.format, img_size=args.img_size, text=text, **where)
     for comparison in comparisons:
         verdict = 'equal' if comparison.equal else 'positions are resized by another rule'
         print(f'images of {"x".join(map(str, comparison.size))}: largest difference {comparison.difference:.1e} ({verdict})')

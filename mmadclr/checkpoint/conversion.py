@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,27 +11,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmadclr.checkpoint.architecture import infer_settings
+from mmadclr.checkpoint.architecture import CHANNELS_PER_HEAD, infer_settings
 from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone, tensors_by_path, with_class_position
+from mmadclr.checkpoint.opening import check_architecture
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.resuming import write_as_ours
+from mmadclr.checkpoint.targets import MM_NAMES, check_mm, check_timm, mm_name
 from mmadclr.checkpoint.training_state import TrainingState, beside_dino, read_training_state, write_as_dino
-from mmadclr.checkpoint.weights import read_backbone, resize_square
+from mmadclr.checkpoint.weights import pick_backbone, resize_grid, stored_grid
 from mmadclr.files import atomic_path
 
-# timm -> mmpretrain; mmseg's names differ from mmpretrain's in attention alone.
-MMPRETRAIN_NAMES = (
-    (r'^norm\.', 'ln1.'),
-    (r'^blocks\.', 'layers.'),
-    (r'^(layers\.\d+)\.norm([12])\.', r'\1.ln\2.'),
-    (r'\.mlp\.fc1\.', '.ffn.layers.0.0.'),
-    (r'\.mlp\.fc2\.', '.ffn.layers.1.'),
-    (r'\.ls1\.gamma$', '.attn.gamma1.weight'),
-    (r'\.ls2\.gamma$', '.ffn.gamma2.weight'),
-    (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
-)
-MMSEG_NAMES = (*MMPRETRAIN_NAMES, (r'\.attn\.qkv\.', '.attn.attn.in_proj_'), (r'\.attn\.proj\.', '.attn.attn.out_proj.'))
-
+NORM_EPS = 1e-6  # of the vision transformers of timm, mmpretrain and mmseg
 WRAPPINGS = {'state_dict', 'student', 'teacher', 'module', 'model'}
 
 
@@ -45,13 +34,17 @@ class Conversion(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A file to convert: the backbone in it and, where it holds one, the whole training state."""
+    """A file to convert: the backbone in it and, where it holds one, the whole training state.
+
+    ``settings``: arguments of the ``QueryViT`` that the backbone fits, whose number of heads may be a guess.
+    """
 
     filename: str
     checkpoint: Mapping
     backbone: BackboneWeights
     state: TrainingState | None
     num_heads: int | None
+    settings: dict
 
 
 def convert(
@@ -61,39 +54,52 @@ def convert(
     which: str = 'teacher',
     num_heads: int | None = None,
     img_size: int | None = None,
+    prefix: str | None = None,
 ) -> Conversion:
     """Writes the checkpoint ``filename`` to ``target`` in another layout, reads it back and compares.
 
+    What is written for a library is loaded into its vision transformer, every tensor of it, where the library is installed;
+    else its names and shapes are compared with what they would be there.
+
     Args:
-        filename: Any file :func:`mmadclr.checkpoint.weights.read_backbone` reads.
+        filename: Any file or folder :func:`mmadclr.checkpoint.weights.read_backbone` reads.
         target: ``.pth`` or ``.safetensors`` (tensors alone).
         layout: One of ``LAYOUTS``. 'mmadclr' and 'dino' hold whole training states, the others a backbone.
         which: The network a backbone is taken from.
         num_heads: For 'mmadclr', which stores it: where the file does not tell and heads are not of 64 channels.
         img_size: Resizes the position embedding to images of this size, in pixels; of the backbone alone.
+        prefix: Of the backbone in the file; of the backbone alone, too.
 
     Raises:
-        FileNotFoundError, ValueError: The source cannot be read; the layout cannot hold the model; target and layout do not
-            go together; or what was written is not what was read.
+        FileNotFoundError, ValueError: The source cannot be read, or is no plain vision transformer; the layout cannot hold
+            the model; target and layout do not go together; or what was written is not what was read.
     """
     if layout not in LAYOUTS:
         raise ValueError(f'layout {layout!r}: choose one of {", ".join(LAYOUTS)}')
     if layout == 'safetensors' and Path(target).suffix != '.safetensors':
         raise ValueError(f'{target}: name a .safetensors file for the layout safetensors')
-    backbone = with_class_position(read_backbone(filename, which))
     checkpoint = read_checkpoint(filename)
-    state = read_training_state(checkpoint)
+    backbone = with_class_position(pick_backbone(checkpoint, filename, which, prefix))
+    settings = check_architecture(filename, backbone, num_heads or _some_heads(backbone))
+    state = read_training_state(checkpoint) if prefix is None else None
     if img_size is not None:
         backbone, state = _resized(backbone, img_size, str(filename)), None
-    source = Source(str(filename), checkpoint, backbone, state, num_heads)
+        settings['img_size'] = (img_size, img_size)
+    source = Source(str(filename), checkpoint, backbone, state, num_heads, settings)
     try:
         conversion = LAYOUTS[layout](source)
     except ValueError as error:
         raise ValueError(f'{filename} cannot be written as {layout}: {error}') from error
     with atomic_path(target) as temporary:
         _write(conversion.content, temporary)
-        _check_written(temporary, source, which)
+        _check_written(temporary, source, which, layout)
     return conversion
+
+
+def _some_heads(backbone: BackboneWeights) -> int | None:
+    """None where heads are known or follow the rule; otherwise one, since names and shapes do not depend on it."""
+    width = backbone.state.get('cls_token', backbone.state.get('pos_embed', torch.empty(0))).shape[-1]
+    return 1 if backbone.num_heads is None and width % CHANNELS_PER_HEAD else None
 
 
 def _resized(backbone: BackboneWeights, img_size: int, filename: str) -> BackboneWeights:
@@ -102,7 +108,7 @@ def _resized(backbone: BackboneWeights, img_size: int, filename: str) -> Backbon
         raise ValueError(f'img_size={img_size} is no multiple of the patch size {patch} of {filename}')
     num_prefix = int('cls_token' in backbone.state and 'reg_token' not in backbone.state)
     prefix, grid = positions[:, :num_prefix], positions[:, num_prefix:]
-    grid = resize_square(grid, (img_size // patch, img_size // patch), filename)
+    grid = resize_grid(grid, (img_size // patch, img_size // patch), filename, stored_grid(backbone))
     about = {**backbone.about, 'img_size': (img_size, img_size)} if backbone.about else {}
     return backbone._replace(state={**backbone.state, 'pos_embed': torch.cat((prefix, grid), dim=1)}, about=about)
 
@@ -111,7 +117,13 @@ def _resized(backbone: BackboneWeights, img_size: int, filename: str) -> Backbon
 
 
 def _as_timm(source: Source) -> Conversion:
-    return Conversion(dict(source.backbone.state), _kept(source), _lost_beside_backbone(source))
+    return Conversion(dict(source.backbone.state), _kept(source), _lost_beside_backbone(source) + _lost_facts(source))
+
+
+def _lost_facts(source: Source) -> list[str]:
+    """What tensors do not tell and would change features: an eps of the norms that is not the 1e-6 of other libraries."""
+    eps = source.backbone.about.get('norm_eps', NORM_EPS)
+    return [f'eps of the norms, {eps:g}: set it instead of {NORM_EPS:g}'] if eps != NORM_EPS else []
 
 
 def _as_dino(source: Source) -> Conversion:
@@ -142,30 +154,25 @@ def _as_ours(source: Source) -> Conversion:
     return Conversion(write_as_ours(source.state, settings), _kept_of(source.state), list(source.state.left_out))
 
 
-def _as_mm(source: Source, names: tuple[tuple[str, str], ...], package: str, needs_class_token: bool) -> Conversion:
+def _as_mm(source: Source, package: str, needs_class_token: bool) -> Conversion:
     state = source.backbone.state
     if 'reg_token' in state:
         raise ValueError(f'the vision transformer of {package} has no registers')
     if needs_class_token and ('cls_token' not in state or 'blocks.0.ls1.gamma' in state):
         raise ValueError(f'the vision transformer of {package} has a class token and no LayerScale')
-    renamed = {f'backbone.{_renamed(name, names)}': tensor for name, tensor in state.items()}
-    return Conversion({'meta': {}, 'state_dict': renamed}, _kept(source), _lost_beside_backbone(source))
+    renamed = {f'backbone.{mm_name(name, package)}': tensor for name, tensor in state.items()}
+    lost = _lost_beside_backbone(source) + _lost_facts(source)
+    return Conversion({'meta': {}, 'state_dict': renamed}, _kept(source), lost)
 
 
 LAYOUTS: dict[str, Callable[[Source], Conversion]] = {
     'mmadclr': _as_ours,
     'timm': _as_timm,
     'dino': _as_dino,
-    'mmpretrain': lambda source: _as_mm(source, MMPRETRAIN_NAMES, 'mmpretrain', needs_class_token=False),
-    'mmseg': lambda source: _as_mm(source, MMSEG_NAMES, 'mmseg', needs_class_token=True),
+    'mmpretrain': lambda source: _as_mm(source, 'mmpretrain', needs_class_token=False),
+    'mmseg': lambda source: _as_mm(source, 'mmseg', needs_class_token=True),
     'safetensors': _as_timm,
 }
-
-
-def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in names:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _kept(source: Source) -> list[str]:
@@ -208,7 +215,7 @@ def _write(content: dict[str, Any], path: Path) -> None:
         raise ValueError(f'{path.name}: a .safetensors file holds tensors alone, this layout is nested: name a .pth file')
 
 
-def _check_written(path: Path, source: Source, which: str) -> None:
+def _check_written(path: Path, source: Source, which: str, layout: str) -> None:
     checkpoint = read_checkpoint(path)
     written = find_backbone(checkpoint, which)
     _compare('backbone', source.backbone.state, written.state)
@@ -218,6 +225,10 @@ def _check_written(path: Path, source: Source, which: str) -> None:
             found = getattr(state, part)
             expected = {name: tensor for name, tensor in getattr(source.state, part).items() if name in found}
             _compare(part, expected, found)
+    elif layout in ('timm', 'safetensors', 'dino'):
+        check_timm(checkpoint, source.settings)
+    elif layout in MM_NAMES:
+        check_mm(checkpoint['state_dict'], source.settings, layout)
 
 
 def _compare(what: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -2,45 +2,37 @@
 
 Known layouts: ours (``state_dict`` with ``teacher.backbone.*``), DINO, iBOT and SelfPatch (``teacher`` and ``student``
 dicts, the latter below ``module.``), their backbone-only files, DINOv2 (blocks in chunks, registers, LayerScale), timm and
-MAE (flat, or below ``model``), mmpretrain and mmseg (``state_dict`` with their own names), and detectors, segmentors or
-classifiers trained here.
+MAE (flat, or below ``model``), mmpretrain and mmseg (``state_dict`` with their own names), transformers (ViT, DINOv2 with
+and without registers; a file, or a folder with ``config.json``), and detectors, segmentors or classifiers trained here.
+Other prefixes are found as well, and two networks under the names of other trainers told apart:
+:mod:`mmadclr.checkpoint.networks`.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Every layout has this tensor exactly once per backbone; what precedes it is the prefix.
-ANCHOR = re.compile(r'(?P<prefix>.*?)patch_embed\.proj(ection)?\.weight$')
-# DINOv2, mmpretrain and mmseg -> timm.
-RENAMES = (
-    (r'^blocks\.\d+\.(\d+)\.', r'blocks.\1.'),
-    (r'^register_tokens$', 'reg_token'),
-    (r'^layers\.', 'blocks.'),
-    (r'^(blocks\.\d+)\.ln([12])\.', r'\1.norm\2.'),
-    (r'\.ffn\.layers\.0\.0\.', '.mlp.fc1.'),
-    (r'\.ffn\.layers\.1\.', '.mlp.fc2.'),
-    (r'\.attn\.attn\.in_proj_', '.attn.qkv.'),
-    (r'\.attn\.attn\.out_proj\.', '.attn.proj.'),
-    (r'^ln1\.', 'norm.'),
-    (r'\.(attn|ffn)\.gamma([12])\.weight$', r'.ls\2.gamma'),
-    (r'^patch_embed\.projection\.', 'patch_embed.proj.'),
+from mmadclr.checkpoint.kinds import OPTIMIZER_KEYS, whole_file_kind
+from mmadclr.checkpoint.library_config import checked_facts, read_facts
+from mmadclr.checkpoint.names import (
+    NOT_BACKBONE,
+    OF_BACKBONE,
+    OF_TRANSFORMERS_VIT,
+    QKV_BIAS,
+    timm_name,
+    timm_names,
+    unwrapped_name,
+    without_wrappers,
 )
-# Tensors beside the backbone in flat files: classifiers, mask tokens, and modules the released code of ADCLR's authors
-# creates but never uses (Sherrylone/PQCL, models/pos_transformer.py).
-NOT_BACKBONE = re.compile(
-    r'^(head|head_dist|fc|fc_norm|pre_logits|decoder\w*|mask_token|masked_embed|norm2|query_block|fpn\d)(\.|$)'
-)
+from mmadclr.checkpoint.networks import Network, choose, networks
 
-
-# mmpretrain calls the momentum encoders of MoCo v3 and DenseCL so; the other network of a file is the student then.
-TEACHER_NAMES = frozenset(('teacher', 'momentum_encoder', 'encoder_k'))
+DEEPEST = 32  # dicts within dicts; no trainer nests its tensors deeper
+EPS_OF_TRANSFORMERS = 1e-12  # of its ViT, unless a config says otherwise
 
 
 class BackboneWeights(NamedTuple):
@@ -48,7 +40,8 @@ class BackboneWeights(NamedTuple):
 
     ``state``: tensors under timm's names. ``prefix``: what preceded them in the file. ``left_out``: tensors under the
     same prefix that belong to no backbone. ``num_heads``: attention heads, where the file tells. ``about``: what a
-    checkpoint of ours tells about its backbone beyond the tensors (``meta.backbone``).
+    checkpoint of ours tells about its backbone beyond the tensors (``meta.backbone``), or the configuration beside it.
+    ``remarks``: what a reader has to know: other networks in the file, and what was assumed.
     """
 
     state: dict[str, Tensor]
@@ -56,58 +49,92 @@ class BackboneWeights(NamedTuple):
     left_out: list[str]
     num_heads: int | None
     about: dict
+    remarks: tuple[str, ...] = ()
 
 
 def find_backbone(checkpoint: Mapping, which: str = 'teacher', prefix: str | None = None) -> BackboneWeights:
     """The backbone of a checkpoint; ``which`` of the two if there is a teacher and a student.
 
-    ``prefix`` (with its final dot) chooses one of several by hand.
+    ``prefix`` chooses one of several by hand: see :func:`mmadclr.checkpoint.networks.choose`. What wrappers add to names
+    counts nowhere.
 
     Raises:
-        ValueError: There is no backbone of a plain vision transformer, or several that ``which`` does not tell apart.
+        ValueError: There is no backbone of a plain vision transformer, or several that ``which`` does not tell apart; two
+            tensors have the same name.
     """
     tensors = dict(tensors_by_path(checkpoint))
-    found = [match['prefix'] for match in map(ANCHOR.match, tensors) if match]
-    prefix = _choose(found, which) if prefix is None else prefix
-    if prefix not in found:
-        raise ValueError(f'no backbone below prefix={prefix!r}; found: {", ".join(map(repr, found)) or "none"}')
-    state, left_out = {}, []
-    for name, tensor in tensors.items():
-        if not name.startswith(prefix):
+    found = networks(tensors, checkpoint)
+    if not found:
+        raise ValueError(
+            f'there is no patch_embed.proj.weight: this is no checkpoint of a plain vision transformer; '
+            f'{whole_file_kind(checkpoint, map(unwrapped_name, tensors))}'
+        )
+    choice = choose(found, which, prefix)
+    below = _below(tensors, choice.network, found)
+    left_out = [name for name in below if NOT_BACKBONE.match(timm_name(name))]
+    state = timm_names({name: tensor for name, tensor in below.items() if name not in left_out})
+    num_heads, about = _facts(checkpoint, choice.network, below)
+    if about.pop('layer_scale', True) is False:
+        state = {name: tensor for name, tensor in state.items() if '.ls' not in name}
+    remarks = (*filter(None, [choice.sentence]), *_assumptions(below, state, about))
+    return BackboneWeights(_without_class_position(state), choice.network.prefix, left_out, num_heads, about, remarks)
+
+
+def _assumptions(names: Mapping[str, Tensor], state: Mapping[str, Tensor], about: Mapping) -> list[str]:
+    """What no tensor tells and decides about features; ``names`` of the file, ``state`` under those of timm."""
+    remarks = []
+    if 'blocks.0.attn.qkv.bias' in state and not any(QKV_BIAS.search(name) for name in names):
+        remarks.append('queries, keys and values have no biases; they get biases of zero')
+    if 'embeddings.cls_token' in names and 'reg_token' not in state and 'pos_embed_resize' not in about:
+        remarks.append(
+            'for images of other sizes than its own, positions are resized as DINO does it, which trained such weights; '
+            'transformers does it otherwise, and its features differ there'
+        )
+    if about.get('norm_eps') == EPS_OF_TRANSFORMERS and 'img_size' not in about:
+        remarks.append(
+            f"no config.json tells the eps of its norms; that of transformers' ViT, {EPS_OF_TRANSFORMERS:g}, is taken"
+        )
+    return remarks
+
+
+def _below(tensors: Mapping[str, Tensor], network: Network, found: list[Network]) -> dict[str, Tensor]:
+    """Tensors below the prefix of a network, without it and without wrappers; those of networks within it left out.
+
+    Those whose names lack wrappers of the prefix, or have more, count if their names are a backbone's, and no second network
+    differs by wrappers alone.
+    """
+    others = [other.clean for other in found if other is not network]
+    inner = tuple(clean for clean in others if clean.startswith(network.clean) and clean != network.clean)
+    names = []
+    for name in tensors:
+        clean = unwrapped_name(name)
+        astray = not name.startswith(network.prefix)
+        if astray and (network.clean in others or not OF_BACKBONE.match(clean.removeprefix(network.clean))):
             continue
-        name = name.removeprefix(prefix)
-        if NOT_BACKBONE.match(name):
-            left_out.append(name)
-        else:
-            state[_timm_name(name)] = tensor
-    state = _without_class_position(state)
+        if clean.startswith(network.clean) and not clean.startswith(inner):
+            names.append(name)
+    return {clean.removeprefix(network.clean): tensors[name] for clean, name in without_wrappers(names).items()}
+
+
+def _facts(checkpoint: Mapping, network: Network, names: Mapping[str, Tensor]) -> tuple[int | None, dict]:
+    """Number of heads and ``about`` of a backbone."""
+    facts = read_facts(checkpoint)
+    if not facts and any(name.endswith(OF_TRANSFORMERS_VIT) for name in names):
+        facts = dict(norm_eps=EPS_OF_TRANSFORMERS)
+    heads = facts.pop('num_heads', None)
     meta = checkpoint.get('meta')
-    about = dict(meta.get('backbone') or {}) if isinstance(meta, Mapping) else {}
-    return BackboneWeights(state, prefix, left_out, _num_heads(checkpoint, prefix), about)
+    own = meta.get('backbone') if isinstance(meta, Mapping) else None
+    about = {**facts, **(own if isinstance(own, Mapping) else {})}
+    return heads or _num_heads(checkpoint, network.clean), checked_facts(about)
 
 
-def tensors_by_path(node: Mapping, path: str = '') -> Iterator[tuple[str, Tensor]]:
-    """All tensors of nested dicts by dotted path, those of the optimizer left out."""
+def tensors_by_path(node: Mapping, path: str = '', depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """All tensors of nested dicts by dotted path, those of optimizers left out."""
     for key, value in node.items():
         if isinstance(value, Tensor):
             yield f'{path}{key}', value
-        elif isinstance(value, Mapping) and key != 'optimizer':
-            yield from tensors_by_path(value, f'{path}{key}.')
-
-
-def _choose(prefixes: list[str], which: str) -> str:
-    if which not in ('teacher', 'student'):
-        raise ValueError(f"which={which!r}: choose 'teacher' or 'student'")
-    teachers = [prefix for prefix in prefixes if TEACHER_NAMES & set(prefix.split('.'))]
-    students = [prefix for prefix in prefixes if 'student' in prefix.split('.')]
-    if teachers and not students:
-        students = [prefix for prefix in prefixes if prefix not in teachers]
-    candidates = {'teacher': teachers, 'student': students}[which] if teachers or students else prefixes
-    if len(candidates) == 1:
-        return candidates[0]
-    if not prefixes:
-        raise ValueError('there is no patch_embed.proj.weight: this is no checkpoint of a plain vision transformer')
-    raise ValueError(f'which of the backbones below {", ".join(map(repr, prefixes))} is meant? Choose with prefix=...')
+        elif isinstance(value, Mapping) and depth < DEEPEST and not OPTIMIZER_KEYS.match(str(key)):
+            yield from tensors_by_path(value, f'{path}{key}.', depth + 1)
 
 
 def _without_class_position(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,28 +154,34 @@ def with_class_position(weights: BackboneWeights) -> BackboneWeights:
     """
     state = weights.state
     positions = state.get('pos_embed')
-    if 'cls_token' not in state or 'reg_token' in state or 'img_size' in weights.about or positions is None:
+    if 'cls_token' not in state or 'reg_token' in state or positions is None or positions.ndim != 3:
         return weights
-    if positions.ndim != 3 or not _is_square(positions.shape[1]) or _is_square(positions.shape[1] - 1):
+    if not _is_grid(positions.shape[1], state, weights.about):
         return weights
     padded = torch.cat((torch.zeros_like(positions[:, :1]), positions), dim=1)
     return weights._replace(state={**state, 'pos_embed': padded})
 
 
+def _is_grid(number: int, state: Mapping[str, Tensor], about: Mapping) -> bool:
+    """Whether a number of positions is that of a grid of patches alone, without one for a class token."""
+    kernel = state.get('patch_embed.proj.weight')
+    if 'img_size' in about and kernel is not None and kernel.ndim == 4:
+        height, width = about['img_size']
+        return number == (height // kernel.shape[2]) * (width // kernel.shape[3])
+    return _is_square(number) and not _is_square(number - 1)
+
+
 def _is_square(number: int) -> bool:
-    return math.isqrt(number) ** 2 == number
-
-
-def _timm_name(name: str) -> str:
-    for pattern, replacement in RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return number >= 0 and math.isqrt(number) ** 2 == number
 
 
 def _num_heads(checkpoint: Mapping, prefix: str) -> int | None:
     """From ``meta.architecture`` of our checkpoints, which lists the heads of every attention module."""
     meta = checkpoint.get('meta')
     architecture = meta.get('architecture') if isinstance(meta, Mapping) else None
-    blocks = prefix.removeprefix('state_dict.') + 'blocks.'
-    heads = {number for name, number in (architecture or {}).items() if name.startswith(blocks)}
-    return heads.pop() if len(heads) == 1 else None
+    if not isinstance(architecture, Mapping):
+        return None
+    blocks = prefix.removeprefix('ema_').removeprefix('state_dict.') + 'blocks.'
+    heads = {number for name, number in architecture.items() if unwrapped_name(str(name)).startswith(blocks)}
+    number = heads.pop() if len(heads) == 1 else None
+    return number if isinstance(number, int) and number > 0 else None

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from mmengine.logging import print_log
+from torch import nn
 
 from mmadclr.checkpoint.architecture import CHANNELS_PER_HEAD, IMAGENET_MEAN, IMAGENET_STD, infer_settings
 from mmadclr.checkpoint.layouts import BackboneWeights, with_class_position
 from mmadclr.checkpoint.weights import fill, read_backbone
 from mmadclr.models.backbones.feature_vit import FeatureViT
+from mmadclr.models.backbones.query_vit import QueryViT
 
 
 class OpenedBackbone(NamedTuple):
@@ -47,11 +50,7 @@ def open_backbone(
             vision transformer, or that of a finished detector, segmentor or classifier without its final norm.
     """
     weights = with_class_position(read_backbone(filename, which, prefix))
-    try:
-        settings = infer_settings(weights, num_heads)
-    except ValueError as error:
-        raise ValueError(f'{filename}: {error}') from error
-    _check_complete(filename, weights)
+    settings = check_architecture(filename, weights, num_heads)
     if num_heads is None and weights.num_heads is None:
         heads = settings['arch']['num_heads']
         print_log(
@@ -61,9 +60,43 @@ def open_backbone(
     if img_size is not None:
         settings['img_size'] = img_size
     model = FeatureViT(**settings)
-    fill(model, weights, filename, allow=('num_heads',))
+    set_norm_eps(model, weights)
+    fill(model, weights, filename, allow=('num_heads',), remedy='')
     mean, std = (weights.about.get(key, default) for key, default in (('mean', IMAGENET_MEAN), ('std', IMAGENET_STD)))
     return OpenedBackbone(model, settings, model.patch_embed.img_size, tuple(mean), tuple(std))
+
+
+def check_architecture(filename: str | Path, weights: BackboneWeights, num_heads: int | None = None) -> dict:
+    """Settings of a backbone, once it is certain that each of its tensors is one of a ``QueryViT`` and none is missing.
+
+    See :func:`mmadclr.checkpoint.architecture.infer_settings`.
+
+    Raises:
+        ValueError: It is another kind of model, or has too many tensors or too few, or some of other shapes.
+    """
+    try:
+        settings = infer_settings(weights, num_heads)
+    except ValueError as error:
+        raise ValueError(f'{filename}: {error}') from error
+    _check_complete(filename, weights)
+    with torch.device('meta'):
+        model = QueryViT(**settings)
+    expected, found = ({name: tuple(t.shape) for name, t in state.items()} for state in (model.state_dict(), weights.state))
+    differing = sorted({name for name, _ in expected.items() ^ found.items()})
+    if differing:
+        examples = '; '.join(f'{n}: file {found.get(n, "-")}, model {expected.get(n, "-")}' for n in differing[:4])
+        raise ValueError(
+            f'{filename}: {len(differing)} tensors are not those of a plain vision transformer of its sizes ({examples}'
+            f'{" ..." if len(differing) > 4 else ""})'
+        )
+    return settings
+
+
+def set_norm_eps(model: QueryViT, weights: BackboneWeights) -> None:
+    """Norms with the eps that the file tells, where it tells one; it is no argument of ``QueryViT``."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = weights.about.get('norm_eps', module.eps)
 
 
 def _check_complete(filename: str | Path, weights: BackboneWeights) -> None:

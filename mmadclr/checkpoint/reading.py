@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from mmadclr.checkpoint.folders import WHOLE, check_whole, configuration, shards, weights_files
+from mmadclr.checkpoint.unreadable import reason
+
 # What tensors are made of. Everything else a pickle may name becomes a placeholder.
 TRUSTED = {
     ('collections', 'OrderedDict'): OrderedDict,
@@ -62,24 +65,71 @@ def read_checkpoint(filename: str | Path) -> dict:
     Official checkpoints carry pickled objects besides tensors (argument namespaces, NumPy scalars, loggers). None of
     them is built and no code is run: such objects come back as inert placeholders.
 
+    Of a folder as transformers and timm write it: the tensors of all its shards and, by name of the file, the contents of
+    ``config.json`` and ``preprocessor_config.json``. So it is with its weights file or the index of its shards.
+
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is no checkpoint, or is a TorchScript program.
+        FileNotFoundError: There is no such file, or a shard is missing.
+        ValueError: The file is no checkpoint, a TorchScript program, or one of several shards, or the folder is no such
+            folder; says what it is.
     """
     path = Path(filename)
+    if path.is_dir():
+        return {**_read_shards(weights_files(path)), **configuration(path)}
     if not path.is_file():
         raise FileNotFoundError(f'checkpoint {filename} does not exist')
+    if path.name.endswith('.index.json'):
+        return {**_read_shards(shards(path)), **configuration(path.parent)}
+    check_whole(path)
+    content = _read_file(path)
+    return {**content, **configuration(path.parent)} if path.name in WHOLE else content
+
+
+def weights_of(filename: str | Path) -> list[Path]:
+    """The files that hold the weights of what :func:`read_checkpoint` reads.
+
+    Raises:
+        FileNotFoundError, ValueError: As there.
+    """
+    path = Path(filename)
+    if path.is_dir():
+        return sorted(weights_files(path))
+    return sorted(shards(path)) if path.name.endswith('.index.json') else [path]
+
+
+def _read_shards(files: dict[Path, list[str] | None]) -> dict:
+    tensors: dict = {}
+    for path, names in files.items():
+        content = _read_file(path)
+        missing = [name for name in names or () if name not in content]
+        if missing:
+            raise ValueError(f'{path} lacks {missing[0]} and {len(missing) - 1} more tensors that its index says it has')
+        tensors |= content if names is None else {name: content[name] for name in names}
+    return tensors
+
+
+def _read_file(path: Path) -> dict:
     try:
-        if path.suffix == '.safetensors':
+        if _is_safetensors(path):
             return load_file(path)
         if _is_torchscript(path):
             raise ValueError('it is a TorchScript program; save its state_dict() instead')
         content = torch.load(path, map_location='cpu', pickle_module=_INERT_PICKLE, weights_only=False)
     except Exception as error:
-        raise ValueError(f'{filename} cannot be read as a checkpoint: {error}') from error
+        raise ValueError(f'{path} cannot be read as a checkpoint: {reason(path, error)}') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{filename} holds a {type(content).__name__}, not a dict of tensors: it is no checkpoint')
+        kind = type(content).__name__
+        raise ValueError(
+            f'{path} holds a {kind}, not a dict of tensors: it is no checkpoint; of a model, save its state_dict()'
+        )
     return content
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By content, whatever the name: eight bytes of length, then a JSON object."""
+    with path.open('rb') as file:
+        length, brace = file.read(8), file.read(1)
+    return len(length) == 8 and brace == b'{' and int.from_bytes(length, 'little') <= path.stat().st_size
 
 
 def _is_torchscript(path: Path) -> bool:

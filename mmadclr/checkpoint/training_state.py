@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mmadclr.checkpoint.names import unwrapped_name, without_wrappers
+
 # Official training scripts: our method -> (where the state of the loss lies, our loss by the name of its centre there).
 OFFICIAL = {
     'DINO': ('dino_loss', {'center': 'loss_cls'}),
@@ -56,14 +58,26 @@ def read_training_state(checkpoint: Mapping) -> TrainingState | None:
     Raises:
         ValueError: The file is one, but not of a kind that can be taken over.
     """
-    if {'head.last_layer.weight_v', 'c_head.last_layer.weight_v'} & checkpoint.get('teacher', {}).keys():
+    networks = [checkpoint.get(part) for part in ('student', 'teacher')]
+    if all(isinstance(network, Mapping) for network in networks) and _has_official_head(networks[1]):
         for method, (loss, centres) in OFFICIAL.items():
             if isinstance(checkpoint.get(loss), Mapping) and checkpoint[loss].keys() == centres.keys():
                 return _of_official(checkpoint, method, loss, centres)
     state = checkpoint.get('state_dict')
-    if isinstance(state, Mapping) and {name.partition('.')[0] for name in state} >= {'student', 'teacher'}:
-        return _of_ours(checkpoint)
-    return None
+    return _of_ours(checkpoint) if isinstance(state, Mapping) and _is_ours(checkpoint, state) else None
+
+
+def _has_official_head(network: Mapping) -> bool:
+    return bool({'head.last_layer.weight_v', 'c_head.last_layer.weight_v'} & {unwrapped_name(str(name)) for name in network})
+
+
+def _is_ours(checkpoint: Mapping, state: Mapping) -> bool:
+    """Two networks alone could be another trainer's: ours have a method in ``meta``, or a head of ours."""
+    names = {unwrapped_name(str(name)) for name in state}
+    meta = checkpoint.get('meta')
+    has_method = isinstance(meta, Mapping) and isinstance(meta.get('method'), str)
+    heads = {'student.head.last_layer.weight_v', 'student.patch_head.last_layer.weight_v'}
+    return {name.partition('.')[0] for name in names} >= {'student', 'teacher'} and (has_method or bool(heads & names))
 
 
 def write_as_dino(state: TrainingState) -> dict:
@@ -182,15 +196,22 @@ def _of_official(checkpoint: Mapping, method: str, loss: str, centres: Mapping[s
         student=student,
         teacher=teacher,
         centres={ours: checkpoint[loss][theirs].flatten() for theirs, ours in centres.items()},
-        epoch=int(checkpoint['epoch']),
+        epoch=_epoch(checkpoint),
         moments=moments_by_name(checkpoint['optimizer'], student) if 'optimizer' in checkpoint else None,
         left_out=sorted(checkpoint.keys() - {'student', 'teacher', loss, 'epoch', 'optimizer'}),
     )
 
 
+def _epoch(checkpoint: Mapping) -> int:
+    epoch = checkpoint.get('epoch')
+    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+        raise ValueError(f'epoch={epoch!r} of the run is no whole number')
+    return epoch
+
+
 def _with_our_names(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of an official network: without ``module.``, and without a second name for prototypes that patches share."""
-    named = {_our_name(name.removeprefix('module.')): tensor for name, tensor in parameters.items()}
+    """Of an official network: without wrappers, and without a second name for prototypes that patches share."""
+    named = {_our_name(clean): parameters[name] for clean, name in without_wrappers(parameters).items()}
     shares = PATCH_PROTOTYPES in named and torch.equal(named[PATCH_PROTOTYPES], named['head.last_layer.weight_v'])
     return {name: tensor for name, tensor in named.items() if not (shares and name.startswith('head.last_layer2.'))}
 
@@ -203,7 +224,8 @@ def _our_name(name: str) -> str:
 def _of_ours(checkpoint: Mapping) -> TrainingState:
     parts: dict[str, dict[str, Tensor]] = {'student': {}, 'teacher': {}}
     centres = {}
-    for name, tensor in checkpoint['state_dict'].items():
+    for name, original in without_wrappers(checkpoint['state_dict']).items():
+        tensor = checkpoint['state_dict'][original]
         first, _, rest = name.partition('.')
         if first in parts:
             parts[first][rest] = tensor

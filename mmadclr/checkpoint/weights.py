@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,8 +13,16 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmadclr.checkpoint.kinds import foreign_kind
 from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone, with_class_position
 from mmadclr.checkpoint.reading import read_checkpoint
+
+# What weights are stored in; fewer bits come with scales, without which they mean nothing.
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+CONFIG_REMEDY = (
+    'Correct the backbone of the config, or name what may differ in allow=[...] of its init_cfg, for example '
+    "allow=['norm.*']"
+)
 
 
 @dataclass
@@ -58,13 +66,14 @@ def load_weights(
     """Loads a plain vision transformer from any known checkpoint, logs a report and returns it.
 
     Position embeddings are resized to the model's grid (bicubic, by size, as bytedance/ibot does for detection). A file
-    does not tell its grid: numbers of positions that differ from the model's are taken for a square.
+    of another code base does not tell its grid: numbers of positions that differ from the model's are taken for a square.
 
     Args:
         model: A ``QueryViT`` or ``DenseViT``.
-        filename: See :mod:`mmadclr.checkpoint.layouts` for the known layouts. Nothing in the file is executed.
-        which: ``'teacher'`` or ``'student'``, where the file has both.
-        prefix: Of the backbone in the file, if it should not be found automatically.
+        filename: A file or folder; see :mod:`mmadclr.checkpoint.layouts` for the known layouts. Nothing in it is executed.
+        which: ``'teacher'`` or ``'student'``, where the file has both; averages (EMA) count as a teacher. The log says
+            which was taken.
+        prefix: Of the backbone in the file, if it should not be found automatically; ``which`` does not matter then.
         allow: Patterns (``'norm.*'``) of tensors that may be missing or unexpected, and ``'num_heads'`` if the number
             of heads may differ from that of pretraining.
         unused: Patterns of tensors that the model has no use for by its own design.
@@ -83,8 +92,9 @@ def fill(
     filename: str | Path,
     allow: Sequence[str] = (),
     unused: Sequence[str] = (),
+    remedy: str = CONFIG_REMEDY,
 ) -> LoadReport:
-    """As :func:`load_weights`, for a backbone that has been read already; ``filename`` is for messages.
+    """As :func:`load_weights`, for a backbone that has been read already; ``filename`` and ``remedy`` are for messages.
 
     Raises:
         ValueError: The tensors do not fit beyond what is allowed.
@@ -95,41 +105,75 @@ def fill(
     state = dict(weights.state)
     target = model.state_dict()
     if 'pos_embed' in state:
-        state['pos_embed'] = _fit_positions(model, state, report)
+        state['pos_embed'] = _fit_positions(model, weights, report)
     for name in [name for name in state if name not in target]:
         (report.left_out if _matches(name, unused) else report.unexpected).append(name)
     report.missing = [name for name in target if name not in state]
     loaded = {name: tensor for name, tensor in state.items() if name in target}
     report.matched = [name for name in loaded if name not in report.resized]
-    _check(model, weights, loaded, report, allow)
+    _check(model, weights, loaded, report, allow, remedy)
     report.resized = [f'{name} {_grid_text(weights.state[name], target[name])}' for name in report.resized]
     model.load_state_dict(loaded, strict=False)
     print_log(str(report), 'current')
+    _compare_eps(model, weights, filename)
     return report
 
 
+def _compare_eps(model: nn.Module, weights: BackboneWeights, filename: str | Path) -> None:
+    eps, own = weights.about.get('norm_eps'), model.blocks[0].norm1.eps
+    if eps not in (None, own):
+        print_log(f'{filename}: its norms add {eps:g} to the variance, those of the model {own:g}', 'current')
+
+
 def read_backbone(filename: str | Path, which: str = 'teacher', prefix: str | None = None) -> BackboneWeights:
-    """The backbone in a file; see :func:`load_weights` for the arguments.
+    """The backbone in a file or folder; see :func:`load_weights` for the arguments.
 
     Raises:
         FileNotFoundError, ValueError: There is no such file, no backbone in it, more than one to choose from, or numbers
-            that are not finite.
+            that are not finite or no floating-point numbers.
+    """
+    return pick_backbone(read_checkpoint(filename), filename, which, prefix)
+
+
+def pick_backbone(
+    checkpoint: Mapping, filename: str | Path, which: str = 'teacher', prefix: str | None = None
+) -> BackboneWeights:
+    """As :func:`read_backbone`, of what has been read already.
+
+    Raises:
+        ValueError: As there.
     """
     try:
-        weights = find_backbone(read_checkpoint(filename), which, prefix)
+        weights = find_backbone(checkpoint, which, prefix)
+        _check_numbers(weights.state)
     except ValueError as error:
         raise ValueError(str(error) if str(filename) in str(error) else f'{filename}: {error}') from error
-    broken = [name for name, tensor in weights.state.items() if not tensor.isfinite().all()]
-    if broken:
-        raise ValueError(
-            f'{filename}: {len(broken)} of {len(weights.state)} tensors of the backbone hold NaN or infinity '
-            f'({_shortened(broken)}): the run that wrote it diverged; take an earlier checkpoint'
-        )
+    for remark in weights.remarks:
+        print_log(f'{filename}: {remark}', 'current')
     return weights
 
 
-def _fit_positions(model: nn.Module, state: dict[str, Tensor], report: LoadReport) -> Tensor:
+def _check_numbers(state: Mapping[str, Tensor]) -> None:
+    strange = [f'{name}: {tensor.dtype}' for name, tensor in state.items() if tensor.dtype not in FLOATS]
+    if strange:
+        raise ValueError(
+            f'{len(strange)} of {len(state)} tensors of the backbone are no ordinary floating-point numbers '
+            f'({_shortened(strange)}), as in quantized files; give the file they were made from'
+        )
+    spread = [name for name, tensor in state.items() if tensor.numel() > tensor.untyped_storage().nbytes()]
+    if spread:
+        raise ValueError(f'{_shortened(spread)}: larger than what is stored of it; the file was tampered with or expanded')
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f'{len(broken)} of {len(state)} tensors of the backbone hold NaN or infinity '
+            f'({_shortened(broken)}): the run that wrote it diverged; take an earlier checkpoint'
+        )
+
+
+def _fit_positions(model: nn.Module, weights: BackboneWeights, report: LoadReport) -> Tensor:
     """Position embedding of the file (1, p + n, D) for the prefix tokens and the grid of the model."""
+    state = weights.state
     found, own = state['pos_embed'].float(), model.pos_embed
     num_prefix = int('cls_token' in state and 'reg_token' not in state)
     if found.shape == own.shape and num_prefix == model.num_positioned_prefix:
@@ -140,29 +184,44 @@ def _fit_positions(model: nn.Module, state: dict[str, Tensor], report: LoadRepor
     if num_prefix != model.num_positioned_prefix:
         prefix = own.detach()[:, : model.num_positioned_prefix].cpu()
     if grid.shape[1] != own.shape[1] - model.num_positioned_prefix:
-        grid = resize_square(grid, model.patch_embed.grid_size, report.filename)
+        grid = resize_grid(grid, model.patch_embed.grid_size, report.filename, stored_grid(weights))
     report.resized.append('pos_embed')
     return torch.cat((prefix, grid), dim=1)
 
 
-def resize_square(grid: Tensor, size: tuple[int, int], filename: str) -> Tensor:
-    """Positions (1, n, D) of a square grid for a grid of another ``size``, bicubic.
+def stored_grid(weights: BackboneWeights) -> tuple[int, int] | None:
+    """Rows and columns of the patches that positions are stored for, where the file tells them."""
+    kernel = weights.state.get('patch_embed.proj.weight')
+    if 'img_size' not in weights.about or kernel is None or kernel.ndim != 4:
+        return None
+    height, width = weights.about['img_size']
+    return height // kernel.shape[2], width // kernel.shape[3]
+
+
+def resize_grid(grid: Tensor, size: tuple[int, int], filename: str, stored: tuple[int, int] | None = None) -> Tensor:
+    """Positions (1, n, D) of a ``stored`` grid, by default a square, for a grid of another ``size``, bicubic.
 
     Raises:
-        ValueError: They are no square grid.
+        ValueError: They are those of no such grid.
     """
     side = math.isqrt(grid.shape[1])
-    if side**2 != grid.shape[1]:
+    rows, columns = stored or (side, side)
+    if rows * columns != grid.shape[1]:
         raise ValueError(
             f'{filename}: {grid.shape[1]} positions are no square grid, so they cannot be resized; set img_size of the '
             'backbone to the size it was trained with'
         )
-    grid = F.interpolate(grid.unflatten(1, (side, side)).permute(0, 3, 1, 2), size=size, mode='bicubic')
+    grid = F.interpolate(grid.unflatten(1, (rows, columns)).permute(0, 3, 1, 2), size=size, mode='bicubic')
     return grid.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _check(
-    model: nn.Module, weights: BackboneWeights, loaded: dict[str, Tensor], report: LoadReport, allow: Sequence[str]
+    model: nn.Module,
+    weights: BackboneWeights,
+    loaded: dict[str, Tensor],
+    report: LoadReport,
+    allow: Sequence[str],
+    remedy: str,
 ) -> None:
     problems = []
     target = model.state_dict()
@@ -181,9 +240,10 @@ def _check(
     if weights.num_heads not in (None, heads) and 'num_heads' not in allow:
         problems.append(f"pretrained with {weights.num_heads} attention heads, not {heads} ('num_heads')")
     if problems:
+        kind = foreign_kind(weights.state)
         raise ValueError(
-            f'{report.filename} does not fit the backbone: {"; ".join(problems)}. Correct the backbone of the config, or '
-            "name what may differ in allow=[...] of its init_cfg, for example allow=['norm.*']"
+            f'{report.filename} does not fit the backbone: {f"it is {kind}; " if kind else ""}{"; ".join(problems)}'
+            f'{f". {remedy}" if remedy else ""}'
         )
 
 

@@ -20,16 +20,20 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from mmadclr.checkpoint.architecture import infer_settings
+from mmadclr.checkpoint.arguments import add_weights_arguments
 from mmadclr.checkpoint.layouts import find_backbone
 from mmadclr.checkpoint.loading import architecture, describe_backbone
 from mmadclr.checkpoint.opening import OpenedBackbone, open_backbone
 from mmadclr.checkpoint.weights import fill
 from mmadclr.datasets.image_dataset import ImageDataset
+from mmadclr.datasets.names import printable
 from mmadclr.datasets.subsets import few_shot
 from mmadclr.datasets.transforms import short_side
+from mmadclr.datasets.walking import subfolders
 from mmadclr.engine.argument_types import natural, positive
 from mmadclr.engine.launch import add_launcher_arguments, load_config
-from mmadclr.evaluation.extraction import DTYPES, Loading, extract
+from mmadclr.engine.listing import check_same_images
+from mmadclr.evaluation.extraction import DTYPES, Loading, extract, together
 from mmadclr.evaluation.extractor import FEATURES, FeatureExtractor, default_features
 from mmadclr.evaluation.feature_cache import cached_features, fingerprint
 from mmadclr.evaluation.rows import FeatureSet
@@ -39,16 +43,17 @@ from mmadclr.models.backbones.query_vit import QueryViT
 from mmadclr.models.selfsup import SelfDistillation
 from mmadclr.registry import MODELS
 
+INPUTS = ('checkpoint', 'which', 'prefix', 'train', 'val')
 SEED = 0  # of random initialisation, where the config has none
 
 
 def add_backbone_arguments(parser: ArgumentParser, batch_size: int = 128) -> None:
     """``checkpoint``, how to read it, how to load images, where to write the result, and the launcher's arguments."""
     parser.add_argument(
-        'checkpoint', help='of any known layout; or a config of ours (.py), whose backbone is then randomly initialised'
+        'checkpoint',
+        help='file or folder of any known layout; or a config of ours (.py), whose backbone is then randomly initialised',
     )
-    parser.add_argument('--which', choices=['teacher', 'student'], default='teacher', help='of a checkpoint with both')
-    parser.add_argument('--num-heads', type=positive, help='attention heads, where the file does not tell them')
+    add_weights_arguments(parser)
     parser.add_argument('--batch-size', type=positive, default=batch_size, help='images a process encodes at a time')
     workers = min(4, os.cpu_count() or 1)
     parser.add_argument('--workers', type=natural, default=workers, help='processes that read images, for each process')
@@ -70,9 +75,30 @@ def add_image_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--cache', metavar='DIR', help='keep features there, and use those that are')
     parser.add_argument('--refresh', action='store_true', help='extract anew what the cache holds')
     parser.add_argument('--max-unreadable', type=natural, default=100, help='images of a set that may be left out')
+    add_pixel_arguments(parser)
     parser.add_argument('--shots', type=positive, help='learn from so many images of each class, drawn at random')
     parser.add_argument('--runs', type=positive, default=1, help='draws of --shots, for mean and standard deviation')
     parser.add_argument('--seed', type=natural, default=0, help='of the first draw, and of training')
+
+
+def add_pixel_arguments(parser: ArgumentParser) -> None:
+    """What image files do not say about their pixels; see :class:`mmadclr.datasets.pixels.PixelOptions`."""
+    parser.add_argument(
+        '--value-range',
+        type=float,
+        nargs=2,
+        metavar=('LOW', 'HIGH'),
+        help='values of black and white in images of more than 8 bits or floats',
+    )
+    parser.add_argument(
+        '--bands', type=natural, nargs=3, metavar=('R', 'G', 'B'), help='bands, from 0, of images of several bands'
+    )
+    parser.add_argument('--max-pixels', type=positive, help='pixels an image may have')
+
+
+def pixel_arguments(args: Namespace) -> dict:
+    """The same as arguments of a data set."""
+    return dict(value_range=args.value_range, bands=args.bands, max_pixels=args.max_pixels)
 
 
 def start_processes(args: Namespace, *outputs: str | None) -> None:
@@ -99,9 +125,13 @@ def open_source(args: Namespace) -> OpenedBackbone:
         FileNotFoundError, ValueError: See ``open_backbone``; also for a config that is not one of pretraining.
     """
     if args.checkpoint.endswith('.py'):
+        if args.prefix is not None:
+            raise ValueError(
+                f'--prefix {args.prefix}: {args.checkpoint} is a config and holds no weights; leave the option out'
+            )
         opened = open_config(args.checkpoint, args.num_heads)
     else:
-        opened = open_backbone(args.checkpoint, args.which, num_heads=args.num_heads)
+        opened = open_backbone(args.checkpoint, args.which, args.prefix, args.num_heads)
     opened.model.to(get_device())
     return opened
 
@@ -208,7 +238,7 @@ def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
         shots=args.shots,
         train_images=len(used),
         val_images=len(found[1].labels),
-        inputs=dict(checkpoint=args.checkpoint, which=args.which, train=args.train, val=args.val),
+        inputs={key: getattr(args, key) for key in INPUTS if getattr(args, key) is not None},
     )
     return EvaluationSets(*found, draws, about)
 
@@ -222,13 +252,20 @@ def draw(args: Namespace, dataset: ImageDataset) -> list[np.ndarray | None]:
 
 
 def build_datasets(args: Namespace, size: int) -> dict[str, ImageDataset]:
-    """The training and the validation images at ``size`` pixels, once it is certain that they have the same classes."""
+    """The training and the validation images at ``size`` pixels, once it is certain that they have the same classes.
+
+    On all processes, which have to list the same images.
+    """
     transform = dict(type='ResizeCentreCrop', resize=args.resize or short_side(size), size=size)
     places = {'train': (args.train, args.train_list), 'val': (args.val, args.val_list)}
-    datasets = {
-        name: ImageDataset(root, dict(transform), ann_file, with_label=True, shards=args.shards)
-        for name, (root, ann_file) in places.items()
-    }
+
+    def build() -> dict[str, ImageDataset]:
+        settings = dict(with_label=True, shards=args.shards, **pixel_arguments(args))
+        return {name: ImageDataset(root, dict(transform), ann_file, **settings) for name, (root, ann_file) in places.items()}
+
+    datasets = together(build)
+    for dataset in datasets.values():
+        check_same_images(dataset)
     check_classes(**datasets, in_folders=not (args.train_list or args.val_list or args.shards))
     return datasets
 
@@ -240,8 +277,9 @@ def check_classes(train: ImageDataset, val: ImageDataset, in_folders: bool) -> N
         ValueError: Names a class for which that is not so.
     """
     for dataset in (train, val) if in_folders else ():
-        for folder in sorted(path for path in dataset.data_root.iterdir() if path.is_dir()):
-            if folder.name not in dataset.metainfo['classes']:
+        for name in map(printable, subfolders(dataset.data_root)):
+            if name not in dataset.metainfo['classes']:
+                folder = printable(dataset.data_root / name)
                 raise ValueError(f'class folder {folder} holds no image: put some there or remove it')
     classes = [dataset.metainfo['classes'] for dataset in (train, val)]
     if classes[0] != classes[1]:

@@ -31,11 +31,12 @@ def export_backbone(
     num_heads: int | None = None,
     img_size: int | None = None,
     text: CardText | None = None,
+    prefix: str | None = None,
 ) -> list[Comparison]:
     """Writes weights, configuration and model card, and proves that they are the backbone before the folder gets its name.
 
     Args:
-        checkpoint, which, num_heads: See :func:`mmadclr.checkpoint.opening.open_backbone`.
+        checkpoint, which, num_heads, prefix: See :func:`mmadclr.checkpoint.opening.open_backbone`.
         folder: Must not exist, or be empty.
         to: One of ``FORMATS``.
         img_size: Stores positions resized for images of this size; otherwise they are stored as they are.
@@ -55,7 +56,7 @@ def export_backbone(
         require(package, f'the format {to}')
     for file in text.evaluations:
         evaluation_rows(file)  # a mistake is found before the work, not after it
-    opened = open_backbone(checkpoint, which, num_heads=num_heads, img_size=img_size)
+    opened = open_backbone(checkpoint, which, prefix, num_heads, img_size)
     try:
         form.check(opened)
     except ValueError as error:

@@ -8,6 +8,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mmadclr.checkpoint.architecture import mlp_ratio
+from mmadclr.checkpoint.library_config import OWN_KEY
 from mmadclr.checkpoint.opening import OpenedBackbone
 from mmadclr.datasets.transforms import short_side
 from mmadclr.export.formats import Features, Format, require, split_tokens
@@ -150,11 +152,13 @@ def _empty(transformers: ModuleType, opened: OpenedBackbone) -> torch.nn.Module:
         layer_norm_eps=model.norm.eps,
         patch_size=model.patch_size,
         image_size=height if height == width else [height, width],
+        # For ourselves, should the folder be opened here again; transformers keeps what it does not know.
+        **{OWN_KEY: dict(pos_embed_resize=model.pos_embed_resize, layer_scale=model.layer_scale is not None)},
     )
     if not is_dinov2(model):
         config = transformers.ViTConfig(intermediate_size=hidden, **common)
         return transformers.ViTModel(config, add_pooling_layer=False)
-    common.update(mlp_ratio=hidden / model.embed_dim, layerscale_value=1.0)
+    common.update(mlp_ratio=mlp_ratio(hidden, model.embed_dim), layerscale_value=1.0)
     if model.reg_token is None:
         return transformers.Dinov2Model(transformers.Dinov2Config(**common))
     config = transformers.Dinov2WithRegistersConfig(num_register_tokens=model.reg_token.shape[1], **common)

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from mmadclr.checkpoint.reading import read_checkpoint
+from mmadclr.checkpoint.reading import read_checkpoint, weights_of
 
 
 class Origin(NamedTuple):
     """Where a backbone comes from, and how it was taken out.
 
-    ``filename``: without folders. ``sha256``: of the file. ``which``: teacher or student, where it holds both. ``resized``:
-    whether positions were resized. As far as the file tells: ``method``, ``epochs``, ``data`` (folder of images).
+    ``filename``: without folders. ``sha256``: of the file or files. ``which``: teacher or student, where it holds both.
+    ``resized``: whether positions were resized. As far as the file tells: ``method``, ``epochs``, ``data`` (folder
+    of images).
     """
 
     filename: str
@@ -38,17 +39,25 @@ def read_origin(filename: str | Path, which: str, resized: bool) -> Origin:
     meta = meta if isinstance(meta, Mapping) else {}
     epochs = meta.get('epoch', checkpoint.get('epoch'))
     method, cfg = meta.get('method'), meta.get('cfg')
-    with Path(filename).open('rb') as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest()
     return Origin(
-        Path(filename).name,
-        digest,
+        Path(filename).resolve().name,
+        _digest(filename),
         which,
         resized,
         method if isinstance(method, str) else None,
         epochs if isinstance(epochs, int) else None,
         data_root(cfg) if isinstance(cfg, str) else None,
     )
+
+
+def _digest(filename: str | Path) -> str:
+    """Of the file, or of all files with weights in a folder, one after the other in the order of their names."""
+    digest = hashlib.sha256()
+    for path in weights_of(filename):
+        with path.open('rb') as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def data_root(config: str) -> str | None:

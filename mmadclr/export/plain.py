@@ -7,6 +7,7 @@ from typing import Any
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from mmadclr.checkpoint.architecture import mlp_ratio
 from mmadclr.models.backbones.query_vit import QueryViT
 
 
@@ -19,7 +20,7 @@ def vision_transformer_arguments(model: QueryViT) -> dict[str, Any]:
         embed_dim=model.embed_dim,
         depth=len(model.blocks),
         num_heads=block.attn.num_heads,
-        mlp_ratio=block.mlp.fc1.out_features / model.embed_dim,
+        mlp_ratio=mlp_ratio(block.mlp.fc1.out_features, model.embed_dim),
         num_classes=0,
         dynamic_img_size=True,
     )
@@ -38,4 +39,7 @@ def plain_vit(model: QueryViT) -> VisionTransformer:
     """A copy without anything of ours, in evaluation mode and without gradients."""
     plain = VisionTransformer(weight_init='skip', **vision_transformer_arguments(model))
     plain.load_state_dict(model.state_dict())
+    for module in plain.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = model.blocks[0].norm1.eps
     return plain.requires_grad_(False).eval()

@@ -170,12 +170,17 @@ def broken(state):
     [
         (lambda s: s, None, '24 channels are no multiple of 64: give num_heads'),
         (lambda s: s, 5, 'num_heads=5 does not divide the 24 channels'),
-        (gated, 3, r'not those of a plain vision transformer with MLPs of two layers \(it has gated MLPs'),
+        (gated, 3, r'it is a vision transformer with gated MLPs \(SwiGLU\)'),
         (broken, 3, r'1 of 30 tensors of the backbone hold NaN or infinity \(norm.bias\): the run that wrote it diverged'),
         (lambda s: {**s, 'pos_embed': torch.zeros(1, 13, 24)}, 3, '12 positions are no square grid'),
         (lambda s: {n: t for n, t in s.items() if n != 'pos_embed'}, 3, 'there is no pos_embed'),
         (lambda s: {n: t for n, t in s.items() if not n.startswith('norm.')}, 3, 'a class token but no final norm'),
-        (lambda s: {**s, 'blocks.0.attn.q_norm.weight': torch.ones(8)}, 3, '1 not in the model'),
+        (
+            lambda s: {**s, 'blocks.0.attn.q_norm.weight': torch.ones(8)},
+            3,
+            'it is a vision transformer with norms of queries',
+        ),
+        (lambda s: {**s, 'blocks.0.extra.weight': torch.ones(8)}, 3, r'1 tensors are not those .*blocks.0.extra.weight'),
         (lambda s: {'weight': torch.zeros(3)}, 3, 'no checkpoint of a plain vision transformer'),
     ],
 )

@@ -268,13 +268,15 @@ def test_one_of_several_backbones_is_chosen_by_prefix(save, state):
         loaded(file, prefix='c.')
 
 
-def test_averaged_weights_beside_the_trained_ones_are_ambiguous(save, state):
+@pytest.mark.parametrize(
+    'prefix', ['ema_state_dict.module.backbone.', 'ema_state_dict.backbone', 'ema_state_dict.backbone.']
+)
+def test_a_prefix_needs_neither_wrappers_nor_its_last_dot(save, state, prefix):
     averaged = {f'module.backbone.{name}': tensor for name, tensor in state.items()}
     trained = {f'backbone.{name}': -tensor for name, tensor in state.items()}
-    file = save({'state_dict': trained, 'ema_state_dict': averaged})
-    with pytest.raises(ValueError, match=r"'state_dict\.backbone\.', 'ema_state_dict\.module\.backbone\.' is meant"):
-        loaded(file)
-    assert_loaded(loaded(file, prefix='ema_state_dict.module.backbone.')[0], state)
+    model, report = loaded(save({'state_dict': trained, 'ema_state_dict': averaged}), prefix=prefix)
+    assert_loaded(model, state)
+    assert report.prefix == 'ema_state_dict.module.backbone.'
 
 
 def test_teacher_and_student_go_before_other_prefixes(save, state):
