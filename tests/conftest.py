@@ -6,16 +6,51 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import places
 import pytest
 import torch
+from golden_files import GoldenArrays, GoldenFolder
 from PIL import Image
-from places import GOLDEN
 
+FOLDER = pytest.StashKey[GoldenFolder]()
 DENSE = all(importlib.util.find_spec(name) for name in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain'))
+
+
+def pytest_addoption(parser) -> None:
+    group = parser.getgroup('golden numbers')
+    group.addoption(
+        '--golden', type=Path, default=places.GOLDEN, metavar='DIR', help='golden files to test against (tests/data/golden)'
+    )
+    group.addoption('--golden-unread', action='store_true', help='list at the end the golden keys that no test has read')
+
+
+def pytest_configure(config) -> None:
+    config.addinivalue_line('markers', 'golden: compares with the files of --golden')
+    config.addinivalue_line('markers', 'golden_names(argument, file, pattern): once for each match among the keys of a file')
+    if not config.getoption('golden').is_dir():
+        raise pytest.UsageError(f'--golden {config.getoption("golden")}: no such folder')
+    config.stash[FOLDER] = GoldenFolder(config.getoption('golden').resolve())
+
+
+def pytest_generate_tests(metafunc) -> None:
+    for mark in metafunc.definition.iter_markers('golden_names'):
+        argument, file, pattern = mark.args
+        folder = metafunc.config.stash[FOLDER]
+        missing = pytest.mark.skip(reason=f'no {file}.npz in {folder.folder}')
+        names = folder.names(file, pattern) or [pytest.param(None, marks=missing, id='missing')]
+        metafunc.parametrize(argument, names, scope='function')
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    if config.getoption('golden_unread'):
+        terminalreporter.section('golden keys that no test has read')
+        terminalreporter.write('\n'.join([*config.stash[FOLDER].unread(), '']))
 
 
 def pytest_collection_modifyitems(items) -> None:
     for item in items:
+        if 'golden' in getattr(item, 'fixturenames', ()):
+            item.add_marker('golden')
         if 'gpu' in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason='needs a GPU'))
         if 'dense' in item.keywords and not DENSE:
@@ -29,24 +64,19 @@ def _reproducible():
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def golden():
-    """Loads a golden file as a dict of arrays."""
-
-    def load(name: str) -> dict[str, np.ndarray]:
-        with np.load(GOLDEN / f'{name}.npz', allow_pickle=False) as arrays:
-            return dict(arrays)
-
-    return load
+@pytest.fixture(scope='session')
+def golden(request) -> GoldenFolder:
+    """Golden files: ``golden(name)`` gives arrays by key, ``golden.path(file)`` a checkpoint."""
+    return request.config.stash[FOLDER]
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def tensors():
     """Tensors of the arrays below a prefix, keyed by the rest of their name."""
 
-    def load(arrays: dict[str, np.ndarray], prefix: str, dtype=None) -> dict[str, torch.Tensor]:
-        found = {k[len(prefix) :]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
-        return {k: v.to(dtype) if dtype else v for k, v in found.items()}
+    def load(arrays: GoldenArrays, prefix: str, dtype=None) -> dict[str, torch.Tensor]:
+        found = {name: torch.from_numpy(array) for name, array in arrays.below(prefix).items()}
+        return {name: tensor.to(dtype) if dtype else tensor for name, tensor in found.items()}
 
     return load
 

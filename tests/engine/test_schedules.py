@@ -8,7 +8,7 @@ from mmadclr.engine.schedules import cosine_schedule, linear_warmup
 
 def test_equal_published_tables(golden):
     arrays = golden('dino_schedules')
-    c = {k.split('/')[1]: v.item() for k, v in arrays.items() if k.startswith('config/')}
+    c = arrays.config
     total, warmup = c['epochs'] * c['iters_per_epoch'], c['warmup_epochs'] * c['iters_per_epoch']
     peak = c['lr'] * c['batch_size_total'] / 256
     tables = {

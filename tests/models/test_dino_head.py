@@ -6,23 +6,29 @@ import torch
 from mmadclr.models.heads.dino_head import DINOHead, IBOTHead, patch_prototypes
 
 SIZES = dict(in_dim=36, out_dim=64, hidden_dim=48, bottleneck_dim=24)
+cases = pytest.mark.golden_names('name', 'dino_head', '(.+)/logits')
 
 
-@pytest.fixture(params=['fixed_norm', 'free_norm'])
-def case(request, golden, tensors):
+@pytest.fixture
+def case(name, golden, tensors):
     arrays = golden('dino_head')
-    head = DINOHead(**SIZES, norm_last_layer=request.param == 'fixed_norm')
-    head.load_state_dict(tensors(arrays, f'{request.param}/params/'))
-    common = {k: torch.from_numpy(v) for k, v in arrays.items() if '/' not in k}
-    return head, common, tensors(arrays, f'{request.param}/')
+    config, params = arrays.config, f'{name}/params/'
+    sizes = arrays.head(params)
+    assert sizes['num_layers'] == config.get('nlayers', sizes['num_layers'])
+    head = DINOHead(config['in_dim'], **sizes, norm_last_layer=name == 'fixed_norm')
+    head.load_state_dict(tensors(arrays, params))
+    common = {k: torch.from_numpy(arrays[k]) for k in ('input', 'input_tokens', 'upstream')}
+    return head, common, tensors(arrays, f'{name}/')
 
 
+@cases
 def test_logits(case):
     head, common, expected = case
     torch.testing.assert_close(head(common['input']), expected['logits'], rtol=0, atol=2e-6)
     torch.testing.assert_close(head(common['input_tokens']), expected['logits_tokens'], rtol=0, atol=2e-6)
 
 
+@cases
 def test_gradients(case):
     head, common, expected = case
     x = common['input'].clone().requires_grad_()
@@ -34,9 +40,10 @@ def test_gradients(case):
             torch.testing.assert_close(parameter.grad, expected[f'grad/{name}'], rtol=0, atol=1e-5, msg=name)
 
 
+@cases
 def test_prototypes_have_the_norm_weight_g(case):
     head, _, expected = case
-    identity = torch.eye(24)
+    identity = torch.eye(head.last_layer.weight_v.shape[1])
     torch.testing.assert_close(head.last_layer(identity).T, expected['effective_last_weight'], rtol=0, atol=2e-6)
 
 
@@ -62,19 +69,22 @@ def test_one_layer_head():
     assert DINOHead(8, 4, bottleneck_dim=6, num_layers=1)(torch.randn(3, 8)).shape == (3, 4)
 
 
-@pytest.mark.parametrize('name', ['head_shared', 'head_separate'])
+@pytest.mark.golden_names('name', 'ibot_vit', '(head_.+)/cls_logits')
 def test_ibot_head_equals_the_published_one(golden, tensors, name):
     arrays = golden('ibot_vit')
-    state, sizes = tensors(arrays, f'{name}/params/'), SIZES | dict(out_dim=48, hidden_dim=40, norm_last_layer=False)
+    params = f'{name}/params/'
+    state, sizes = tensors(arrays, params), arrays.head(params) | dict(norm_last_layer=False)
     if name == 'head_shared':  # the published state lists one last layer under two names
-        head = DINOHead(**sizes)
-        state = {key: value for key, value in state.items() if 'last_layer2' not in key}
+        head = DINOHead(arrays.config['embed_dim'], **sizes)
+        for part in ('weight_g', 'weight_v'):
+            assert torch.equal(state.pop(f'last_layer2.{part}'), state[f'last_layer.{part}'])
     else:
-        head = IBOTHead(patch_out_dim=40, **sizes)
+        head = IBOTHead(arrays.config['embed_dim'], arrays.config['patch_out_dim'], **sizes)
     head.load_state_dict(state)
     tokens = torch.from_numpy(arrays['tokens_masked'])
-    got = {'cls_logits': head(tokens[:, 0]), 'patch_logits': patch_prototypes(head)(head.project(tokens[:, 1:]).features)}
-    for key, logits in got.items():
+    cls = head(tokens[:, 0])
+    patches = patch_prototypes(head)(head.project(tokens[:, 1:]).features)
+    for key, logits in (('cls_logits', cls), ('logits_from_cls_only', cls), ('patch_logits', patches)):
         torch.testing.assert_close(logits, torch.from_numpy(arrays[f'{name}/{key}']), rtol=0, atol=1e-5, msg=key)
 
 

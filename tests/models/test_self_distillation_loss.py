@@ -28,12 +28,29 @@ def logits(values):
     return Projection(values, prototypes)
 
 
-def run(case, batch, temperatures, epochs, dtype, logits_mib):
-    """Losses, student gradients and centres of three calls in a row."""
+def published_loss(config, logits_mib, momentum='center_momentum', **kwargs):
+    """The loss with the settings of a golden file."""
+    settings = dict(student_temp=config['student_temp'], centre_momentum=config[momentum])
+    return SelfDistillationLoss(**settings, logits_mib=logits_mib, **kwargs)
+
+
+def published_temperatures(arrays, kind='', schedule='teacher_temp_schedule'):
+    """Temperatures by epoch, equal to the published ones."""
+    config = arrays.config
+    ends = config[f'warmup_teacher_{kind}temp'], config[f'teacher_{kind}temp']
+    temperatures = linear_warmup(*ends, config['epochs'], config['warmup_teacher_temp_epochs'])
+    np.testing.assert_allclose(temperatures, arrays[schedule], rtol=0, atol=1e-12)
+    return temperatures
+
+
+def run(case, config, temperatures, dtype, logits_mib):
+    """Losses, student gradients and centres of the calls in a row."""
     student, teacher = (torch.from_numpy(case[k]).to(dtype) for k in ('student', 'teacher'))
-    loss_fn = SelfDistillationLoss(student.shape[-1], logits_mib=logits_mib).to(dtype)
+    batch = config['batch']
+    assert len(student[0]) == batch * case['n_crops']
+    loss_fn = published_loss(config, logits_mib, out_dim=config['out_dim']).to(dtype)
     results = []
-    for s, t, epoch in zip(student, teacher, epochs, strict=True):
+    for s, t, epoch in zip(student, teacher, case['epoch'], strict=True):
         loss_fn.teacher_temp = temperatures[epoch]
         s = s.unflatten(0, (-1, batch)).requires_grad_()
         loss = loss_fn(logits(s), logits(t.unflatten(0, (-1, batch))))
@@ -44,17 +61,15 @@ def run(case, batch, temperatures, epochs, dtype, logits_mib):
 
 
 @FORMS
-@pytest.mark.parametrize('name', ['multicrop', 'two_views'])
+@pytest.mark.golden_names('name', 'dino_loss', '(.+)/student')
 def test_equals_published_dino_loss(golden, name, logits_mib):
     arrays = golden('dino_loss')
-    case = {k.split('/')[1]: v for k, v in arrays.items() if k.startswith(f'{name}/')}
-    temperatures = linear_warmup(0.04, 0.07, 10, 5)
-    np.testing.assert_allclose(temperatures, arrays['teacher_temp_schedule'], rtol=0, atol=1e-12)
-    losses, gradients, centres = run(case, 3, temperatures, case['epoch'], torch.float32, logits_mib)
+    case, temperatures = arrays.below(f'{name}/'), published_temperatures(arrays)
+    losses, gradients, centres = run(case, arrays.config, temperatures, torch.float32, logits_mib)
     torch.testing.assert_close(losses, torch.from_numpy(case['loss']), rtol=3e-6, atol=1e-5)
     torch.testing.assert_close(gradients, torch.from_numpy(case['grad_student']), rtol=0, atol=1e-6)
     torch.testing.assert_close(centres, torch.from_numpy(case['center'])[:, 0], rtol=0, atol=1e-6)
-    losses, _, _ = run(case, 3, temperatures, case['epoch'], torch.float64, logits_mib)
+    losses, _, _ = run(case, arrays.config, temperatures, torch.float64, logits_mib)
     np.testing.assert_allclose(losses.numpy(), case['loss_f64'], rtol=0, atol=1e-10)
 
 
@@ -62,20 +77,19 @@ def test_equals_published_dino_loss(golden, name, logits_mib):
 def test_cross_view_query_term(golden, logits_mib):
     """Float64 reference of ADCLR's query term: teacher view u against student view v != u, mean over tokens."""
     arrays = golden('query_loss')
-    loss_fn = SelfDistillationLoss(48, logits_mib=logits_mib).double()
-    temperatures = linear_warmup(0.03, 0.05, 9, 4)
+    loss_fn = published_loss(arrays.config, logits_mib, out_dim=arrays.config['out_dim']).double()
+    temperatures = published_temperatures(arrays, 'query_', 'teacher_temp_schedule_query')
     for call, epoch in enumerate(arrays['epoch']):
         loss_fn.teacher_temp = temperatures[epoch]
         student, teacher = (
-            torch.from_numpy(arrays[k][call]).double().unflatten(0, (2, 2))
+            torch.from_numpy(arrays[k][call]).double().unflatten(0, (2, -1))
             for k in ('student_query', 'teacher_query_per_view')
         )
+        assert student.shape[1:3] == (arrays.config['batch'], arrays.config['num_queries'])
         loss = loss_fn(logits(student), logits(teacher))
         loss_fn.update_centre()
-        expected = {k.rsplit('/', 1)[1]: v[call] for k, v in arrays.items() if k.startswith('ref64/cross_view/')}
-        value = next(v for k, v in expected.items() if k.startswith('loss'))
-        assert loss.item() == pytest.approx(float(value), abs=1e-10)
-        centre = next(v for k, v in expected.items() if k.startswith('center'))
+        assert loss.item() == pytest.approx(float(arrays['ref64/cross_view/loss_query'][call]), abs=1e-10)
+        centre = arrays['ref64/cross_view/center'][call]
         np.testing.assert_allclose(loss_fn.centre.numpy(), centre.ravel(), rtol=0, atol=1e-10)
 
 
@@ -83,13 +97,14 @@ def test_cross_view_query_term(golden, logits_mib):
 def test_released_query_term(golden, logits_mib):
     """The authors' released pairing, one target for both views, is the cross-view one with equal teacher views."""
     arrays = golden('query_loss')
-    loss_fn = SelfDistillationLoss(48, logits_mib=logits_mib)
-    temperatures = linear_warmup(0.03, 0.05, 9, 4)
+    loss_fn = published_loss(arrays.config, logits_mib, out_dim=arrays.config['out_dim'])
+    temperatures = published_temperatures(arrays, 'query_', 'teacher_temp_schedule_query')
+    weight = arrays.config['lambda3']
     for call, epoch in enumerate(arrays['epoch']):
         loss_fn.teacher_temp = temperatures[epoch]
-        student = torch.from_numpy(arrays['student_query'][call]).unflatten(0, (2, 2)).requires_grad_()
+        student = torch.from_numpy(arrays['student_query'][call]).unflatten(0, (2, -1)).requires_grad_()
         teacher = torch.from_numpy(arrays['teacher_query'][call]).expand(2, -1, -1, -1)
-        loss = loss_fn(logits(student), logits(teacher))
+        loss = weight * loss_fn(logits(student), logits(teacher))
         loss.backward()
         loss_fn.update_centre()
         assert loss.item() == pytest.approx(float(arrays['official/loss_query'][call]), abs=1e-5)
@@ -98,32 +113,43 @@ def test_released_query_term(golden, logits_mib):
         np.testing.assert_allclose(loss_fn.centre.numpy(), arrays['official/center3'][call].ravel(), rtol=0, atol=1e-6)
 
 
+def ibot_losses(config, logits_mib):
+    cls = published_loss(config, logits_mib, out_dim=config['out_dim'])
+    momentum = 'center_momentum2' if 'center_momentum2' in config else 'center_momentum'
+    return cls, published_loss(config, logits_mib, momentum, out_dim=config['patch_out_dim'], pairing='same-view')
+
+
 @FORMS
-@pytest.mark.parametrize('name', ['multicrop', 'two_views'])
-def test_equals_published_ibot_loss(golden, name, logits_mib):
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.golden_names('name', 'ibot_loss', '(.+)/student_cls')
+def test_equals_published_ibot_loss(golden, tensors, name, logits_mib, dtype):
     arrays = golden('ibot_loss')
-    case = {k.split('/')[1]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith(f'{name}/') and v.ndim}
-    loss_cls = SelfDistillationLoss(48, logits_mib=logits_mib).double()
-    loss_patch = SelfDistillationLoss(40, pairing='same-view', logits_mib=logits_mib).double()
+    case, config = tensors(arrays, f'{name}/'), arrays.config
+    batch = config['batch']
+    loss_cls, loss_patch = (loss.to(dtype) for loss in ibot_losses(config, logits_mib))
+    suffix, atol = ('', 1e-5) if dtype == torch.float32 else ('_f64', 1e-10)
     for call, epoch in enumerate(case['epoch']):
-        loss_cls.teacher_temp = arrays['teacher_temp_schedule'][epoch]
-        loss_patch.teacher_temp = arrays['teacher_patch_temp_schedule'][epoch]
+        loss_cls.teacher_temp = published_temperatures(arrays)[epoch]
+        loss_patch.teacher_temp = published_temperatures(arrays, 'patch_', 'teacher_patch_temp_schedule')[epoch]
         names = [k for k in ('student_cls', 'student_local_cls', 'student_patch') if k in case]
-        leaves = {k: case[k][call].double().requires_grad_() for k in names}
-        views = torch.cat([leaves[k].unflatten(0, (-1, 3)) for k in names if k != 'student_patch'])
-        cls = loss_cls(logits(views), logits(case['teacher_cls'][call].double().unflatten(0, (2, 3))))
+        leaves = {k: case[k][call].to(dtype).requires_grad_() for k in names}
+        views = torch.cat([leaves[k].unflatten(0, (-1, batch)) for k in names if k != 'student_patch'])
+        assert len(views) == 2 + case['n_local_crops']
+        cls = config['lambda1'] * loss_cls(logits(views), logits(case['teacher_cls'][call].to(dtype).unflatten(0, (2, -1))))
         _, rows, weights = PatchMasks.of(case['masks'][call].transpose(0, 1))
-        student, teacher = (x.flatten(0, 1)[None] for x in (leaves['student_patch'], case['teacher_patch'][call].double()))
+        assert case['masks'].shape[-2:] == (config['grid'], config['grid'])
+        student, teacher = (x.flatten(0, 1)[None] for x in (leaves['student_patch'], case['teacher_patch'][call].to(dtype)))
         patch = loss_patch(logits(student[:, rows]), logits(teacher[:, rows]), weights, centre_from=logits(teacher))
+        patch = config['lambda2'] * patch
         (cls + patch).backward()
         loss_cls.update_centre()
         loss_patch.update_centre()
-        for got, key in ((cls, 'loss_cls_f64'), (patch, 'loss_patch_f64'), (cls + patch, 'loss_f64')):
-            assert got.item() == pytest.approx(case[key][call].item(), abs=1e-10), key
+        for got, key in ((cls, 'loss_cls'), (patch, 'loss_patch'), (cls + patch, 'loss')):
+            assert got.item() == pytest.approx(case[f'{key}{suffix}'][call].item(), rel=0, abs=atol), key
         for got, key in ((loss_cls.centre, 'center'), (loss_patch.centre, 'center2')):
-            torch.testing.assert_close(got, case[key][call].flatten().double(), rtol=0, atol=1e-6, msg=key)
+            torch.testing.assert_close(got, case[key][call].flatten().to(dtype), rtol=0, atol=1e-6, msg=key)
         for key, leaf in leaves.items():
-            torch.testing.assert_close(leaf.grad, case[f'grad_{key}'][call].double(), rtol=0, atol=1e-6, msg=key)
+            torch.testing.assert_close(leaf.grad, case[f'grad_{key}'][call].to(dtype), rtol=0, atol=1e-6, msg=key)
 
 
 def slow_loss(student, teacher, centre, student_temp, teacher_temp, keep):
