@@ -115,6 +115,13 @@ class GoldenFolder:
         return [f'{file}: {key}' for file in map(str, files) for key in self(file).unread]
 
 
+def enlarged(expected: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The native input of a checkpoint's features: the stored picture, every value repeated along both sides."""
+    small = expected['image_low_resolution']
+    factor = (expected.config['img_size'] if isinstance(expected, GoldenArrays) else 224) // small.shape[-1]
+    return np.kron(small, np.ones((1, 1, factor, factor), small.dtype))
+
+
 def watch_gradients(model: nn.Module) -> dict[str, float]:
     """Norms of the gradients as backward leaves them, before anything clips or drops them; of the last step."""
     norms: dict[str, float] = {}

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from golden_files import watch_gradients
 from mmengine.logging import MessageHub
 from mmengine.runner import EpochBasedTrainLoop
 
@@ -24,22 +25,42 @@ def build(**kwargs):
 
 
 def crops(arrays, step, kind):
-    keys = sorted(k for k in arrays if k.startswith(f'crops/step{step}/{kind}'))
-    return torch.stack([torch.from_numpy(arrays[k]).double() for k in keys], dim=1)
+    found = arrays.below(f'crops/step{step}/{kind}')
+    return torch.stack([torch.from_numpy(found[number]) for number in sorted(found)], dim=1)
 
 
-@pytest.fixture
-def published_run(golden, tensors):
-    """Our model after the three steps, and what happened on the way."""
-    arrays = golden('dino_step')
-    config = {k.split('/')[1]: v.item() for k, v in arrays.items() if k.startswith('config/')}
-    model = build().double()
+def published_model(arrays, tensors, dtype):
+    """The model of a golden file, student and teacher as they start."""
+    config = arrays.config
+    sides = {image.shape[-1] for key, image in arrays.below('crops/step0/').items() if key.startswith('global')}
+    assert sides == {config['img_size']}
+    model = build(
+        backbone=dict(type='QueryViT', arch=arrays.arch('init/backbone.'), img_size=config['img_size']),
+        head=dict(type='DINOHead', **arrays.head('init/head.'), norm_last_layer=config['norm_last_layer']),
+    ).to(dtype)
     model.student.load_state_dict(tensors(arrays, 'init/'))
     model.teacher.load_state_dict(model.student.state_dict())
-    optimizer = dict(type='AdamW', lr=config['lr'] * config['batch'] / 256)
-    wrapper = SelfDistillationOptimConstructor(dict(optimizer=optimizer, max_norm=config['clip_grad'], precision='fp32'))(
-        model
+    return model
+
+
+def published_schedule(config):
+    return DistillationScheduleHook(
+        warmup_epochs=config['warmup_epochs'],
+        min_lr=config['min_lr'],
+        weight_decay=(config['weight_decay'], config['weight_decay_end']),
+        momentum=(config['momentum_teacher'], 1.0),
+        teacher_temp=(config['warmup_teacher_temp'], config['teacher_temp']),
+        teacher_temp_warmup_epochs=config['warmup_teacher_temp_epochs'],
+        freeze_last_layer_epochs=config['freeze_last_layer'],
     )
+
+
+def run_published_steps(arrays, model, dtype):
+    """Trains on the crops of the fixture; what was seen in each step."""
+    config = arrays.config
+    optimizer = dict(type='AdamW', lr=config['lr'] * config['batch'] / 256)
+    construct = SelfDistillationOptimConstructor(dict(optimizer=optimizer, max_norm=config['clip_grad'], precision='fp32'))
+    wrapper = construct(model)
     runner = SimpleNamespace(
         model=model,
         train_loop=EpochBasedTrainLoop.__new__(EpochBasedTrainLoop),
@@ -50,39 +71,48 @@ def published_run(golden, tensors):
         max_epochs=config['epochs'],
         max_iters=config['epochs'] * config['iters_per_epoch'],
     )
-    schedule = DistillationScheduleHook(
-        warmup_epochs=config['warmup_epochs'],
-        min_lr=config['min_lr'],
-        weight_decay=(config['weight_decay'], config['weight_decay_end']),
-        momentum=(config['momentum_teacher'], 1.0),
-        teacher_temp=(config['warmup_teacher_temp'], config['teacher_temp']),
-        teacher_temp_warmup_epochs=config['warmup_teacher_temp_epochs'],
-        freeze_last_layer_epochs=config['freeze_last_layer'],
-    )
+    schedule, norms = published_schedule(config), watch_gradients(model.student)
     schedule.before_run(runner)
     for hook in (schedule, TeacherUpdateHook()):
         hook.before_train(runner)
-    log = []
     for step, epoch in enumerate(arrays['epoch']):
         runner.iter, runner.epoch = step, int(epoch)
         schedule.before_train_epoch(runner)
         schedule.before_train_iter(runner, 0)
-        views = dict(global_views=crops(arrays, step, 'global'), local_views=crops(arrays, step, 'local'))
+        views = {f'{kind}_views': crops(arrays, step, kind).to(dtype) for kind in ('global', 'local')}
+        assert views['local_views'].shape[:2] == (config['batch'], config['n_local_crops'])
+        assert views['local_views'].shape[-1] == config['local_size']
         loss = model.train_step(dict(views=views), wrapper)['loss']
-        groups = wrapper.optimizer.param_groups
-        log.append((loss.item(), groups[0]['lr'], groups[1]['lr'], groups[0]['weight_decay'], model.teacher_momentum))
-        log[-1] += (model.loss_cls.centre.numpy().copy(),)
-        assert groups[1]['weight_decay'] == 0
-    return arrays, model, log
+        decayed, exempt = wrapper.optimizer.param_groups
+        assert exempt['weight_decay'] == 0
+        yield (
+            *(loss.item(), decayed['lr'], exempt['lr'], decayed['weight_decay'], model.teacher_momentum),
+            *(model.loss_cls.centre.numpy().copy(), [norms[name] for name in arrays['trainable_names'].tolist()]),
+        )
+
+
+@pytest.fixture(scope='module')
+def published_run(golden, tensors):
+    """The fixture, our model after its steps, and what was seen in them."""
+    arrays = golden('dino_step')
+    model = published_model(arrays, tensors, torch.float64)
+    return arrays, model, list(run_published_steps(arrays, model, torch.float64))
 
 
 def test_losses_schedules_and_centre_of_the_published_run(published_run):
     arrays, _, log = published_run
-    losses, lr, lr_undecayed, weight_decay, momentum, centre = (np.array(column) for column in zip(*log, strict=True))
+    losses, lr, lr_undecayed, weight_decay, momentum, centre, norms = map(np.array, zip(*log, strict=True))
     np.testing.assert_allclose(losses, arrays['loss_f64'], rtol=0, atol=1e-9)
     for got, key in ((lr, 'lr'), (lr_undecayed, 'lr'), (weight_decay, 'weight_decay'), (momentum, 'momentum')):
         np.testing.assert_allclose(got, arrays[key], rtol=0, atol=1e-12)
     np.testing.assert_allclose(centre, arrays['center'], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(norms, arrays['grad_norm_before_clip'], rtol=1e-9, atol=1e-9)
+
+
+def test_losses_of_the_published_run_in_single_precision(golden, tensors):
+    arrays = golden('dino_step')
+    log = run_published_steps(arrays, published_model(arrays, tensors, torch.float32), torch.float32)
+    np.testing.assert_allclose([step[0] for step in log], arrays['loss_f32'], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize('network', ['student', 'teacher'])
@@ -95,9 +125,9 @@ def test_weights_after_the_published_run(published_run, tensors, network):
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6, msg=name)
 
 
-def test_decayed_parameters_are_the_published_ones(golden):
+def test_decayed_parameters_are_the_published_ones(golden, tensors):
     arrays = golden('dino_step')
-    student = build().student
+    student = published_model(arrays, tensors, torch.float32).student
     decayed, exempt = split_by_decay(student.named_parameters())
     names = {id(p): name for name, p in student.named_parameters()}
     published = dict(zip(arrays['trainable_names'].tolist(), arrays['trainable_decayed'].tolist(), strict=True))

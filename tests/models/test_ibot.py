@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from golden_files import enlarged, watch_gradients
 from mmengine.logging import MessageHub
 from mmengine.runner import EpochBasedTrainLoop
-from places import GOLDEN, GOLDEN_CHECKPOINTS
 
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.engine.hooks import DistillationScheduleHook, TeacherUpdateHook
@@ -16,8 +16,9 @@ from mmadclr.engine.optim import SelfDistillationOptimConstructor, split_by_deca
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.registry import MODELS
 
+ARCH = dict(embed_dim=24, depth=2, num_heads=3, patch_size=8)
 TINY = dict(
-    backbone=dict(type='QueryViT', arch=dict(embed_dim=24, depth=2, num_heads=3, patch_size=8), img_size=32),
+    backbone=dict(type='QueryViT', arch=ARCH, img_size=32),
     head=dict(type='DINOHead', out_dim=64, hidden_dim=48, bottleneck_dim=16, norm_last_layer=False),
 )
 OWN_PROTOTYPES = TINY['head'] | dict(type='IBOTHead', patch_out_dim=20)
@@ -31,13 +32,16 @@ def build(**kwargs):
 
 def stacked(arrays, prefix):
     """(B, V, ...) of the arrays whose names start so."""
-    return torch.stack([torch.from_numpy(arrays[k]) for k in sorted(k for k in arrays if k.startswith(prefix))], dim=1)
+    found = arrays.below(prefix)
+    return torch.stack([torch.from_numpy(found[name]) for name in sorted(found)], dim=1)
 
 
-def ours(published):
+def ours(published, shared_head=True):
     """A published state in our names: the alias of a shared last layer is none, and the mask token has another name."""
     return {
-        name.replace('masked_embed', 'mask_token'): value for name, value in published.items() if 'last_layer2' not in name
+        name.replace('masked_embed', 'mask_token'): value
+        for name, value in published.items()
+        if not (shared_head and 'last_layer2' in name)
     }
 
 
@@ -70,21 +74,43 @@ def stand_in(model, wrapper, epochs, iters_per_epoch):
     )
 
 
-def run_published_steps(arrays, config, model):
+def published_model(arrays, dtype):
+    """The model of a golden file, student and teacher as they start."""
+    config, sizes = arrays.config, arrays.head('init/head.')
+    head = dict(type='DINOHead', **sizes, norm_last_layer=config['norm_last_layer'])
+    if not config['shared_head']:
+        head |= dict(type='IBOTHead', patch_out_dim=config['patch_out_dim'])
+    model = build(
+        backbone=dict(type='QueryViT', arch=arrays.arch('init/backbone.'), img_size=config['img_size']),
+        head=head,
+        cls_weight=config['lambda1'],
+        patch_weight=config['lambda2'],
+    ).to(dtype)
+    start = {name: torch.from_numpy(array) for name, array in arrays.below('init/').items()}
+    start = ours(start, config['shared_head'])
+    model.student.load_state_dict(start)
+    model.teacher.load_state_dict({k: v for k, v in start.items() if 'mask_token' not in k})
+    return model
+
+
+def run_published_steps(arrays, model, dtype):
     """Trains on the crops and masks of the fixture; what was seen in each step."""
+    config = arrays.config
     optimizer = dict(type='AdamW', lr=config['lr'] * config['batch'] / 256)
     construct = SelfDistillationOptimConstructor(dict(optimizer=optimizer, max_norm=config['clip_grad'], precision='fp32'))
     wrapper = construct(model)
     runner = stand_in(model, wrapper, config['epochs'], config['iters_per_epoch'])
-    schedule = published_schedule(config)
+    schedule, norms = published_schedule(config), watch_gradients(model.student)
     schedule.before_run(runner)
     for hook in (schedule, TeacherUpdateHook()):
         hook.before_train(runner)
+    names = list(ours(dict.fromkeys(arrays['trainable_names'].tolist()), config['shared_head']))
     for step, epoch in enumerate(arrays['epoch']):
         runner.iter, runner.epoch = step, int(epoch)
         schedule.before_train_epoch(runner)
         schedule.before_train_iter(runner, 0)
-        views = {f'{k}_views': stacked(arrays, f'crops/step{step}/{k}').double() for k in ('global', 'local')}
+        views = {f'{k}_views': stacked(arrays, f'crops/step{step}/{k}').to(dtype) for k in ('global', 'local')}
+        check_sizes(config, **views)
         views['masks'] = PatchMasks.of(stacked(arrays, f'masks/step{step}/'))
         losses = model.train_step(dict(views=views), wrapper)
         group = wrapper.optimizer.param_groups[0]
@@ -92,34 +118,43 @@ def run_published_steps(arrays, config, model):
             *(losses[name].item() for name in ('loss', 'loss_cls', 'loss_patch')),
             *(group['lr'], group['weight_decay'], model.teacher_momentum),
             *(loss.centre.numpy().copy() for loss in (model.loss_cls, model.loss_patch)),
+            [norms[name] for name in names],
         )
 
 
+def check_sizes(config, global_views, local_views):
+    assert local_views.shape[:2] == (config['batch'], config['n_local_crops'])
+    assert (global_views.shape[-1], local_views.shape[-1]) == (config['img_size'], config['local_size'])
+
+
 @pytest.fixture(scope='module')
-def published_run():
-    """The fixture, our model after its three steps, and what was seen in them."""
+def published_run(golden):
+    """The fixture, our model after its steps, and what was seen in them."""
     torch.manual_seed(0)
-    with np.load(GOLDEN / 'ibot_step.npz', allow_pickle=False) as file:
-        arrays = dict(file)
-    config = {k.split('/')[1]: v.item() for k, v in arrays.items() if k.startswith('config/')}
-    model = build().double()
-    start = ours({k.removeprefix('init/'): torch.from_numpy(v) for k, v in arrays.items() if k.startswith('init/')})
-    model.student.load_state_dict(start)
-    model.teacher.load_state_dict({k: v for k, v in start.items() if 'mask_token' not in k})
-    return arrays, model, list(run_published_steps(arrays, config, model))
+    arrays = golden('ibot_step')
+    model = published_model(arrays, torch.float64)
+    return arrays, model, list(run_published_steps(arrays, model, torch.float64))
 
 
 def test_losses_schedules_and_centres_of_the_published_run(published_run):
     arrays, _, log = published_run
     names = ('loss_f64', 'loss_cls_f64', 'loss_patch_f64', 'lr', 'weight_decay', 'momentum', 'center', 'center2')
-    for name, column in zip(names, zip(*log, strict=True), strict=True):
-        np.testing.assert_allclose(np.array(column), arrays[name], rtol=0, atol=1e-9, err_msg=name)
+    for name, column in zip((*names, 'grad_norm_before_clip'), zip(*log, strict=True), strict=True):
+        rtol = 1e-9 if name == 'grad_norm_before_clip' else 0
+        np.testing.assert_allclose(np.array(column), arrays[name], rtol=rtol, atol=1e-9, err_msg=name)
+
+
+def test_losses_of_the_published_run_in_single_precision(golden):
+    arrays = golden('ibot_step')
+    log = list(run_published_steps(arrays, published_model(arrays, torch.float32), torch.float32))
+    for column, name in enumerate(('loss_f32', 'loss_cls_f32', 'loss_patch_f32')):
+        np.testing.assert_allclose([step[column] for step in log], arrays[name], rtol=0, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize('network', ['student', 'teacher'])
 def test_weights_after_the_published_run(published_run, tensors, network):
     arrays, model, _ = published_run
-    expected = ours(tensors(arrays, f'{network}_after/', torch.float64))
+    expected = ours(tensors(arrays, f'{network}_after/', torch.float64), arrays.config['shared_head'])
     state = getattr(model, network).state_dict()
     assert state.keys() == expected.keys()
     for name, value in state.items():
@@ -128,32 +163,35 @@ def test_weights_after_the_published_run(published_run, tensors, network):
 
 def test_decayed_parameters_are_the_published_ones(golden):
     arrays = golden('ibot_step')
-    student = build().student
+    student = published_model(arrays, torch.float32).student
     names = {id(p): name for name, p in student.named_parameters()}
     decayed, exempt = split_by_decay(student.named_parameters())
-    published = ours(dict(zip(arrays['trainable_names'].tolist(), arrays['trainable_decayed'].tolist(), strict=True)))
+    published = dict(zip(arrays['trainable_names'].tolist(), arrays['trainable_decayed'].tolist(), strict=True))
+    published = ours(published, arrays.config['shared_head'])
     assert {names[id(p)]: True for p in decayed} | {names[id(p)]: False for p in exempt} == published
 
 
-def test_a_published_training_checkpoint_fits_and_gives_its_outputs(golden):
+def test_a_published_training_checkpoint_fits_and_gives_its_outputs(golden, tensors):
     """Both networks of an official file in our names; masked student tokens and the logits of [CLS] and patches."""
-    expected = {k: torch.from_numpy(v) for k, v in golden('checkpoints/ibot_expected').items() if v.ndim}
-    published = read_checkpoint(GOLDEN_CHECKPOINTS / 'ibot_checkpoint.pth')
+    arrays = golden('checkpoints/ibot_expected')
+    published, config = read_checkpoint(golden.path('checkpoints/ibot_checkpoint.pth')), arrays.config
+    head = dict(type='DINOHead', **{k: config[k] for k in ('out_dim', 'hidden_dim', 'bottleneck_dim')})
     model = build(
-        backbone=dict(type='QueryViT', arch=dict(embed_dim=12, depth=2, num_heads=3, patch_size=16)),
-        head=dict(type='DINOHead', out_dim=64, hidden_dim=32, bottleneck_dim=16, norm_last_layer=False),
+        backbone=dict(type='QueryViT', arch={k: config[k] for k in ARCH}, img_size=config['img_size']),
+        head=head | dict(norm_last_layer=False),
     ).eval()
-    images = expected['image_low_resolution'].repeat_interleave(8, 2).repeat_interleave(8, 3)
+    images = torch.from_numpy(enlarged(arrays))
     for name in ('student', 'teacher'):
-        network = getattr(model, name)
+        network, expected = getattr(model, name), tensors(arrays, f'{name}/')
         network.load_state_dict({k.removeprefix('module.'): v for k, v in ours(published[name]).items()})
         output = network.backbone(images)
         got = {'cls_logits_224': network.head(output.cls), 'patch_logits_224_first5': network.head(output.patches[:, :5])}
         for key, logits in got.items():
-            torch.testing.assert_close(logits, expected[f'{name}/{key}'], rtol=0, atol=3e-5, msg=f'{name}/{key}')
-    output = model.student.backbone(images, mask=expected['mask_224'])
+            torch.testing.assert_close(logits, expected[key], rtol=0, atol=3e-5, msg=f'{name}/{key}')
+    output = model.student.backbone(images, mask=torch.from_numpy(arrays['mask_224']))
     tokens = torch.cat((output.cls[:, None], output.patches), dim=1)
-    torch.testing.assert_close(tokens, expected['student/tokens_224_masked'], rtol=0, atol=3e-5)
+    expected = torch.from_numpy(arrays['student/tokens_224_masked'])
+    torch.testing.assert_close(tokens, expected, rtol=0, atol=3e-5)
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------------
@@ -161,9 +199,14 @@ def test_a_published_training_checkpoint_fits_and_gives_its_outputs(golden):
 
 def test_patch_temperatures_are_the_published_ones(golden):
     arrays = golden('ibot_loss')
-    temp, late = (0.05, 0.06), arrays['config/mim_start_epoch_of_late_schedule'].item()
+    config = arrays.config
+    temp, late = (
+        [config[f'{kind}teacher_patch_temp'] for kind in ('warmup_', '')],
+        config['mim_start_epoch_of_late_schedule'],
+    )
+    warmup = config['warmup_teacher_temp_epochs']
     for start_epoch, key in ((0, 'teacher_patch_temp_schedule'), (late, 'teacher_patch_temp_schedule_late')):
-        table = temperature_table(9, temp=temp, warmup_epochs=4, start_epoch=start_epoch)
+        table = temperature_table(config['epochs'], temp=temp, warmup_epochs=warmup, start_epoch=start_epoch)
         np.testing.assert_allclose(table, arrays[key], rtol=0, atol=1e-12)
 
 
