@@ -8,6 +8,7 @@ output = model(transform(image)[None])  # output.cls (1, D), output.patches (1, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +20,10 @@ from torchvision.transforms import v2
 
 from mmadclr.checkpoint.opening import open_backbone
 from mmadclr.datasets.image_dataset import ImageDataset
-from mmadclr.datasets.transforms import short_side
+from mmadclr.datasets.transforms import MAX_RESIZED, short_side
 from mmadclr.evaluation.extraction import Loading, Progress, feature_batches
 from mmadclr.evaluation.extractor import FeatureExtractor
-from mmadclr.evaluation.features import report_unreadable
+from mmadclr.evaluation.features import report_lost, report_unreadable
 from mmadclr.models.backbones.feature_vit import FeatureViT
 
 
@@ -58,6 +59,7 @@ def evaluation_transform(
     return v2.Compose(
         [
             v2.RGB(),
+            v2.Lambda(partial(_without_far_ends, resize=resize or short_side(size))),
             v2.Resize(resize or short_side(size), v2.InterpolationMode.BICUBIC),
             v2.CenterCrop(size),
             v2.PILToTensor(),
@@ -65,6 +67,14 @@ def evaluation_transform(
             v2.Normalize(mean, std),
         ]
     )
+
+
+def _without_far_ends(image: Image.Image, resize: int) -> Image.Image:
+    """The middle of a strip that would become too many pixels when resized; a central crop needs no more."""
+    width, height = image.size
+    longest = max(MAX_RESIZED // resize**2, 4) * min(width, height)
+    left, top = (max(side - longest, 0) // 2 for side in (width, height))
+    return image.crop((left, top, width - left, height - top)) if left or top else image
 
 
 class ExtractedFeatures(NamedTuple):
@@ -90,6 +100,9 @@ def extract_features(
     batch_size: int = 64,
     num_workers: int = 0,
     max_unreadable: int = 100,
+    value_range: tuple[float, float] | None = None,
+    bands: tuple[int, int, int] | None = None,
+    max_pixels: int | None = None,
     **kwargs,
 ) -> ExtractedFeatures:
     """Features of every image below a folder, at any depth, without labels.
@@ -102,6 +115,8 @@ def extract_features(
         size, resize: Side of the central crop, and short side of the image before it; see :func:`load_backbone`.
         batch_size, num_workers: How images are read.
         max_unreadable: More images than this that cannot be read are an error; others are logged and listed.
+        value_range, bands, max_pixels: What files do not say about their pixels; see
+            :class:`mmadclr.datasets.pixels.PixelOptions`.
 
     Raises:
         FileNotFoundError, ValueError: The folder has no images, or the checkpoint cannot be used; a backbone without class
@@ -115,16 +130,17 @@ def extract_features(
     model = (_TokenExtractor(opened, 'mean') if patches else FeatureExtractor(opened, 'cls')).to(device)
     size = size or min(opened.img_size)
     transform = dict(type='ResizeCentreCrop', resize=resize or short_side(size), size=size)
-    dataset = ImageDataset(str(folder), transform)
+    dataset = ImageDataset(str(folder), transform, value_range=value_range, bands=bands, max_pixels=max_pixels)
     loading = Loading(batch_size, num_workers, max_unreadable)
     progress = Progress(len(dataset), folder)
     found = [
-        (batch.outputs.cpu(), batch.indices.tolist(), batch.unreadable)
+        (batch.outputs.cpu(), batch.indices.tolist(), batch.unreadable, batch.lost)
         for batch in progress.over(feature_batches(model, dataset, np.arange(len(dataset)), loading))
     ]
-    unreadable = sorted({message for *_, messages in found for message in messages})
+    unreadable = sorted({message for *_, messages, _ in found for message in messages})
     report_unreadable(unreadable, dataset, max_unreadable)
-    paths = [dataset.path(index) for _, indices, _ in found for index in indices]
+    report_lost(lost for *_, lost in found)
+    paths = [dataset.path(index) for _, indices, *_ in found for index in indices]
     tokens = torch.cat([outputs for outputs, *_ in found])
     if not patches:
         return ExtractedFeatures(paths, tokens, None, unreadable)

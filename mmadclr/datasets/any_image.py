@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -66,11 +67,13 @@ def read_rgb(data: bytes, options: PixelOptions = AS_THEY_ARE) -> Decoded:
         return _decoded(read_pnm(data, header, options), options)
     if data[:4] in TIFF_SIGNATURES and (facts := tiff_facts(data)) is not None:
         check_tiff(facts, options)
-        frames = [FRAMES] * facts.more_pages
+        lost = [FRAMES] * facts.more_pages
         if not facts.pillow_keeps_all:
-            return _decoded(read_tiff(data, facts), options, facts.orientation, frames)
+            if options.bands is not None or not facts.pillow_keeps_colors:
+                return _decoded(read_tiff(data, facts), options, facts.orientation, lost)
+            lost.append(bands_lost(facts.samples, facts.colors))
         decoded = _read_by_pillow(data, options, facts)
-        return decoded._replace(lost=[*frames, *decoded.lost])
+        return decoded._replace(lost=[*lost, *decoded.lost])
     return _read_by_pillow(data, options)
 
 
@@ -95,8 +98,9 @@ def _decoded(levels: Levels, options: PixelOptions, orientation: int = 1, lost: 
 
 
 def _read_by_pillow(data: bytes, options: PixelOptions, tiff: TiffFacts | None = None) -> Decoded:
-    with warnings.catch_warnings(), _open(data, options) as image:
+    with warnings.catch_warnings(), _limit(options), Image.open(io.BytesIO(data)) as image:
         warnings.simplefilter('ignore')  # palette transparency, odd EXIF blocks: the pixels are fine
+        check_size(*image.size, options)
         frames = [FRAMES] * (tiff is None and getattr(image, 'is_animated', False))
         image.load()
         orientation = orientation_of(image)
@@ -108,20 +112,19 @@ def _read_by_pillow(data: bytes, options: PixelOptions, tiff: TiffFacts | None =
         return Decoded(image, frames + lost)
 
 
-def _open(data: bytes, options: PixelOptions) -> Image.Image:
-    """The image, of which the header has been read. With a limit of one's own, Pillow's is off meanwhile."""
-    warnings.simplefilter('ignore')  # within the caller's catch_warnings
+@contextmanager
+def _limit(options: PixelOptions) -> Iterator[None]:
+    """Pillow's limit, named as ours; with one of the options, its own is off meanwhile."""
     before = Image.MAX_IMAGE_PIXELS
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # within the caller's catch_warnings
     try:
         if options.max_pixels is not None:
             Image.MAX_IMAGE_PIXELS = None
-        image = Image.open(io.BytesIO(data))
+        yield
     except Image.DecompressionBombError as error:
         raise DecodeError(f'{error} Set max_pixels of the data set (--max-pixels) if the file is to be trusted') from error
     finally:
         Image.MAX_IMAGE_PIXELS = before
-    check_size(*image.size, options)
-    return image
 
 
 def _levels(image: Image.Image, tiff: TiffFacts | None) -> Levels:
@@ -145,7 +148,4 @@ def _plain_rgb(image: Image.Image, options: PixelOptions) -> tuple[Image.Image, 
         if image.mode in ('P', 'PA', 'La', 'RGBa', 'YCbCr', 'LAB', 'HSV'):
             image = image.convert('RGBA' if transparent else 'RGB')
         return Image.fromarray(take_bands(np.asarray(image), options.bands)), []
-    lost = [ALPHA] * transparent + [CMYK] * (image.mode == 'CMYK')
-    if image.mode == 'RGBX':
-        lost.append(bands_lost(4, 3))
-    return image.convert('RGB'), lost
+    return image.convert('RGB'), [ALPHA] * transparent + [CMYK] * (image.mode == 'CMYK')

@@ -128,11 +128,16 @@ class TiffFacts(NamedTuple):
 
     @property
     def pillow_keeps_all(self) -> bool:
-        """Whether Pillow knows the form and keeps every bit, and every band but one that it names."""
+        """Whether Pillow knows the form and keeps every bit, and every band but alpha."""
         if self.bits > 8 or self.sample_format != UNSIGNED:
             return self.samples == 1 and (self.bits, self.sample_format) in PILLOW_DEPTHS
         others = self.samples - self.colors
-        return self.colors > 0 and (others == 0 or (others == 1 and self.extra[:1] in ((), (0,), (1,), (2,))))
+        return self.colors > 0 and (others == 0 or (others == 1 and (self.has_alpha or not self.extra)))
+
+    @property
+    def pillow_keeps_colors(self) -> bool:
+        """Whether Pillow reads the first three of four bands, of which the last is of no known meaning."""
+        return (self.bits, self.sample_format, self.photometric, self.samples) == (8, UNSIGNED, RGB, 4) and not self.planar
 
 
 def tiff_facts(data: bytes) -> TiffFacts | None:
@@ -196,9 +201,12 @@ def _by_tifffile(data: bytes) -> np.ndarray:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             page = tiff.pages[0]
+            ends = (start + size for start, size in zip(page.dataoffsets, page.databytecounts, strict=True))
+            if max(ends, default=0) > len(data):
+                raise ValueError('the file ends before the pixels do')  # else what is not there would be black
             array = page.asarray(maxworkers=1)
     except Exception as error:  # it raises what a broken file brings it to
         raise DecodeError(f'tifffile says: {error}') from error
-    if array is None or array.dtype == bool:
-        array = np.asarray(array, dtype=np.uint8)
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
     return np.moveaxis(array, 0, -1) if page.axes == 'SYX' else array

@@ -6,6 +6,7 @@ Shape legend: V global views, L local views, Q query crops. Boxes are (left, top
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,12 +15,15 @@ from torch import Tensor
 
 from mmadclr.datasets.decoding import EncodedImage, Scratch
 from mmadclr.datasets.masking import PatchMasking
-from mmadclr.datasets.photometric import build_recipe
-from mmadclr.registry import TRANSFORMS
+from mmadclr.datasets.photometric import PhotometricRecipe, build_recipe
+from mmadclr.registry import TRANSFORMS, ConfigOf
+
+RecipeConfig = Annotated[dict, ConfigOf(PhotometricRecipe)]
 
 Box = tuple[int, int, int, int]
 KINDS = ('global', 'local', 'query')
 NUM_GLOBAL = 2
+MAX_RESIZED = 2**25  # pixels of a resized image that is made as a whole: of one of 60000x1 they would be gigabytes
 JPEG_SHRINKS = (8, 4, 2)  # fractions at which libjpeg decodes in a fraction of the time
 
 
@@ -97,10 +101,10 @@ class MultiCrop:
         query_source: str = 'image',
         query_photometric: str = 'shared',
         mask: dict | None = None,
-        global_1: dict | None = None,
-        global_2: dict | None = None,
-        local: dict | None = None,
-        query: dict | None = None,
+        global_1: RecipeConfig | None = None,
+        global_2: RecipeConfig | None = None,
+        local: RecipeConfig | None = None,
+        query: RecipeConfig | None = None,
         backend: str = 'fast',
     ) -> None:
         if num_local < 0 or num_query < 0:
@@ -265,11 +269,21 @@ class ResizeCentreCrop:
         short = min(image.size)
         # Multiplied first, divided once: 98 pixels times the rounded factor 256 / 49 are 511.99..., and lose a row.
         width, height = (int(self.resize * side / short) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        crop = image.crop((left, top, left + self.size, top + self.size))
+        box = left, top, left + self.size, top + self.size
+        if width * height > MAX_RESIZED:
+            crop = _resized_part(image, (width, height), box)
+        else:
+            crop = image.resize((width, height), Image.Resampling.BICUBIC).crop(box)
         results['images'] = torch.from_numpy(np.asarray(crop).transpose(2, 0, 1).copy())
         return results
+
+
+def _resized_part(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
+    """``image.resize(size).crop(box)`` without making the rest, up to rounding: the filter sees what lies beside the box."""
+    edges = (edge * image.size[i % 2] / size[i % 2] for i, edge in enumerate(box))
+    source = tuple(min(edge, image.size[i % 2]) for i, edge in enumerate(edges))
+    return image.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BICUBIC, box=source)
 
 
 def _shrunk(box: Box, shrink: int) -> Box:
