@@ -1,7 +1,7 @@
 """Features on disk: written once by all processes, memory-mapped by every evaluation after that.
 
-A cache is a folder: ``cache.json`` (what the features are of, shards, class names, unreadable images), ``labels.npy`` and
-``indices.npy`` (N,), and shards ``features-<first image>.npy`` (n, D) in the order of the data set.
+A cache is a folder: ``cache.json`` (what the features are of, shards, class names, messages about images), ``labels.npy``
+and ``indices.npy`` (N,), and shards ``features-<first image>.npy`` (n, D) in the order of the data set.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 import mmadclr
 from mmadclr.checkpoint.opening import OpenedBackbone
 from mmadclr.evaluation.extraction import Loading, Progress, feature_batches, share, to_dtype, together
-from mmadclr.evaluation.features import report_unreadable
+from mmadclr.evaluation.features import report_lost, report_unreadable
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 from mmadclr.files import atomic_path
 
@@ -44,7 +44,7 @@ def fingerprint(opened: OpenedBackbone, dataset: Dataset, features: str, dtype: 
     for name, tensor in sorted(opened.model.state_dict().items()):
         weights.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
     for index in range(len(dataset)):
-        names.update(f'{dataset.source.name(index)}\n'.encode(errors='surrogateescape'))
+        names.update(dataset.source.name(index).encode() + b'\n')
     names.update(dataset.labels.tobytes())
     found = {
         'weights of the backbone': weights.hexdigest(),
@@ -58,6 +58,8 @@ def fingerprint(opened: OpenedBackbone, dataset: Dataset, features: str, dtype: 
         'resize and crop': [dataset.transform.resize, dataset.transform.size],
         'versions': {'mmadclr': mmadclr.__version__, 'torch': torch.__version__},
     }
+    if dataset.pixels[:2] != (None, None):
+        found['range of values and bands'] = [dataset.pixels.value_range, dataset.pixels.bands]
     return json.loads(json.dumps(found))  # as it will be read back
 
 
@@ -84,12 +86,18 @@ def cached_features(
         UnreadableImageError: More images than ``loading.unreadable`` cannot be read.
     """
     folder = Path(folder)
-    exists = folder.exists()
-    if exists and not (folder / INDEX).is_file():
+    # One process decides for all: what they see of a folder on the network, and when, may differ.
+    found = dist.all_gather_object(together(lambda: _look(folder)))[0]
+    if found is False:
         raise ValueError(f'{folder} is no feature cache (it has no {INDEX}): choose another folder')
-    if refresh or not exists:
+    if refresh or found is None:
         write_cache(folder, model, dataset, expected, loading)
-    return read_cache(folder, expected)
+    return together(lambda: read_cache(folder, expected))
+
+
+def _look(folder: Path) -> bool | None:
+    """Whether a folder is a cache; None where there is none."""
+    return (folder / INDEX).is_file() if folder.exists() else None
 
 
 def read_cache(folder: str | Path, expected: dict) -> FeatureSet:
@@ -108,12 +116,14 @@ def read_cache(folder: str | Path, expected: dict) -> FeatureSet:
     _compare(folder, about['fingerprint'], expected)
     for message in about['unreadable']:
         print_log(f'unreadable image, left out of the evaluation: {message}', 'current')
+    for line in about.get('lost', ()):
+        print_log(line, 'current')
     return FeatureSet(FeatureRows(parts), labels, indices, tuple(about['classes']))
 
 
 def _compare(folder: Path, found: dict, expected: dict) -> None:
-    for item in expected:
-        if found.get(item) != expected[item]:
+    for item in {**expected, **found}:
+        if found.get(item) != expected.get(item):
             there, asked = (str(values.get(item))[:40] for values in (found, expected))  # digests are longer
             raise ValueError(
                 f'{folder} holds other features: {item} differ ({there} there, {asked} asked for). '
@@ -129,11 +139,13 @@ def write_cache(folder: Path, model: nn.Module, dataset: Dataset, expected: dict
     """
     with ExitStack() as stack:
         temporary = Path(dist.all_gather_object(together(lambda: _open_temporary(stack, folder)))[0])
-        found = together(lambda: list(_write_shards(temporary, model, dataset, expected['type'], loading)))
+        lost: list = []
+        found = together(lambda: list(_write_shards(temporary, model, dataset, expected['type'], loading, lost)))
         found = [shard for part in dist.all_gather_object(found) for shard in part]
         unreadable = sorted({message for *_, messages in found for message in messages})
         report_unreadable(unreadable, dataset, loading.unreadable)
-        together(lambda: _write_index(temporary, dataset, expected, found, unreadable))
+        messages = dict(unreadable=unreadable, lost=report_lost(lost))
+        together(lambda: _write_index(temporary, dataset, expected, found, messages))
         together(stack.close)  # the folder gets its name
 
 
@@ -146,7 +158,7 @@ def _open_temporary(stack: ExitStack, folder: Path) -> str | None:
     return str(temporary)
 
 
-def _write_index(folder: Path, dataset: Dataset, expected: dict, shards: list[tuple], unreadable: list[str]) -> None:
+def _write_index(folder: Path, dataset: Dataset, expected: dict, shards: list[tuple], messages: dict) -> None:
     """Everything beside the shards, by the main process."""
     if not dist.is_main_process():
         return
@@ -157,24 +169,24 @@ def _write_index(folder: Path, dataset: Dataset, expected: dict, shards: list[tu
         fingerprint=expected,
         shards=[(name, len(kept)) for name, kept, _ in shards],
         classes=dataset.metainfo['classes'],
-        unreadable=unreadable,
+        **messages,
     )
     (folder / INDEX).write_text(json.dumps(about, indent=1) + '\n')
 
 
 def _write_shards(
-    folder: Path, model: nn.Module, dataset: Dataset, dtype: str, loading: Loading
+    folder: Path, model: nn.Module, dataset: Dataset, dtype: str, loading: Loading, lost: list
 ) -> Iterator[tuple[str, np.ndarray, list[str]]]:
-    """Writes what falls to this process; gives name, indices (n,) and messages of each shard."""
+    """Writes what falls to this process; gives name, indices (n,) and messages of each shard, and adds to ``lost``."""
     mine = share(np.arange(len(dataset)))
     progress = Progress(len(mine), dataset.data_root)
     for indices in np.split(mine, range(SHARD_ROWS, len(mine), SHARD_ROWS)):
-        batches = [
-            (to_dtype(batch.outputs, dtype), batch.indices, batch.unreadable)
-            for batch in progress.over(feature_batches(model, dataset, indices, loading))
-        ]
-        if not batches:
+        found = progress.over(feature_batches(model, dataset, indices, loading))
+        encoded = [(to_dtype(batch.outputs, dtype), batch.indices, batch.unreadable, batch.lost) for batch in found]
+        if not encoded:
             continue
+        lost += [batch[3] for batch in encoded]
+        batches = [batch[:3] for batch in encoded]
         name = f'features-{indices[0]:09d}.npy'
         np.save(folder / name, np.concatenate([features for features, _, _ in batches]))
         kept = np.concatenate([kept for _, kept, _ in batches])

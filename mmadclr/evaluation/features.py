@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmadclr.datasets.accounts import LostAccount
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.models.wrappers import unwrapped
 
@@ -60,13 +62,15 @@ def gather_features(
     dataset, model = loader.dataset, unwrapped(model)
     was_training = model.training
     model.eval()
-    features, indices, unreadable = [], [], []
+    features, indices, unreadable, lost = [], [], [], []
     for data in loader:
         features.append(model(**model.data_preprocessor(data, False), mode=mode))
         indices.append(data['index'])
         unreadable += data['unreadable']
+        lost.append(data['lost'])
     model.train(was_training)
     left_out = report_unreadable(unreadable, dataset, max_unreadable)
+    report_lost(lost)
     features = torch.cat(features)
     features, indices = _in_order(features, torch.cat(indices).to(features.device))
     missing = len(dataset) - left_out - len(indices)
@@ -98,3 +102,14 @@ def report_unreadable(messages: list[str], dataset, limit: int) -> int:
     for message in distinct:
         print_log(f'unreadable image, left out of the evaluation: {message}', 'current', logging.WARNING)
     return len(distinct)
+
+
+def report_lost(batches: Iterable[Iterable[tuple[str, str]]]) -> list[str]:
+    """Logs what images of any process lost on the way to 8-bit RGB, a line and a count for each kind; returns the lines."""
+    account = LostAccount()
+    for lost in batches:
+        account.add(lost)
+    lines = account.of_all_processes().lines()
+    for line in lines:
+        print_log(line, 'current', logging.WARNING)
+    return lines
