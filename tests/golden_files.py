@@ -115,10 +115,10 @@ class GoldenFolder:
         return [f'{file}: {key}' for file in map(str, files) for key in self(file).unread]
 
 
-def enlarged(expected: Mapping[str, np.ndarray]) -> np.ndarray:
+def enlarged(expected: GoldenArrays) -> np.ndarray:
     """The native input of a checkpoint's features: the stored picture, every value repeated along both sides."""
     small = expected['image_low_resolution']
-    factor = (expected.config['img_size'] if isinstance(expected, GoldenArrays) else 224) // small.shape[-1]
+    factor = expected.config['img_size'] // small.shape[-1]
     return np.kron(small, np.ones((1, 1, factor, factor), small.dtype))
 
 
