@@ -1,7 +1,8 @@
-"""Every classification config is built at reduced size, trains and is scored; recipes are as published."""
+"""Every classification config is built at reduced size, trains and is scored; rates and crops are as published."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -200,12 +201,54 @@ def test_two_processes_train_and_score_as_one(name, data_root, tmp_path):
     cfg.train_dataloader.batch_size = 2
     cfg.work_dir = str(tmp_path / 'two')
     cfg.dump(tmp_path / 'config.json')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'tools/train.py']
-    command += [str(tmp_path / 'config.json'), '--launcher', 'pytorch', '--work-dir', cfg.work_dir]
-    subprocess.run(command, check=True, cwd=REPO, capture_output=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    on_two_processes('tools/train.py', tmp_path / 'config.json', '--launcher', 'pytorch', '--work-dir', cfg.work_dir)
     found = read_checkpoint(tmp_path / 'two' / 'epoch_1.pth')['state_dict']
     for key, tensor in one.model.state_dict().items():
         torch.testing.assert_close(found[key], tensor, rtol=1e-5, atol=1e-6, msg=key)
+
+
+def on_two_processes(script: str, *args) -> None:
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', script, *map(str, args)]
+    subprocess.run(command, check=True, cwd=REPO, capture_output=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+
+
+def diaries(folder: Path) -> list[dict]:
+    return [json.loads((folder / f'rank{rank}.json').read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['finetune_vits16_in1k', 'finetune_vits16_in1k_10percent'])
+def test_processes_mix_and_drop_by_themselves_and_agree_on_all_else(name, data_root, tmp_path):
+    """Two epochs at a time, and the second one resumed, without the data check, which may draw numbers before training."""
+    configs = []
+    for part, epochs, more in (
+        ('whole', 2, {}),
+        ('first', 1, {}),
+        ('rest', 2, dict(resume=True, load_from=str(tmp_path / 'first' / 'epoch_1.pth'), dataset_check=None)),
+    ):
+        cfg = reduced(FOLDER / 'classification' / f'{name}.py', data_root, tmp_path / part)
+        cfg.model.backbone.drop_path_rate = 0.5
+        cfg.optim_wrapper.optimizer.lr = 1.0
+        cfg.train_dataloader.update(batch_size=2)
+        cfg.train_dataloader.dataset.list_file = None
+        cfg.train_cfg.max_epochs, cfg.default_hooks.checkpoint.interval = epochs, 1
+        cfg.update(more)
+        cfg.dump(tmp_path / f'{part}.json')
+        configs.append(tmp_path / f'{part}.json')
+    on_two_processes('tests/finetuning_runs.py', *configs)
+    whole, rest = diaries(tmp_path / 'whole'), diaries(tmp_path / 'rest')
+    for ranks in (whole, rest):
+        assert ranks[0]['weights'] == ranks[1]['weights']  # before the first step, and after every one
+        for drawn in ('shares', 'paths'):
+            assert len(ranks[0][drawn]) == len(ranks[1][drawn]) >= 3
+            assert ranks[0][drawn] != ranks[1][drawn]
+        assert not set(ranks[0]['shares']) & set(ranks[1]['shares'])
+    assert [ranks['images']['1'] for ranks in whole] == [ranks['images']['1'] for ranks in rest]
+    assert whole[0]['images']['0'] != whole[0]['images']['1']
+    for epoch in '01':
+        images = whole[0]['images'][epoch] + whole[1]['images'][epoch]
+        assert len(images) == 12
+        assert len(set(images)) == (4 if 'percent' in name else 12)  # thrice each
 
 
 # --- data that does not fit -----------------------------------------------------------------------------------------------
@@ -246,52 +289,7 @@ def test_a_head_of_another_number_of_classes_is_an_error(data_root, tmp_path):
         Runner.from_cfg(cfg).train()
 
 
-# --- recipes --------------------------------------------------------------------------------------------------------------
-
-
-def recipe(name: str) -> dict:
-    cfg = Config.fromfile(FOLDER / 'classification' / f'{name}.py')
-    backbone, optimizer = cfg.model.backbone, cfg.optim_wrapper.optimizer
-    return dict(
-        arch=backbone.arch,
-        features=(backbone.get('cls_blocks', 1), backbone.get('mean_patches', False), cfg.model.head.in_channels),
-        frozen=backbone.get('frozen_stages', -1),
-        drop_path=backbone.get('drop_path_rate', 0.0),
-        optimizer=(optimizer.type, optimizer.get('lr'), optimizer.weight_decay),
-        layer_decay=cfg.optim_wrapper.get('paramwise_cfg', {}).get('decay_rate'),
-        lr_batch=cfg.auto_scale_lr.base_batch_size,
-        batch=8 * cfg.train_dataloader.batch_size,
-        epochs=cfg.train_cfg.max_epochs,
-    )
-
-
-S, B = dict(arch='vit_small_patch16_224'), dict(arch='vit_base_patch16_224')
-S_FEATURES, B_FEATURES = dict(features=(4, False, 1536)), dict(features=(1, True, 1536))
-LINEAR = dict(frozen=12, drop_path=0.0, layer_decay=None, lr_batch=256, batch=1024, epochs=100)
-SINGLE, SWEEP = dict(optimizer=('SGD', 0.001, 0.0)), dict(optimizer=('SGD', None, 0.0))
-FINETUNE = dict(frozen=-1, optimizer=('AdamW', 1e-3, 0.05), lr_batch=1024, batch=1024)
-FINETUNE_S = {**S, **FINETUNE, 'features': (1, False, 384), 'layer_decay': 0.75, 'drop_path': 0.1, 'epochs': 200}
-FINETUNE_B = dict(drop_path=0.2, epochs=100)
-SEMI = {**FINETUNE_S, 'optimizer': ('AdamW', 5e-6, 0.05), 'epochs': 1000}
-PUBLISHED = {
-    'linear_vits16_in1k': {**S, **S_FEATURES, **LINEAR, **SINGLE},
-    'linear_vitb16_in1k': {**B, **B_FEATURES, **LINEAR, **SINGLE},
-    'linear-sweep_vits16_in1k': {**S, **S_FEATURES, **LINEAR, **SWEEP},
-    'linear-sweep_vitb16_in1k': {**B, **B_FEATURES, **LINEAR, **SWEEP},
-    'finetune_vits16_in1k': FINETUNE_S,
-    'finetune_vitb16_in1k': {**FINETUNE_S, **B, 'features': (1, False, 768), 'layer_decay': 0.65, **FINETUNE_B},
-    'finetune_vits16_in1k_1percent': SEMI,
-    'finetune_vits16_in1k_10percent': SEMI,
-}
-
-
-@pytest.mark.parametrize('name', PUBLISHED)
-def test_recipes_are_the_published_ones(name):
-    assert recipe(name) == PUBLISHED[name]
-
-
-def test_every_imagenet_config_has_a_recipe():
-    assert {path.stem for path in IMAGENET} == PUBLISHED.keys()
+# --- recipes, beside the table of tests/test_published_recipes.py ----------------------------------------------------------
 
 
 def test_rates_of_the_sweep():
@@ -299,29 +297,73 @@ def test_rates_of_the_sweep():
     assert rates == pytest.approx([digit * 10**power for power in (-4, -3, -2, -1, 0) for digit in range(1, 10)], rel=1e-12)
 
 
-@pytest.mark.parametrize('name', [path.stem for path in IMAGENET if path.stem.startswith('finetune')])
-def test_learning_rate_of_fine_tuning(name):
-    """Warm-up from 1e-6 over 20 epochs, cosine to 1e-6, each a share of the peak."""
-    cfg = Config.fromfile(FOLDER / 'classification' / f'{name}.py')
-    peak, (warmup, cosine) = cfg.optim_wrapper.optimizer.lr, cfg.param_scheduler
-    assert warmup.start_factor * peak == cosine.eta_min_ratio * peak == pytest.approx(1e-6)
-    assert (warmup.begin, warmup.end, cosine.begin, cosine.end) == (0, 20, 20, cfg.train_cfg.max_epochs)
+def rates(name: str, data_root: Path, work_dir: Path, batch_size: int) -> list[float]:
+    """Learning rate of the top at the end of every epoch of two iterations, by the schedulers that a run builds."""
+    cfg = reduced(FOLDER / 'classification' / f'{name}.py', data_root, work_dir)
+    full = Config.fromfile(FOLDER / 'classification' / f'{name}.py')
+    cfg.param_scheduler, cfg.train_cfg.max_epochs = full.param_scheduler, full.train_cfg.max_epochs
+    cfg.train_dataloader.dataset.list_file, cfg.train_dataloader.batch_size = None, 6
+    cfg.auto_scale_lr.base_batch_size = full.auto_scale_lr.base_batch_size * 6 / batch_size
+    runner = Runner.from_cfg(cfg)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+    schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    found = []
+    for _ in range(cfg.train_cfg.max_epochs):
+        for _ in range(len(runner.train_dataloader)):
+            rate = max(group['lr'] for group in runner.optim_wrapper.optimizer.param_groups)
+            for scheduler in schedulers:
+                scheduler.step()
+        found.append(rate)
+    return found
 
 
-@pytest.mark.parametrize('size', [(300, 400), (500, 281), (256, 256)])
-@pytest.mark.parametrize(('name', 'interpolation'), [('linear', 'BICUBIC'), ('finetune', 'BILINEAR')])
+@pytest.mark.parametrize(('name', 'epochs'), [('finetune_vits16_in1k', 200), ('finetune_vitb16_in1k', 100)])
+def test_learning_rate_of_fine_tuning(name, epochs, data_root, tmp_path):
+    """Warm-up from 1e-6 over 20 epochs to 1e-3, cosine to 1e-6."""
+    found = rates(name, data_root, tmp_path, batch_size=1024)
+    assert len(found) == epochs
+    assert found[9] == pytest.approx(1e-6 + (1e-3 - 1e-6) * 19 / 39)
+    assert max(found) == found[19] == pytest.approx(1e-3)
+    assert found[20 + (epochs - 20) // 2] == pytest.approx(5e-4, rel=0.1)
+    assert found[-1] == pytest.approx(1e-6, rel=0.2)
+
+
+@pytest.mark.parametrize('batch_size', [1024, 512, 4096])
+def test_learning_rate_of_semi_supervised_fine_tuning(batch_size, data_root, tmp_path):
+    """5e-6 per 512 images after 5 epochs; from there a cosine to 1e-5, whatever the batch."""
+    peak = 5e-6 * batch_size / 512
+    found = rates('finetune_vits16_in1k_10percent', data_root, tmp_path, batch_size)
+    assert len(found) == 1000
+    assert found[:5] == pytest.approx([peak * (0.1 + 0.9 * number / 9) for number in (1, 3, 5, 7, 9)])
+    assert found[502] == pytest.approx((peak + 1e-5) / 2, rel=0.01)
+    assert found[-1] == pytest.approx(1e-5, rel=1e-4)
+
+
+@pytest.mark.parametrize('size', [(300, 400), (500, 281), (256, 256), (49, 98), (147, 49), (341, 257), (1000, 7)])
+@pytest.mark.parametrize(
+    ('name', 'interpolation'),
+    [
+        ('linear_vits16_in1k', 'BICUBIC'),
+        ('finetune_vits16_in1k', 'BILINEAR'),
+        ('finetune_vits16_in1k_1percent', 'BICUBIC'),
+        ('finetune_vits16_in1k_10percent', 'BICUBIC'),
+    ],
+)
 def test_evaluation_crops_equal_those_of_torchvision(size, name, interpolation, tmp_path):
     from mmengine.dataset import Compose
     from mmengine.registry import init_default_scope
 
     init_default_scope('mmpretrain')
-    cfg = Config.fromfile(FOLDER / 'classification' / f'{name}_vits16_in1k.py')
+    cfg = Config.fromfile(FOLDER / 'classification' / f'{name}.py')
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     image.getexif()[ORIENTATION] = 6  # turns nothing in torchvision's data sets
     image.save(tmp_path / 'a.png', exif=image.getexif())
     assert Image.open(tmp_path / 'a.png').getexif()[ORIENTATION] == 6
-    found = Compose(cfg.val_dataloader.dataset.pipeline)(dict(img_path=str(tmp_path / 'a.png')))['inputs'].flip(0)
+    assert cfg.val_dataloader.dataset.pipeline == cfg.test_dataloader.dataset.pipeline
+    found = Compose(cfg.test_dataloader.dataset.pipeline)(dict(img_path=str(tmp_path / 'a.png')))['inputs'].flip(0)
     resize = transforms.Resize(256, transforms.InterpolationMode[interpolation])
     expected = transforms.Compose([resize, transforms.CenterCrop(224), transforms.PILToTensor()])(Image.fromarray(pixels))
     assert torch.equal(found, expected)

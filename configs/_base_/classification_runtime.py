@@ -2,13 +2,14 @@
 
 default_scope = 'mmpretrain'
 custom_imports = dict(imports=['mmadclr.ops'], allow_failed_imports=False)
-randomness = dict(seed=0)
+# Every process mixes its images and drops its paths by itself: microsoft/unilm, beit/run_class_finetuning.py adds the rank.
+randomness = dict(seed=0, diff_rank_seed=True)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=10, max_keep_ckpts=1),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
+    sampler_seed=dict(type='mmadclr.OrderHook'),
     class_names=dict(type='mmadclr.ClassNamesHook'),
     visualization=dict(type='VisualizationHook', enable=False),
 )

@@ -8,7 +8,7 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
+    sampler_seed=dict(type='mmadclr.OrderHook'),
     visualization=dict(type='DetVisualizationHook'),
 )
 env_cfg = dict(dist_cfg=dict(backend='nccl'))

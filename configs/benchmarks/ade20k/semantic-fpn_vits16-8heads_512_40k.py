@@ -2,8 +2,9 @@
 
     tools/dist_train.sh configs/benchmarks/ade20k/semantic-fpn_vits16-8heads_512_40k.py 8 --cfg-options pretrained=PATH
 
-Differs from ``semantic-fpn_vits16_512_40k.py``: a real pyramid over blocks 3, 5, 7 and 11, 8 attention heads over weights
-of 6, 8 GPUs x 2 images. Not yet run by us.
+Differs from ``semantic-fpn_vits16_512_40k.py``: a real pyramid over blocks 3, 5, 7 and 11, 8 attention heads over weights of
+6, 8 GPUs x 2 images; positions for 512 x 512 pixels and single precision are alike. Source: Sherrylone/PQCL,
+``evaluation/semantic_segmentation/configs/fpn/vit_small_ade20k.py``. Not yet run by us.
 """
 
 _base_ = ['./semantic-fpn_vits16_512_40k.py']

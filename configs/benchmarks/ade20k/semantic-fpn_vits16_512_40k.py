@@ -2,9 +2,11 @@
 
     tools/dist_train.sh configs/benchmarks/ade20k/semantic-fpn_vits16_512_40k.py 8 --cfg-options pretrained=PATH
 
-8 GPUs x 4 images, AdamW 6e-5, blocks 2, 5, 8 and 11 without final norm, whole-image test. Four maps of stride 16 enter an
-FPN whose head assumes strides 4 to 32, as published. Reported by others, mIoU: SelfPatch 41.2, DINO 38.3 (SelfPatch's
-README); ADCLR + 1.0 mIoU over SelfPatch (its abstract). Not yet run by us.
+8 GPUs x 4 images, AdamW 6e-5, blocks 2, 5, 8 and 11 without final norm, positions stored for 512 x 512 pixels, single
+precision, whole-image test. Source: alinlab/SelfPatch, ``segmentation/configs/semfpn_vit-s16_512x512_40k_ade20k.py``, which
+has no mixed precision (``--amp bf16`` is faster). Four maps of stride 16 enter an FPN whose head assumes strides 4 to 32, as
+published. Reported by others, mIoU: SelfPatch 41.2, DINO 38.3 (SelfPatch's README); ADCLR + 1.0 mIoU over SelfPatch (its
+abstract). Not yet run by us.
 
 The configuration that ADCLR's authors released differs: ``semantic-fpn_vits16-8heads_512_40k.py``; the two do not compare.
 """
@@ -18,7 +20,7 @@ _base_ = [
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
-    backbone=dict(img_size=224, out_indices=(2, 5, 8, 11), out_norm=False),
+    backbone=dict(out_indices=(2, 5, 8, 11), out_norm=False),
     neck=dict(_delete_=True, type='FPN', in_channels=[384] * 4, out_channels=256, num_outs=4),
     decode_head=dict(
         _delete_=True,
@@ -39,6 +41,7 @@ model = dict(
 train_cfg = dict(max_iters=40000, val_interval=4000)
 optim_wrapper = dict(
     optimizer=dict(lr=6e-5, weight_decay=0.01),
+    precision='fp32',
     paramwise_cfg=dict(
         custom_keys={name: dict(decay_mult=0.0) for name in ('pos_embed', 'cls_token', 'norm')},
     ),
@@ -48,3 +51,4 @@ param_scheduler = [
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=40000),
 ]
 auto_scale_lr = dict(enable=True, base_batch_size=32)
+randomness = dict(diff_rank_seed=True)  # paths are dropped on every process by itself

@@ -2,9 +2,10 @@
 
     tools/dist_train.sh configs/benchmarks/classification/finetune_vits16_in1k.py 8 --cfg-options pretrained=PATH
 
-8 GPUs x 128 images, AdamW, layer decay .75, drop path .1. The published rate was chosen from 8e-4, 9e-4, 1e-3 and 2e-3 for
-a batch of 1024; 1e-3 is our choice, ``optim_wrapper.optimizer.lr`` the option. No number of ADCLR for ViT-S is known to us.
-Reported by others: iBOT 82.3. Not yet run by us.
+8 GPUs x 128 images, AdamW, layer decay .75, drop path .1. Sources: bytedance/ibot, ``evaluation/README.md``, ``run.sh`` and
+``evaluation/classification_layer_decay/run_class_finetuning.py``. The published rate was chosen from 8e-4, 9e-4, 1e-3 and
+2e-3 for a batch of 1024; 1e-3 is our choice, ``optim_wrapper.optimizer.lr`` the option. No number of ADCLR for ViT-S is
+known to us. Reported by others: iBOT 82.3. Not yet run by us.
 
 Averaged weights (1e-4 of the new ones a step) are evaluated and saved instead of the last ones with these options, which the
 test takes, too:

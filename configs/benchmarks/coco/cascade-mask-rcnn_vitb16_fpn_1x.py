@@ -2,7 +2,9 @@
 
     tools/dist_train.sh configs/benchmarks/coco/cascade-mask-rcnn_vitb16_fpn_1x.py 8 --cfg-options pretrained=PATH
 
-8 GPUs x 2 images, AdamW 1e-4, layer decay .75, drop path .2, positions stored for 672 x 1092 pixels. Not yet run by us.
+8 GPUs x 2 images, AdamW 1e-4, layer decay .75, drop path .2, positions stored for 672 x 1092 pixels, warm-up of 500
+iterations. Sources: bytedance/ibot, ``evaluation/object_detection/configs/cascade_rcnn/vit_base_giou_4conv1f_coco_3x.py``,
+``configs/_base_/models/cascade_mask_rcnn_vit_fpn.py`` beside it, and ``evaluation/README.md``. Not yet run by us.
 """
 
 _base_ = ['./cascade-mask-rcnn_vits16_fpn_1x.py']

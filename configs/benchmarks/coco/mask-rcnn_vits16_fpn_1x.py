@@ -2,7 +2,8 @@
 
     tools/dist_train.sh configs/benchmarks/coco/mask-rcnn_vits16_fpn_1x.py 8 --cfg-options pretrained=PATH
 
-8 GPUs x 1 image, AdamW 5e-5, 12 epochs, no layer decay, drop path .05, blocks 3, 5, 7 and 11 without final norm.
+8 GPUs x 1 image, AdamW 5e-5, 12 epochs, no layer decay, drop path .05, blocks 3, 5, 7 and 11 without final norm. Source:
+alinlab/SelfPatch, ``detection/configs/selfpatch/mask_rcnn_vit_small_12_p16_1x_coco.py``, with a warm-up of 1000 iterations.
 Reported by others, box / mask AP on val2017: ADCLR 44.3 / 39.7 (its abstract, detector inferred), SelfPatch 42.1 / 38.5,
 DINO 40.8 / 37.3 (both from SelfPatch's detection README). Not yet run by us.
 
@@ -38,3 +39,4 @@ optim_wrapper = dict(
     ),
 )
 auto_scale_lr = dict(enable=True, base_batch_size=8)
+randomness = dict(diff_rank_seed=True)  # paths are dropped on every process by itself
