@@ -1,4 +1,4 @@
-"""Every benchmark config is built at reduced size, trains for one optimizer step and predicts; recipes are as published."""
+"""Every benchmark config is built at reduced size, trains for one optimizer step and predicts."""
 
 from __future__ import annotations
 
@@ -196,44 +196,3 @@ def test_there_are_benchmarks():
     assert {f'ade20k/upernet_vit{arch}16_512_160k.py' for arch in 'sb'} < names
     assert {f'ade20k/linear_vit{arch}16.py' for arch in 'sb'} < names
     assert {'ade20k/semantic-fpn_vits16_512_40k.py', 'demo/mask-rcnn_shapes.py', 'demo/upernet_shapes.py'} < names
-
-
-def recipe(name, gpus):
-    """What decides a run, for comparison with the published one."""
-    cfg = Config.fromfile(FOLDER / name)
-    backbone, paramwise = cfg.model.backbone, cfg.optim_wrapper.get('paramwise_cfg') or {}
-    arch = backbone.arch if isinstance(backbone.arch, str) else f'{backbone.arch.embed_dim}/{backbone.arch.num_heads}'
-    assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=gpus * cfg.train_dataloader.batch_size)
-    return (
-        arch,
-        cfg.optim_wrapper.optimizer.lr,
-        cfg.optim_wrapper.optimizer.weight_decay,
-        paramwise.get('decay_rate'),
-        cfg.auto_scale_lr.base_batch_size,
-        cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters,
-        backbone.get('drop_path_rate'),
-        backbone.get('out_indices', (3, 5, 7, 11)),
-        backbone.get('out_norm', False),
-        backbone.img_size,
-    )
-
-
-S, B = 'vit_small_patch16_224', 'vit_base_patch16_224'
-TAPS = (3, 5, 7, 11)
-PUBLISHED = {
-    ('coco/mask-rcnn_vits16_fpn_1x.py', 8): (S, 5e-5, 0.05, None, 8, 12, 0.05, TAPS, False, 224),
-    ('coco/mask-rcnn_vits16-8heads_fpn_1x.py', 8): ('384/8', 5e-5, 0.05, None, 8, 12, 0.05, TAPS, False, 224),
-    ('coco/cascade-mask-rcnn_vits16_fpn_1x.py', 8): (S, 1e-4, 0.05, 0.8, 32, 12, 0.1, TAPS, False, (800, 1008)),
-    ('coco/cascade-mask-rcnn_vitb16_fpn_1x.py', 8): (B, 1e-4, 0.05, 0.75, 16, 12, 0.2, TAPS, False, (672, 1092)),
-    ('ade20k/upernet_vits16_512_160k.py', 4): (S, 3e-5, 0.05, 0.9, 16, 160000, 0.1, TAPS, True, 512),
-    ('ade20k/upernet_vitb16_512_160k.py', 8): (B, 8e-5, 0.05, 0.65, 16, 160000, 0.1, TAPS, True, 512),
-    ('ade20k/semantic-fpn_vits16_512_40k.py', 8): (S, 6e-5, 0.01, None, 32, 40000, 0.1, (2, 5, 8, 11), False, 224),
-    ('ade20k/semantic-fpn_vits16-8heads_512_40k.py', 8): ('384/8', 6e-5, 0.01, None, 16, 40000, 0.1, TAPS, False, 224),
-    ('ade20k/linear_vits16.py', 4): (S, 8e-4, 0.05, None, 16, 160000, 0.0, TAPS, True, 512),
-    ('ade20k/linear_vitb16.py', 8): (B, 8e-4, 0.05, None, 16, 160000, 0.0, TAPS, True, 512),
-}
-
-
-@pytest.mark.parametrize(('name', 'gpus'), PUBLISHED)
-def test_recipes_are_the_published_ones(name, gpus):
-    assert recipe(name, gpus) == PUBLISHED[name, gpus]
