@@ -48,6 +48,52 @@ def test_crops_equal_published_resized_crops(golden):
         assert abs(difference).max() <= 1
 
 
+def published_views(arrays):
+    """Counts by recipe and the arguments of ``MultiCrop`` that a golden file asks for."""
+    given, crops = arrays['arguments'], {view: arrays[view][0] for view in ('global_1', 'global_2', 'local')}
+    assert {crop['op'] for crop in crops.values()} == {'RandomResizedCrop'}
+    assert {crop['interpolation'] for crop in crops.values()} == {'bicubic'}
+    assert all(crops[view]['scale'] == given['global_crops_scale'] for view in ('global_1', 'global_2'))
+    assert crops['local']['scale'] == given['local_crops_scale']
+    counts = {view: arrays['order_of_crops'].count(view) for view in crops}
+    assert arrays['order_of_crops'] == [view for view in crops for _ in range(counts[view])]
+    assert counts == dict(global_1=1, global_2=1, local=given['local_crops_number'])
+    scales = {f'{kind}_scale': tuple(given[f'{kind}_crops_scale']) for kind in ('global', 'local')}
+    return crops, scales | dict(num_local=counts['local'])
+
+
+def test_views_have_the_published_sizes_and_counts(golden, image):
+    crops, settings = published_views(golden('dino_augment'))
+    got = MultiCrop(**settings)(dict(image=image, rng=np.random.default_rng(0), index=0))
+    assert got['global_views'].shape[2:] == tuple(crops['global_1']['size']) == tuple(crops['global_2']['size'])
+    assert got['local_views'].shape[2:] == tuple(crops['local']['size'])
+    assert (len(got['global_views']), len(got['local_views'])) == (2, settings['num_local'])
+
+
+def test_views_cover_the_published_shares_of_the_image(golden, image):
+    """Boxes of many samples against the torchvision transform that the golden file describes."""
+    crops, settings = published_views(golden('dino_augment'))
+    small = dict(global_size=8, local_size=8, num_query=0)
+    draws = [MultiCrop(**small, **settings)(dict(image=image, rng=np.random.default_rng(i), index=0)) for i in range(400)]
+    torch.manual_seed(0)
+    for view, boxes in (
+        *((f'global_{i + 1}', torch.stack([draw['global_boxes'][i] for draw in draws])) for i in range(2)),
+        ('local', torch.cat([draw['local_boxes'] for draw in draws])),
+    ):
+        width, height = (boxes[:, 2:] - boxes[:, :2]).double().T
+        shares, aspects = width * height / (image.width * image.height), (width / height).log()
+        get = torchvision.transforms.RandomResizedCrop.get_params
+        plain = torch.zeros(1, image.height, image.width)
+        theirs = [get(plain, crops[view]['scale'], crops[view]['ratio'])[2:] for _ in range(4000)]
+        h, w = torch.tensor(theirs, dtype=torch.float64).T
+        for ours, expected in ((shares, h * w / plain.numel()), (aspects, (w / h).log())):
+            error = expected.std() * (len(ours) ** -0.5 + len(expected) ** -0.5)
+            assert abs(ours.mean() - expected.mean()) < 4 * error, view
+            assert abs(ours.std() - expected.std()) < 4 * error, view
+            assert expected.min() - 2 * error < ours.min()
+            assert ours.max() < expected.max() + 2 * error
+
+
 def test_box_statistics_are_those_of_torchvision():
     rng = np.random.default_rng(0)
     torch.manual_seed(0)

@@ -3,76 +3,88 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from places import GOLDEN_CHECKPOINTS
+from golden_files import enlarged
 
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.models.backbones import QueryViT
 from mmadclr.models.heads import ClassAttentionHead
 from mmadclr.models.heads.neighbours import neighbours
 
-GRIDS = {'global': (14, 14), 'local': (6, 6)}
-
-
-def published_head(golden, tensors):
-    arrays = golden('selfpatch_head')
-    head = ClassAttentionHead(16, num_heads=2)
-    head.load_state_dict(tensors(arrays, 'head/params/'))
-    return arrays, head
-
-
 # --- published numbers -----------------------------------------------------------------------------------------------------
+
+views = pytest.mark.golden_names('size', 'selfpatch_head', 'image/(.+)')
+
+
+def published_head(arrays, tensors):
+    """The head whose weights a golden file holds; depth and width are read off them."""
+    config, state = arrays.config, tensors(arrays, 'head/params/')
+    depth = len({name.split('.')[1] for name in state if name.startswith('cls_blocks.')})
+    ratio = len(state['cls_blocks.0.mlp.fc1.weight']) / config['embed_dim']
+    sizes = dict(depth=depth, mlp_ratio=ratio, num_neighbours=config['k_num'])
+    head = ClassAttentionHead(config['embed_dim'], config['num_heads'], **sizes)
+    head.load_state_dict(state)
+    return head
+
+
+def published_grid(arrays, size):
+    """Patches of a view, along both sides."""
+    return tuple(side // arrays.config['patch_size'] for side in arrays[f'image/{size}'].shape[2:])
 
 
 @pytest.mark.parametrize('kind', ['', 'given_'])
-@pytest.mark.parametrize('size', GRIDS)
+@views
 def test_outputs_are_the_published_ones(golden, tensors, kind, size):
-    arrays, head = published_head(golden, tensors)
-    patches = torch.from_numpy(arrays[f'given_tokens/{size}' if kind else f'backbone/tokens/{size}'])
-    for role, grid in (('student', None), ('teacher', GRIDS[size])):
-        cls, out = head(patches, grid)
+    arrays = golden('selfpatch_head')
+    head, patches = published_head(arrays, tensors), arrays[f'given_tokens/{size}' if kind else f'backbone/tokens/{size}']
+    for role, grid in (('student', None), ('teacher', published_grid(arrays, size))):
+        cls, out = head(torch.from_numpy(patches), grid)
         expected = torch.from_numpy(arrays[f'{kind}{role}/{size}'])
         torch.testing.assert_close(torch.cat((cls[:, None], out), dim=1), expected, rtol=0, atol=2e-5, msg=role)
 
 
-def test_backbone_without_class_token_and_norm_is_the_published_one(golden, tensors):
+@views
+def test_backbone_without_class_token_and_norm_is_the_published_one(golden, tensors, size):
     arrays = golden('selfpatch_head')
-    sizes = dict(embed_dim=16, depth=2, num_heads=2, patch_size=4)
-    backbone = QueryViT(sizes, img_size=56, class_token=False, final_norm=False).eval()
+    plain = dict(class_token=False, final_norm=False)
+    backbone = QueryViT(arrays.arch('backbone/params/'), img_size=arrays.config['img_size'], **plain).eval()
     backbone.load_state_dict(tensors(arrays, 'backbone/params/'))
-    for size in GRIDS:
-        got = backbone(torch.from_numpy(arrays[f'image/{size}'])).patches
-        torch.testing.assert_close(got, torch.from_numpy(arrays[f'backbone/tokens/{size}']), rtol=0, atol=1e-4)
+    got = backbone(torch.from_numpy(arrays[f'image/{size}'])).patches
+    torch.testing.assert_close(got, torch.from_numpy(arrays[f'backbone/tokens/{size}']), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize('number', [36, 196])
+@pytest.mark.golden_names('number', 'selfpatch_head', r'neighbours(\d+)')
 def test_neighbours_are_the_published_ones(golden, number):
-    expected = torch.from_numpy(golden('selfpatch_head')[f'neighbours{number}'])
-    around = neighbours(*(2 * [round(number**0.5)]), wrap=True)
+    arrays = golden('selfpatch_head')
+    expected = torch.from_numpy(arrays[f'neighbours{number}'])
+    assert expected.shape == (int(number), arrays.config['kernel'] ** 2 - 1)
+    around = neighbours(*(2 * [round(int(number) ** 0.5)]), wrap=True)
     assert torch.equal(around.index, expected)
     assert around.absent is None
 
 
 @torch.no_grad()
 @pytest.mark.parametrize('which', ['student', 'teacher'])
-def test_a_published_checkpoint_gives_its_outputs(golden, which):
-    expected = {k: torch.from_numpy(v) for k, v in golden('checkpoints/selfpatch_expected').items() if v.ndim}
+def test_a_published_checkpoint_gives_its_outputs(golden, tensors, which):
+    arrays = golden('checkpoints/selfpatch_expected')
+    config, expected = arrays.config, tensors(arrays, f'{which}/')
     state = {
         k.removeprefix('module.'): v
-        for k, v in read_checkpoint(GOLDEN_CHECKPOINTS / 'selfpatch_checkpoint.pth')[which].items()
+        for k, v in read_checkpoint(golden.path('checkpoints/selfpatch_checkpoint.pth'))[which].items()
     }
-    sizes = dict(embed_dim=12, depth=2, num_heads=3, patch_size=16)
-    backbone, head = QueryViT(sizes, class_token=False, final_norm=False).eval(), ClassAttentionHead(12, num_heads=3)
+    sizes = {key: config[key] for key in ('embed_dim', 'depth', 'num_heads', 'patch_size')}
+    backbone = QueryViT(sizes, img_size=config['img_size'], class_token=False, final_norm=False).eval()
+    head = ClassAttentionHead(config['embed_dim'], config['num_heads'], num_neighbours=config['k_num'])
     for prefix, part in (('backbone.', backbone), ('ca_head.', head)):
         part.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    large = expected['image_low_resolution'].repeat_interleave(8, 2).repeat_interleave(8, 3)
-    for size, image in ((224, large), (96, expected['image_96'])):
+    for size, image in ((224, enlarged(arrays)), (96, arrays['image_96'])):
+        image = torch.from_numpy(image)
         patches = backbone(torch.cat((image, image.flip(-1)))).patches
-        torch.testing.assert_close(patches, expected[f'{which}/tokens_{size}'], rtol=0, atol=1e-4)
-        torch.testing.assert_close(head(patches)[0][:, None], expected[f'{which}/ca_student_{size}'], rtol=0, atol=3e-5)
-        clear = expected[f'{which}/clear_ranking_{size}']
-        cls, out = head(patches, (size // 16, size // 16))
+        torch.testing.assert_close(patches, expected[f'tokens_{size}'], rtol=0, atol=1e-4)
+        torch.testing.assert_close(head(patches)[0][:, None], expected[f'ca_student_{size}'], rtol=0, atol=3e-5)
+        clear = expected[f'clear_ranking_{size}']
+        cls, out = head(patches, 2 * (image.shape[-1] // config['patch_size'],))
         got = torch.cat((cls[:, None], out), dim=1)[clear]
-        torch.testing.assert_close(got, expected[f'{which}/ca_teacher_{size}'][clear], rtol=0, atol=3e-5)
+        torch.testing.assert_close(got, expected[f'ca_teacher_{size}'][clear], rtol=0, atol=3e-5)
 
 
 # --- a slow reference ------------------------------------------------------------------------------------------------------

@@ -1,15 +1,13 @@
 """Photometric operations in 8-bit arithmetic against Pillow itself and DINO's fixtures, and the drawn recipes."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
 from PIL import Image, ImageFilter, ImageOps
-from places import GOLDEN
 
 from mmadclr.datasets.photometric import COLUMNS, NO_OP, NUM_PARAMS, PhotometricRecipe, build_recipe
+from mmadclr.models.preprocessors import ViewPreprocessor
 from mmadclr.models.preprocessors import photometric as ops
 
 
@@ -83,18 +81,31 @@ def test_published_operations(golden):
     torch.testing.assert_close(got, expected('jitter/image'), rtol=0, atol=1)
 
 
-def published_recipe(view):
-    """Settings of a view as read from DINO's constructed transforms."""
-    (jitter,) = (o for o in PUBLISHED[view] if o['op'] == 'RandomApply')
-    found = {o['op']: o for o in PUBLISHED[view]}
-    colour = jitter['of'][0]
-    return PhotometricRecipe(
+VIEWS = ('global_1', 'global_2', 'local')
+views = pytest.mark.parametrize('view', VIEWS)
+
+
+def operations(arrays, view):
+    """Operations of a view by name, as read from DINO's constructed transforms."""
+    names = [operation['op'] for operation in arrays[view]]
+    solarised = ['Solarization'] * (view == 'global_2')
+    jitter = ['RandomApply', 'RandomGrayscale', 'GaussianBlur', *solarised]
+    assert names == ['RandomResizedCrop', 'RandomHorizontalFlip', *jitter, 'ToTensor', 'Normalize']
+    return dict(zip(names, arrays[view], strict=True))
+
+
+def half_width(bounds, centre):
+    assert bounds[0] + bounds[1] == pytest.approx(2 * centre)
+    return pytest.approx(bounds[1] - centre)
+
+
+def published_recipe(found):
+    (colour,) = found['RandomApply']['of']
+    return dict(
         flip=found['RandomHorizontalFlip']['p'],
-        jitter=jitter['p'],
-        brightness=pytest.approx(colour['brightness_range'][1] - 1),
-        contrast=pytest.approx(colour['contrast_range'][1] - 1),
-        saturation=pytest.approx(colour['saturation_range'][1] - 1),
-        hue=0.1 if colour['hue_range'] == [-0.1, 0.1] else None,
+        jitter=found['RandomApply']['p'],
+        **{name: half_width(colour[f'{name}_range'], 1) for name in ('brightness', 'contrast', 'saturation')},
+        hue=half_width(colour['hue_range'], 0),
         grey=found['RandomGrayscale']['p'],
         blur=found['GaussianBlur']['p'],
         blur_radius=(found['GaussianBlur']['radius_min'], found['GaussianBlur']['radius_max']),
@@ -102,12 +113,21 @@ def published_recipe(view):
     )
 
 
-PUBLISHED = json.loads((GOLDEN / 'dino_augment.json').read_text())
+@views
+def test_default_recipes_are_the_published_ones(golden, view):
+    assert vars(build_recipe(view, None)) == published_recipe(operations(golden('dino_augment'), view))
 
 
-@pytest.mark.parametrize('view', ['global_1', 'global_2', 'local'])
-def test_default_recipes_are_the_published_ones(view):
-    assert build_recipe(view, None) == published_recipe(view)
+@views
+def test_values_are_normalised_and_inverted_as_published(golden, view):
+    found = operations(golden('dino_augment'), view)
+    normalise = ViewPreprocessor()
+    for name in ('mean', 'std'):
+        np.testing.assert_allclose(getattr(normalise, name).flatten() / 255, found['Normalize'][name], rtol=0, atol=1e-7)
+    if 'Solarization' in found:
+        levels = torch.arange(256.0)
+        threshold = found['Solarization']['threshold']
+        assert torch.equal(ops.solarise(levels), torch.where(levels >= threshold, 255 - levels, levels))
 
 
 def test_draws_follow_the_recipe():

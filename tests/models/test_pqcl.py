@@ -80,33 +80,55 @@ def stand_in(model, monkeypatch, student, teacher, teacher_query, rows):
     monkeypatch.setattr(model, 'project_alone', lambda crops: as_projection(teacher_query[None]))
 
 
+TERMS = {'cls': 'center', 'patch': 'center2', 'query': 'center3'}
+
+
+def published_model(config, logits_mib):
+    losses = dict(logits_mib=logits_mib, student_temp=config['student_temp'], centre_momentum=config['center_momentum'])
+    weights = dict(cls_weight=config['lambda1'], patch_weight=config['lambda2'], query_weight=config['lambda3'])
+    head = HEAD | dict(out_dim=config['out_dim'])
+    return build(head=head, **weights, **{f'loss_{kind}': losses for kind in TERMS})
+
+
+def published_temperatures(arrays):
+    """Temperatures by term and epoch, equal to the published ones."""
+    config, tables = arrays.config, {}
+    for kind in TERMS:
+        middle = 'teacher_temp' if kind == 'cls' else f'teacher_{kind}_temp'
+        ends = config[f'warmup_{middle}'], config[middle]
+        tables[kind] = linear_warmup(*ends, config['epochs'], config['warmup_teacher_temp_epochs'])
+        np.testing.assert_allclose(tables[kind], arrays[f'teacher_temp_schedule_{kind}'], rtol=0, atol=1e-12)
+    return tables
+
+
 @FORMS
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_equals_the_published_loss(golden, monkeypatch, logits_mib, dtype):
     arrays = golden('query_loss')
-    names = {'loss_cls': 'center', 'loss_patch': 'center2', 'loss_query': 'center3'}
-    model = build(head=HEAD | dict(out_dim=48), **{name: dict(logits_mib=logits_mib) for name in names}).to(dtype)
-    tables = {
-        f'loss_{kind}': linear_warmup(*temps, 9, 4)
-        for kind, temps in (('cls', (0.04, 0.07)), ('patch', (0.05, 0.06)), ('query', (0.03, 0.05)))
-    }
+    config, tables = arrays.config, published_temperatures(arrays)
+    model = published_model(config, logits_mib).to(dtype)
+    assert arrays['student_query'].shape[1:3] == (2 * config['batch'], config['num_queries'])
+    assert arrays['masks'].shape[1:] == (2, config['batch'], config['grid'], config['grid'])
     suffix, atol = ('', 1e-5) if dtype == torch.float32 else ('_f64', 1e-10)
     for call, epoch in enumerate(arrays['epoch']):
-        for name, table in tables.items():
-            getattr(model, name).teacher_temp = table[epoch]
+        for kind, table in tables.items():
+            getattr(model, f'loss_{kind}').teacher_temp = table[epoch]
         student = {k: torch.from_numpy(arrays[f'student_{k}'][call]).to(dtype).requires_grad_() for k in ('global', 'query')}
         teacher, teacher_query = (torch.from_numpy(arrays[f'teacher_{k}'][call]).to(dtype) for k in ('global', 'query'))
         masks = PatchMasks.of(torch.from_numpy(arrays['masks'][call]).transpose(0, 1))  # (B, V, h, w)
         stand_in(model, monkeypatch, student, teacher, teacher_query, masks.rows)
-        got = model.loss(**make_views(dtype=dtype) | dict(masks=masks), query_boxes=make_boxes(dtype=dtype))
-        sum(got.values()).backward()
+        views = make_views(config['batch'], dtype=dtype) | dict(masks=masks)
+        got = model.loss(**views, query_boxes=make_boxes(config['batch'], dtype=dtype))
+        total = sum(got.values())
+        total.backward()
+        assert total.item() == pytest.approx(arrays[f'official/loss{suffix}'][call], rel=0, abs=2 * atol)
         for loss in model.distillation_losses():
             loss.update_centre()
-        for name, centre in names.items():
-            assert got[name].item() == pytest.approx(arrays[f'official/{name}{suffix}'][call], abs=atol), name
-            np.testing.assert_allclose(
-                getattr(model, name).centre.numpy(), arrays[f'official/{centre}'][call].ravel(), atol=1e-6
-            )
+        for kind, centre in TERMS.items():
+            expected = arrays[f'official/loss_{kind}{suffix}'][call]
+            assert got[f'loss_{kind}'].item() == pytest.approx(expected, rel=0, abs=atol), kind
+            found = getattr(model, f'loss_{kind}').centre.numpy()
+            np.testing.assert_allclose(found, arrays[f'official/{centre}'][call].ravel(), rtol=0, atol=1e-6)
         for kind, values in student.items():
             expected = torch.from_numpy(arrays[f'official/grad_student_{kind}'][call]).to(dtype)
             torch.testing.assert_close(values.grad, expected, rtol=0, atol=1e-6, msg=kind)

@@ -40,22 +40,49 @@ def as_projection(values):
     return Projection(values, prototypes)
 
 
-def projections(parts):
+def projections(parts, batch):
     """Published logits (crops * B, tokens, K), crop by crop -> those of [CLS] (V, B, K) and of all patches (1, R, K)."""
-    cls = torch.cat([parts[f'cls_{size}'][:, 0].unflatten(0, (-1, 2)) for size in ('global', 'local')])
+    cls = torch.cat([parts[f'cls_{size}'][:, 0].unflatten(0, (-1, batch)) for size in ('global', 'local')])
     patches = torch.cat([parts[f'patch_{size}'].flatten(0, 1) for size in ('global', 'local')])
     return as_projection(cls), as_projection(patches[None])
+
+
+def published_model(config, logits_mib):
+    losses = dict(logits_mib=logits_mib, student_temp=config['student_temp'], centre_momentum=config['center_momentum'])
+    return build(
+        head=TINY['head'] | dict(out_dim=config['out_dim']),
+        patch_head=dict(out_dim=config['out_dim_selfpatch']),
+        loss_cls=losses,
+        loss_patch=losses,
+        patch_weight=config['patch_loss_weight'],
+    )
+
+
+def side_of(logits):
+    """Pixels along a side of a square view of which these are the patches' logits (call, crops * B, tokens, K)."""
+    side = round(logits.shape[2] ** 0.5)
+    assert side**2 == logits.shape[2]
+    return side * TINY['backbone']['arch']['patch_size']
+
+
+def views_of(arrays, dtype):
+    """Views, of no matter what, of which the model would make as many logits as the golden file has."""
+    batch, local = arrays.config['batch'], arrays.config['n_local_crops']
+    sides = {kind: side_of(arrays[f'student/patch_{kind}']) for kind in ('global', 'local')}
+    counts = {kind: arrays[f'student/cls_{kind}'].shape[1] for kind in sides}
+    assert counts == dict(local=local * batch, **{'global': 2 * batch})
+    views = {'global': 2, 'local': local}
+    return {f'{kind}_views': torch.zeros(batch, views[kind], 3, side, side, dtype=dtype) for kind, side in sides.items()}
 
 
 @FORMS
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_equals_the_published_loss(golden, tensors, monkeypatch, logits_mib, dtype):
     arrays = golden('selfpatch_loss')
-    losses = dict(logits_mib=logits_mib)
-    model = build(head=TINY['head'] | dict(out_dim=64), patch_head=dict(out_dim=32), loss_cls=losses, loss_patch=losses).to(
-        dtype
-    )
-    temperatures = linear_warmup(0.04, 0.07, 9, 4)
+    config, views = arrays.config, views_of(arrays, dtype)
+    model = published_model(config, logits_mib).to(dtype)
+    ends, warmup = (config['warmup_teacher_temp'], config['teacher_temp']), config['warmup_teacher_temp_epochs']
+    temperatures = linear_warmup(*ends, config['epochs'], warmup)
     np.testing.assert_allclose(temperatures, arrays['teacher_temp_schedule'], rtol=0, atol=1e-12)
     suffix, atol = ('', 1e-5) if dtype == torch.float32 else ('_f64', 1e-10)
     for call, epoch in enumerate(arrays['epoch']):
@@ -63,14 +90,17 @@ def test_equals_the_published_loss(golden, tensors, monkeypatch, logits_mib, dty
             loss.teacher_temp = temperatures[epoch]
         student, teacher = ({k: v[call].to(dtype) for k, v in tensors(arrays, p).items()} for p in ('student/', 'teacher/'))
         student = {name: values.requires_grad_() for name, values in student.items()}
-        given = {id(model.student): projections(student), id(model.teacher): projections(teacher)}
+        networks = ((model.student, student), (model.teacher, teacher))
+        given = {id(network): projections(parts, config['batch']) for network, parts in networks}
         monkeypatch.setattr(model, 'project_views', lambda network, *_, given=given, **__: given[id(network)])
-        got = model.loss(**make_views(dtype=dtype))
+        got = model.loss(**views)
         sum(got.values()).backward()
         for loss in model.distillation_losses():
             loss.update_centre()
-        assert got['loss_cls'].item() == pytest.approx(arrays[f'loss_cls{suffix}'][call], abs=atol)
-        assert got['loss_patch'].item() == pytest.approx(0.1 * arrays[f'loss_patch{suffix}'][call], abs=atol)
+        patch = config['patch_loss_weight'] * arrays[f'loss_patch{suffix}'][call]
+        assert got['loss_cls'].item() == pytest.approx(arrays[f'loss_cls{suffix}'][call], rel=0, abs=atol)
+        assert got['loss_patch'].item() == pytest.approx(patch, rel=0, abs=atol)
+        assert sum(got.values()).item() == pytest.approx(arrays[f'loss{suffix}'][call], rel=0, abs=atol)
         for name, values in student.items():
             expected = torch.from_numpy(arrays[f'grad_student/{name}'][call]).to(dtype)
             torch.testing.assert_close(values.grad, expected, rtol=0, atol=1e-6, msg=name)
