@@ -136,7 +136,7 @@ def _check_kind(
     loading = loading_of(cfg.get('pipeline'))
     if _reads_as(type(dataset), 'BaseSegDataset'):
         _add(setting_problems(dataset, loading, metrics, model), findings)
-        survey = segmentation_findings(dataset, num_items, loading, findings)
+        survey = segmentation_findings(dataset, num_items, loading, findings) if dataset.metainfo.get('classes') else None
         surveys.extend([survey] if survey else [])
         return None
     metrics = [metric for metric in metrics if str(metric['type']).rpartition('.')[2] == 'CocoMetric']
@@ -144,7 +144,10 @@ def _check_kind(
     scored = dataset.test_mode or bool(metrics)
     has_to_score = any(not metric.get('format_only', False) for metric in metrics)
     usage = Usage(loading.with_mask or 'segm' in kinds, loading.poly2mask, scored, dataset.test_mode and not has_to_score)
-    classes, img_dir = dataset.metainfo['classes'], dataset.data_prefix['img']
+    classes, img_dir = dataset.metainfo['classes'], dataset.data_prefix.get('img')
+    if img_dir is None or not dataset.ann_file:
+        missing = "data_prefix=dict(img='...')" if img_dir is None else "ann_file='...'"
+        return findings.problem(f'{cfg["type"]} has no {missing}, the place of its images or annotations')
     findings.update(coco_findings(dataset.ann_file, img_dir, classes, usage, num_items, allow_other, loading))
     for metric in metrics:
         check_scored_file(dataset.ann_file, metric, findings)

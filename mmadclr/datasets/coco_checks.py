@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -220,66 +220,72 @@ def _first_of(content: Mapping, category: int) -> int:
 def _check_annotations(ann_file: str, content: Mapping, classes: Sequence[str], usage: Usage, findings: Findings) -> None:
     images = {image['id']: image for image in content['images']}
     wanted = {category['id'] for category in content['categories'] if category['name'] in classes}
-    usable, suspects = 0, Counter()
+    usable, readings = 0, Counter()
     for annotation in content['annotations']:
         called, image = f'{ann_file}: annotation {annotation["id"]}', images.get(annotation['image_id'])
         if image is None:
-            kind = f'is of image_id {annotation["image_id"]}, which images does not list'
-            findings.problem(f'{called} {kind}', 'image_id')
+            text = f'is of image_id {annotation["image_id"]}, which images does not list'
+            findings.problem(f'{called} {text}', 'image_id')
             continue
-        for kind, text in _box_problems(annotation, image):
-            findings.problem(f'{called} {text}', kind)
+        reading = read_box(annotation, image)
+        readings.update({reading: 1, 'beyond': reading == 'corners' and _reaches_beyond(annotation, image)})
+        _check_box(called, annotation, image, reading, findings)
         masked = usage.masks and annotation['category_id'] in wanted
         problem = mask_problem(annotation.get('segmentation'), image, masked, usage.poly2mask)
         if problem:
             findings.problem(f'{called} {problem[1]}', problem[0])
-        suspects.update(_reads_as_corners(annotation, image))
-        if _left_out(annotation):
-            findings.remark(
-                f'{called} has a box of {annotation["bbox"][2]:g}x{annotation["bbox"][3]:g} pixels and area '
-                f'{annotation["area"]:g}: mmdet leaves out what is smaller than a pixel',
-                'left out',
-            )
         usable += annotation['category_id'] in wanted and not _left_out(annotation) and not annotation.get('iscrowd')
-    if suspects['beyond'] and suspects['corners'] == len(content['annotations']):
+    if readings['beyond'] and readings['corners'] == len(content['annotations']) <= 10 * readings['beyond']:
         findings.problem(
-            f'{ann_file}: {suspects["beyond"]} boxes reach beyond their images, and all of them would fit as corners '
+            f'{ann_file}: {readings["beyond"]} boxes reach beyond their images, and all of them would fit as corners '
             'x1, y1, x2, y2: bbox is x, y, width, height'
         )
     if content['annotations'] and not usable and not findings.problems:
         findings.problem(f'{ann_file}: no annotation is of use: all are crowds, of other categories or smaller than a pixel')
 
 
+def _check_box(called: str, annotation: Mapping, image: Mapping, reading: str, findings: Findings) -> None:
+    box = annotation['bbox']
+    if reading == 'outside':
+        where = f'its image of {image["width"]}x{image["height"]} pixels ({image["file_name"]})'
+        findings.problem(f'{called} has a box {box} outside {where}', 'outside')
+    elif reading == 'corners of its polygon':
+        text = f'has a box {box}, which are the corners x1, y1, x2, y2 of its polygon: bbox is x, y, width, height'
+        findings.problem(f'{called} {text}', 'corners')
+    elif _left_out(annotation):
+        findings.remark(
+            f'{called} has a box of {box[2]:g}x{box[3]:g} pixels and area {annotation["area"]:g}: mmdet leaves out what is '
+            'smaller than a pixel',
+            'left out',
+        )
+
+
 def _left_out(annotation: Mapping) -> bool:
     return annotation['area'] <= 0 or min(annotation['bbox'][2:]) < 1
 
 
-def _reads_as_corners(annotation: Mapping, image: Mapping) -> Iterator[str]:
-    """'corners' where bbox would be sound as x1, y1, x2, y2, and 'beyond' where it is not as x, y, width, height."""
-    x, y, w, h = annotation['bbox']
-    if w > x >= 0 and h > y >= 0 and w <= image['width'] and h <= image['height']:
-        yield 'corners'
-        if x + w > image['width'] + BOX_SLACK or y + h > image['height'] + BOX_SLACK:
-            yield 'beyond'
+def read_box(annotation: Mapping, image: Mapping) -> str:
+    """What the numbers of a box look like: 'size' as x, y, width, height, which they should be, or 'outside' of the image.
 
-
-def _box_problems(annotation: Mapping, image: Mapping) -> Iterator[tuple[str, str]]:
-    """Kind and text of what is wrong with a box, by its image and by the polygon of the same object."""
+    'corners' if they would do as x1, y1, x2, y2, too, and no polygon tells; 'corners of its polygon' if it does.
+    """
     left, top, w, h = annotation['bbox']
     width, height = image['width'], image['height']
     if w >= 1 and h >= 1 and (left >= width or top >= height or left + w <= 0 or top + h <= 0):
-        yield (
-            'outside',
-            f'has a box {annotation["bbox"]} outside its image of {width}x{height} pixels ({image["file_name"]})',
-        )
-        return
-    corners = polygon_corners(annotation.get('segmentation')) if w > left and h > top else None
+        return 'outside'
+    if not (w > left >= 0 and h > top >= 0 and w <= width and h <= height):
+        return 'size'
+    corners = polygon_corners(annotation.get('segmentation'))
     if corners is None:
-        return
+        return 'corners'
     as_size = max(abs(left + w - corners[2]), abs(top + h - corners[3]))
-    if as_size > BOX_SLACK >= max(abs(a - b) for a, b in zip(annotation['bbox'], corners, strict=True)):
-        box = [round(value, 1) for value in corners]
-        yield 'corners', f'has a box {annotation["bbox"]}, the corners {box} of its polygon: bbox is x, y, width, height'
+    as_corners = max(abs(a - b) for a, b in zip(annotation['bbox'], corners, strict=True))
+    return 'corners of its polygon' if as_size > BOX_SLACK >= as_corners else 'size'
+
+
+def _reaches_beyond(annotation: Mapping, image: Mapping) -> bool:
+    left, top, w, h = annotation['bbox']
+    return left + w > image['width'] + BOX_SLACK or top + h > image['height'] + BOX_SLACK
 
 
 def _check_images(

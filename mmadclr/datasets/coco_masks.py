@@ -125,7 +125,7 @@ def decompress(text: str) -> np.ndarray | None:
     Five bits a character, a sixth says that the number goes on; from the fourth number on, differences from the number two
     before (``rleFrString`` in ``common/maskApi.c`` of cocodataset/cocoapi, which checks nothing).
     """
-    codes = np.frombuffer(text.encode('ascii', 'replace'), np.uint8).astype(np.int64) - 48
+    codes = np.frombuffer(text.encode('utf-8', 'surrogatepass'), np.uint8).astype(np.int64) - 48
     if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         return None
     ends = np.flatnonzero(codes & 32 == 0)
