@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import signal
 import sys
 import traceback
 from argparse import ArgumentParser, Namespace
@@ -16,6 +17,8 @@ import torch
 from mmengine.config import Config, DictAction
 
 from mmadclr.datasets.image_dataset import UnreadableImageError
+from mmadclr.datasets.loader_workers import GROUP_SIGNALS
+from mmadclr.engine.agreement import PreemptedError
 from mmadclr.engine.config_check import ConfigError, check_config
 from mmadclr.engine.loader_guard import WorkerDiedError
 from mmadclr.ops import UnsupportedOpError  # the import puts the stand-in in place before any config imports mmdet
@@ -24,6 +27,7 @@ BAD_INPUT = (
     *(ValueError, FileNotFoundError, FileExistsError, FloatingPointError),
     *(UnreadableImageError, UnsupportedOpError, WorkerDiedError),
 )
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def add_config_arguments(parser: ArgumentParser, default_config: str | None = None) -> None:
@@ -118,7 +122,8 @@ def _leaves(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
 def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:
     """Ends a tool with the message of a mistake in its input instead of a traceback through the libraries.
 
-    Only errors raised on purpose by this package count; any other keeps its traceback.
+    Only errors raised on purpose by this package count; any other keeps its traceback. Ctrl-C ends it with one line and
+    status 130, as shells say it. A run that has stopped with its checkpoint keeps its status, whatever comes on its way out.
     """
 
     @functools.wraps(main)
@@ -129,6 +134,14 @@ def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:
             if not _is_ours(error):
                 raise
             sys.exit(f'error: {_message(error)}')
+        except PreemptedError:
+            for number in GROUP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)  # srun ends all tasks with SIGTERM as soon as one has ended
+            raise
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one does not wait for what is still to be put away
+            print('error: interrupted (Ctrl-C)', file=sys.stderr)
+            sys.exit(INTERRUPTED)
         leave_process_group()
 
     return wrapped

@@ -26,10 +26,12 @@ NO_SHARED_MEMORY = (
     "shared memory ran out: lower the data loader's num_workers, prefetch_factor or batch_size, or give the container more "
     '(--shm-size)'
 )
+FROM_OUTSIDE = 'someone ended it from outside (kill, a batch system), alone and not with the run'
 CAUSES = {
     'Killed': 'most likely the machine ran out of memory: lower num_workers, prefetch_factor or batch_size of the loader',
     'Bus error': NO_SHARED_MEMORY,
     'unable to': NO_SHARED_MEMORY,
+    **dict.fromkeys(('Terminated', 'Interrupt', 'Hangup', 'User defined signal'), FROM_OUTSIDE),
 }
 UNKNOWN_CAUSE = (
     'most likely the machine ran out of memory or of shared memory (the --shm-size of a container): lower num_workers, '
@@ -42,7 +44,9 @@ class WorkerDiedError(RuntimeError):
 
 
 @contextmanager
-def explained_worker_deaths(iteration: Callable[[], int], work_dir: str | Path) -> Iterator[None]:
+def explained_worker_deaths(
+    iteration: Callable[[], int], work_dir: str | Path, stopped: Callable[[], str | None] = lambda: None
+) -> Iterator[None]:
     """Tells what the death of a loader's worker means and how to go on.
 
     Torch raises it from a signal handler, so at any place of the main process and not only where batches are taken: other
@@ -51,6 +55,7 @@ def explained_worker_deaths(iteration: Callable[[], int], work_dir: str | Path) 
     Args:
         iteration: Gives the iteration the run is at.
         work_dir: Where the run writes its checkpoints.
+        stopped: Gives the signal that told the run to stop, if one did: memory is not to blame then.
 
     Raises:
         WorkerDiedError: In the place of torch's error; all others pass.
@@ -61,9 +66,9 @@ def explained_worker_deaths(iteration: Callable[[], int], work_dir: str | Path) 
         death = _find_death(error)
         if death is None:
             raise
-        raise WorkerDiedError(
-            f'{death} at iteration {iteration()}: {_cause(death) or UNKNOWN_CAUSE}. {_way_on(work_dir)}'
-        ) from error
+        told = stopped() and f'the run was told to stop ({stopped()}), and its worker was ended first'
+        cause = told or _cause(death) or UNKNOWN_CAUSE
+        raise WorkerDiedError(f'{death} at iteration {iteration()}: {cause}. {_way_on(work_dir)}') from error
 
 
 def _find_death(error: BaseException | None) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.engine.config_check import check_config
 from mmadclr.evaluation.features import extract_features
 from mmadclr.registry import LOOPS, METRICS
@@ -37,7 +38,7 @@ class FeatureEvalLoop(BaseLoop):
         self.dense_probe = None
         bank_dataloader = {**dataloader, 'dataset': {**dataloader['dataset'], **bank}}
         check_config({'bank_dataloader': bank_dataloader})
-        self.bank_dataloader = Runner.build_dataloader(bank_dataloader, seed=runner.seed)
+        self.bank_dataloader = outlive_signals(Runner.build_dataloader(bank_dataloader, seed=runner.seed))
         evaluators = [evaluator] if isinstance(evaluator, dict) else evaluator
         self.evaluators = [METRICS.build(each) for each in evaluators]
         if dense_probe is not None:

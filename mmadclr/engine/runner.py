@@ -22,12 +22,14 @@ from mmadclr.checkpoint.loading import architecture, check_state_dict, describe_
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.datasets.checks import check_dataset
 from mmadclr.datasets.coco_labels import by_name
+from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.samplers import EpochSampler, check_workers, warn_of_scattered_reads
 from mmadclr.engine.agreement import sole_use
 from mmadclr.engine.checkpoint_files import newest_good_checkpoint, write_checkpoint
 from mmadclr.engine.compilation import compile_blocks
 from mmadclr.engine.config_sense import batch_findings, check_sense, report
 from mmadclr.engine.history import bound_histories
+from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
 from mmadclr.engine.optim import PRECISIONS, resolve_precision
 from mmadclr.engine.run_state import find_placeholders, history_of, plain_history
@@ -125,7 +127,7 @@ class Runner(mmengine_runner.Runner):
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs) -> DataLoader:
         if isinstance(dataloader, DataLoader):
-            return dataloader
+            return outlive_signals(dataloader)
         if dataloader.get('batch_size', 1) < 1:
             raise ValueError(f'batch_size={dataloader["batch_size"]}: a data loader needs batches of 1 or more images')
         if dataloader.get('num_workers', 0) == 0:
@@ -140,7 +142,7 @@ class Runner(mmengine_runner.Runner):
             # training, which a resumed run does at other times than one that keeps its workers.
             loader.generator = torch.Generator()
         warn_of_scattered_reads(loader)
-        return loader
+        return outlive_signals(loader)
 
     def train(self):
         check_sense(self.cfg)
@@ -148,11 +150,15 @@ class Runner(mmengine_runner.Runner):
         self.check_loss_record()
         if isinstance(unwrapped(self.model), SelfDistillation):
             self.check_attention()
-        with sole_use(self.work_dir), explained_worker_deaths(lambda: self.iter, self.work_dir):
+        with sole_use(self.work_dir), explained_worker_deaths(lambda: self.iter, self.work_dir, self.stop_signal):
             try:
                 return super().train()
             finally:
                 self.call_hook('leave_training')  # after_train is for runs that come to their end
+
+    def stop_signal(self) -> str | None:
+        """The signal that has told the run to stop, if one has."""
+        return next((hook.stop.received for hook in self.hooks if isinstance(hook, SafeCheckpointHook)), None)
 
     def val(self):
         self.check_data('val')

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.evaluation.features import report_unreadable
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
@@ -56,6 +57,7 @@ def feature_batches(model: nn.Module, dataset: Dataset, indices: np.ndarray, loa
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else every pass would draw a seed from the global one
     )
+    outlive_signals(loader)
     wanted = np.split(indices, np.arange(loading.batch_size, len(indices), loading.batch_size))
     for asked, data in zip(wanted, loader, strict=len(indices) > 0):
         # The data set replaces an image it cannot read by the next one, which comes in its own place anyway.

@@ -42,6 +42,15 @@ SMALL = [
     'default_hooks.logger.interval=1',
     'default_hooks.checkpoint.interval=1',
 ]
+VALIDATION = [
+    'train_cfg.val_interval=1',
+    'val_cfg.dense_probe=None',
+    'val_dataloader.num_workers=2',
+    'val_dataloader.dataset.num_train=16',
+    'val_dataloader.dataset.num_val=10',
+    'val_dataloader.dataset.image_size=32',
+    'val_evaluator.k=5',
+]
 WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
 
 
@@ -50,6 +59,7 @@ class Training:
 
     def __init__(self, work_dir: Path, process: subprocess.Popen, log: Path) -> None:
         self.work_dir, self.process, self.log = work_dir, process, log
+        self.seen: set[int] = set()  # ranks, which may outlive a torchrun that is killed
 
     def output(self) -> str:
         """Standard output and error so far, of all processes."""
@@ -89,20 +99,21 @@ class Training:
 
     def kill(self) -> None:
         """Kills every process of the run, and returns when they are dead."""
+        ranks = [*self.ranks(), *(pid for pid in self.seen if trainers(pid))]
         if self.process.poll() is None:
-            ranks = self.ranks()
             os.killpg(self.process.pid, signal.SIGKILL)
-            for pid in ranks:  # torchrun puts each into a group of its own
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self.process.wait()
-            while any(is_alive(pid) for pid in ranks):
-                time.sleep(0.01)
+        for pid in ranks:  # torchrun puts each into a group of its own
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        while any(is_alive(pid) for pid in ranks):
+            time.sleep(0.01)
 
     def ranks(self) -> list[int]:
-        """Process ids of the training processes: of one alone its own, under torchrun those it started."""
-        trainers = [pid for pid in children(self.process.pid) if 'tools/train.py' in command_line(pid)]
-        return trainers if is_torchrun(self.process.pid) else [self.process.pid]
+        """Process ids of the training processes: of one alone its own, under torchrun or ``timeout`` those it started."""
+        found = trainers(self.process.pid)
+        self.seen.update(found)
+        return found
 
     def loader_workers(self, rank: int = 0) -> list[int]:
         """Process ids of the loader's workers of a rank: forked, so with the command line of their parent."""
@@ -117,8 +128,11 @@ def start(
     config: str | Path = CONFIG,
     arguments: tuple[str, ...] = (),
     work_dir: str = 'work',
+    torchrun: bool | None = None,
+    prefix: tuple[str, ...] = (),
+    validation: bool = False,
 ) -> Training:
-    """Starts ``tools/train.py``.
+    """Starts ``tools/train.py``, with several processes by ``tools/dist_train.sh``.
 
     Args:
         tmp_path: Folder of data, work dir and output. Starting again with the same ``work_dir`` uses what is there.
@@ -127,23 +141,28 @@ def start(
         config: Config file.
         arguments: Others of ``tools/train.py``, such as ``('--resume',)``.
         work_dir: Name of the work dir below ``tmp_path``.
+        torchrun: Whether under torchrun; by default with several processes.
+        prefix: What starts it all, such as ``('timeout', '60')``.
+        validation: Validates after every epoch; else never.
     """
     write_shapes(tmp_path / 'shapes', IMAGES, 10, 32)
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
-    launcher = [sys.executable] if processes == 1 else torchrun
-    command = [*launcher, 'tools/train.py', str(config), '--work-dir', str(tmp_path / work_dir), *arguments]
-    command += ['--launcher', 'pytorch'] if processes > 1 else []
+    torchrun = processes > 1 if torchrun is None else torchrun
+    launcher = ['tools/dist_train.sh', str(config), str(processes)]
+    command = [*prefix, *(launcher if torchrun else [sys.executable, 'tools/train.py', str(config)])]
+    command += ['--work-dir', str(tmp_path / work_dir), *arguments]
+    small = [option for option in SMALL if not validation or '=None' not in option]
     data = [
+        *([f'val_dataloader.dataset.data_root={tmp_path / "shapes"}', *VALIDATION] if validation else []),
         f'train_dataloader.dataset.data_root={tmp_path / "shapes"}',
         f'train_dataloader.batch_size={BATCH // processes}',
     ]
     log = tmp_path / f'{work_dir}_{time.monotonic_ns()}.log'
-    environment = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore')
+    settings = dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore', PYTHON=sys.executable)
     with log.open('wb') as file:
         process = subprocess.Popen(
-            [*command, '--cfg-options', *SMALL, *data, *options],
+            [*command, '--cfg-options', *small, *data, *options],
             cwd=REPO,
-            env=environment,
+            env=os.environ | settings,
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a group of its own, to be killed as a whole
@@ -169,9 +188,16 @@ def children(pid: int) -> list[int]:
     return sorted(int(child) for task in tasks for child in task.read_text().split())
 
 
-def command_line(pid: int) -> str:
-    return Path(f'/proc/{pid}/cmdline').read_text().replace('\0', ' ')
+def command_line(pid: int) -> list[str]:
+    """Empty if there is no such process any more."""
+    try:
+        return Path(f'/proc/{pid}/cmdline').read_text().split('\0')
+    except OSError:
+        return []
 
 
-def is_torchrun(pid: int) -> bool:
-    return 'torch.distributed.run' in command_line(pid)
+def trainers(pid: int) -> list[int]:
+    """Process ids of trainings at or below a process, which may be one of torchrun."""
+    if 'tools/train.py' in [part[-14:] for part in command_line(pid)[1:3]]:
+        return [pid]
+    return [found for child in children(pid) for found in trainers(child)]

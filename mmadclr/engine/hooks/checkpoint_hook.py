@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +12,13 @@ from pathlib import Path
 from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 
-from mmadclr.engine.agreement import Agreement, PreemptedError, StopSignals
+from mmadclr.engine.agreement import PREEMPTED, Agreement, PreemptedError, StopSignals
 from mmadclr.engine.checkpoint_files import clear_away
 from mmadclr.engine.checkpoint_writer import CheckpointWriter
 from mmadclr.engine.run_state import snapshot
 from mmadclr.registry import HOOKS
+
+PATIENCE_S = 8.0  # of a process that has left a validation for the others, within the 30 s that torchrun gives all
 
 
 @HOOKS.register_module()
@@ -23,7 +27,7 @@ class SafeCheckpointHook(Hook):
 
     All are written at the end of an optimizer step: while gradients of several batches accumulate, at its end. When one of
     ``signals`` arrives at any process, all write a checkpoint at the next step and end with exit code 85; a second signal
-    of the kind ends a process at once.
+    ends a process at once (see ``StopSignals``). A validation is left for it, and made up for by the run that goes on.
 
     Args:
         interval: A checkpoint every so many epochs, or iterations with ``by_epoch=False``; None for none.
@@ -31,7 +35,8 @@ class SafeCheckpointHook(Hook):
         minutes: A checkpoint after so many minutes without one, too; None for none.
         max_keep_ckpts: Number of newest checkpoints that are kept; -1 for all.
         milestones: Every so many epochs, a checkpoint is kept for good.
-        signals: Names of signals that mean: stop soon. Slurm sends SIGTERM, or what ``--signal`` of ``sbatch`` says.
+        signals: Names of signals that mean: stop soon. Slurm sends SIGTERM, or what ``--signal`` of ``sbatch`` says;
+            Ctrl-C is SIGINT, a terminal that is closed SIGHUP.
         asynchronous: Write on a thread while training goes on. False: training waits.
 
     Raises:
@@ -47,7 +52,7 @@ class SafeCheckpointHook(Hook):
         minutes: float | None = None,
         max_keep_ckpts: int = 2,
         milestones: int | None = None,
-        signals: Sequence[str] = ('SIGTERM', 'SIGUSR1'),
+        signals: Sequence[str] = ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1'),
         asynchronous: bool = True,
     ) -> None:
         for name, value in (('interval', interval), ('minutes', minutes), ('milestones', milestones)):
@@ -60,6 +65,9 @@ class SafeCheckpointHook(Hook):
         self.stop = StopSignals(signals)
         self.asynchronous = asynchronous
         self.due: str | None = None  # name of a checkpoint that waits for the end of an optimizer step
+        self.saved_at: int | None = None  # iterations done at the newest checkpoint
+        self.agreement: Agreement | None = None  # while training
+        self.held: dict | None = None  # the state that a validation looks at, in case that a signal ends it
 
     def before_train(self, runner) -> None:
         self.agreement = Agreement()
@@ -70,14 +78,14 @@ class SafeCheckpointHook(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         done = runner.iter + 1
         is_late = self.minutes is not None and time.monotonic() - self.last_time > 60 * self.minutes
-        stop, is_late = self.agreement.exchange([self.stop.received is not None, is_late and is_main_process()])
+        stop, is_late = self.agreement.exchange([self.stop.look(), is_late and is_main_process()])
         is_turn = self.interval is not None and not self.by_epoch and done % self.interval == 0
         if self.due is None and (stop or is_late or is_turn):
             self.due = f'iter_{done}.pth'
         if self.due is not None and ends_step(runner, done):
             self.save(runner, done)
             if stop:
-                self.end(runner)
+                self.end(runner, done)
 
     def after_train_epoch(self, runner) -> None:
         epoch = runner.epoch + 1
@@ -93,13 +101,54 @@ class SafeCheckpointHook(Hook):
         if self.writer.failure is not None:
             raise ValueError(f'the last checkpoint of the run is missing: {self.writer.failure}')
 
+    def before_val(self, runner) -> None:
+        """Stops before a validation if asked to, else holds the state ready: one process cannot leave it for the others."""
+        if self.agreement is None or not ends_step(runner, runner.iter):
+            return
+        if self.saved_at != runner.iter:
+            self.due = f'iter_{runner.iter}.pth'
+        if self.agreement.decide(self.stop.look()):
+            if self.due:
+                self.save(runner, runner.iter)
+            self.end(runner, runner.iter)
+        self.held = runner.checkpoint_content(runner.iter) if self.due else {}
+        self.stop.interrupts = True
+        if self.stop.look():  # it came just before it could interrupt
+            raise PreemptedError
+
+    def after_val(self, runner) -> None:
+        self.stop.interrupts = False
+        if self.held is not None:
+            self.held = self.due = None
+
     def leave_training(self, runner) -> None:
         """However the run ended: signals mean again what they meant before."""
-        self.stop.ignore_no_longer()
+        self.stop.interrupts = False
+        try:
+            if self.held is not None:
+                self.end_validation(runner)
+        finally:
+            self.stop.ignore_no_longer()
+
+    def end_validation(self, runner) -> None:
+        """Writes the state held, by the main process alone: the others may wait for each other in the validation.
+
+        Also if the validation has failed, as it does when another process has left it.
+        """
+        if self.held:
+            self._write(runner, self.held, Path(runner.work_dir) / self.due)
+            self.writer.wait()
+        if self.stop.received:
+            self.end(runner, runner.iter, PATIENCE_S)
+        if self.writer.failure is None:
+            runner.logger.warning(
+                f'a validation has failed; what it looked at, after iteration {runner.iter}, is in a checkpoint; go on with '
+                '--resume'
+            )
 
     def save(self, runner, done: int) -> None:
         """Takes the state of the run after ``done`` iterations; the main process writes it."""
-        name, self.due, self.last_time = self.due, None, time.monotonic()
+        name, self.due, self.last_time, self.saved_at = self.due, None, time.monotonic(), done
         content = runner.checkpoint_content(done)
         self._write(runner, content, Path(runner.work_dir) / name)
 
@@ -110,14 +159,18 @@ class SafeCheckpointHook(Hook):
         if not self.asynchronous:
             self.writer.wait()
 
-    def end(self, runner) -> None:
-        """Ends the run, once the checkpoint is on the disk."""
+    def end(self, runner, done: int, patience_s: float | None = None) -> None:
+        """Ends the run, once the checkpoint is on the disk; waits for the other processes, or only for some time."""
         self.writer.wait()
-        self.agreement.meet()  # launchers kill all others as soon as one has ended, and the main process may still write
-        runner.logger.warning(
-            f'{self.stop.received or "a signal to another process"}: stopped after iteration {runner.iter + 1}, with a '
-            'checkpoint; go on with --resume'
-        )
+        # Launchers kill all others as soon as one has ended, and the main process may still write.
+        together = self.agreement.meet(patience_s)
+        cause = self.stop.received or 'a signal to another process'
+        if self.writer.failure is not None:
+            raise ValueError(f'{cause}: stopped after iteration {done}, without a checkpoint: {self.writer.failure}')
+        runner.logger.warning(f'{cause}: stopped after iteration {done}, with a checkpoint; go on with --resume')
+        if not together:
+            sys.stdout.flush()
+            os._exit(PREEMPTED)  # threads of gloo, which wait for the others, would hold up any other end
         raise PreemptedError
 
     def clear_away(self, work_dir: str) -> None:

@@ -1,0 +1,100 @@
+"""Worker processes of data loaders, which no signal to the whole run ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from multiprocessing import context
+from types import TracebackType
+
+from torch.utils.data import DataLoader
+
+# What batch systems, launchers and keyboards send to whole groups of processes: the main process decides what it means.
+GROUP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
+END = getattr(signal, 'SIGRTMAX', None)  # from the main process to a worker; nobody else sends it
+LOOK_S = 1.0  # between two looks of a worker whether the main process lives
+
+
+class _Worker:
+    """A process that signals to its group do not end, but the main process does: with ``terminate()``, and by its own end.
+
+    It is started with the signals blocked, so that there is no moment at which one could end it. Torch's own workers die of
+    them (of SIGTERM by their own handler, ``torch/csrc/DataLoader.cpp``) and look for the main process between two batches
+    only; here a thread does so at any time, and waits for a signal of its own, which ``terminate()`` sends.
+    """
+
+    deaf_to: frozenset[int] = frozenset()
+
+    def start(self) -> None:
+        handled = {n for n in signal.valid_signals() - {signal.SIGCHLD} if callable(signal.getsignal(n))}
+        self.deaf_to = GROUP_SIGNALS | handled | {END}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, self.deaf_to)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._popen.terminate = partial(_end, self.pid)  # what multiprocessing calls at exit, too
+
+    def run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.deaf_to)  # which a fork server has not done
+        main = multiprocessing.parent_process()
+        is_child = self._start_method != 'forkserver'  # of the main process itself
+        lives = (lambda: os.getppid() == main.pid) if is_child else main.is_alive
+        threading.Thread(target=_obey, args=(lives,), name='end of the main process', daemon=True).start()
+        sys.excepthook = _say_unless_hung_up
+        super().run()
+
+
+def _end(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, END)
+
+
+def _say_unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """For the thread that hands tensors over (``multiprocessing.resource_sharer``): Ctrl-C may end the main process within.
+
+    Errors of the data set are passed to the main process and never come here.
+    """
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
+
+
+def _obey(lives: Callable[[], bool]) -> None:
+    """Ends this process when the main process says so or has ended."""
+    while lives() and signal.sigtimedwait({END}, LOOK_S) is None:
+        pass
+    os._exit(0)
+
+
+class ForkWorker(_Worker, context.ForkProcess):
+    """Started as a copy of the main process."""
+
+
+class SpawnWorker(_Worker, context.SpawnProcess):
+    """Started from nothing."""
+
+
+class ForkServerWorker(_Worker, context.ForkServerProcess):
+    """Started by the fork server."""
+
+
+def outlive_signals(loader: DataLoader) -> DataLoader:
+    """The same loader; the workers it will start outlive SIGTERM, SIGINT and the like to the group of the run.
+
+    Its start method stays, and nothing about random numbers or a ``worker_init_fn`` changes. Where the system has no
+    real-time signals (not Linux), workers stay torch's.
+    """
+    if getattr(loader, 'num_workers', 0) and END is not None:
+        chosen = loader.multiprocessing_context or multiprocessing
+        method = chosen.get_start_method()
+        processes = {'fork': ForkWorker, 'spawn': SpawnWorker, 'forkserver': ForkServerWorker}
+        own = type(multiprocessing.get_context(method))()
+        own.Process = processes[method]
+        loader.multiprocessing_context = own
+    return loader
