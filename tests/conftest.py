@@ -47,6 +47,7 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
         terminalreporter.write('\n'.join([*config.stash[FOLDER].unread(), '']))
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if 'golden' in getattr(item, 'fixturenames', ()):

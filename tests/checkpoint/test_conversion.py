@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from itertools import product
+from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import pytest
 import timm
 import torch
+from golden_files import GoldenArrays, enlarged
 from places import GOLDEN_CHECKPOINTS
 from torch import nn
 
@@ -25,14 +28,29 @@ FILES = ['dino_checkpoint', 'dino_backbone', 'ibot_checkpoint', 'ibot_checkpoint
 REFUSED = {('selfpatch_checkpoint', 'dino'), ('selfpatch_checkpoint', 'mmseg')}
 
 
-def golden(system: str) -> dict:
-    with np.load(GOLDEN_CHECKPOINTS / f'{system}_expected.npz', allow_pickle=False) as arrays:
-        return dict(arrays)
+class Published(NamedTuple):
+    """What the golden files tell of a published run, and the files themselves by the ends of their names."""
+
+    expected: GoldenArrays
+    file: Callable[[str], Path]
+
+    @property
+    def num_heads(self) -> int:
+        return self.expected.config['num_heads']
 
 
-def images(expected: dict) -> dict[int, torch.Tensor]:
-    large = np.kron(expected['image_low_resolution'], np.ones((1, 1, 8, 8)))
-    return {224: torch.from_numpy(large).float(), 96: torch.from_numpy(expected['image_96'])}
+@pytest.fixture
+def published(golden):
+    def of(system: str) -> Published:
+        return Published(
+            golden(f'checkpoints/{system}_expected'), lambda end='checkpoint': golden.path(f'checkpoints/{system}_{end}.pth')
+        )
+
+    return of
+
+
+def images(expected: GoldenArrays) -> dict[int, torch.Tensor]:
+    return {224: torch.from_numpy(enlarged(expected)), 96: torch.from_numpy(expected['image_96'])}
 
 
 def tokens(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
@@ -45,30 +63,35 @@ def source(name: str):
 
 
 @pytest.mark.parametrize(('file', 'layout'), list(product(FILES, LAYOUTS)))
-def test_features_are_the_same_after_a_round_trip(file, layout, tmp_path):
+def test_features_are_the_same_after_a_round_trip(published, file, layout, tmp_path):
+    system, end = file.split('_', 1)
+    expected, files, heads = *published(system), published(system).num_heads
     target = tmp_path / f'out.{"safetensors" if layout == "safetensors" else "pth"}'
     if (file, layout) in REFUSED:
         with pytest.raises(ValueError, match=rf'{file}.pth cannot be written as {layout}: .* class token'):
-            convert(source(file), target, layout)
+            convert(files(end), target, layout)
         assert not list(tmp_path.iterdir())
         return
-    convert(source(file), target, layout, num_heads=3)
-    before, after = (open_backbone(path, num_heads=3) for path in (source(file), target))
+    convert(files(end), target, layout, num_heads=heads)
+    before, after = (open_backbone(path, num_heads=heads) for path in (files(end), target))
     assert after.settings == before.settings
-    for image in images(golden(file.split('_')[0])).values():
+    for image in images(expected).values():
         torch.testing.assert_close(tokens(after.model, image), tokens(before.model, image), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize('which', ['teacher', 'student'])
-def test_opened_backbones_give_the_published_features(which):
-    for system, kind, atol in (('dino', 'features', 3e-5), ('ibot', 'tokens', 3e-5), ('selfpatch', 'tokens', 1e-4)):
-        expected = golden(system)
-        model = open_backbone(source(f'{system}_checkpoint'), which=which, num_heads=3).model
-        for size, image in images(expected).items():
-            batch = torch.cat((image, image.flip(-1))) if system == 'selfpatch' else image
-            got = model(batch).cls if system == 'dino' else tokens(model, batch)
-            want = torch.from_numpy(expected[f'{which}/{kind}_{size}'])
-            torch.testing.assert_close(got, want, rtol=0, atol=atol)
+@pytest.mark.parametrize(
+    ('system', 'kind', 'atol'), [('dino', 'features', 3e-5), ('ibot', 'tokens', 3e-5), ('selfpatch', 'tokens', 1e-4)]
+)
+def test_opened_backbones_give_the_published_features(published, which, system, kind, atol):
+    expected, file = published(system)
+    opened = open_backbone(file('checkpoint'), which=which, num_heads=expected.config['num_heads'])
+    assert all(opened.settings['arch'][name] == expected.config[name] for name in ('embed_dim', 'depth', 'patch_size'))
+    for size, image in images(expected).items():
+        batch = torch.cat((image, image.flip(-1))) if system == 'selfpatch' else image
+        got = opened.model(batch).cls if system == 'dino' else tokens(opened.model, batch)
+        want = torch.from_numpy(expected[f'{which}/{kind}_{size}'])
+        torch.testing.assert_close(got, want, rtol=0, atol=atol)
 
 
 def test_which_chooses_the_network(tmp_path):
@@ -78,28 +101,32 @@ def test_which_chooses_the_network(tmp_path):
         assert torch.equal(tensor, student[f'module.backbone.{name}'])
 
 
-def test_timm_loads_what_is_written_for_it(tmp_path):
-    convert(source('dino_backbone'), tmp_path / 'a.safetensors', 'safetensors')
-    model = timm.models.VisionTransformer(224, 16, embed_dim=12, depth=2, num_heads=3, num_classes=0).eval()
+def test_timm_loads_what_is_written_for_it(published, tmp_path):
+    expected, file = published('dino')
+    convert(file('backbone'), tmp_path / 'a.safetensors', 'safetensors')
+    sizes = {name: expected.config[name] for name in ('img_size', 'patch_size', 'embed_dim', 'depth', 'num_heads')}
+    model = timm.models.VisionTransformer(**sizes, num_classes=0).eval()
     timm.models.load_checkpoint(model, str(tmp_path / 'a.safetensors'), strict=True)
-    expected = golden('dino')
     got = model(images(expected)[224])
     torch.testing.assert_close(got, torch.from_numpy(expected['teacher/features_224']), rtol=0, atol=3e-5)
 
 
 @pytest.mark.dense
 @pytest.mark.parametrize('package', ['mmpretrain', 'mmseg'])
-def test_packages_load_what_is_written_for_them(package, tmp_path):
-    convert(source('ibot_checkpoint'), tmp_path / 'a.pth', package)
+def test_packages_load_what_is_written_for_them(published, package, tmp_path):
+    expected, file = published('ibot')
+    width, depth, heads, patch, side = (
+        expected.config[name] for name in ('embed_dim', 'depth', 'num_heads', 'patch_size', 'img_size')
+    )
+    convert(file('checkpoint'), tmp_path / 'a.pth', package)
     state = {name.removeprefix('backbone.'): t for name, t in read_checkpoint(tmp_path / 'a.pth')['state_dict'].items()}
-    expected = golden('ibot')
     vit = importlib.import_module(f'{package}.models').VisionTransformer
     if package == 'mmpretrain':
-        arch = dict(embed_dims=12, num_layers=2, num_heads=3, feedforward_channels=48)
-        model = vit(arch, img_size=224, patch_size=16, out_type='raw')
+        arch = dict(embed_dims=width, num_layers=depth, num_heads=heads, feedforward_channels=4 * width)
+        model = vit(arch, img_size=side, patch_size=patch, out_type='raw')
     else:
         norms = dict(norm_cfg=dict(type='LN', eps=1e-6), final_norm=True, patch_bias=True)
-        model = vit(224, 16, embed_dims=12, num_layers=2, num_heads=3, output_cls_token=True, **norms)
+        model = vit(side, patch, embed_dims=width, num_layers=depth, num_heads=heads, output_cls_token=True, **norms)
     model.eval()
     model.load_state_dict(state, strict=True)
     (got,) = model(images(expected)[224])
@@ -122,34 +149,42 @@ def test_positions_are_resized_on_request_only(tmp_path):
 # --- whole training states -----------------------------------------------------------------------------------------------
 
 
-def converted_model(path):
+def converted_model(path, num_heads=3):
     state = read_training_state(read_checkpoint(path))
-    model = build_model(state, infer_settings(read_backbone(path), 3)).to_empty(device='cpu')
+    model = build_model(state, infer_settings(read_backbone(path), num_heads)).to_empty(device='cpu')
     model.load_state_dict(read_checkpoint(path)['state_dict'])
     return model.eval()
 
 
+def check_what_was_kept(result, model, expected, file):
+    """Sizes of the head, and the account of the conversion."""
+    prototypes, bottleneck = model.student['head'].last_layer.weight_v.shape
+    hidden = len(model.student['head'].mlp[0].weight)
+    assert (prototypes, hidden, bottleneck) == tuple(expected.config[k] for k in ('out_dim', 'hidden_dim', 'bottleneck_dim'))
+    moments = len(read_checkpoint(file('checkpoint'))['optimizer']['state'])
+    assert (result.lost, result.kept[-1]) == (['args'], f'optimizer: moments of {moments} tensors')
+
+
 @torch.no_grad()
-def test_heads_and_centres_of_dino_are_kept(tmp_path):
-    result = convert(source('dino_checkpoint'), tmp_path / 'a.pth', 'mmadclr', num_heads=3)
-    expected = golden('dino')
-    model = converted_model(tmp_path / 'a.pth')
+def test_heads_and_centres_of_dino_are_kept(published, tmp_path):
+    (expected, file), heads = published('dino'), published('dino').num_heads
+    result = convert(file('checkpoint'), tmp_path / 'a.pth', 'mmadclr', num_heads=heads)
+    model = converted_model(tmp_path / 'a.pth', heads)
     for which in ('student', 'teacher'):
         network = getattr(model, which)
         logits = network['head'](network['backbone'](images(expected)[224]).cls)
         torch.testing.assert_close(logits, torch.from_numpy(expected[f'{which}/logits_224']), rtol=0, atol=3e-5)
     assert torch.equal(model.loss_cls.centre, torch.from_numpy(expected['center'])[0])
     meta = read_checkpoint(tmp_path / 'a.pth')['meta']
-    assert (meta['epoch'], meta['method']) == (2, 'DINO')
-    assert result.kept[-1] == 'optimizer: moments of 38 tensors'
-    assert result.lost == ['args']
+    assert (meta['epoch'], meta['method']) == (expected.config['epoch'], 'DINO')
+    check_what_was_kept(result, model, expected, file)
 
 
 @torch.no_grad()
-def test_heads_and_centres_of_ibot_are_kept(tmp_path):
-    result = convert(source('ibot_checkpoint'), tmp_path / 'a.pth', 'mmadclr', num_heads=3)
-    expected = golden('ibot')
-    model = converted_model(tmp_path / 'a.pth')
+def test_heads_and_centres_of_ibot_are_kept(published, tmp_path):
+    (expected, file), heads = published('ibot'), published('ibot').num_heads
+    result = convert(file('checkpoint'), tmp_path / 'a.pth', 'mmadclr', num_heads=heads)
+    model = converted_model(tmp_path / 'a.pth', heads)
     image = images(expected)[224]
     for which in ('student', 'teacher'):
         network = getattr(model, which)
@@ -162,29 +197,31 @@ def test_heads_and_centres_of_ibot_are_kept(tmp_path):
     torch.testing.assert_close(got, torch.from_numpy(expected['student/tokens_224_masked']), rtol=0, atol=3e-5)
     for loss, name in ((model.loss_cls, 'center'), (model.loss_patch, 'center2')):
         assert torch.equal(loss.centre, torch.from_numpy(expected[name]).flatten())
-    assert (result.lost, result.kept[-1]) == (['args'], 'optimizer: moments of 39 tensors')
+    check_what_was_kept(result, model, expected, file)
 
 
 @torch.no_grad()
-def test_heads_and_centres_of_selfpatch_are_kept(tmp_path):
-    result = convert(source('selfpatch_checkpoint'), tmp_path / 'a.pth', 'mmadclr', num_heads=3)
-    expected = golden('selfpatch')
-    model = converted_model(tmp_path / 'a.pth')
+def test_heads_and_centres_of_selfpatch_are_kept(published, tmp_path):
+    (expected, file), heads = published('selfpatch'), published('selfpatch').num_heads
+    result = convert(file('checkpoint'), tmp_path / 'a.pth', 'mmadclr', num_heads=heads)
+    model = converted_model(tmp_path / 'a.pth', heads)
     for which, (size, image) in product(('student', 'teacher'), images(expected).items()):
-        network, grid = getattr(model, which), (size // 16, size // 16)
+        network, grid = getattr(model, which), 2 * (image.shape[-1] // expected.config['patch_size'],)
         cls, patches = network['class_attention'](network['backbone'](torch.cat((image, image.flip(-1)))).patches, grid)
         clear = torch.from_numpy(expected[f'{which}/clear_ranking_{size}'])
         got = torch.cat((cls[:, None], patches), dim=1)[clear]
         want = torch.from_numpy(expected[f'{which}/ca_teacher_{size}'])[clear]
         torch.testing.assert_close(got, want, rtol=0, atol=3e-5)
-    original = read_checkpoint(source('selfpatch_checkpoint'))
+    original = read_checkpoint(file('checkpoint'))
     for ours, theirs in (('head', 'c_head'), ('patch_head', 'p_head')):
         for name, tensor in model.student[ours].state_dict().items():
             assert torch.equal(tensor, original['student'][f'module.{theirs}.{name}'])
     for loss, name in ((model.loss_cls, 'center'), (model.loss_patch, 'patch_center')):
         assert torch.equal(loss.centre, torch.from_numpy(expected[name]).flatten())
     assert read_checkpoint(tmp_path / 'a.pth')['meta']['method'] == 'SelfPatch'
-    assert (result.lost, result.kept[-1]) == (['args'], 'optimizer: moments of 76 tensors')
+    assert len(model.student['patch_head'].last_layer.weight_v) == expected.config['out_dim_selfpatch']
+    assert model.student['class_attention'].num_neighbours == expected.config['k_num']
+    check_what_was_kept(result, model, expected, file)
 
 
 def test_dino_gets_of_an_ibot_run_what_it_can_hold(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from golden_files import enlarged
 from places import GOLDEN_CHECKPOINTS
 from references import resized_positions
 from safetensors.torch import save_file
@@ -109,20 +110,18 @@ def features(system: str, model: QueryViT, images: torch.Tensor) -> torch.Tensor
 
 
 @pytest.mark.parametrize(('file', 'which', 'prefix', 'left_out'), GOLDEN_FILES)
-def test_features_equal_those_of_the_published_models(file, which, prefix, left_out):
+def test_features_equal_those_of_the_published_models(golden, file, which, prefix, left_out):
     system = file.split('_')[0]
-    with np.load(GOLDEN_CHECKPOINTS / f'{system}_expected.npz', allow_pickle=False) as arrays:
-        expected = dict(arrays)
-    arch = {key: int(expected[f'config/{key}']) for key in ('embed_dim', 'depth', 'num_heads', 'patch_size')}
-    plain = dict(class_token=False, out_indices=(1,)) if system == 'selfpatch' else {}
-    model = spread((DenseViT if plain else QueryViT)(arch, **plain))
-    report = load_weights(model, GOLDEN_CHECKPOINTS / f'{file}.pth', **({'which': which} if which == 'student' else {}))
+    expected, path = golden(f'checkpoints/{system}_expected'), golden.path(f'checkpoints/{file}.pth')
+    arch = {key: expected.config[key] for key in ('embed_dim', 'depth', 'num_heads', 'patch_size')}
+    plain = dict(class_token=False, out_indices=(arch['depth'] - 1,)) if system == 'selfpatch' else {}
+    model = spread((DenseViT if plain else QueryViT)(arch, img_size=expected.config['img_size'], **plain))
+    report = load_weights(model, path, **({'which': which} if which == 'student' else {}))
     assert report.prefix == prefix
     assert (len(report.matched), len(report.left_out)) == (len(model.state_dict()), left_out)
-    large = np.kron(expected['image_low_resolution'], np.ones((1, 1, 8, 8)))
     name, atol = ('features', 3e-5) if system == 'dino' else ('tokens', 1e-4 if system == 'selfpatch' else 3e-5)
-    for size, image in ((224, large), (96, expected['image_96'])):
-        got = features(system, model, torch.from_numpy(image).float())
+    for size, image in ((224, enlarged(expected)), (96, expected['image_96'])):
+        got = features(system, model, torch.from_numpy(image))
         want = torch.from_numpy(expected[f'{which}/{name}_{size}'])
         torch.testing.assert_close(got, want, rtol=0, atol=atol, msg=lambda text, size=size: f'{size}: {text}')
 

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from backbones import build_backbone
+from golden_files import enlarged
 from PIL import Image
 from places import GOLDEN_CHECKPOINTS
 from timm.data import create_transform, resolve_model_data_config
@@ -21,9 +22,9 @@ PROGRAMS = ('onnx', 'torchscript')
 HOLDS_ALL = ('timm', 'safetensors', *PROGRAMS)
 
 
-def enlarged(expected):
-    """The 224-pixel input of the golden files."""
-    return torch.from_numpy(np.kron(expected['image_low_resolution'], np.ones((1, 1, 8, 8), np.float32)))
+def native(expected):
+    """The input of the golden files at the size that the backbone is for."""
+    return torch.from_numpy(enlarged(expected))
 
 
 @pytest.mark.parametrize(
@@ -31,10 +32,11 @@ def enlarged(expected):
 )
 def test_dino_checkpoint(golden, tmp_path, to, who):
     expected = golden('checkpoints/dino_expected')
-    export_backbone(GOLDEN_CHECKPOINTS / 'dino_checkpoint.pth', tmp_path / 'out', to, who, num_heads=3)
+    file = golden.path('checkpoints/dino_checkpoint.pth')
+    export_backbone(file, tmp_path / 'out', to, who, num_heads=expected.config['num_heads'])
     features = FORMATS[to].load(tmp_path / 'out')
     with torch.no_grad():
-        np.testing.assert_allclose(features(enlarged(expected))[0], expected[f'{who}/features_224'], rtol=0, atol=3e-5)
+        np.testing.assert_allclose(features(native(expected))[0], expected[f'{who}/features_224'], rtol=0, atol=3e-5)
         if to in PROGRAMS:
             found = features(torch.from_numpy(expected['image_96']))[0]
             np.testing.assert_allclose(found, expected[f'{who}/features_96'], rtol=0, atol=3e-5)
@@ -45,9 +47,10 @@ def test_dino_checkpoint(golden, tmp_path, to, who):
 )
 def test_ibot_checkpoint(golden, tmp_path, to, file):
     expected = golden('checkpoints/ibot_expected')
-    export_backbone(GOLDEN_CHECKPOINTS / file, tmp_path / 'out', to, num_heads=3)
+    path = golden.path(f'checkpoints/{file}')
+    export_backbone(path, tmp_path / 'out', to, num_heads=expected.config['num_heads'])
     with torch.no_grad():
-        cls, patches = FORMATS[to].load(tmp_path / 'out')(enlarged(expected))
+        cls, patches = FORMATS[to].load(tmp_path / 'out')(native(expected))
     tokens = torch.cat((cls[:, None], patches), dim=1)
     np.testing.assert_allclose(tokens, expected['teacher/tokens_224'], rtol=0, atol=3e-5)
 
@@ -55,8 +58,9 @@ def test_ibot_checkpoint(golden, tmp_path, to, file):
 @pytest.mark.parametrize('to', HOLDS_ALL)
 def test_selfpatch_checkpoint(golden, tmp_path, to):
     expected = golden('checkpoints/selfpatch_expected')
-    export_backbone(GOLDEN_CHECKPOINTS / 'selfpatch_checkpoint.pth', tmp_path / 'out', to, num_heads=3)
-    image = enlarged(expected)
+    file = golden.path('checkpoints/selfpatch_checkpoint.pth')
+    export_backbone(file, tmp_path / 'out', to, num_heads=expected.config['num_heads'])
+    image = native(expected)
     with torch.no_grad():
         (patches,) = FORMATS[to].load(tmp_path / 'out')(torch.cat((image, image.flip(3))))
     np.testing.assert_allclose(patches, expected['teacher/tokens_224'], rtol=0, atol=1e-4)

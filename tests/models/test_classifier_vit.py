@@ -1,9 +1,8 @@
 """ClassifierViT against features of the published DINO, the tokens of pretraining, and its own unfrozen self."""
 
-import numpy as np
 import pytest
 import torch
-from places import GOLDEN_CHECKPOINTS
+from golden_files import enlarged
 
 from mmadclr.models.backbones import ClassifierViT, QueryViT
 
@@ -24,14 +23,14 @@ def images():
 
 
 @torch.no_grad()
-def test_features_of_the_last_blocks_equal_the_published_ones():
-    with np.load(GOLDEN_CHECKPOINTS / 'dino_expected.npz', allow_pickle=False) as arrays:
-        expected = dict(arrays)
-    arch = {key: int(expected[f'config/{key}']) for key in ('embed_dim', 'depth', 'num_heads', 'patch_size')}
-    init_cfg = dict(type='Pretrained', checkpoint=str(GOLDEN_CHECKPOINTS / 'dino_checkpoint.pth'))
-    image = torch.from_numpy(np.kron(expected['image_low_resolution'], np.ones((1, 1, 8, 8)))).float()
-    for blocks, name in ((2, 'last_layers_224'), (1, 'features_224')):
-        model = ClassifierViT(arch, cls_blocks=blocks, init_cfg=init_cfg)
+def test_features_of_the_last_blocks_equal_the_published_ones(golden):
+    expected = golden('checkpoints/dino_expected')
+    config, width = expected.config, expected['teacher/last_layers_224'].shape[1]
+    arch = {key: config[key] for key in ('embed_dim', 'depth', 'num_heads', 'patch_size')}
+    init_cfg = dict(type='Pretrained', checkpoint=str(golden.path('checkpoints/dino_checkpoint.pth')))
+    image = torch.from_numpy(enlarged(expected))
+    for blocks, name in ((width // config['embed_dim'], 'last_layers_224'), (1, 'features_224')):
+        model = ClassifierViT(arch, img_size=config['img_size'], cls_blocks=blocks, init_cfg=init_cfg)
         model.init_weights()
         (features,) = model.eval()(image)
         want = torch.from_numpy(expected[f'teacher/{name}'])
