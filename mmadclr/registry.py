@@ -4,10 +4,27 @@
 configs nor tools need import statements for their side effects.
 """
 
+from typing import NamedTuple
+
 from mmengine import registry as root
 from mmengine.registry import Registry
 
 SCOPE = 'mmadclr'
+
+
+class ConfigOf(NamedTuple):
+    """Annotation of an argument that is the config of a part, without a type: ``Annotated[dict, ConfigOf('DINOHead')]``.
+
+    A class declares with it what its argument takes, so that a key nothing would read is found before anything is built.
+
+    Attributes:
+        component: Name in a registry, or a class, whose arguments are the keys.
+        like: The argument whose type is meant, if it has one, as for what a second head differs in from the first.
+    """
+
+    component: str | type
+    like: str | None = None
+
 
 MODELS = Registry('model', parent=root.MODELS, scope=SCOPE, locations=['mmadclr.models'])
 DATASETS = Registry('dataset', parent=root.DATASETS, scope=SCOPE, locations=['mmadclr.datasets'])
@@ -21,7 +38,7 @@ OPTIM_WRAPPERS = Registry('optim wrapper', parent=root.OPTIM_WRAPPERS, scope=SCO
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optim wrapper constructor', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, scope=SCOPE, locations=['mmadclr.engine']
 )
-METRICS = Registry('metric', parent=root.METRICS, scope=SCOPE, locations=['mmadclr.evaluation'])
+METRICS = Registry('metric', parent=root.METRICS, scope=SCOPE, locations=['mmadclr.evaluation', 'mmadclr.engine'])
 
 # Kinds of which we have none of our own: children all the same, so that mmengine finds its own without a warning.
 OPTIMIZERS = Registry('optimizer', parent=root.OPTIMIZERS, scope=SCOPE, locations=['mmadclr.engine'])

@@ -98,6 +98,10 @@ def test_misspelt_argument_of_the_example_is_an_error(example):
     cfg.model.mean_wieght = cfg.model.pop('mean_weight')
     with pytest.raises(ConfigError, match='mean_weight'):
         check_config(cfg)
+    cfg = Config.fromfile(example[1])
+    cfg.model.loss_mean.student_tmp = cfg.model.loss_mean.pop('student_temp')
+    with pytest.raises(ConfigError, match=r'loss_mean\.student_tmp: SelfDistillationLoss .*did you mean student_temp\?'):
+        check_config(cfg)
 
 
 @pytest.mark.parametrize('target', re.findall(r'\]\((\.\./[^)]+)\)', (REPO / 'docs' / 'add_a_method.md').read_text()))

@@ -8,7 +8,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from mmengine import registry as root_registries
@@ -18,8 +18,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmadclr import registry as our_registries
-from mmadclr.datasets.photometric import RECIPES, PhotometricRecipe
 from mmadclr.engine.config_names import Reader, read_names
+from mmadclr.registry import ConfigOf
 
 
 class ConfigError(ValueError):
@@ -48,24 +48,17 @@ UNTYPED = {
     'log_processor': ('LogProcessor',),
     'model_wrapper_cfg': ('MMDistributedDataParallel',),
     'optim_wrapper': ('SelfDistillationOptimWrapper', 'OptimWrapper'),
-    'dense_probe': ('DenseProbe',),
-    'dense_probe.train': ('MaskedImageDataset',),
-    'dense_probe.val': ('MaskedImageDataset',),
-    'loss_cls': ('SelfDistillationLoss',),
-    'loss_query': ('SelfDistillationLoss',),
-    'loss_patch': ('SelfDistillationLoss',),
     # mmengine's, mmdet's and mmpretrain's constructors, and ours.
     'paramwise_cfg': {
         *('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult', 'dwconv_decay_mult'),
         *('dcn_offset_lr_mult', 'bypass_duplicate', 'layer_decay_rate', 'decay_type', 'num_layers'),
         *('decay_rate', 'no_decay'),
     },
-    'data_preprocessor': ('ViewPreprocessor',),
-    **{view: set(PhotometricRecipe.__dataclass_fields__) for view in RECIPES},
 }
 # The same at the top alone: models have a ``train_cfg`` of their own.
 UNTYPED_TOP = {
     **LOOPS,
+    'data_preprocessor': ('ViewPreprocessor',),
     'compile': {'target', 'scope', 'activation_memory_budget', *inspect.signature(torch.compile).parameters} - {'model'},
 }
 # Their members are components, each of which must say its type.
@@ -184,15 +177,16 @@ def _bank(cfg: Mapping, registries: Sequence[Registry]) -> Iterator[str]:
                 yield from _unknown(f'{part}_cfg.bank', bank, accepted_arguments(component), dataset['type'])
 
 
-def _walk(path: str, node: Any, registries: Sequence[Registry]) -> Iterator[str]:
-    """Problems of a config node and all below it."""
+def _walk(path: str, node: Any, registries: Sequence[Registry], declared: str | type | None = None) -> Iterator[str]:
+    """Problems of a config node and all below it; ``declared``: what a node without a type is, by the class that gets it."""
     if isinstance(node, (list, tuple)):
         for i, child in enumerate(node):
             yield from _walk(f'{path}.{i}', child, registries)
     if not isinstance(node, Mapping):
         return
-    if isinstance(node.get('type'), str):
-        yield from _check_component(path, node, registries)
+    kind = node.get('type', declared)
+    if isinstance(kind, (str, type)):
+        yield from _check_component(path, node, kind, registries)
     elif path.endswith('dataloader'):
         yield from _unknown(path, node, LOADER_KEYS, 'a data loader')
     elif path.rpartition('.')[0] in LISTS_OF_COMPONENTS:
@@ -202,8 +196,17 @@ def _walk(path: str, node: Any, registries: Sequence[Registry]) -> Iterator[str]
         yield from _unknown(path, node, accepted, path.rpartition('.')[2])
     if isinstance(node.get('constructor'), str):
         yield from _check_name(f'{path}.constructor', node['constructor'], node, registries)
+    parts = _declared_parts(node, kind, registries)
     for name, child in node.items():
-        yield from _walk(f'{path}.{name}', child, registries)
+        yield from _walk(f'{path}.{name}', child, registries, parts.get(name))
+
+
+def _declared_parts(node: Mapping, kind: Any, registries: Sequence[Registry]) -> dict[str, str | type]:
+    """What the arguments of a component are the configs of, as its class declares it."""
+    component = _find(kind, registries) if isinstance(kind, str) else kind
+    declared = declared_configs(component) if inspect.isclass(component) else {}
+    types = {name: child.get('type') for name, child in node.items() if isinstance(child, Mapping)}
+    return {name: types.get(part.like) or part.component for name, part in declared.items()}
 
 
 def _untyped(path: str) -> set[str] | tuple[str, ...] | None:
@@ -220,9 +223,9 @@ def _accepted_by_all(names: Iterable[str], registries: Sequence[Registry]) -> se
     return None if None in accepted else {'by_epoch'}.union(*accepted)  # mmengine chooses a loop by it
 
 
-def _check_component(path: str, node: Mapping, registries: Sequence[Registry]) -> Iterator[str]:
-    name = node['type']
-    component = _find(name, registries)
+def _check_component(path: str, node: Mapping, kind: str | type, registries: Sequence[Registry]) -> Iterator[str]:
+    name = kind if isinstance(kind, str) else kind.__name__
+    component = _find(kind, registries) if isinstance(kind, str) else kind
     if component is None:
         yield from _check_name(path, name, node, registries)
         return
@@ -256,14 +259,41 @@ def accepted_arguments(component: Callable) -> set[str] | None:
         parameters = inspect.signature(component).parameters
         return None if _takes_anything(parameters) else set(parameters)
     accepted: set[str] = set()
-    for cls in component.__mro__:
-        if '__init__' not in vars(cls):
-            continue
-        parameters = inspect.signature(cls.__init__).parameters
+    for constructor in _constructors(component):
+        parameters = inspect.signature(constructor).parameters
         accepted |= parameters.keys()
         if not _takes_anything(parameters):
             return accepted
     return None
+
+
+def declared_configs(component: type) -> dict[str, ConfigOf]:
+    """Arguments of a class annotated as the config of a part, those of constructors it passes others on to included."""
+    declared: dict[str, ConfigOf] = {}
+    for constructor in _constructors(component):
+        try:
+            hints = get_type_hints(constructor, include_extras=True)
+        except (NameError, TypeError, AttributeError):  # annotations that mean something to a type checker alone
+            hints = {}
+        for name, hint in hints.items():
+            if (part := next(_parts_of(hint), None)) is not None:
+                declared.setdefault(name, part)
+        if not _takes_anything(inspect.signature(constructor).parameters):
+            break
+    return declared
+
+
+def _constructors(component: type) -> Iterator[Callable]:
+    """Along the inheritance; each may pass on to the next what it does not name."""
+    return (vars(cls)['__init__'] for cls in component.__mro__ if '__init__' in vars(cls))
+
+
+def _parts_of(hint: Any) -> Iterator[ConfigOf]:
+    """Annotations of this kind in a type, also as a choice (``... | None``)."""
+    yield from (part for part in getattr(hint, '__metadata__', ()) if isinstance(part, ConfigOf))
+    if not hasattr(hint, '__metadata__'):
+        for choice in get_args(hint):
+            yield from _parts_of(choice)
 
 
 def _takes_anything(parameters: Mapping[str, inspect.Parameter]) -> bool:

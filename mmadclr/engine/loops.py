@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.engine.config_check import check_config
 from mmadclr.evaluation.features import extract_features
-from mmadclr.registry import LOOPS, METRICS
+from mmadclr.registry import LOOPS, METRICS, ConfigOf
 
 
 @LOOPS.register_module()
@@ -32,7 +33,12 @@ class FeatureEvalLoop(BaseLoop):
     """
 
     def __init__(
-        self, runner, dataloader: dict, evaluator: dict | Sequence[dict], bank: dict, dense_probe: dict | None = None
+        self,
+        runner,
+        dataloader: dict,
+        evaluator: dict | Sequence[dict],
+        bank: dict,
+        dense_probe: Annotated[dict, ConfigOf('DenseProbe')] | None = None,
     ) -> None:
         super().__init__(runner, dataloader)
         self.dense_probe = None

@@ -30,6 +30,7 @@ from mmadclr.engine.compilation import compile_blocks
 from mmadclr.engine.config_sense import batch_findings, check_sense, report
 from mmadclr.engine.history import bound_histories
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
+from mmadclr.engine.listing import listed_alike
 from mmadclr.engine.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
 from mmadclr.engine.optim import PRECISIONS, resolve_precision
 from mmadclr.engine.run_state import find_placeholders, history_of, plain_history
@@ -69,6 +70,15 @@ class Runner(mmengine_runner.Runner):
         hub = super().build_message_hub(message_hub)
         bound_histories(hub)
         return hub
+
+    def build_model(self, model) -> torch.nn.Module:
+        """Names the part and the argument where a class passes on what it declared nothing of."""
+        try:
+            return super().build_model(model)
+        except TypeError as error:
+            if 'unexpected keyword argument' not in str(error):
+                raise
+            raise ValueError(f'the config of the model has a key that nothing takes: {error}') from error
 
     def wrap_model(self, model_wrapper_cfg, model):
         if self.cfg.get('sharding') is not None:
@@ -136,6 +146,7 @@ class Runner(mmengine_runner.Runner):
         if isinstance(sampler, dict) and str(sampler.get('type')).endswith('ShardSampler'):  # its order depends on the batch
             dataloader = {**dataloader, 'sampler': {'batch_size': dataloader.get('batch_size', 1), **sampler}}
             check_workers(dataloader)
+        dataloader = {**dataloader, 'dataset': listed_alike(dataloader.get('dataset'))}
         loader = mmengine_runner.Runner.build_dataloader(dataloader, *args, **kwargs)
         if isinstance(loader.sampler, EpochSampler):
             # Samples depend on their keys alone. With a generator of its own, starting workers draws nothing from that of

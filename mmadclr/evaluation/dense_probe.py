@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,9 @@ from mmadclr.datasets.samplers import EpochSampler
 from mmadclr.evaluation.features import gather_features
 from mmadclr.evaluation.knn import knn_shares
 from mmadclr.models.wrappers import unwrapped
-from mmadclr.registry import DATASETS, METRICS
+from mmadclr.registry import DATASETS, METRICS, ConfigOf
+
+MaskedImagesConfig = Annotated[dict, ConfigOf('MaskedImageDataset')]
 
 
 def patch_labels(masks: Tensor, grid: tuple[int, int], num_classes: int) -> tuple[Tensor, Tensor]:
@@ -97,8 +100,8 @@ class DenseProbe:
 
     def __init__(
         self,
-        train: dict,
-        val: dict,
+        train: MaskedImagesConfig,
+        val: MaskedImagesConfig,
         k: int = 20,
         temperature: float = 0.07,
         bank_size: int = 20_000,

@@ -1,11 +1,21 @@
 """Keys that nothing would read are found, and good configs pass."""
 
+import json
+import subprocess
+import sys
+from typing import Annotated
+
 import pytest
 from mmengine.config import Config
 from places import REPO
 
-from mmadclr.engine import config_check
+from mmadclr.engine import Runner, config_check
 from mmadclr.engine.config_check import ConfigError, check_config
+from mmadclr.models.losses.self_distillation import LossConfig
+from mmadclr.models.selfsup import DINO
+from mmadclr.registry import MODELS, ConfigOf
+
+SecondHead = Annotated[dict, ConfigOf('DINOHead', like='head')]
 
 CONFIGS = sorted(path for path in (REPO / 'configs').rglob('*.py') if '_base_' not in path.parts)
 BENCHMARKS = [path for path in CONFIGS if 'benchmarks' in path.parts]
@@ -63,7 +73,9 @@ def test_configs_of_the_tree_have_no_dead_keys(path):
         ({'val_cfg.dense_probe': dict(banksize=3)}, r'dense_probe\.banksize: .*did you mean bank_size\?'),
         ({'val_evaluator.temperatur': 3}, r'val_evaluator\.temperatur: WeightedKNN has .*did you mean temperature\?'),
         ({'train_dataloader.dataset.transform.mask': dict(type='BlockMasking', rato=1)}, r'rato: .*did you mean ratio\?'),
-        ({'model.loss_patch': dict(student_tmp=1)}, r'loss_patch\.student_tmp: .*did you mean student_temp\?'),
+        ({'model.loss_query': dict(student_tmp=1)}, r'loss_query\.student_tmp: .*did you mean student_temp\?'),
+        ({'model.data_preprocessor': dict(arithmetc='float')}, r'data_preprocessor\.arithmetc: .*did you mean arithmetic\?'),
+        ({'train_dataloader.dataset.transform.local.hu': 1}, r'local\.hu: PhotometricRecipe .*did you mean hue\?'),
         ({'model.head.out_dims': 5}, r'head\.out_dims: DINOHead has .*did you mean out_dim\?'),
         ({'model_wrapper_cfg': dict(broadcast_bufers=True)}, r'broadcast_bufers: .*did you mean broadcast_buffers\?'),
         ({'compile': dict(backnd='eager')}, r'compile\.backnd: .*did you mean backend\?'),
@@ -168,3 +180,104 @@ def test_all_problems_are_reported_at_once(cfg):
     cfg.merge_from_dict({'model.backbone.archh': 'x', 'train_cfg.max_epoch': 2})
     with pytest.raises(ConfigError, match=r'(?s)archh.*max_epoch'):
         check_config(cfg)
+
+
+class Declaring:
+    """A component of one's own with parts that say what they are, and one that does not."""
+
+    def __init__(
+        self, head: dict, loss: LossConfig | None = None, second: SecondHead | None = None, other: dict | None = None
+    ):
+        pass
+
+
+class Inheriting(Declaring):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+@pytest.fixture
+def own_components():
+    MODELS.register_module(module=Declaring)
+    MODELS.register_module(module=Inheriting)
+    yield
+    for name in ('Declaring', 'Inheriting'):
+        MODELS.module_dict.pop(name)
+
+
+@pytest.mark.parametrize('name', ['Declaring', 'Inheriting'])
+@pytest.mark.parametrize(
+    ('part', 'message'),
+    [
+        (
+            dict(loss=dict(student_tmp=1)),
+            r'model\.loss\.student_tmp: SelfDistillationLoss has .*did you mean student_temp\?',
+        ),
+        (dict(head=dict(type='DINOHead'), second=dict(out_dims=1)), r'model\.second\.out_dims: DINOHead'),
+        (dict(head=dict(type='IBOTHead'), second=dict(patch_out=1)), r'second\.patch_out: IBOTHead .*patch_out_dim'),
+        (dict(second=dict(type='MLPHead', out_dims=1)), r'second\.out_dims: MLPHead'),
+    ],
+)
+def test_parts_are_checked_by_what_their_class_declares(own_components, name, part, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config({'model': {'type': name, 'head': {}, **part}})
+
+
+@pytest.mark.parametrize('name', ['Declaring', 'Inheriting'])
+def test_parts_as_declared_pass_and_undeclared_ones_are_let_through(own_components, name):
+    model = dict(type=name, head=dict(type='IBOTHead'), loss=dict(student_temp=0.1), second=dict(patch_out_dim=3))
+    check_config({'model': {**model, 'other': dict(anything=1)}})
+
+
+def test_a_part_that_nobody_declared_ends_in_one_line(small_config):
+    """The class says nothing about its argument, so the mistake is found when the part is built, and named all the same."""
+
+    class Undeclared(DINO):
+        def __init__(self, backbone: dict, head: dict, loss_other: dict | None = None, **kwargs) -> None:
+            super().__init__(backbone, head, **kwargs)
+            self.loss_other = self.build_loss(loss_other)
+
+    MODELS.register_module(module=Undeclared)
+    cfg = small_config(config='configs/demo/dino_vittiny_shapes.py')
+    cfg.model.update(type='Undeclared', loss_other=dict(student_tmp=0.1))
+    try:
+        with pytest.raises(ValueError, match=r"key that nothing takes: SelfDistillationLoss.*'student_tmp'"):
+            Runner.from_cfg(cfg)
+    finally:
+        MODELS.module_dict.pop('Undeclared')
+
+
+FIND_ALL = """
+import importlib, json, multiprocessing, pkgutil
+import mmengine, timm, torch  # once for all children
+
+def registries():
+    import mmadclr.registry as ours
+    return {name: value for name, value in vars(ours).items() if isinstance(value, ours.Registry)}
+
+def everything(_):
+    import mmadclr
+    for module in pkgutil.walk_packages(mmadclr.__path__, 'mmadclr.'):
+        importlib.import_module(module.name)
+    return {name: sorted(registry.module_dict) for name, registry in registries().items()}
+
+def missing(registry, names):
+    return [name for name in names if registries()[registry].get(name) is None]
+
+def in_a_child(function, *args):
+    with multiprocessing.get_context('fork').Pool(1) as pool:
+        return pool.apply(function, args)
+
+known = in_a_child(everything, None)
+print(json.dumps([known, {name: in_a_child(missing, name, names) for name, names in known.items()}]))
+"""
+
+
+@pytest.mark.dense
+def test_every_component_is_found_without_an_import():
+    """Each registry in a process that has imported nothing else of the package, against all that its modules register."""
+    done = subprocess.run([sys.executable, '-c', FIND_ALL], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 0, done.stderr[-2000:]
+    known, missing = json.loads(done.stdout.splitlines()[-1])
+    assert {'SweepAccuracy', 'WeightedKNN'} <= set(known['METRICS'])
+    assert missing == {name: [] for name in known}

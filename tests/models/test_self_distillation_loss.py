@@ -350,6 +350,19 @@ def live_bytes(logits_mib, batch, prototypes):
     return peak.most
 
 
+@pytest.mark.parametrize('logits_mib', [None, 64, 1e-3], ids=['plain', 'one chunk', 'chunks'])
+@pytest.mark.parametrize(('tokens', 'weights'), [(5, 4), (5, 1), (5, 10), (1, 5)])
+def test_weights_and_tokens_that_do_not_belong_together_are_refused(logits_mib, tokens, weights):
+    head = DINOHead(8, 300, hidden_dim=8, bottleneck_dim=6)
+    features = torch.randn(1, tokens, 8)
+    loss = SelfDistillationLoss(300, pairing='same-view', logits_mib=logits_mib)
+    message = f'weights of shape \\({weights},\\) for tokens \\({tokens},\\): give one for each token'
+    with pytest.raises(ValueError, match=message):
+        loss(head.project(features), head.project(features), torch.rand(weights))
+    with pytest.raises(ValueError, match='tokens of the student .* and of the teacher .* differ'):
+        loss(head.project(features), head.project(features[:, :1].expand(-1, tokens + 1, -1)))
+
+
 def test_memory_grows_neither_with_the_batch_nor_with_more_logits_than_allowed():
     few, many = live_bytes(2, 16, 4096), live_bytes(2, 128, 4096)
     # The rows and their gradients; and that of the prototypes, which a single chunk makes after its logits are gone.

@@ -25,7 +25,8 @@ class PretrainedViT(QueryViT):
         frozen_stages: -1: everything is trained. 0: patch embedding, [CLS], registers and positions stay as they are. n: so
             do the first n blocks, and the final norm if these are all.
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` with, if needed, ``which``, ``prefix`` and ``allow`` of
-            :func:`mmadclr.checkpoint.load_weights`. ``checkpoint=None``: random initialisation.
+            :func:`mmadclr.checkpoint.load_weights`; the path is that of a file, or of a folder of transformers or timm.
+            ``checkpoint=None``: random initialisation.
         **kwargs: See ``QueryViT``.
 
     Raises:

@@ -5,14 +5,16 @@ Shape legend: U teacher views, V student views, B images, D channels, K prototyp
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from mmengine import dist
 from torch import Tensor, nn
 
 from mmadclr.models.losses.chunked_cross_entropy import Prototyped, at_least_fp32, chunked_cross_entropy
-from mmadclr.registry import MODELS
+from mmadclr.registry import MODELS, ConfigOf
+
+LossConfig = Annotated[dict, ConfigOf('SelfDistillationLoss')]
 
 
 class Projection(NamedTuple):
@@ -115,7 +117,11 @@ class SelfDistillationLoss(nn.Module):
             student, teacher: Tokens of the same images, at the same places.
             weights: (B, ...), of every token in the sum over them; by default their mean is taken.
             centre_from: The teacher's tokens whose mean the centre follows; by default those the student is compared with.
+
+        Raises:
+            ValueError: Nothing to compare: no pair of views, other tokens on the two sides, or other weights than tokens.
         """
+        check_tokens(student.features, teacher.features, weights)
         num_teacher, num_student = len(teacher.features), len(student.features)
         pairs = PAIRINGS[self.pairing](num_teacher, num_student, self.centre.device)
         if self.pairing == 'cross-view' and num_teacher == num_student == 1:
@@ -162,6 +168,15 @@ class SelfDistillationLoss(nn.Module):
             if skipped is not None:
                 mean = torch.where(skipped.bool(), self.centre, mean)
             self.centre.lerp_(mean, 1 - self.centre_momentum)
+
+
+def check_tokens(student: Tensor, teacher: Tensor, weights: Tensor | None) -> None:
+    """Raises a ValueError unless features (views, B, ..., D) and weights (B, ...) belong to the same tokens."""
+    tokens = student.shape[1:-1]
+    if teacher.shape[1:-1] != tokens:
+        raise ValueError(f'tokens of the student {tuple(tokens)} and of the teacher {tuple(teacher.shape[1:-1])} differ')
+    if weights is not None and weights.shape != tokens:
+        raise ValueError(f'weights of shape {tuple(weights.shape)} for tokens {tuple(tokens)}: give one for each token')
 
 
 class PendingMean(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmadclr.models.backbones.query_vit import ViewGroup
 from mmadclr.models.heads.dino_head import project_jointly
-from mmadclr.models.losses.self_distillation import Projection
+from mmadclr.models.losses.self_distillation import LossConfig, Projection
 from mmadclr.models.selfsup.dino import DINO, by_view, cls_by_view, flat, with_local
 from mmadclr.models.selfsup.queries import QueryTerm
 from mmadclr.registry import MODELS
@@ -46,7 +46,7 @@ class ADCLR(QueryTerm, DINO):
         backbone: dict,
         head: dict,
         query_weight: float = 1.0,
-        loss_query: dict | None = None,
+        loss_query: LossConfig | None = None,
         shared_head: bool = True,
         teacher_queries: str = 'with_view',
         **kwargs,

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from contextlib import nullcontext
 from copy import deepcopy
+from typing import Annotated
 
 import torch
 from mmengine.model import BaseModel
@@ -15,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from mmadclr.models.losses.self_distillation import SelfDistillationLoss
 from mmadclr.models.selfsup.teacher_copies import LowPrecisionCopies
-from mmadclr.registry import MODELS
+from mmadclr.registry import MODELS, ConfigOf
 
 
 class SelfDistillation(BaseModel):
@@ -44,7 +45,7 @@ class SelfDistillation(BaseModel):
         self,
         backbone: dict,
         head: dict,
-        data_preprocessor: dict | None = None,
+        data_preprocessor: Annotated[dict, ConfigOf('ViewPreprocessor')] | None = None,
         extra_heads: dict[str, dict] | None = None,
         teacher_momentum: float = 0.996,
         teacher_copies: bool = False,

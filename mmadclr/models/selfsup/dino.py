@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmadclr.models.backbones.query_vit import ViewGroup, ViTOutput
-from mmadclr.models.losses.self_distillation import Projection, SelfDistillationLoss
+from mmadclr.models.losses.self_distillation import LossConfig, Projection, SelfDistillationLoss
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.registry import MODELS
 
@@ -25,7 +25,7 @@ class DINO(SelfDistillation):
         **kwargs: See ``SelfDistillation``.
     """
 
-    def __init__(self, backbone: dict, head: dict, loss_cls: dict | None = None, **kwargs) -> None:
+    def __init__(self, backbone: dict, head: dict, loss_cls: LossConfig | None = None, **kwargs) -> None:
         super().__init__(backbone, head, **kwargs)
         self.loss_cls = self.build_loss(loss_cls)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmadclr.models.backbones.query_vit import ViewGroup
 from mmadclr.models.heads.dino_head import patch_prototypes, project_jointly
-from mmadclr.models.losses.self_distillation import Projection
+from mmadclr.models.losses.self_distillation import LossConfig, Projection
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.selfsup.dino import DINO, by_view, cls_by_view, flat, with_local
 from mmadclr.registry import MODELS
@@ -44,7 +44,7 @@ class IBOT(DINO):
         head: dict,
         cls_weight: float = 1.0,
         patch_weight: float = 1.0,
-        loss_patch: dict | None = None,
+        loss_patch: LossConfig | None = None,
         **kwargs,
     ) -> None:
         super().__init__({'mask_token': True, **backbone}, head, **kwargs)

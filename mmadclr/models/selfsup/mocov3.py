@@ -6,6 +6,7 @@ Shape legend: B images, V = 2 global views, Q query crops, T tokens per crop, D 
 from __future__ import annotations
 
 from itertools import permutations
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from mmadclr.models.losses.chunked_cross_entropy import at_least_fp32
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.models.selfsup.dino import by_view, flat
-from mmadclr.registry import MODELS
+from mmadclr.registry import MODELS, ConfigOf
 
 
 @MODELS.register_module()
@@ -27,9 +28,9 @@ class MoCoV3(SelfDistillation):
     samples, ADCLR's term contrasts every query token in the same way with those of the batch, itself in the other view being
     the one to find. The paper calls its method a plug-in; how it did this is not public, so this is our reading.
 
-    Weights start as in ``vits.py`` of that code: linear layers and the patch projection uniform by fan-in and fan-out (queries,
-    keys and values each by itself), without bias, and [CLS] all but zero. Positions are learned, where that code fixes them
-    to sines and cosines.
+    Weights start as in ``vits.py`` of that code: linear layers and the patch projection uniform by fan-in and fan-out
+    (queries, keys and values each by itself), without bias, and [CLS] all but zero. Positions are learned, where that code
+    fixes them to sines and cosines.
 
     Args:
         backbone: Config of a ``QueryViT``, with ``init='mocov3'`` unless it says otherwise.
@@ -48,7 +49,7 @@ class MoCoV3(SelfDistillation):
         self,
         backbone: dict,
         head: dict,
-        predictor: dict | None = None,
+        predictor: Annotated[dict, ConfigOf('MLPHead', like='head')] | None = None,
         temperature: float = 0.2,
         query_weight: float = 1.0,
         freeze_patch_embed: bool = True,

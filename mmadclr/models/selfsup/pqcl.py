@@ -5,15 +5,18 @@ Shape legend: B images, V = 2 global views, L local views, Q query crops, T = m 
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from mmadclr.models.losses.self_distillation import LossConfig
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.positions import patch_places
 from mmadclr.models.selfsup.dino import flat
 from mmadclr.models.selfsup.ibot import IBOT
 from mmadclr.models.selfsup.queries import QueryTerm
-from mmadclr.registry import MODELS
+from mmadclr.registry import MODELS, ConfigOf
 
 
 @MODELS.register_module()
@@ -26,9 +29,9 @@ class PQCL(QueryTerm, IBOT):
     queries in both views. All tokens meet the same prototypes.
 
     That code departs from iBOT in two more points, both choices of configs: it has no local views, and both global views
-    have the colours of the first. Ours departs from that code in one: its blocks (``models/pos_transformer.py``) draw whether
-    a sample's path is dropped once for the tokens of the image and once more for the queries; ours (``QueryBlock``) share
-    the draw.
+    have the colours of the first. Ours departs from that code in one: its blocks (``models/pos_transformer.py``) draw
+    whether a sample's path is dropped once for the tokens of the image and once more for the queries; ours
+    (``QueryBlock``) share the draw.
 
     Args:
         backbone: Config of a ``PositionQueryViT``.
@@ -45,9 +48,9 @@ class PQCL(QueryTerm, IBOT):
         self,
         backbone: dict,
         head: dict,
-        data_preprocessor: dict | None = None,
+        data_preprocessor: Annotated[dict, ConfigOf('QueryBoxPreprocessor')] | None = None,
         query_weight: float = 1.0,
-        loss_query: dict | None = None,
+        loss_query: LossConfig | None = None,
         **kwargs,
     ) -> None:
         data_preprocessor = {'type': 'QueryBoxPreprocessor', **(data_preprocessor or {})}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmadclr.models.losses.self_distillation import LossConfig
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.selfsup.dino import flat
 from mmadclr.models.selfsup.ibot import IBOT
@@ -36,7 +37,7 @@ class QueryIBOT(QueryTerm, IBOT):
         backbone: dict,
         head: dict,
         query_weight: float = 1.0,
-        loss_query: dict | None = None,
+        loss_query: LossConfig | None = None,
         teacher_queries: str = 'with_view',
         **kwargs,
     ) -> None:

@@ -6,13 +6,15 @@ R = all patches of the batch.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from mmadclr.models.backbones.query_vit import ViewGroup, resolve_arch
-from mmadclr.models.losses.self_distillation import Projection
+from mmadclr.models.losses.self_distillation import LossConfig, Projection
 from mmadclr.models.selfsup.dino import DINO, by_view, flat
-from mmadclr.registry import MODELS
+from mmadclr.registry import MODELS, ConfigOf
 
 
 @MODELS.register_module()
@@ -43,10 +45,10 @@ class SelfPatch(DINO):
         self,
         backbone: dict,
         head: dict,
-        patch_head: dict | None = None,
-        class_attention: dict | None = None,
+        patch_head: Annotated[dict, ConfigOf('DINOHead', like='head')] | None = None,
+        class_attention: Annotated[dict, ConfigOf('ClassAttentionHead')] | None = None,
         patch_weight: float = 0.1,
-        loss_patch: dict | None = None,
+        loss_patch: LossConfig | None = None,
         **kwargs,
     ) -> None:
         backbone = {'class_token': False, 'final_norm': False, **backbone}
