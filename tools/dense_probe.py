@@ -14,7 +14,14 @@ from mmengine.device import get_device
 from mmadclr.engine.argument_types import positive
 from mmadclr.engine.launch import report_bad_input
 from mmadclr.evaluation import DenseProbe
-from mmadclr.evaluation.command_line import add_backbone_arguments, finish, open_source, start_processes
+from mmadclr.evaluation.command_line import (
+    add_backbone_arguments,
+    add_pixel_arguments,
+    finish,
+    open_source,
+    pixel_arguments,
+    start_processes,
+)
 from mmadclr.evaluation.extractor import FeatureExtractor
 
 
@@ -39,6 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--max-images', type=positive, default=1000, help='of the training and of the validation set')
     parser.add_argument('--bank-size', type=positive, default=20_000, help='patches of the training images that are used')
     parser.add_argument('--k', type=positive, default=20, help='number of neighbours')
+    add_pixel_arguments(parser)
     return parser.parse_args()
 
 
@@ -56,6 +64,7 @@ def main() -> None:
         ignore_index=args.ignore_index,
         reduce_zero_label=args.reduce_zero_label,
         max_images=args.max_images,
+        **pixel_arguments(args),
     )
     val = dict(img_dir=args.val[0], mask_dir=args.val[1])
     probe = DenseProbe(train, val, k=args.k, bank_size=args.bank_size, batch_size=args.batch_size, num_workers=args.workers)

@@ -173,7 +173,7 @@ def image_problems(dataset: ImageDataset, num_items: int | None = None) -> Itera
     """Images that cannot be decoded."""
     for index in islice(range(len(dataset)), num_items):
         try:
-            load_rgb(dataset.path(index))
+            load_rgb(dataset.path(index), dataset.pixels)
         except READ_ERRORS as error:
             yield f'{dataset.path(index)}: {error}'
 

@@ -53,6 +53,7 @@ class MaskedImageDataset(ImageDataset):
         ignore_index: Label of pixels that count nowhere.
         reduce_zero_label: 0 is no class but ignored, and labels start at 1 (ADE20K).
         max_images: Use this many images at most, evenly spread over the set.
+        value_range, bands, max_pixels: Of the images; see :class:`mmadclr.datasets.pixels.PixelOptions`.
 
     Raises:
         FileNotFoundError, ValueError: See ``ImageDataset``; ``mask`` raises for masks that are missing, of another size
@@ -69,8 +70,12 @@ class MaskedImageDataset(ImageDataset):
         ignore_index: int = 255,
         reduce_zero_label: bool = False,
         max_images: int | None = None,
+        value_range: tuple[float, float] | None = None,
+        bands: tuple[int, int, int] | None = None,
+        max_pixels: int | None = None,
     ) -> None:
-        super().__init__(str(Path(data_root) / img_dir), dict(type='ResizeSquare', size=size))
+        pixels = dict(value_range=value_range, bands=bands, max_pixels=max_pixels)
+        super().__init__(str(Path(data_root) / img_dir), dict(type='ResizeSquare', size=size), **pixels)
         self.mask_root = Path(data_root) / mask_dir
         self.size, self.num_classes = size, num_classes
         self.ignore_index, self.reduce_zero_label = ignore_index, reduce_zero_label

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch.utils.data import Dataset
 import mmadclr
 from mmadclr.checkpoint.opening import OpenedBackbone
 from mmadclr.evaluation.extraction import Loading, Progress, feature_batches, share, to_dtype, together
-from mmadclr.evaluation.features import report_lost, report_unreadable
+from mmadclr.evaluation.features import lost_lines, report_unreadable
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 from mmadclr.files import atomic_path
 
@@ -117,7 +118,7 @@ def read_cache(folder: str | Path, expected: dict) -> FeatureSet:
     for message in about['unreadable']:
         print_log(f'unreadable image, left out of the evaluation: {message}', 'current')
     for line in about.get('lost', ()):
-        print_log(line, 'current')
+        print_log(line, 'current', logging.WARNING)
     return FeatureSet(FeatureRows(parts), labels, indices, tuple(about['classes']))
 
 
@@ -144,7 +145,7 @@ def write_cache(folder: Path, model: nn.Module, dataset: Dataset, expected: dict
         found = [shard for part in dist.all_gather_object(found) for shard in part]
         unreadable = sorted({message for *_, messages in found for message in messages})
         report_unreadable(unreadable, dataset, loading.unreadable)
-        messages = dict(unreadable=unreadable, lost=report_lost(lost))
+        messages = dict(unreadable=unreadable, lost=lost_lines(lost))
         together(lambda: _write_index(temporary, dataset, expected, found, messages))
         together(stack.close)  # the folder gets its name
 

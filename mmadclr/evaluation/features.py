@@ -104,12 +104,15 @@ def report_unreadable(messages: list[str], dataset, limit: int) -> int:
     return len(distinct)
 
 
-def report_lost(batches: Iterable[Iterable[tuple[str, str]]]) -> list[str]:
-    """Logs what images of any process lost on the way to 8-bit RGB, a line and a count for each kind; returns the lines."""
+def report_lost(batches: Iterable[Iterable[tuple[str, str]]]) -> None:
+    """Logs what images of any process lost on the way to 8-bit RGB, a line and a count for each kind."""
+    for line in lost_lines(batches):
+        print_log(line, 'current', logging.WARNING)
+
+
+def lost_lines(batches: Iterable[Iterable[tuple[str, str]]]) -> list[str]:
+    """The lines, the same on all processes, from the ``lost`` of the batches of this one."""
     account = LostAccount()
     for lost in batches:
         account.add(lost)
-    lines = account.of_all_processes().lines()
-    for line in lines:
-        print_log(line, 'current', logging.WARNING)
-    return lines
+    return account.of_all_processes().lines()

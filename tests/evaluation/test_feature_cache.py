@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine import dist
+from PIL import Image
 from places import GOLDEN_CHECKPOINTS
 
 from mmadclr.checkpoint.opening import open_backbone
 from mmadclr.datasets import ImageDataset, UnreadableImageError
-from mmadclr.evaluation import extraction, feature_cache
+from mmadclr.evaluation import extraction, feature_cache, features
 from mmadclr.evaluation.extraction import Loading, extract, to_dtype, together
 from mmadclr.evaluation.extractor import FeatureExtractor
 from mmadclr.evaluation.feature_cache import cached_features, fingerprint
@@ -194,6 +195,35 @@ def test_unreadable_images_are_left_out_named_and_limited(cases):
     assert message.startswith(str(broken))
     with pytest.raises(UnreadableImageError, match=f'1 of 13 images .* cannot be read, the first: {broken}'):
         extract(FeatureExtractor(cases.opened), dataset_of(cases.root), LOADING._replace(unreadable=0))
+
+
+@pytest.mark.parametrize('shard_rows', [4, 100])
+def test_what_images_lose_is_counted_and_said_again(cases, shard_rows, monkeypatch):
+    messages = []
+    monkeypatch.setattr(feature_cache, 'SHARD_ROWS', shard_rows)
+    for module in (features, feature_cache):
+        monkeypatch.setattr(module, 'print_log', lambda message, *_: messages.append(message))
+    for number in (3, 9):
+        path = dataset_of(cases.root).path(number)
+        Image.open(path).convert('RGBA').save(path)
+    first = dataset_of(cases.root).source.name(3)
+    for use in (cases.extracted, cases.cached, cases.cached):
+        use()
+        assert messages == [f'2 images have an alpha channel, which is not used (the first: {first})']
+        messages.clear()
+
+
+def test_another_range_of_values_is_another_cache(cases):
+    def cached(**pixels):
+        dataset = ImageDataset(str(cases.root), dict(type='ResizeCentreCrop', resize=32, size=32), with_label=True, **pixels)
+        expected = fingerprint(cases.opened, dataset, 'cls', 'float32')
+        return cached_features(cases.folder, FeatureExtractor(cases.opened, 'cls'), dataset, expected, LOADING)
+
+    cached(value_range=(0, 4095))
+    cached(value_range=(0, 4095), max_pixels=10**6)  # decides about no pixel
+    for pixels in ({}, dict(value_range=(0, 1023)), dict(value_range=(0, 4095), bands=(0, 1, 2))):
+        with pytest.raises(ValueError, match='holds other features: range of values and bands differ'):
+            cached(**pixels)
 
 
 def test_chosen_images_alone_are_encoded(cases):

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
 import sys
 
 import numpy as np
@@ -15,7 +17,7 @@ from test_tools import run, tool
 from torchvision.transforms.functional import normalize
 
 from mmadclr.checkpoint.opening import open_backbone
-from mmadclr.datasets import ImageDataset
+from mmadclr.datasets import ImageDataset, UnreadableImageError
 from mmadclr.engine import Runner
 from mmadclr.evaluation.command_line import (
     add_backbone_arguments,
@@ -114,6 +116,31 @@ def test_knn_needs_no_config(folders, tmp_path):
     assert set(result) == names | {'features', 'resize', 'size', 'shots', 'train_images', 'val_images'}
     assert (result['features'], result['resize'], result['size']) == ('cls', 37, 32)
     assert (tmp_path / 'val-cls' / 'cache.json').is_file()
+
+
+READERS = ('knn', 'linear', 'dense_probe', 'export', 'convert')
+
+
+def test_every_tool_that_reads_weights_chooses_networks_alike():
+    texts = {name: ' '.join(tool(name, '--help').stdout.split()) for name in READERS}
+    for option in ('--which {teacher,student} ', '--prefix PREFIX ', '--num-heads NUM_HEADS '):
+        meanings = {text.rpartition(option)[2].partition(' --')[0] for text in texts.values()}
+        assert len(meanings) == 1, option
+        assert len(meanings.pop()) > 20
+
+
+def test_networks_of_other_trainers_are_chosen_on_the_command_line(folders, tmp_path):
+    whole = torch.load(DINO[0], weights_only=True)
+    pair = {'student_backbone.vit.': -1, 'teacher_backbone.vit.': 1}
+    content = {f'{prefix}{name}': sign * t for prefix, sign in pair.items() for name, t in whole.items()}
+    torch.save({'state_dict': content, 'hyper_parameters': {}}, tmp_path / 'a.ckpt')
+    for options, sign in (([], 1), (['--which', 'student'], -1), (['--prefix', 'student_backbone.vit.'], -1)):
+        opened = open_source(parsed(tmp_path / 'a.ckpt', '--num-heads', 3, *options, *places(folders)))
+        assert torch.equal(opened.model.cls_token, sign * whole['cls_token'])
+    done = tool('knn', tmp_path / 'a.ckpt', '--num-heads', 3, '--prefix', 'student_backbone.vit', *places(folders), '--k', 3,
+                '--out', tmp_path / 'a.json')  # fmt: skip
+    assert 'knn3_T0.07_top1' in printed(done)
+    assert json.loads((tmp_path / 'a.json').read_text())['inputs']['prefix'] == 'student_backbone.vit'
 
 
 def test_a_config_stands_for_its_random_initialisation(folders):
@@ -240,6 +267,8 @@ def test_options_that_cannot_be_met_are_explained(folders):
         load_features(parsed(*DINO, *places(folders), '--shots', 2), 'knn', least=7)
     with pytest.raises(ValueError, match='--num-heads 3: .* says how many heads its backbone has'):
         open_source(parsed(SMALL_CONFIG, '--num-heads', 3, *places(folders)))
+    with pytest.raises(ValueError, match='--prefix a.: .* is a config and holds no weights; leave the option out'):
+        open_source(parsed(SMALL_CONFIG, '--prefix', 'a.', *places(folders)))
     with pytest.raises(FileNotFoundError, match='config nowhere.py does not exist'):
         open_source(parsed('nowhere.py', *places(folders)))
 
@@ -291,3 +320,46 @@ def test_outputs_are_tried_before_the_work(tmp_path):
         start_processes(arguments)
     with pytest.raises(UnwritableError, match=f'{tmp_path} is a folder: name a file'):
         start_processes(parsed(*DINO, '--train', 'a', '--val', 'b'), None, str(tmp_path))
+
+
+def test_images_of_12_bits_are_read_as_told(folders, tmp_path):
+    """The same images in 8 bits, and in 12 of 16 bits."""
+    for folder in folders:
+        for path in folder.rglob('*.png'):
+            grey = np.asarray(Image.open(path).convert('L'))
+            for kind, levels in (('8', grey), ('12', grey.astype(np.uint16) * 16)):
+                target = tmp_path / kind / folder.name / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(levels).save(target)
+    sets = {}
+    for kind, more in (('8', ()), ('12', ('--value-range', 0, 4080))):
+        places_of_kind = places([tmp_path / kind / part for part in ('train', 'val')])
+        sets[kind] = load_features(parsed(*DINO, *places_of_kind, *more), 'knn')
+    assert torch.equal(sets['8'].train.rows[:], sets['12'].train.rows[:])
+    assert torch.equal(sets['8'].val.rows[:], sets['12'].val.rows[:])
+    with pytest.raises(UnreadableImageError, match=r'16-bit pixels use \d+ to \d+ of 0 to 65535 alone: set value_range'):
+        load_features(parsed(*DINO, *places_of_kind), 'knn')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('environment', [dict(PYTHONUTF8='1'), dict(LC_ALL='C', PYTHONUTF8='0'), dict(LC_ALL='C.UTF-8')])
+def test_names_that_are_no_unicode_in_every_locale(tmp_path, environment):
+    """Of folders, classes, images and an unreadable one: through both tools, the cache and the result."""
+    names = ('blue', os.fsdecode(b'gr\xfcn'), 'two\nlines')
+    for part, count in (('train', 6), ('val', 3)):
+        folder = tmp_path / os.fsdecode(b'caf\xe9') / part
+        write_classes(folder, count, seed=0, names=names)
+        (folder / names[1] / os.fsdecode(b'\xe9.png')).write_bytes(b'')
+    folders = [tmp_path / os.fsdecode(b'caf\xe9') / part for part in ('train', 'val')]
+    for name, more in (('knn', ('--k', 3)), ('linear', ('--lr', 0.1, '--epochs', 2))):
+        command = [sys.executable, f'tools/{name}.py', *DINO, *places(folders), *more, '--features', 'cls']
+        command += ['--cache', tmp_path / 'cache', '--out', tmp_path / f'{name}.json']
+        env = {**os.environ, **environment, 'OMP_NUM_THREADS': '1'}
+        done = subprocess.run([str(part) for part in command], cwd=REPO, env=env, capture_output=True, check=False)
+        output = done.stdout + done.stderr
+        assert done.returncode == 0, output
+        assert b'Traceback' not in output
+        assert b'Logging error' not in output
+        assert b'/\\xe9.png: cannot identify image file' in output
+        result = json.loads((tmp_path / f'{name}.json').read_text())
+        assert (result['train_images'], result['val_images']) == (18, 9)
