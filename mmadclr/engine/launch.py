@@ -18,6 +18,7 @@ from mmengine.config import Config, DictAction
 
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.datasets.loader_workers import GROUP_SIGNALS
+from mmadclr.datasets.names import printable
 from mmadclr.engine.agreement import PreemptedError
 from mmadclr.engine.config_check import ConfigError, check_config
 from mmadclr.engine.loader_guard import WorkerDiedError
@@ -77,7 +78,18 @@ def load_config(args: Namespace) -> Config:
         cfg.launcher = args.launcher
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    check_unicode(cfg)
     return cfg
+
+
+def check_unicode(cfg: Config) -> None:
+    """Raises a ConfigError if a value holds bytes that are no Unicode: the config goes into logs and checkpoints."""
+    for path, value in _leaves(cfg.to_dict()):
+        if isinstance(value, str) and any('\ud800' <= character <= '\udfff' for character in value):
+            raise ConfigError(
+                f'{path}: {printable(value)} is no valid Unicode, as text files that hold the config have to be; give the '
+                'folder or file another name, or a link with one (names of images below a folder may be any)'
+            )
 
 
 def spell_out(cfg: Config, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +140,9 @@ def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def wrapped() -> None:
+        for stream in (sys.stdout, sys.stderr):  # names of files may be no Unicode, or none of the terminal's encoding
+            if hasattr(stream, 'reconfigure'):
+                stream.reconfigure(errors='backslashreplace')
         try:
             main()
         except BAD_INPUT as error:

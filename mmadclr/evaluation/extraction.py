@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.loading import collate_samples
-from mmadclr.evaluation.features import report_unreadable
+from mmadclr.evaluation.features import report_lost, report_unreadable
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 
 T = TypeVar('T')
@@ -32,11 +32,15 @@ class Loading(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """``outputs``: of the model, for the images ``indices`` (B,). ``unreadable``: messages about images left out."""
+    """``outputs``: of the model, for the images ``indices`` (B,). ``unreadable``: messages about images left out.
+
+    ``lost``: what of the images is not in their pixels, see :class:`mmadclr.datasets.accounts.LostAccount`.
+    """
 
     outputs: Any
     indices: np.ndarray
     unreadable: list[str]
+    lost: list[tuple[str, str]]
 
 
 def feature_batches(model: nn.Module, dataset: Dataset, indices: np.ndarray, loading: Loading) -> Iterator[Batch]:
@@ -64,7 +68,7 @@ def feature_batches(model: nn.Module, dataset: Dataset, indices: np.ndarray, loa
         kept = data['index'].numpy() == asked
         with torch.no_grad():
             outputs = model(**model.data_preprocessor(data, False))
-        yield Batch(outputs[torch.from_numpy(kept).to(outputs.device)], asked[kept], data['unreadable'])
+        yield Batch(outputs[torch.from_numpy(kept).to(outputs.device)], asked[kept], data['unreadable'], data['lost'])
 
 
 class Progress:
@@ -157,10 +161,12 @@ def extract(
     def mine() -> tuple:
         chosen = share(indices)
         batches = Progress(len(chosen), dataset.data_root).over(feature_batches(model, dataset, chosen, loading))
-        return [(to_dtype(batch.outputs, dtype), batch.indices, batch.unreadable) for batch in batches]
+        return [(to_dtype(batch.outputs, dtype), batch.indices, batch.unreadable, batch.lost) for batch in batches]
 
-    found = [batch for part in dist.all_gather_object(together(mine)) for batch in part]
+    encoded = together(mine)
+    found = [batch for part in dist.all_gather_object([batch[:3] for batch in encoded]) for batch in part]
     report_unreadable([message for batch in found for message in batch[2]], dataset, loading.unreadable)
+    report_lost(batch[3] for batch in encoded)
     rows = FeatureRows([np.concatenate([batch[0] for batch in found])])
     kept = np.concatenate([batch[1] for batch in found])
     return FeatureSet(rows, dataset.labels[kept], kept, tuple(dataset.metainfo['classes']))
