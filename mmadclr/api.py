@@ -33,10 +33,10 @@ def load_backbone(
     """The frozen backbone of a checkpoint and the transform its images want.
 
     Args:
-        checkpoint: A file of ours or in one of the layouts of :mod:`mmadclr.checkpoint.layouts`.
+        checkpoint: A file or folder of ours or in one of the layouts of :mod:`mmadclr.checkpoint.layouts`.
         device: Where the model goes.
         size: Side of the transformed images; that of pretraining by default. The model takes images of any size.
-        **kwargs: ``which`` ('teacher' or 'student'), ``num_heads``, ``prefix``; see
+        **kwargs: ``which`` ('teacher' or 'student'), ``prefix``, ``num_heads``; see
             :func:`mmadclr.checkpoint.opening.open_backbone`.
 
     Returns:

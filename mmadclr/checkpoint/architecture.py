@@ -87,7 +87,10 @@ def _check_kind(state: Mapping[str, Tensor]) -> None:
     if kind is not None:
         raise ValueError(f'it is {kind}; what can be read is {PLAIN}')
     if 'pos_embed' not in state or state['pos_embed'].ndim != 3:
-        raise ValueError('there is no pos_embed (1, tokens, D): a plain vision transformer has absolute positions')
+        raise ValueError(
+            'there is no pos_embed (1, tokens, D): a plain vision transformer has absolute positions; those of this one may '
+            'be rotary, which no tensor shows'
+        )
     for name in ('blocks.0.mlp.fc1.weight', 'blocks.0.attn.qkv.weight', 'patch_embed.proj.weight'):
         if name not in state or state[name].ndim != (4 if 'proj' in name else 2) or 0 in state[name].shape:
             raise ValueError(

@@ -15,16 +15,16 @@ FOREIGN = (
     ((r'^storage_tokens$|^rope_embed\.',), 'a DINOv3 vision transformer, with rotary positions (RoPE)'),
     ((r'^reg_token$', r'^blocks\.0\.gamma_1$'), "timm's Eva with registers, as of DINOv3: its positions are rotary (RoPE)"),
     ((r'^rope\.|\.rope\.|freqs_(cos|sin)$|^freqs_cis$',), 'a vision transformer with rotary positions (RoPE), as EVA-02'),
-    ((r'\.attn\.q_bias$', r'\.(mlp\.w[123]|mlp\.fc1_[gx])\.'), 'an EVA vision transformer, with gated MLPs (SwiGLU)'),
-    ((r'^(encoder\.layers|blocks)\.\d+\.blocks\.',), 'a Swin transformer, or another one in stages'),
+    ((r'^(encoder\.layers|blocks|stages)\.\d+\.blocks\.',), 'a Swin transformer, or another one in stages'),
     ((r'relative_position_bias_table$|rel_pos_bias',), 'a BEiT, or a relative of it, with relative positions'),
+    ((r'\.lambda_[12]$',), 'a BEiT or Data2Vec of transformers'),
+    ((r'\.attn\.(q_bias$|q_proj\.)',), 'an EVA vision transformer, with rotary positions (RoPE) or gated MLPs (SwiGLU)'),
     ((r'\.attn\.rel_pos_[hw]$',), 'a SAM or ViTDet backbone, with relative positions in its attention'),
     ((r'^norm_pre\.',), 'the image tower of CLIP, which has a norm before its blocks'),
     ((r'^attn_pool\.',), 'the image tower of SigLIP, which has attention pooling'),
     ((r'^blocks\.0\.attns\.',), 'a vision transformer with parallel branches in its blocks'),
-    ((r'^patch_embed\.backbone\.',), 'a hybrid: a convolutional network below a vision transformer'),
+    ((r'^patch_embed\.(backbone|conv|stem)\b',), 'a hybrid: a convolutional network below a vision transformer'),
     ((r'^blocks_token_only\.',), 'a CaiT'),
-    ((r'^cls_attn_blocks\.',), 'an XCiT'),
     ((r'^(dist_token|embeddings\.distillation_token)$',), 'a distilled DeiT, with a distillation token'),
     ((r'\.attn\.[qk]_norm\.',), 'a vision transformer with norms of queries and keys'),
     ((r'\.mlp\.(w12|w1|w3|weights_in|fc1_g)\.',), 'a vision transformer with gated MLPs (SwiGLU)'),
@@ -33,27 +33,28 @@ FOREIGN = (
 WHOLE_FILES = (
     (
         (r'(^|\.)_?flat_param(_\d+)?$',),
-        "a shard of a run with FSDP: write the full state dict, for example by DCP's format_utils",
+        'a shard of a run with FSDP: save the full state dict, which has the names of layers',
     ),
     ((r'lora_(A|B|down|up)\.',), 'a set of adapters (LoRA) without the model they belong to'),
     (
-        (r'embeddings\.patch_embeddings\.weight$',),
+        (r'embeddings\.patch_embeddings\.weight$', r'layer\.0\.attention\.q_proj\.'),
         'a DINOv3 vision transformer of transformers, with rotary positions (RoPE)',
     ),
     ((r'embeddings\.patch_embedding\.(weight|bias)$',), 'a CLIP or SigLIP of transformers'),
     ((r'visual\.(conv1\.weight|transformer\.|trunk\.)',), 'a CLIP'),
     ((r'(^|\.)conv_proj\.weight$', r'encoder_layer_0\.'), "torchvision's vision transformer, whose names we do not read"),
+    ((r'(^|\.)cls_attn_blocks\.',), 'an XCiT'),
     ((r'(^|\.)patch_embed\w*\d*\.(proj|0)\.', r'\.sr\.|stage\d'), 'a vision transformer in stages, of several resolutions'),
     ((r'layer1\.0\.conv1\.weight$', r'(_head|(^|\.)neck)\.'), 'a detector or segmentor with a ResNet as its backbone'),
     ((r'layer1\.0\.conv1\.weight$',), 'a ResNet, which is a convolutional network'),
-    ((r'(conv_dw|dwconv|depthwise_conv)\.weight$',), 'a convolutional network of depthwise convolutions, as ConvNeXt'),
     ((r'(^|\.)conv_stem\.weight$|(^|\.)features\.\d+\.',), 'a convolutional network'),
+    ((r'(conv_dw|dwconv|depthwise_conv)\.weight$',), 'a convolutional network of depthwise convolutions, as ConvNeXt'),
     ((r'(embed_tokens|word_embeddings|(^|\.)wte)\.weight$',), 'a language model'),
     (
         (
             r'^((mlp|last_layer|projector|predictor|classifier|fc|head\w*)\.)?\d*\.?(weight|bias)(_[gv])?$|(^|\.)last_layer\.',
         ),
-        'a head',
+        'a head without a backbone',
     ),
 )
 OPTIMIZER_STATE = re.compile(r'\.(exp_avg(_sq)?|max_exp_avg_sq|momentum_buffer|square_avg|step)$')
@@ -77,10 +78,13 @@ def _by_shapes(state: Mapping[str, Tensor]) -> str | None:
         _, channels, height, width = kernel.shape
         if channels != 3:
             plural = '' if channels == 1 else 's'
-            hint = '; for gray images as RGB, divide patch_embed.proj.weight by 3 and repeat it' if channels == 1 else ''
+            hint = '; for gray images as RGB, store patch_embed.proj.weight.repeat(1, 3, 1, 1) / 3' if channels == 1 else ''
             return f'a vision transformer for images of {channels} channel{plural} instead of 3{hint}'
         if height != width:
             return f'a vision transformer with patches of {height}x{width} pixels, which are no squares'
+    widths = {len(tensor) for name, tensor in state.items() if name.endswith('.norm1.weight') and tensor.ndim == 1}
+    if len(widths) > 1:
+        return 'a vision transformer in stages, of several widths'
     up, down = (state.get(f'blocks.0.mlp.fc{i}.weight') for i in (1, 2))
     if up is not None and down is not None and up.ndim == down.ndim == 2 and len(up) == 2 * down.shape[1]:
         return 'a vision transformer with gated MLPs (SwiGLU)'
@@ -97,9 +101,11 @@ def whole_file_kind(checkpoint: Mapping[str, Any], names: Iterable[str]) -> str:
     keys = [str(key) for key in checkpoint]
     if names or any(OPTIMIZER_KEYS.match(key) for key in keys):
         return f'it holds the state of an optimizer and no weights (keys: {", ".join(keys[:6])})'
+    if not checkpoint:
+        return 'it is an empty dict'
     objects = sorted({type(value).__name__ for value in checkpoint.values()})
     return (
-        f'it holds no tensors under names, but {", ".join(objects[:4]) or "nothing"}: of objects, nothing is read; save '
+        f'it holds no tensors under names, but {", ".join(objects[:4])}: of objects, nothing is read; save '
         'the state_dict() of the model'
     )
 
@@ -110,7 +116,7 @@ def _convolutions(checkpoint: Mapping[str, Any], names: list[str]) -> str | None
     for value in checkpoint.values():
         flat |= value if isinstance(value, Mapping) else {}
     kernels = sum(isinstance(value, Tensor) and value.ndim == 4 for value in flat.values())
-    attends = any('attn' in name or 'attention' in name for name in names)
+    attends = any('att' in name for name in names)
     return 'a convolutional network' if kernels > 1 and not attends else None
 
 

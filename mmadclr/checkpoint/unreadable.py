@@ -31,6 +31,8 @@ def reason(path: Path, error: Exception) -> str:
         known = _known(path, head)
     except OSError as failure:
         known = failure.strerror or str(failure)
+    if known is None and 'UntypedStorage' in str(error):
+        known = 'it holds numbers of another type, such as float8 or uint16, as in quantized files'
     said = str(error).strip().splitlines() or [type(error).__name__]
     return known or said[0]
 

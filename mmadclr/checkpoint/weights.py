@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmadclr.checkpoint.kinds import foreign_kind
+from mmadclr.checkpoint.kinds import PLAIN, foreign_kind
 from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone, with_class_position
 from mmadclr.checkpoint.reading import read_checkpoint
 
@@ -145,7 +145,9 @@ def pick_backbone(
     """
     try:
         weights = find_backbone(checkpoint, which, prefix)
-        _check_numbers(weights.state)
+        problem, kind = _broken_numbers(weights.state), foreign_kind(weights.state)
+        if problem is not None:  # of other kinds of models, numbers are of other types, and buffers may hold NaN
+            raise ValueError(problem if kind is None else f'it is {kind}; what can be read is {PLAIN}')
     except ValueError as error:
         raise ValueError(str(error) if str(filename) in str(error) else f'{filename}: {error}') from error
     for remark in weights.remarks:
@@ -153,22 +155,23 @@ def pick_backbone(
     return weights
 
 
-def _check_numbers(state: Mapping[str, Tensor]) -> None:
+def _broken_numbers(state: Mapping[str, Tensor]) -> str | None:
     strange = [f'{name}: {tensor.dtype}' for name, tensor in state.items() if tensor.dtype not in FLOATS]
     if strange:
-        raise ValueError(
+        return (
             f'{len(strange)} of {len(state)} tensors of the backbone are no ordinary floating-point numbers '
             f'({_shortened(strange)}), as in quantized files; give the file they were made from'
         )
     spread = [name for name, tensor in state.items() if tensor.numel() > tensor.untyped_storage().nbytes()]
     if spread:
-        raise ValueError(f'{_shortened(spread)}: larger than what is stored of it; the file was tampered with or expanded')
+        return f'{_shortened(spread)}: more numbers than are stored; the tensors were expanded: store copies of them'
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
-        raise ValueError(
+        return (
             f'{len(broken)} of {len(state)} tensors of the backbone hold NaN or infinity '
             f'({_shortened(broken)}): the run that wrote it diverged; take an earlier checkpoint'
         )
+    return None
 
 
 def _fit_positions(model: nn.Module, weights: BackboneWeights, report: LoadReport) -> Tensor:

@@ -21,13 +21,15 @@ class Format(ABC):
     """One kind of folder.
 
     ``packages``: imported beyond those of the core. ``loaders``: what reads the folder, for the model card. ``any_side``:
-    whether sides of images may be no multiples of the patch size. ``preparation``: a sentence for the model card on how the
-    library prepares images by what the folder says.
+    whether sides of images may be no multiples of the patch size. ``norm_eps``: of the library's norms, where the folder
+    cannot tell another. ``preparation``: a sentence for the model card on how the library prepares images by what the folder
+    says.
     """
 
     packages: tuple[str, ...] = ()
     loaders: str
     any_side: bool = False
+    norm_eps: float | None = None
     preparation: str = ''
 
     def check(self, opened: OpenedBackbone) -> None:  # noqa: B027 (most formats hold every backbone)

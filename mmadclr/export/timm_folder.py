@@ -25,7 +25,7 @@ CROP_RATIO = 7 / 8
 class TimmFolder(Format):
     """``model.safetensors`` and ``config.json`` as on timm's part of the hub."""
 
-    loaders = 'timm'
+    loaders, norm_eps = 'timm', 1e-6
     preparation = ' So does `timm.data.create_transform(**timm.data.resolve_model_data_config(model))`.'
 
     def write(self, opened: OpenedBackbone, folder: Path) -> None:

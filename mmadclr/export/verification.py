@@ -41,9 +41,19 @@ def verify(form: Format, opened: OpenedBackbone, features: Features) -> list[Com
             raise ValueError(
                 f'the exported backbone is not the one it was made from: for images of {height}x{width}, features opened '
                 f'with {form.loaders} differ by {comparison.difference:.3g} (allowed: {comparison.allowed:.3g}). Nothing '
-                f'was written; another version of {form.loaders} may compute something else'
+                f'was written; {_guess(form, opened)}'
             )
     return comparisons
+
+
+def _guess(form: Format, opened: OpenedBackbone) -> str:
+    eps = opened.model.blocks[0].norm1.eps
+    if form.norm_eps not in (None, eps):
+        return (
+            f'norms of this backbone add {eps:g} to the variance, those of {form.loaders} {form.norm_eps:g}; the formats '
+            'hf, onnx and torchscript can hold it'
+        )
+    return f'another version of {form.loaders} may compute something else'
 
 
 def compare(opened: OpenedBackbone, features: Features, size: tuple[int, int]) -> Comparison:

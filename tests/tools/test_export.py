@@ -9,11 +9,14 @@ import torch
 from places import GOLDEN_CHECKPOINTS, REPO
 from safetensors.torch import load_file
 
+from mmadclr.export import export_backbone
+
+ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
+
 
 def export(*arguments):
-    environment = os.environ | dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
     command = [sys.executable, 'tools/export.py', *map(str, arguments)]
-    return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=REPO, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
 
 
 def test_a_student_with_everything_for_the_card(tmp_path):
@@ -32,6 +35,39 @@ def test_a_student_with_everything_for_the_card(tmp_path):
     for line in ('# my-vit', '| data | four pictures |', '| licence | apache-2.0 |', '| knn.json | knn/top1_k20 | 74.5 |'):
         assert line in card
     assert "timm.create_model('local-dir:out', pretrained=True)" in card
+
+
+def convert(*arguments):
+    command = [sys.executable, 'tools/convert.py', *map(str, arguments)]
+    return subprocess.run(command, cwd=REPO, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+
+
+def test_a_folder_for_transformers_is_converted_back(tmp_path):
+    backbone = GOLDEN_CHECKPOINTS / 'dino_backbone.pth'
+    export_backbone(backbone, tmp_path / 'my-vit', 'hf', num_heads=3)
+    done = convert(tmp_path / 'my-vit', tmp_path / 'back.pth', '--to', 'timm')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f'wrote {tmp_path}/back.pth, read back and equal'
+    back, original = (torch.load(path, weights_only=True) for path in (tmp_path / 'back.pth', backbone))
+    assert back.keys() == original.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in original.items())
+
+
+def test_both_tools_refuse_the_same_and_name_it(tmp_path):
+    state = torch.load(GOLDEN_CHECKPOINTS / 'dino_backbone.pth', weights_only=True)
+    del state['pos_embed']
+    state |= {'storage_tokens': torch.zeros(1, 4, 12), 'rope_embed.periods': torch.ones(1)}
+    torch.save(state, tmp_path / 'dinov3.pth')
+    for done in (
+        export(tmp_path / 'dinov3.pth', tmp_path / 'out', '--format', 'timm', '--num-heads', 3),
+        convert(tmp_path / 'dinov3.pth', tmp_path / 'out.pth', '--to', 'timm'),
+    ):
+        assert done.returncode == 1
+        assert done.stderr.startswith(
+            f'error: {tmp_path}/dinov3.pth: it is a DINOv3 vision transformer, with rotary positions'
+        )
+        assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['dinov3.pth']
 
 
 def test_mistakes_end_in_one_line(tmp_path):
