@@ -81,7 +81,7 @@ KEYS = {
         ),
         'area': Key(
             lambda value: is_number(value) and value >= 0,
-            'a number that is not negative',
+            'a finite number, not negative',
             'write the pixels of the object, or width x height of its box',
         ),
     },
