@@ -30,18 +30,20 @@ WORKERS = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_worke
 class KillWorker(Hook):
     """Kills a worker of the loader as the system does when memory runs out."""
 
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
+    def __init__(self, iteration: int, told_to_stop: bool = False) -> None:
+        self.iteration, self.told_to_stop = iteration, told_to_stop
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if runner.iter == self.iteration:
+            if self.told_to_stop:
+                signal.raise_signal(signal.SIGTERM)
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
             time.sleep(30)  # until the signal handler raises
 
 
-def run_until_killed(small_config, iteration):
+def run_until_killed(small_config, iteration, told_to_stop=False):
     runner = Runner.from_cfg(small_config(WORKERS))
-    runner.register_hook(KillWorker(iteration))
+    runner.register_hook(KillWorker(iteration, told_to_stop))
     try:
         runner.train()
     finally:
@@ -56,6 +58,12 @@ def test_killed_worker_names_cause_iteration_and_checkpoint(small_config):
     assert text.startswith('DataLoader worker (pid ')
     assert 'at iteration 4: most likely the machine ran out of memory: lower num_workers' in text
     assert text.endswith('work/epoch_1.pth: go on from it with --resume')
+
+
+def test_killed_worker_of_a_run_that_is_to_stop(small_config):
+    with pytest.raises(WorkerDiedError, match=r'the run was told to stop \(SIGTERM\)') as caught:
+        run_until_killed(small_config, iteration=4, told_to_stop=True)
+    assert 'memory' not in str(caught.value)
 
 
 def test_killed_worker_before_the_first_checkpoint_ends_a_tool_in_one_line(small_config):
@@ -86,6 +94,26 @@ def test_killed_worker_before_the_first_checkpoint_ends_a_tool_in_one_line(small
 def test_other_deaths(tmp_path, message, explanation):
     with pytest.raises(WorkerDiedError, match=explanation), explained_worker_deaths(lambda: 5, tmp_path):
         raise RuntimeError(message)
+
+
+@pytest.mark.parametrize('name', ['Terminated', 'Interrupt', 'Hangup', 'User defined signal 1'])
+def test_a_signal_from_outside_is_not_blamed_on_memory(tmp_path, name):
+    """As ``strsignal`` calls them, in torch's message."""
+    with pytest.raises(WorkerDiedError) as caught, explained_worker_deaths(lambda: 5, tmp_path):
+        raise RuntimeError(f'DataLoader worker (pid 7) is killed by signal: {name}. ')
+    assert f'killed by signal: {name}. at iteration 5: someone ended it from outside' in str(caught.value)
+    assert 'memory' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'message',
+    ['DataLoader worker (pid(s) 7) exited unexpectedly', 'DataLoader worker (pid 7) is killed by signal: Killed. '],
+)
+def test_a_run_that_was_told_to_stop_is_not_blamed_on_memory(tmp_path, message):
+    with pytest.raises(WorkerDiedError) as caught, explained_worker_deaths(lambda: 5, tmp_path, lambda: 'SIGTERM'):
+        raise RuntimeError(message)
+    assert 'at iteration 5: the run was told to stop (SIGTERM), and its worker was ended first' in str(caught.value)
+    assert 'memory' not in str(caught.value)
 
 
 def test_deaths_that_others_caught_are_found(tmp_path):

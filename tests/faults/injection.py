@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,6 +52,7 @@ VALIDATION = [
     'val_evaluator.k=5',
 ]
 WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
+SETTINGS = dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore', PYTHON=sys.executable)
 
 
 class Training:
@@ -145,29 +146,40 @@ def start(
         prefix: What starts it all, such as ``('timeout', '60')``.
         validation: Validates after every epoch; else never.
     """
-    write_shapes(tmp_path / 'shapes', IMAGES, 10, 32)
     torchrun = processes > 1 if torchrun is None else torchrun
     launcher = ['tools/dist_train.sh', str(config), str(processes)]
     command = [*prefix, *(launcher if torchrun else [sys.executable, 'tools/train.py', str(config)])]
-    command += ['--work-dir', str(tmp_path / work_dir), *arguments]
+    command += tool_arguments(tmp_path, options, processes, arguments, work_dir, validation)
+    log = tmp_path / f'{work_dir}_{time.monotonic_ns()}.log'
+    with log.open('wb') as file:
+        process = subprocess.Popen(
+            command,
+            cwd=REPO,
+            env=os.environ | SETTINGS,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group of its own, to be killed as a whole
+        )
+    return Training(tmp_path / work_dir, process, log)
+
+
+def tool_arguments(
+    tmp_path: Path,
+    options: Sequence[str],
+    processes: int = 1,
+    arguments: Sequence[str] = (),
+    work_dir: str = 'work',
+    validation: bool = False,
+) -> list[str]:
+    """Arguments of ``tools/train.py`` behind the config, as of :func:`start`; the images are there then."""
+    write_shapes(tmp_path / 'shapes', IMAGES, 10, 32)
     small = [option for option in SMALL if not validation or '=None' not in option]
     data = [
         *([f'val_dataloader.dataset.data_root={tmp_path / "shapes"}', *VALIDATION] if validation else []),
         f'train_dataloader.dataset.data_root={tmp_path / "shapes"}',
         f'train_dataloader.batch_size={BATCH // processes}',
     ]
-    log = tmp_path / f'{work_dir}_{time.monotonic_ns()}.log'
-    settings = dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore', PYTHON=sys.executable)
-    with log.open('wb') as file:
-        process = subprocess.Popen(
-            [*command, '--cfg-options', *small, *data, *options],
-            cwd=REPO,
-            env=os.environ | settings,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a group of its own, to be killed as a whole
-        )
-    return Training(tmp_path / work_dir, process, log)
+    return ['--work-dir', str(tmp_path / work_dir), *arguments, '--cfg-options', *small, *data, *options]
 
 
 def train_image(tmp_path: Path, number: int) -> Path:

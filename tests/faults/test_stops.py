@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forking import fork
 from injection import CONFIG, Training, children, is_alive
 from mmengine.config import Config
 from places import REPO
@@ -28,8 +29,7 @@ LONG = [
 ]
 # Not persistent: with 4 iterations an epoch, workers are just being started in much of the time.
 WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=False']
-# How often each case is tried for the report; of the tests themselves, once.
-TRIES = int(os.environ.get('STOP_TRIES') or (10 if os.environ.get('RELIABILITY_REPORT') else 1))
+TRIES = 10
 SIGNALS = ['SIGTERM', 'SIGINT', 'SIGUSR1']
 SIZES = [(processes, workers) for processes in (1, 2) for workers in (0, 2)]
 
@@ -74,55 +74,56 @@ def stop(run: Training, send, number: int, status: int, delay: float = 0.0) -> f
     return seconds
 
 
-def stop_often(training, send, number: int, status: int, options: list[str], **kwargs) -> float:
-    """Tries at random moments; returns the longest time to the end."""
-    moments = random.Random(number)
-    return max(
-        stop(training(*LONG, *options, work_dir=f'try{i}', **kwargs), send, number, status, moments.uniform(0, 0.5))
-        for i in range(TRIES)
-    )
-
-
 def loader(workers: int) -> list[str]:
     return WORKERS if workers else []
 
 
-def outcome(seconds: float, status: str) -> str:
-    return f'a whole checkpoint, exit status {status}, no process left; {max(1, round(seconds))} s at most'
+def whole(seconds: float) -> int:
+    return max(1, round(seconds))
+
+
+def status_of(processes: int) -> int:
+    return PREEMPTED if processes == 1 else 1  # torchrun has a status of its own
 
 
 @pytest.mark.parametrize(('processes', 'workers'), SIZES)
 @pytest.mark.parametrize('name', SIGNALS)
 def test_signal_to_one_process(training, name, processes, workers):
     """The main process alone; that what goes on is the same to the bit is in ``test_kills.py``."""
-    status = PREEMPTED if processes == 1 else 1  # torchrun has a status of its own
-    stop(training(*LONG, *loader(workers), processes=processes), to_process, getattr(signal, name), status)
+    run = training(*LONG, *loader(workers), processes=processes)
+    stop(run, to_process, getattr(signal, name), status_of(processes))
 
 
 @pytest.mark.parametrize(('processes', 'workers'), SIZES)
 @pytest.mark.parametrize('name', SIGNALS)
-def test_signal_to_the_group(training, record_fault, name, processes, workers):
-    status = PREEMPTED if processes == 1 else 1
-    seconds = stop_often(training, to_group, getattr(signal, name), status, loader(workers), processes=processes)
+def test_signal_to_the_group_at_random_moments(tmp_path, record_fault, name, processes, workers):
+    moments, seconds = random.Random(name), []
+    for number in range(TRIES):
+        run = fork(tmp_path, *LONG, *loader(workers), processes=processes, work_dir=f'try{number}')
+        try:
+            seconds.append(stop(run, to_group, getattr(signal, name), PREEMPTED, moments.uniform(0, 0.5)))
+        finally:
+            run.kill()
     record_fault(
         f'asked to stop ({name})',
-        f'the signal to the group of one of {processes} process(es) with {workers} workers',
-        outcome(seconds, '85' if processes == 1 else '85 of every process (1 of torchrun)'),
+        f'the signal to the group of one of {processes} process(es), with {workers} loader workers each, at random moments',
+        f'a whole checkpoint, exit status {PREEMPTED} of every process, no process left; {whole(max(seconds))} s at most',
         times=TRIES,
     )
 
 
 @pytest.mark.parametrize(('processes', 'workers'), SIZES)
 @pytest.mark.parametrize('name', SIGNALS)
-def test_signal_to_torchrun(training, record_fault, name, processes, workers):
-    seconds = stop_often(
-        training, to_launcher, getattr(signal, name), 1, loader(workers), processes=processes, torchrun=True
-    )
+def test_signal_to_a_group_under_torchrun_and_to_torchrun(training, record_fault, name, processes, workers):
+    """Torchrun passes a signal on to the groups of its processes, and kills after 30 s."""
+    for send in (to_group, to_launcher):
+        options, work_dir = [*LONG, *loader(workers)], send.__name__
+        run = training(*options, processes=processes, torchrun=True, work_dir=work_dir)
+        seconds = stop(run, send, getattr(signal, name), 1)
     record_fault(
         f'asked to stop ({name})',
-        f'the signal to torchrun, which passes it on to the groups of {processes} process(es) with {workers} workers',
-        outcome(seconds, '1 (of torchrun)'),
-        times=TRIES,
+        f'the signal to torchrun of {processes} process(es), with {workers} loader workers each',
+        f'a whole checkpoint, no process left; after {whole(seconds)} s',
     )
 
 
@@ -131,13 +132,12 @@ def test_signal_to_torchrun(training, record_fault, name, processes, workers):
 def test_time_is_up(training, record_fault, name, processes, workers):
     """``timeout`` sends its signal twice, to what it started and to the whole group; SIGALRM tells it that time is up."""
     prefix = ('timeout', '--preserve-status', '--signal', name, '3600')
-    status = PREEMPTED if processes == 1 else 1
-    seconds = stop_often(training, to_launcher, signal.SIGALRM, status, loader(workers), processes=processes, prefix=prefix)
+    run = training(*LONG, *loader(workers), processes=processes, prefix=prefix)
+    seconds = stop(run, to_launcher, signal.SIGALRM, status_of(processes))
     record_fault(
         f'asked to stop ({name})',
-        f'run under `timeout`, {processes} process(es) with {workers} workers',
-        outcome(seconds, '85' if processes == 1 else '1 (of torchrun)'),
-        times=TRIES,
+        f'under `timeout`, whose time is up, {processes} process(es) with {workers} loader workers each',
+        f'a whole checkpoint, no process left; after {whole(seconds)} s',
     )
 
 
@@ -197,7 +197,7 @@ def test_a_validation_is_left(training, record_fault, slow, processes, send, nam
     )
     run.wait_until(lambda: 'a validation that does not end' in run.output())
     time.sleep(3)  # until the other waits in a collective call
-    seconds = stop(run, send, getattr(signal, name), PREEMPTED if processes == 1 else 1)
+    seconds = stop(run, send, getattr(signal, name), status_of(processes))
     assert read_checkpoint(checkpoints(run.work_dir)[0])['position']['validated'] == 0
     resumed = training('train_cfg.max_epochs=4', processes=processes, validation=True, arguments=('--resume',))
     assert resumed.wait(120) == 0, resumed.output()[-3000:]
@@ -205,7 +205,7 @@ def test_a_validation_is_left(training, record_fault, slow, processes, send, nam
     record_fault(
         f'asked to stop in a validation ({name})',
         f'{send.__name__.replace("_", " ")}, {processes} process(es), in a validation that does not end',
-        f'a checkpoint of the state before it after {max(1, round(seconds))} s; made up for by --resume',
+        f'a checkpoint of the state before it after {whole(seconds)} s; made up for by --resume',
     )
 
 
@@ -224,4 +224,4 @@ def test_no_worker_outlives_a_main_process_that_is_killed(training, record_fault
     assert len(workers) == 2
     os.kill(run.process.pid, signal.SIGKILL)
     seconds = wait_for_death(workers)
-    record_fault('main process killed', 'SIGKILL to it alone, 2 workers', f'workers gone after {max(1, round(seconds))} s')
+    record_fault('main process killed', 'SIGKILL to it alone, 2 workers', f'workers gone after {whole(seconds)} s')
