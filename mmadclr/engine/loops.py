@@ -10,6 +10,7 @@ from torch import nn
 
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.engine.config_check import check_config
+from mmadclr.engine.listing import listed_alike
 from mmadclr.evaluation.features import extract_features
 from mmadclr.registry import LOOPS, METRICS, ConfigOf
 
@@ -44,6 +45,7 @@ class FeatureEvalLoop(BaseLoop):
         self.dense_probe = None
         bank_dataloader = {**dataloader, 'dataset': {**dataloader['dataset'], **bank}}
         check_config({'bank_dataloader': bank_dataloader})
+        bank_dataloader['dataset'] = listed_alike(bank_dataloader['dataset'])
         self.bank_dataloader = outlive_signals(Runner.build_dataloader(bank_dataloader, seed=runner.seed))
         evaluators = [evaluator] if isinstance(evaluator, dict) else evaluator
         self.evaluators = [METRICS.build(each) for each in evaluators]

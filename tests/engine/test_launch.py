@@ -1,11 +1,16 @@
 """Short overrides stand for all they promise."""
 
+import os
+import subprocess
+import sys
+from argparse import Namespace
+
 import pytest
 from mmengine.config import Config
 from places import REPO
 
 from mmadclr.engine.config_check import ConfigError
-from mmadclr.engine.launch import spell_out
+from mmadclr.engine.launch import load_config, spell_out
 
 
 def changed(config, **overrides):
@@ -56,3 +61,23 @@ def test_operations_that_are_missing_end_a_tool_with_their_message():
 
     with pytest.raises(SystemExit, match=r'error: mmcv\.ops\.nms\(offset=1\) needs the compiled operations'):
         main()
+
+
+def test_values_that_are_no_unicode_are_one_line(tmp_path):
+    """They would break the log and the config in the checkpoint in the middle of the start."""
+    folder = os.fsdecode(b'/data/caf\xe9')
+    args = Namespace(
+        config=str(REPO / 'configs/adclr/vits16_folder.py'),
+        cfg_options={'train_dataloader.dataset.data_root': folder},
+        work_dir=str(tmp_path),
+    )
+    with pytest.raises(ConfigError, match=r'^train_dataloader\.dataset\.data_root: /data/caf\\xe9 is no valid Unicode, as'):
+        load_config(args)
+
+
+def test_tools_print_names_that_are_no_unicode():
+    code = 'from mmadclr.engine.launch import report_bad_input; report_bad_input(lambda: print(chr(0xDCE9)))()'
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, check=True, env=os.environ | {'LC_ALL': 'C.UTF-8'}
+    )
+    assert done.stdout == b'\\udce9\n'
