@@ -2,7 +2,8 @@
 # Trains under Slurm, one task per GPU: tools/slurm_train.sh PARTITION CONFIG GPUS [arguments of tools/train.py]
 # GPUS_PER_NODE (8), CPUS_PER_TASK (16) and SRUN_ARGS come from the environment.
 # Two minutes before its time limit, or when it is preempted, the run writes a checkpoint and ends with status 85. Inside a batch
-# job that requeues the job; from a login node it is submitted again. Either way it goes on from its newest checkpoint.
+# job that requeues the job; from a login node it is submitted again. Either way it goes on from its newest checkpoint. Ctrl-C, or
+# SIGTERM to this script, is the end: also with status 85, once the run has written its checkpoint.
 set -uo pipefail
 if [ $# -lt 3 ]; then
     echo "usage: tools/slurm_train.sh PARTITION CONFIG GPUS [arguments of tools/train.py]" >&2
@@ -16,13 +17,15 @@ arguments=("$@")
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
     arguments+=(--resume)
 fi
+stopped=
+trap 'stopped=yes' INT TERM  # acted on when srun has ended
 while true; do
     # shellcheck disable=SC2086  # SRUN_ARGS holds several words
     srun --partition="$partition" --job-name="$(basename "$config" .py)" --gres=gpu:"$per_node" --ntasks="$gpus" \
         --ntasks-per-node="$per_node" --cpus-per-task="${CPUS_PER_TASK:-16}" --kill-on-bad-exit=1 --signal=USR1@120 ${SRUN_ARGS:-} \
         "${PYTHON:-python}" -u "$(dirname "$0")/train.py" "$config" --launcher slurm "${arguments[@]}"
     status=$?
-    if [ $status -ne 85 ]; then
+    if [ $status -ne 85 ] || [ -n "$stopped" ]; then
         exit $status
     fi
     if [ -n "${SLURM_JOB_ID:-}" ]; then

@@ -326,3 +326,30 @@ def test_ctrl_c_in_an_evaluation_with_workers(image_folder):
     assert main.returncode == 130
     assert [line for line in errors.splitlines() if 'INFO' not in line] == ['error: interrupted (Ctrl-C)']
     assert not any(map(is_alive, workers))
+
+
+@pytest.mark.parametrize(('name', 'submissions'), [('SIGINT', 1), ('SIGTERM', 1), (None, 2)])
+def test_slurm_script_submits_again_unless_it_is_stopped_itself(tmp_path, name, submissions):
+    """With a stand-in for srun whose run stops with a checkpoint, and then comes to its end."""
+    srun = tmp_path / 'srun'
+    calls = tmp_path / 'calls'
+    srun.write_text(
+        f'#!/bin/bash\ntrap "" INT TERM\necho "$@" >> {calls}\n[ "$(wc -l < {calls})" = 2 ] && exit 0\nsleep 1\nexit 85\n'
+    )
+    srun.chmod(0o755)
+    script = subprocess.Popen(
+        ['tools/slurm_train.sh', 'partition', 'config.py', '8'],
+        cwd=REPO,
+        env=os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}'},
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 20
+    while not calls.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    if name is not None:
+        time.sleep(0.3)
+        os.killpg(script.pid, getattr(signal, name))
+    assert script.wait(20) == (0 if name is None else 85)
+    lines = calls.read_text().splitlines()
+    assert [line.endswith(' --resume') for line in lines] == [False, True][:submissions]
