@@ -71,7 +71,7 @@ def test_keys_keep_their_epoch_and_endless_samplers_their_order():
     assert list(islice(endless, 70)) == list(islice(alone, 70))
 
 
-# --- runs that began when orders were seeded by the sum of seed and epoch ---------------------------------------------------
+# --- runs that began when orders were seeded by the sum of seed and epoch --------------------------------------------------
 
 SETTINGS = {
     'randomness.seed': 3,

@@ -103,7 +103,7 @@ def wide(**backbone):
 
 
 def bounds_by_definition():
-    """Of uniform weights: facebookresearch/moco-v3, ``vits.py``, for queries, keys and values (96 outputs each) by itself."""
+    """Of uniform weights: facebookresearch/moco-v3, ``vits.py``; queries, keys and values have 96 outputs each."""
     linear = {'attn.qkv': (96, 96), 'attn.proj': (96, 96), 'mlp.fc1': (96, 384), 'mlp.fc2': (384, 96)}
     bounds = {f'blocks.{i}.{name}': (6 / sum(fans)) ** 0.5 for i in range(2) for name, fans in linear.items()}
     return bounds | {'patch_embed.proj': (6 / (FAN_IN + 96)) ** 0.5}
