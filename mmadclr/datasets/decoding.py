@@ -141,6 +141,8 @@ def jpeg_size(data: bytes, options: PixelOptions = AS_THEY_ARE) -> tuple[tuple[i
 
 def decode_by_opencv(data: bytes, options: PixelOptions = AS_THEY_ARE) -> np.ndarray | None:
     """Stored pixels (H, W, 3) uint8, or None where OpenCV refuses the file or Pillow should decide about its size."""
+    if _is_large(*size_by_header(data), options):
+        return None
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), CV2_FLAGS)
     except cv2.error:
@@ -148,6 +150,21 @@ def decode_by_opencv(data: bytes, options: PixelOptions = AS_THEY_ARE) -> np.nda
     if pixels is None or _is_large(*pixels.shape[:2], options):
         return None
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+
+
+def size_by_header(data: bytes) -> tuple[int, int]:
+    """(width, height) that the header of a PNG, BMP or WebP file claims, before memory is taken for it; else (0, 0)."""
+    if data[:8] == PNG_SIGNATURE:
+        return int.from_bytes(data[16:20], 'big'), int.from_bytes(data[20:24], 'big')
+    if data[:2] == b'BM':
+        width, height = (int.from_bytes(data[start : start + 4], 'little', signed=True) for start in (18, 22))
+        return abs(width), abs(height)  # rows from the top have a negative height
+    if data[12:16] == b'VP8L':
+        bits = int.from_bytes(data[21:25], 'little')
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if data[12:16] == b'VP8 ':
+        return int.from_bytes(data[26:28], 'little') & 0x3FFF, int.from_bytes(data[28:30], 'little') & 0x3FFF
+    return 0, 0
 
 
 def _is_large(width: int, height: int, options: PixelOptions) -> bool:
