@@ -99,7 +99,6 @@ def _decoded(levels: Levels, options: PixelOptions, orientation: int = 1, lost: 
 
 def _read_by_pillow(data: bytes, options: PixelOptions, tiff: TiffFacts | None = None) -> Decoded:
     with warnings.catch_warnings(), _limit(options), Image.open(io.BytesIO(data)) as image:
-        warnings.simplefilter('ignore')  # palette transparency, odd EXIF blocks: the pixels are fine
         check_size(*image.size, options)
         frames = [FRAMES] * (tiff is None and getattr(image, 'is_animated', False))
         image.load()
@@ -114,9 +113,9 @@ def _read_by_pillow(data: bytes, options: PixelOptions, tiff: TiffFacts | None =
 
 @contextmanager
 def _limit(options: PixelOptions) -> Iterator[None]:
-    """Pillow's limit, named as ours; with one of the options, its own is off meanwhile."""
+    """Pillow's limit, named as ours, within the caller's ``catch_warnings``; with an own one, Pillow's is off meanwhile."""
     before = Image.MAX_IMAGE_PIXELS
-    warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # within the caller's catch_warnings
+    warnings.simplefilter('ignore')  # odd tags and blocks, palette transparency: the pixels are fine
     try:
         if options.max_pixels is not None:
             Image.MAX_IMAGE_PIXELS = None

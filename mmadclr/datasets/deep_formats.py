@@ -18,6 +18,7 @@ TIFF_SIGNATURES = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # TIFF's SampleFormat
 RGB, PALETTE, SEPARATED, YCBCR, LAB = 2, 3, 5, 6, 8  # TIFF's PhotometricInterpretation; 0 and 1 are grey
 PILLOW_DEPTHS = ((12, UNSIGNED), (16, UNSIGNED), (16, SIGNED), (32, UNSIGNED), (32, SIGNED), (32, FLOAT))  # of one band
+MAX_DEFLATED = 1032  # bytes that one byte of a deflated stream can stand for
 MAX_BYTES_PER_PIXEL = 16  # of the largest image, if it has more bands than four of floats
 
 
@@ -29,7 +30,8 @@ def read_deep_png(data: bytes, options: PixelOptions) -> Levels:
     """
     width, height = (int.from_bytes(data[start : start + 4], 'big') for start in (16, 20))
     check_size(width, height, options)
-    array = _by_opencv(data)
+    is_possible = width * height * 2 <= MAX_DEFLATED * len(data)  # else a header lies, and memory would be taken for nothing
+    array = _by_opencv(data) if is_possible else None
     if array is None or array.shape != (height, width, array.shape[-1]):
         raise DecodeError('the PNG is cut off or broken')
     kind = data[25]
@@ -91,7 +93,7 @@ def read_pnm(data: bytes, header: PnmHeader, options: PixelOptions) -> Levels:
 
 
 class TiffFacts(NamedTuple):
-    """Tags of the first page of a TIFF file, as TIFF 6.0 numbers them."""
+    """Tags of the first page of a TIFF file, as TIFF 6.0 numbers them; ``whole``: strips or tiles are listed for all of it."""
 
     width: int
     height: int
@@ -103,6 +105,7 @@ class TiffFacts(NamedTuple):
     planar: bool
     orientation: int
     more_pages: bool
+    whole: bool
 
     @property
     def colors(self) -> int:
@@ -159,17 +162,28 @@ def tiff_facts(data: bytes) -> TiffFacts | None:
             *(int(tags[tag]) for tag in (256, 257)),
             *(int(bits[0]), sample_format, int(tags.get(277, 1)), int(tags.get(262, 1))),
             *(tuple(tags.get(338, ())), tags.get(284, 1) == 2, orientation if 1 <= orientation <= 8 else 1, bool(tags.next)),
+            _has_all_parts(tags),
         )
     except Exception:  # whatever a broken file makes Pillow's reader raise: Pillow will say what it is
         return None
 
 
+def _has_all_parts(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
+    """Whether as many strips or tiles are listed as the size asks for; Pillow would leave the rest black."""
+    width, height, planes = tags[256], tags[257], tags.get(277, 1) if tags.get(284, 1) == 2 else 1
+    if 324 in tags:
+        return len(tags[324]) >= -(-width // tags[322]) * -(-height // tags[323]) * planes
+    return 273 not in tags or len(tags[273]) >= -(-height // min(tags.get(278, height), height)) * planes
+
+
 def check_tiff(facts: TiffFacts, options: PixelOptions) -> None:
-    """Raises a DecodeError if a TIFF has too many pixels, or more bytes than pixels explain."""
+    """Raises a DecodeError if a TIFF has too many pixels, more bytes than pixels explain, or a part of its pixels alone."""
     check_size(facts.width, facts.height, options)
     size = facts.width * facts.height * facts.samples * facts.bits // 8
     if size > MAX_BYTES_PER_PIXEL * pixel_limit(options):
         raise DecodeError(f'{facts.samples} bands of {facts.bits} bits make {size:,} bytes: too many to read')
+    if not facts.whole:
+        raise DecodeError('the file lists parts of its pixels alone: it is cut off or broken')
 
 
 def read_tiff(data: bytes, facts: TiffFacts) -> Levels:

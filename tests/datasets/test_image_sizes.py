@@ -104,3 +104,21 @@ def test_the_middle_of_a_long_image_is_what_the_whole_gives(size, monkeypatch):
     monkeypatch.setattr(transforms, 'MAX_RESIZED', 0)
     part = transform({'image': image})['images']
     assert abs(whole.int() - part.int()).max() <= 1
+
+
+@pytest.mark.parametrize('options', [{}, dict(tile=(16, 16)), dict(planarconfig='separate', photometric='rgb')])
+def test_tiff_headers_that_claim_more_rows_than_there_are_strips_are_errors(options):
+    """Pillow would read them, and leave the rest black."""
+    data = bytearray(tiff(values(0, 65535, 3 if 'photometric' in options else 0), **options))
+    place = next(i for i in range(8, len(data)) if data[i : i + 2] == struct.pack('<H', 257)) + 8
+    data[place : place + 4] = struct.pack('<I', 100_000)
+    with pytest.raises(DecodeError, match='cut off or broken|ends before the pixels do|more than'):
+        EncodedImage(bytes(data), 'a.tif').decode()
+
+
+def test_png_headers_that_claim_more_than_can_be_there_take_no_memory(monkeypatch):
+    data = bytearray(png(values(0, 65535, 3)))
+    data[16:24] = struct.pack('>II', 12_000, 12_000)
+    monkeypatch.setattr('mmadclr.datasets.deep_formats.cv2', None)  # is not even asked
+    with pytest.raises(DecodeError, match='the PNG is cut off or broken'):
+        EncodedImage(bytes(data), 'a.png').decode()
