@@ -209,7 +209,7 @@ def selfpatch_head() -> dict:
             tokens = plain.vit(backbone, image, heads)
             pairs = {f'given_{{}}/{size}': given, f'{{}}/{size}': f32(tokens).double()}
             taught = {key: plain.selfpatch_teacher(head, x, heads, k) for key, x in pairs.items()}
-            if min(gap for _, gap in taught.values()) > 1e-5:
+            if min(gaps.min() for _, gaps in taught.values()) > 1e-5:
                 break
         else:
             raise AssertionError('no tokens with a clear ranking were drawn')

@@ -147,8 +147,8 @@ def around(height: int, width: int) -> Tensor:
     return torch.tensor(rows)
 
 
-def selfpatch_teacher(state: State, patches: Tensor, num_heads: int, k: int) -> tuple[Tensor, float]:
-    """Class token and summaries (B, 1 + N, D) of the k most similar neighbours; how far neighbour k is from the next."""
+def selfpatch_teacher(state: State, patches: Tensor, num_heads: int, k: int) -> tuple[Tensor, Tensor]:
+    """Class token and summaries (B, 1 + N, D) of the k most similar neighbours; (B, N) how far number k is from the next."""
     side = round(patches.shape[1] ** 0.5)
     neighbours, directions = around(side, side), patches / patches.square().sum(-1, keepdim=True).sqrt()
     similar = torch.einsum('bnd,bned->bne', directions, directions[:, neighbours])
@@ -157,8 +157,7 @@ def selfpatch_teacher(state: State, patches: Tensor, num_heads: int, k: int) -> 
     for patch in range(patches.shape[1]):
         chosen = neighbours[patch][order[:, patch, :k]]
         rows.append(class_attention(state, torch.stack([x[i] for x, i in zip(patches, chosen, strict=True)]), num_heads))
-    gap = (ranked[..., k - 1] - ranked[..., k]).min().item() if k < 8 else math.inf
-    return torch.stack(rows, 1), gap
+    return torch.stack(rows, 1), ranked[..., k - 1] - ranked[..., k]
 
 
 def selfpatch_student(state: State, patches: Tensor, num_heads: int) -> Tensor:
