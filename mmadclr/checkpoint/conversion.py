@@ -141,7 +141,8 @@ def _as_run_of_dino(state: TrainingState) -> Conversion:
 
 
 def _as_ours(source: Source) -> Conversion:
-    if 'architecture' in (source.checkpoint.get('meta') or {}):
+    meta = source.checkpoint.get('meta')
+    if isinstance(meta, Mapping) and isinstance(meta.get('architecture'), Mapping):
         raise ValueError('it is a checkpoint of mmadclr already')
     settings = infer_settings(source.backbone, source.num_heads)
     if source.state is None:
@@ -217,7 +218,7 @@ def _write(content: dict[str, Any], path: Path) -> None:
 
 def _check_written(path: Path, source: Source, which: str, layout: str) -> None:
     checkpoint = read_checkpoint(path)
-    written = find_backbone(checkpoint, which)
+    written = find_backbone(checkpoint, which if source.state is not None else 'teacher')  # else there is but one
     _compare('backbone', source.backbone.state, written.state)
     state = read_training_state(checkpoint)
     if state is not None and source.state is not None:

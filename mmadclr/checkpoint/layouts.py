@@ -131,9 +131,10 @@ def _facts(checkpoint: Mapping, network: Network, names: Mapping[str, Tensor]) -
 def tensors_by_path(node: Mapping, path: str = '', depth: int = 0) -> Iterator[tuple[str, Tensor]]:
     """All tensors of nested dicts by dotted path, those of optimizers left out."""
     for key, value in node.items():
+        key = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(key))  # messages have one line
         if isinstance(value, Tensor):
             yield f'{path}{key}', value
-        elif isinstance(value, Mapping) and depth < DEEPEST and not OPTIMIZER_KEYS.match(str(key)):
+        elif isinstance(value, Mapping) and depth < DEEPEST and not OPTIMIZER_KEYS.match(key):
             yield from tensors_by_path(value, f'{path}{key}.', depth + 1)
 
 

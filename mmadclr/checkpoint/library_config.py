@@ -69,8 +69,8 @@ def checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = config['model_type']
-    if kind not in TRANSFORMERS:
-        what = FOREIGN.get(kind, 'none of the plain vision transformers that we read')
+    if not isinstance(kind, str) or kind not in TRANSFORMERS:
+        what = FOREIGN.get(str(kind), 'none of the plain vision transformers that we read')
         raise ValueError(f'{CONFIG}: model_type {kind!r} is {what}; read are {", ".join(TRANSFORMERS)}')
     config = {**TRANSFORMERS[kind], **config}
     activation = config.get('hidden_act', 'gelu')
@@ -84,7 +84,8 @@ def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_timm(config: Mapping[str, Any]) -> dict[str, Any]:
-    arguments, images = config.get('model_args') or {}, config['pretrained_cfg']
+    arguments, images = config.get('model_args'), config['pretrained_cfg']
+    arguments = arguments if isinstance(arguments, Mapping) else {}
     facts: dict[str, Any] = {key: _triple(images, key) for key in ('mean', 'std') if key in images}
     if 'num_heads' in arguments:
         facts['num_heads'] = _count(arguments, 'num_heads')

@@ -61,19 +61,26 @@ def read_training_state(checkpoint: Mapping) -> TrainingState | None:
     networks = [checkpoint.get(part) for part in ('student', 'teacher')]
     if all(isinstance(network, Mapping) for network in networks) and _has_official_head(networks[1]):
         for method, (loss, centres) in OFFICIAL.items():
-            if isinstance(checkpoint.get(loss), Mapping) and checkpoint[loss].keys() == centres.keys():
+            found = checkpoint.get(loss)
+            if isinstance(found, Mapping) and _tensors(found).keys() == centres.keys():
                 return _of_official(checkpoint, method, loss, centres)
     state = checkpoint.get('state_dict')
     return _of_ours(checkpoint) if isinstance(state, Mapping) and _is_ours(checkpoint, state) else None
 
 
+def _tensors(node: Mapping) -> dict[str, Tensor]:
+    return {name: value for name, value in node.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
 def _has_official_head(network: Mapping) -> bool:
-    return bool({'head.last_layer.weight_v', 'c_head.last_layer.weight_v'} & {unwrapped_name(str(name)) for name in network})
+    return bool(
+        {'head.last_layer.weight_v', 'c_head.last_layer.weight_v'} & {unwrapped_name(name) for name in _tensors(network)}
+    )
 
 
 def _is_ours(checkpoint: Mapping, state: Mapping) -> bool:
     """Two networks alone could be another trainer's: ours have a method in ``meta``, or a head of ours."""
-    names = {unwrapped_name(str(name)) for name in state}
+    names = {unwrapped_name(name) for name in _tensors(state)}
     meta = checkpoint.get('meta')
     has_method = isinstance(meta, Mapping) and isinstance(meta.get('method'), str)
     heads = {'student.head.last_layer.weight_v', 'student.patch_head.last_layer.weight_v'}
@@ -167,6 +174,8 @@ def moments_by_name(optimizer: Mapping, parameters: Mapping[str, Tensor]) -> dic
     Raises:
         ValueError: The optimizer has other groups, so that its numbers cannot be told apart.
     """
+    if not isinstance(optimizer, Mapping) or not {'state', 'param_groups'} <= optimizer.keys():
+        raise ValueError('its optimizer is no state dict of torch (state, param_groups): its state cannot be taken over')
     found = [group['params'] for group in optimizer['param_groups']]
     for learns_norms in (True, False):
         groups = parameter_order(parameters, learns_norms)
@@ -188,7 +197,7 @@ def _check_moments(moments: Mapping[str, dict], parameters: Mapping[str, Tensor]
 
 
 def _of_official(checkpoint: Mapping, method: str, loss: str, centres: Mapping[str, str]) -> TrainingState:
-    student, teacher = (_with_our_names(checkpoint[part]) for part in ('student', 'teacher'))
+    student, teacher = (_with_our_names(_tensors(checkpoint[part])) for part in ('student', 'teacher'))
     if PATCH_PROTOTYPES in student and PATCH_PROTOTYPES not in teacher:
         raise ValueError('the head of its teacher is shared between [CLS] and patches, that of its student is not')
     return TrainingState(
@@ -224,19 +233,21 @@ def _our_name(name: str) -> str:
 def _of_ours(checkpoint: Mapping) -> TrainingState:
     parts: dict[str, dict[str, Tensor]] = {'student': {}, 'teacher': {}}
     centres = {}
-    for name, original in without_wrappers(checkpoint['state_dict']).items():
-        tensor = checkpoint['state_dict'][original]
+    tensors = _tensors(checkpoint['state_dict'])
+    for name, original in without_wrappers(tensors).items():
+        tensor = tensors[original]
         first, _, rest = name.partition('.')
         if first in parts:
             parts[first][rest] = tensor
         elif name.endswith('.centre'):
             centres[name.removesuffix('.centre')] = tensor
-    meta = checkpoint.get('meta', {})
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
     optimizer = checkpoint.get('optimizer')
     return TrainingState(
         method=meta.get('method', 'DINO'),
         **parts,
         centres=centres,
-        epoch=meta.get('epoch', 0),
+        epoch=_epoch({'epoch': 0, **meta}),
         moments=None if optimizer is None else moments_by_name(optimizer, parts['student']),
     )

@@ -132,7 +132,7 @@ def _facts(opened: OpenedBackbone, origin: Origin, text: CardText) -> list[tuple
         ('class token, registers', f'{"yes" if model.cls_token is not None else "no"}, {registers}'),
         ('layer scale, final norm', f'{_yes(opened.settings.get("layer_scale"))}, {_yes(opened.settings["final_norm"])}'),
         ('parameters', f'{parameters:,}'),
-        ('made from', f'`{origin.filename}` (the {origin.which}, where it holds both), sha256 `{origin.sha256}`'),
+        ('made from', f'`{origin.filename}` ({origin.which}), sha256 `{origin.sha256}`'),
         ('licence', text.licence or 'not given'),
     ]
 

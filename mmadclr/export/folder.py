@@ -65,7 +65,7 @@ def export_backbone(
         temporary.mkdir()
         form.write(opened, temporary)
         comparisons = verify(form, opened, form.load(temporary))
-        origin = read_origin(checkpoint, which, resized=img_size is not None)
+        origin = read_origin(checkpoint, which, img_size is not None, prefix)
         (temporary / 'README.md').write_text(model_card(folder.resolve().name, form, opened, origin, comparisons, text))
     return comparisons
 

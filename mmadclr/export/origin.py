@@ -14,7 +14,7 @@ from mmadclr.checkpoint.reading import read_checkpoint, weights_of
 class Origin(NamedTuple):
     """Where a backbone comes from, and how it was taken out.
 
-    ``filename``: without folders. ``sha256``: of the file or files. ``which``: teacher or student, where it holds both.
+    ``filename``: without folders. ``sha256``: of the file or files. ``which``: of its networks, in words.
     ``resized``: whether positions were resized. As far as the file tells: ``method``, ``epochs``, ``data`` (folder
     of images).
     """
@@ -28,7 +28,7 @@ class Origin(NamedTuple):
     data: str | None
 
 
-def read_origin(filename: str | Path, which: str, resized: bool) -> Origin:
+def read_origin(filename: str | Path, which: str, resized: bool, prefix: str | None = None) -> Origin:
     """Origin of a checkpoint of ours, or of DINO's layout, which tells its epochs.
 
     Raises:
@@ -42,7 +42,7 @@ def read_origin(filename: str | Path, which: str, resized: bool) -> Origin:
     return Origin(
         Path(filename).resolve().name,
         _digest(filename),
-        which,
+        f'the {which}, where it holds both' if prefix is None else f'what is below `{prefix}`',
         resized,
         method if isinstance(method, str) else None,
         epochs if isinstance(epochs, int) else None,

@@ -299,6 +299,32 @@ def build_optimizer(model: nn.Module) -> torch.optim.Optimizer:
     return SelfDistillationOptimConstructor(dict(optimizer=dict(type='AdamW', lr=1e-3)))(model).optimizer
 
 
+def test_wrappers_do_not_hide_a_training_state(tmp_path):
+    original = torch.load(source('dino_checkpoint'), weights_only=False)
+    for part in ('student', 'teacher'):
+        state = {name.replace('blocks.0.', 'blocks.0._orig_mod.'): tensor for name, tensor in original[part].items()}
+        original[part] = {f'_forward_module.{name}': tensor for name, tensor in state.items()}
+    torch.save(original, tmp_path / 'wrapped.pth')
+    for name, path in (('a.pth', source('dino_checkpoint')), ('b.pth', tmp_path / 'wrapped.pth')):
+        convert(path, tmp_path / name, 'mmadclr', num_heads=3)
+    a, b = (read_checkpoint(tmp_path / name) for name in ('a.pth', 'b.pth'))
+    assert a['state_dict'].keys() == b['state_dict'].keys()
+    assert all(torch.equal(a['state_dict'][name], tensor) for name, tensor in b['state_dict'].items())
+    assert a['optimizer']['state'].keys() == b['optimizer']['state'].keys()
+
+
+@pytest.mark.parametrize('which', ['teacher', 'student'])
+@pytest.mark.parametrize('layout', ['mmadclr', 'timm', 'dino'])
+def test_two_networks_of_another_trainer_are_no_training_state_of_ours(layout, which, tmp_path):
+    state = read_checkpoint(source('dino_backbone'))
+    networks = {'student': {name: -tensor for name, tensor in state.items()}, 'teacher': state}
+    content = {f'{name}.vit.{key}': tensor for name, part in networks.items() for key, tensor in part.items()}
+    torch.save({'state_dict': content, 'epoch': 3}, tmp_path / 'a.ckpt')
+    convert(tmp_path / 'a.ckpt', tmp_path / 'b.pth', layout, which, num_heads=3)
+    found = read_backbone(tmp_path / 'b.pth').state
+    assert all(torch.equal(found[name], tensor) for name, tensor in networks[which].items())
+
+
 # --- bad input -----------------------------------------------------------------------------------------------------------
 
 

@@ -189,3 +189,38 @@ def test_impossible_shapes_and_numbers_are_explained(changed, message, tmp_path)
         open_backbone(tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=rf'a\.pth.*{message}'):
         convert(tmp_path / 'a.pth', tmp_path / 'b.pth', 'timm')
+
+
+@pytest.mark.parametrize(
+    'beside',
+    [
+        {'meta': 3},
+        {'meta': {'architecture': 3, 'backbone': 'x'}},
+        {'teacher': 3, 'student': {3: 4}},
+        {'student': {'a': 1}, 'teacher': {'head.last_layer.weight_v': torch.ones(2)}, 'dino_loss': {'center': 1}},
+        {'config.json': {'pretrained_cfg': {}, 'model_args': 7}},
+        {'optimizer': 3, 'epoch': None},
+    ],
+)
+@pytest.mark.parametrize('layout', ['timm', 'mmadclr', 'dino'])
+def test_what_else_is_in_a_file_does_no_harm(beside, layout, tmp_path):
+    torch.save({'model': plain(), **beside}, tmp_path / 'a.pth')
+    convert(tmp_path / 'a.pth', tmp_path / 'b.pth', layout)
+    assert torch.equal(open_backbone(tmp_path / 'b.pth').model.cls_token, open_backbone(tmp_path / 'a.pth').model.cls_token)
+
+
+@pytest.mark.parametrize(
+    ('beside', 'message'),
+    [
+        ({'config.json': {'model_type': [1]}}, r'model_type \[1\] is none of the plain vision transformers'),
+        ({'config.json': {'vision_transformer': {}}}, r'num_heads=None is no whole number'),
+        ({'meta': {'backbone': {'img_size': 'x'}}}, r"img_size='x' is no whole number"),
+        ({'meta': {'backbone': {'mean': 3}}}, r'mean=3 is no list of three numbers'),
+        ({'model': plain(**{'blocks.0.a\nb': torch.ones(2)})}, r'blocks\.0\.a\\nb'),
+    ],
+)
+def test_what_contradicts_the_tensors_is_one_line(beside, message, tmp_path):
+    torch.save({'model': plain(), **beside}, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=rf'a\.pth: .*{message}') as caught:
+        open_backbone(tmp_path / 'a.pth')
+    assert len(str(caught.value).splitlines()) == 1

@@ -116,3 +116,4 @@ def test_one_of_two_networks_is_exported_by_its_prefix(checkpoint, tmp_path):
     export_backbone(file, tmp_path / 'out', 'safetensors', prefix='student.backbone')
     found = load_file(tmp_path / 'out' / 'model.safetensors')
     assert all(torch.equal(found[name], tensor) for name, tensor in student.state_dict().items())
+    assert '`ours.pth` (what is below `student.backbone`), sha256' in (tmp_path / 'out' / 'README.md').read_text()
