@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import warnings
 from typing import NamedTuple
@@ -93,7 +94,7 @@ def read_pnm(data: bytes, header: PnmHeader, options: PixelOptions) -> Levels:
 
 
 class TiffFacts(NamedTuple):
-    """Tags of the first page of a TIFF file, as TIFF 6.0 numbers them; ``whole``: strips or tiles are listed for all of it."""
+    """Tags of the first page of a TIFF file, by TIFF 6.0; ``whole``: strips or tiles are listed for all of it."""
 
     width: int
     height: int
@@ -212,6 +213,7 @@ def _by_tifffile(data: bytes) -> np.ndarray:
         import tifffile
     except ImportError as error:
         raise DecodeError('a TIFF of this depth or these bands needs tifffile: pip install tifffile imagecodecs') from error
+    logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # what it has to say is in its exceptions
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             page = tiff.pages[0]
