@@ -15,7 +15,7 @@ from PIL import Image
 from mmadclr.datasets.decoding import READ_ERRORS
 from mmadclr.datasets.orientation import displayed_size, orientation_of
 
-# One channel of whole numbers: bits, grey levels of 8 to 32 bits, indices into a palette (not its colours).
+# One channel of whole numbers: bits, gray levels of 8 to 32 bits, indices into a palette (not its colors).
 LABEL_MODES = ('1', 'L', 'P', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 IGNORED = -1
 MAX_NAMED = 6
@@ -29,7 +29,7 @@ def open_label_map(path: str | Path, image_name: str = '') -> Image.Image:
     """The label map in a file, loaded; its pixels are labels in one of ``LABEL_MODES``.
 
     Raises:
-        LabelMapError: It cannot be read, or its pixels have no clear meaning: colours, an alpha plane, fractions, several
+        LabelMapError: It cannot be read, or its pixels have no clear meaning: colors, an alpha plane, fractions, several
             pages, or a tag that turns it for some readers and not for others.
     """
     try:
@@ -54,7 +54,7 @@ def _unclear_pixels(image: Image.Image) -> str:
     if image.mode == 'F':
         return 'holds fractions; label maps hold whole numbers: save it with 8 or 16 bits'
     return (
-        f'has {len(image.getbands())} channels; label maps have one, the class of each pixel: save it as grey levels or '
+        f'has {len(image.getbands())} channels; label maps have one, the class of each pixel: save it as gray levels or '
         f'with a palette (this one is {image.mode})'
     )
 

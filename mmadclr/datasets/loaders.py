@@ -135,7 +135,7 @@ def mask_labels(path: Path, image_name: str, loading: Loading = Loading()) -> np
     if read.shape != labels.shape or not np.array_equal(read, labels):
         raise LabelMapError(
             f"mask {path}: imdecode_backend='{loading.mask_backend}' does not give the labels in the file (it reads "
-            'palettes as colours and bits as 0 and 255); leave imdecode_backend of LoadAnnotations out'
+            'palettes as colors and bits as 0 and 255); leave imdecode_backend of LoadAnnotations out'
         )
     return labels
 

@@ -20,7 +20,7 @@ from mmadclr.datasets.label_maps import (
 from mmadclr.datasets.loaders import Loading, hidden_turn, mask_labels, size_problem
 
 IGNORE_INDEX = 255  # of mmseg's heads, metric and transforms by default
-# Masks that are read for their classes alone, until all have occurred; ADE20K's 150 occur in far fewer.
+# Masks that are read beyond the first, evenly spread, until all classes have occurred.
 MAX_SURVEYED = 2000
 
 
@@ -92,18 +92,18 @@ def segmentation_findings(dataset: Any, num_items: int | None, loading: Loading,
     meaning = label_meanings(dataset)
     survey = ClassSurvey(meaning, dataset.metainfo['classes'], str(dataset.data_prefix['seg_map_path']), len(items))
     checked = len(items) if num_items is None else min(num_items, len(items))
-    for item in items[:checked]:
-        image_path, mask_path = Path(item['img_path']), Path(item['seg_map_path'])
-        problem = _mask_problem(image_path, mask_path, set(meaning), loading, survey.counts)
+    step = max(1, -(-(len(items) - checked) // MAX_SURVEYED))
+    for number, item in enumerate([*items[:checked], *items[checked::step]]):
+        if number >= checked and (survey.complete or findings.problems):
+            break
+        image_path = Path(item['img_path'])
+        problem = _mask_problem(image_path, Path(item['seg_map_path']), set(meaning), loading, survey.counts)
         survey.seen += 1
         turn = hidden_turn(image_path)
         if problem:
             findings.problem(problem)
         elif turn:
             findings.remark(turn, 'turned')
-    if findings.problems:
-        return None
-    _look_further(survey, items[checked:], loading, findings)
     return None if findings.problems else survey
 
 
@@ -119,21 +119,6 @@ def _items(dataset: Any, findings: Findings) -> list[dict]:
     if not items:
         findings.problem(f'{dataset.data_prefix["img_path"]}: there is no image *{dataset.img_suffix}')
     return items
-
-
-def _look_further(survey: ClassSurvey, items: Sequence[Mapping], loading: Loading, findings: Findings) -> None:
-    """Reads masks beyond those that were checked, evenly spread, as long as a class has not occurred."""
-    step = max(1, -(-len(items) // MAX_SURVEYED))
-    for item in items[::step]:
-        if survey.complete:
-            return
-        try:
-            labels = mask_labels(Path(item['seg_map_path']), Path(item['img_path']).name, loading)
-        except LabelMapError as error:
-            findings.problem(str(error))
-            return
-        survey.counts.update(count_labels(labels))
-        survey.seen += 1
 
 
 def label_meanings(dataset: Any) -> dict[int, int]:

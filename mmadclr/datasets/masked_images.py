@@ -46,7 +46,7 @@ class MaskedImageDataset(ImageDataset):
 
     Args:
         data_root: Folder of both.
-        img_dir, mask_dir: Their folders below it. Masks are PNG files of one channel (grey levels, palette indices or
+        img_dir, mask_dir: Their folders below it. Masks are PNG files of one channel (gray levels, palette indices or
             bits), as large as their images are when displayed, that is turned by their EXIF orientation.
         size: Side in pixels that images and masks are brought to.
         num_classes: Labels are 0 to ``num_classes - 1``.

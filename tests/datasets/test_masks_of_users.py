@@ -152,6 +152,9 @@ def test_classes_are_looked_for_beyond_the_first_masks(tmp_path, said):
     save(tmp_path, [split([0, 255])] * 6)
     with pytest.raises(DatasetError, match=r'class 0 alone is left'):
         check(tmp_path, num_items=2)
+    save(tmp_path, [split([0, 0])] * 5 + [split([0, 9])])
+    with pytest.raises(DatasetError, match=r'5\.png holds the labels \[9\]'):
+        check(tmp_path, num_items=2)
 
 
 @dense
@@ -184,7 +187,7 @@ def test_chosen_classes_count_as_mmseg_maps_them(tmp_path):
 
 # Forms whose pixels are labels.
 ACCEPTED = {
-    'grey': lambda x: Image.fromarray(x.astype(np.uint8)),
+    'gray': lambda x: Image.fromarray(x.astype(np.uint8)),
     'palette': lambda x: paletted(x),
     'one bit': lambda x: Image.fromarray(x.astype(bool)),
     '16 bits': lambda x: Image.fromarray(x.astype(np.uint16)),
@@ -227,12 +230,12 @@ def bands(labels, number):
 
 
 REFUSED = {
-    'colours': (
+    'colors': (
         lambda x: bands(x, 3),
         r'has 3 channels; label maps have one',
     ),
     'alpha': (lambda x: bands(x, 4), r'has 4 channels.*this one is RGBA'),
-    'grey alpha': (lambda x: bands(x, 2), r'has 2 channels'),
+    'gray alpha': (lambda x: bands(x, 2), r'has 2 channels'),
     'turned': (tagged, r'has EXIF orientation 6, which some readers of masks follow and others do not'),
     'other size': (lambda x: Image.fromarray(x.astype(np.uint8)).resize((20, 15), 0), r'20x15'),
     'turned by hand': (lambda x: Image.fromarray(x.T.astype(np.uint8)), r'30x40'),
@@ -255,8 +258,8 @@ def test_what_is_no_label_map_of_its_image_is_refused(tmp_path, form):
 
 
 def test_pages_fractions_and_broken_files_are_refused(tmp_path):
-    grey = Image.fromarray(split([0, 1]).astype(np.uint8))
-    grey.save(tmp_path / 'pages.png', save_all=True, append_images=[ImageOps.invert(grey)])
+    gray = Image.fromarray(split([0, 1]).astype(np.uint8))
+    gray.save(tmp_path / 'pages.png', save_all=True, append_images=[ImageOps.invert(gray)])
     Image.fromarray(split([0, 1]).astype(np.float32)).save(tmp_path / 'fractions.tif')
     (tmp_path / 'broken.png').write_bytes((tmp_path / 'pages.png').read_bytes()[:60])
     for name, message in (
@@ -324,7 +327,7 @@ def test_the_check_knows_what_mmcv_turns(tmp_path, kind, backend):
 
 
 @dense
-def test_palettes_read_as_colours_are_refused(tmp_path):
+def test_palettes_read_as_colors_are_refused(tmp_path):
     save(tmp_path, [paletted(split([0, 1]))])
     with pytest.raises(DatasetError, match=r"imdecode_backend='cv2' does not give the labels in the file"):
         check(tmp_path, pipeline=[dict(type='LoadAnnotations', imdecode_backend='cv2')])
