@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 
 from mmadclr.datasets.class_folders import ClassFolders
 from mmadclr.datasets.coco_checks import Usage, check_scored_file, coco_findings
+from mmadclr.datasets.decoding import said
 from mmadclr.datasets.findings import Findings
 from mmadclr.datasets.image_dataset import READ_ERRORS, ImageDataset, load_rgb
 from mmadclr.datasets.loaders import loading_of
@@ -175,7 +176,7 @@ def image_problems(dataset: ImageDataset, num_items: int | None = None) -> Itera
         try:
             load_rgb(dataset.path(index), dataset.pixels)
         except READ_ERRORS as error:
-            yield f'{dataset.path(index)}: {error}'
+            yield f'{dataset.path(index)}: {said(error)}'
 
 
 def class_folder_problems(dataset: ClassFolders, num_items: int | None = None) -> Iterator[str]:
@@ -189,4 +190,4 @@ def class_folder_problems(dataset: ClassFolders, num_items: int | None = None) -
         try:
             load_rgb(item['img_path'])
         except READ_ERRORS as error:
-            yield f'{item["img_path"]}: {error}'
+            yield f'{item["img_path"]}: {said(error)}'

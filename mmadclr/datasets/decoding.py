@@ -20,7 +20,7 @@ from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 
 from mmadclr.datasets.any_image import AS_THEY_ARE, Decoded, lost_by_header, read_rgb
-from mmadclr.datasets.orientation import displayed_size, exif_orientation, upright
+from mmadclr.datasets.orientation import BROKEN, displayed_size, exif_orientation, upright
 from mmadclr.datasets.pixels import DecodeError, PixelOptions
 
 try:
@@ -28,8 +28,7 @@ try:
 except ImportError:
     simplejpeg = None
 
-# What Pillow raises for files that are truncated, no image at all, or absurdly large.
-READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+READ_ERRORS = BROKEN  # what reading a file may raise that is truncated, no image at all, or absurdly large
 CV2_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
@@ -218,14 +217,20 @@ def read_by_pillow(data: bytes, options: PixelOptions = AS_THEY_ARE) -> Decoded:
     except UnidentifiedImageError as error:
         raise DecodeError('cannot identify image file') from error  # Pillow's message holds an address in memory
     except READ_ERRORS as error:
-        raise DecodeError(str(error) or type(error).__name__) from error
+        raise DecodeError(said(error)) from error
+
+
+def said(error: BaseException) -> str:
+    """What a reader said; where that is no sentence, as of what it ran into by accident, with the kind of error."""
+    text = str(error)
+    return text if text and isinstance(error, (OSError, SyntaxError, ValueError)) else f'{type(error).__name__}: {text}'
 
 
 def load_rgb(path: str | Path | io.BytesIO, options: PixelOptions = AS_THEY_ARE) -> Image.Image:
     """Decodes an image file to 8-bit RGB; 16-bit grey levels are scaled, not cut off at 255.
 
     Raises:
-        OSError, SyntaxError, ValueError: The file is no image, cut off, or of pixels whose range or bands nobody knows.
+        READ_ERRORS: The file is no image, cut off, or of pixels whose range or bands nobody knows.
     """
     return read_rgb(path.getvalue() if isinstance(path, io.BytesIO) else Path(path).read_bytes(), options).image
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmadclr.datasets.decoding import READ_ERRORS
+from mmadclr.datasets.decoding import READ_ERRORS, said
 from mmadclr.datasets.orientation import displayed_size, orientation_of
 
 # One channel of whole numbers: bits, gray levels of 8 to 32 bits, indices into a palette (not its colors).
@@ -37,7 +37,7 @@ def open_label_map(path: str | Path, image_name: str = '') -> Image.Image:
             pages = getattr(image, 'n_frames', 1)
             image.load()
     except READ_ERRORS as error:
-        raise LabelMapError(f'mask {path}{image_name and f" of {image_name}"} cannot be read ({error})') from error
+        raise LabelMapError(f'mask {path}{image_name and f" of {image_name}"} cannot be read ({said(error)})') from error
     if pages > 1:
         raise LabelMapError(f'mask {path} has {pages} pages or frames; label maps have one')
     if image.mode not in LABEL_MODES:

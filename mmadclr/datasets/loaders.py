@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mmadclr.datasets.decoding import READ_ERRORS
+from mmadclr.datasets.decoding import READ_ERRORS, said
 from mmadclr.datasets.label_maps import LabelMapError, open_label_map
 from mmadclr.datasets.orientation import displayed_size, orientation_of
 
@@ -89,7 +89,7 @@ def size_problem(path: Path, width: int, height: int, loading: Loading = Loading
     try:
         sizes = image_sizes(path, loading)
     except READ_ERRORS as error:
-        return f'{path} cannot be read ({error})'
+        return f'{path} cannot be read ({said(error)})'
     if sizes.loaded == (width, height):
         return None
     text = f'{path} has {sizes.loaded[0]}x{sizes.loaded[1]} pixels, its annotation {width}x{height}'

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -15,8 +16,12 @@ from PIL import Image
 TAG = 0x0112
 EXIF = b'Exif\0\0'
 START_OF_SCAN = 0xDA
-# What Pillow's reader of EXIF blocks raises for broken ones, which then say nothing.
-BROKEN_BLOCK = (SyntaxError, struct.error, ValueError, TypeError, KeyError, IndexError, OSError, OverflowError)
+# What Pillow raises for broken files and, in them, for broken EXIF blocks, which then say nothing: its readers run into
+# missing tags, indices beyond the end and their own assertions.
+BROKEN = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, EOFError),
+    *(NotImplementedError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -31,7 +36,7 @@ def orientation_of(image: Image.Image) -> int:
     try:
         exif.load(block)
         value = exif.get(TAG, 1)
-    except BROKEN_BLOCK:
+    except BROKEN:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -45,7 +50,7 @@ def exif_orientation(data: bytes) -> int:
             if image.format == 'PNG':
                 image.load()  # its block may come after the pixels
             return orientation_of(image)
-    except (*BROKEN_BLOCK, Image.DecompressionBombError):
+    except BROKEN:
         return 1
 
 
