@@ -91,7 +91,8 @@ def test_images_are_turned_upright(kind, orientation):
     assert np.array_equal(image.decode(), expected)
     assert np.array_equal(by_pillow(data), expected)
     scratched = image.decode(scratch=Scratch())
-    assert np.array_equal(scratched, expected) and scratched.flags.c_contiguous
+    assert np.array_equal(scratched, expected)
+    assert scratched.flags.c_contiguous
     if kind == 'jpeg':
         half = image.decode(2)
         assert half.shape[1::-1] == tuple(-(-side // 2) for side in image.size)
