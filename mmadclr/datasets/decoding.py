@@ -20,6 +20,7 @@ from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 
 from mmadclr.datasets.any_image import AS_THEY_ARE, Decoded, lost_by_header, read_rgb
+from mmadclr.datasets.deep_formats import PNG_SIGNATURE, png_chunks_fit
 from mmadclr.datasets.orientation import BROKEN, displayed_size, exif_orientation, upright
 from mmadclr.datasets.pixels import DecodeError, PixelOptions
 
@@ -30,7 +31,6 @@ except ImportError:
 
 READ_ERRORS = BROKEN  # what reading a file may raise that is truncated, no image at all, or absurdly large
 CV2_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
 
 class Scratch:
@@ -141,6 +141,8 @@ def jpeg_size(data: bytes, options: PixelOptions = AS_THEY_ARE) -> tuple[tuple[i
 def decode_by_opencv(data: bytes, options: PixelOptions = AS_THEY_ARE) -> np.ndarray | None:
     """Stored pixels (H, W, 3) uint8, or None where OpenCV refuses the file or Pillow should decide about its size."""
     if _is_large(*size_by_header(data), options):
+        return None
+    if data[:8] == PNG_SIGNATURE and not png_chunks_fit(data):
         return None
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), CV2_FLAGS)

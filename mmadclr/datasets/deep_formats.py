@@ -23,6 +23,14 @@ MAX_DEFLATED = 1032  # bytes that one byte of a deflated stream can stand for
 MAX_BYTES_PER_PIXEL = 16  # of the largest image, if it has more bands than four of floats
 
 
+def png_chunks_fit(data: bytes) -> bool:
+    """Whether the chunks of a PNG lead to its end marker; OpenCV takes the memory a chunk claims before it looks."""
+    place = len(PNG_SIGNATURE)
+    while place < len(data) and data[place + 4 : place + 8] != b'IEND':
+        place += 12 + int.from_bytes(data[place : place + 4], 'big')
+    return place < len(data)
+
+
 def read_deep_png(data: bytes, options: PixelOptions) -> Levels:
     """Values of a PNG of 16 bits with colors or alpha, by OpenCV; Pillow would keep the upper 8 bits.
 
@@ -31,7 +39,8 @@ def read_deep_png(data: bytes, options: PixelOptions) -> Levels:
     """
     width, height = (int.from_bytes(data[start : start + 4], 'big') for start in (16, 20))
     check_size(width, height, options)
-    is_possible = width * height * 2 <= MAX_DEFLATED * len(data)  # else a header lies, and memory would be taken for nothing
+    # Else a header lies, and memory would be taken for nothing.
+    is_possible = png_chunks_fit(data) and width * height * 2 <= MAX_DEFLATED * len(data)
     array = _by_opencv(data) if is_possible else None
     if array is None or array.shape != (height, width, array.shape[-1]):
         raise DecodeError('the PNG is cut off or broken')

@@ -122,3 +122,16 @@ def test_png_headers_that_claim_more_than_can_be_there_take_no_memory(monkeypatc
     monkeypatch.setattr('mmadclr.datasets.deep_formats.cv2', None)  # is not even asked
     with pytest.raises(DecodeError, match='the PNG is cut off or broken'):
         EncodedImage(bytes(data), 'a.png').decode()
+
+
+def test_png_chunks_that_claim_to_be_longer_than_the_file_take_no_memory(monkeypatch):
+    """OpenCV, which would take it, is not asked; Pillow, which is for the plain one, finds that the pixels are all there."""
+    for module in ('deep_formats', 'decoding'):
+        monkeypatch.setattr(f'mmadclr.datasets.{module}.cv2', None)
+    claimed = []
+    for data in (saved(pages(1)[0], 'png'), png(values(0, 65535, 3))):
+        place = data.index(b'IDAT') - 4
+        claimed.append(data[:place] + struct.pack('>I', 2**31 - 1) + data[place + 4 :])
+    assert EncodedImage(claimed[0], 'a.png').fallbacks == ['a.png: decoded by Pillow, OpenCV cannot read it']
+    with pytest.raises(DecodeError, match='the PNG is cut off or broken'):
+        EncodedImage(claimed[1], 'a.png').decode()
