@@ -24,7 +24,9 @@ def published(golden, tensors, name, dtype=torch.float32, **kwargs):
 
 @pytest.fixture
 def dino(golden, tensors):
-    return published(golden, tensors, 'dino_vit')
+    arrays, model = published(golden, tensors, 'dino_vit')
+    assert arrays['image/native'].shape[2:] == 2 * (arrays.config['img_size'],)
+    return arrays, model
 
 
 @sizes
