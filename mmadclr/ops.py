@@ -3,7 +3,8 @@
 mmcv from PyPI comes without compiled operations, and ``import mmdet.models`` fails for the lack of them, although
 Mask R-CNN and Cascade Mask R-CNN call only two: non-maximum suppression and RoIAlign. torchvision has both. Importing
 this module (``custom_imports`` of our detection and segmentation configs; the tools) puts them where mmcv looks. Where
-mmcv was built with its operations, those are used and nothing is done here.
+mmcv was built with its operations, those are used and nothing is done here. It also has mmdet number the categories of
+COCO files by the names of the class list (:mod:`mmadclr.datasets.coco_labels`), once mmdet is imported.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from types import ModuleType
 import torch
 import torchvision
 from torch import Tensor
+
+from mmadclr.datasets.coco_labels import by_name
 
 EXTENSION = 'mmcv._ext'
 AVERAGE = 1  # mmcv's code of RoIAlign's pooling mode
@@ -134,3 +137,4 @@ def install() -> bool:
 
 
 install()
+by_name()

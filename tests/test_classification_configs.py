@@ -13,7 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from PIL import Image
+from PIL import Image, ImageOps
 from places import REPO
 from torchvision import transforms
 
@@ -359,11 +359,13 @@ def test_evaluation_crops_equal_those_of_torchvision(size, name, interpolation, 
     cfg = Config.fromfile(FOLDER / 'classification' / f'{name}.py')
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
-    image.getexif()[ORIENTATION] = 6  # turns nothing in torchvision's data sets
+    image.getexif()[ORIENTATION] = 6  # torchvision's data sets show it as it is stored; we, upright
     image.save(tmp_path / 'a.png', exif=image.getexif())
     assert Image.open(tmp_path / 'a.png').getexif()[ORIENTATION] == 6
     assert cfg.val_dataloader.dataset.pipeline == cfg.test_dataloader.dataset.pipeline
     found = Compose(cfg.test_dataloader.dataset.pipeline)(dict(img_path=str(tmp_path / 'a.png')))['inputs'].flip(0)
     resize = transforms.Resize(256, transforms.InterpolationMode[interpolation])
-    expected = transforms.Compose([resize, transforms.CenterCrop(224), transforms.PILToTensor()])(Image.fromarray(pixels))
+    expected = transforms.Compose([resize, transforms.CenterCrop(224), transforms.PILToTensor()])(
+        ImageOps.exif_transpose(image)
+    )
     assert torch.equal(found, expected)

@@ -185,8 +185,9 @@ def path_findings(cfg: Mapping) -> Iterator[Finding]:
     for path, place in places.items():
         yield from _missing(f'{path}.data_root', place.get('data_root'), Path.is_dir, 'folder', drawn)
         yield from _missing(f'{path}.ann_file', place.get('ann_file'), Path.is_file, 'list of images', drawn)
-    for path in ('load_from', 'model.backbone.init_cfg.checkpoint'):
-        yield from _missing(path, _get(cfg, path), Path.is_file, 'checkpoint', drawn)
+    yield from _missing('load_from', _get(cfg, 'load_from'), Path.is_file, 'checkpoint', drawn)
+    start = 'model.backbone.init_cfg.checkpoint'  # or a folder, as transformers and timm write them
+    yield from _missing(start, _get(cfg, start), Path.exists, 'checkpoint', drawn)
 
 
 def batch_findings(images: int, batch: int, processes: int, accumulated: int, cfg: Mapping) -> list[Finding]:

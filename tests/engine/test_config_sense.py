@@ -182,3 +182,17 @@ def test_numbers_of_a_run(cfg, numbers, messages):
     for finding, message in zip(found, messages, strict=True):
         assert message in finding.text
         assert not finding.fatal
+
+
+@pytest.mark.parametrize('kind', ['file', 'folder'])
+def test_a_backbone_starts_from_a_file_or_a_folder(cfg, tmp_path, kind):
+    """transformers and timm write folders, which ``pretrained=FOLDER`` takes; what is not there is named."""
+    place = tmp_path / 'weights'
+    cfg.merge_from_dict({'model.backbone.init_cfg': dict(type='Pretrained', checkpoint=str(place))})
+    with pytest.raises(ConfigError, match='init_cfg.checkpoint: checkpoint .*weights does not exist'):
+        check_sense(cfg)
+    if kind == 'folder':
+        place.mkdir()
+    else:
+        place.touch()
+    check_sense(cfg)

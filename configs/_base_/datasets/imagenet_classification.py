@@ -11,7 +11,7 @@ train_dataloader = dict(
         data_root='data/imagenet',
         split='train',
         pipeline=[
-            dict(type='LoadImageFromFile', color_type='color_ignore_orientation', imdecode_backend='pillow'),
+            dict(type='LoadImageFromFile', color_type='color', imdecode_backend='pillow'),
             dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bilinear'),
             dict(type='RandomFlip', prob=0.5, direction='horizontal'),
             dict(type='PackInputs'),
@@ -30,7 +30,7 @@ val_dataloader = dict(
         split='val',
         test_mode=True,
         pipeline=[
-            dict(type='LoadImageFromFile', color_type='color_ignore_orientation', imdecode_backend='pillow'),
+            dict(type='LoadImageFromFile', color_type='color', imdecode_backend='pillow'),
             dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
             dict(type='CenterCrop', crop_size=224),
             dict(type='PackInputs'),

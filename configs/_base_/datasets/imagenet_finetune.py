@@ -13,7 +13,7 @@ train_dataloader = dict(
         data_root='data/imagenet',
         split='train',
         pipeline=[
-            dict(type='LoadImageFromFile', color_type='color_ignore_orientation', imdecode_backend='pillow'),
+            dict(type='LoadImageFromFile', color_type='color', imdecode_backend='pillow'),
             dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
             dict(type='RandomFlip', prob=0.5, direction='horizontal'),
             # timm's rand-m9-mstd0.5-inc1
@@ -51,7 +51,7 @@ val_dataloader = dict(
         split='val',
         test_mode=True,
         pipeline=[
-            dict(type='LoadImageFromFile', color_type='color_ignore_orientation', imdecode_backend='pillow'),
+            dict(type='LoadImageFromFile', color_type='color', imdecode_backend='pillow'),
             dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bilinear'),
             dict(type='CenterCrop', crop_size=224),
             dict(type='PackInputs'),

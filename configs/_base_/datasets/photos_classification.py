@@ -11,7 +11,7 @@ train_dataloader = dict(
         data_root='data/images',
         split='train',
         pipeline=[
-            dict(type='LoadImageFromFile', color_type='color_ignore_orientation', imdecode_backend='pillow'),
+            dict(type='LoadImageFromFile', color_type='color', imdecode_backend='pillow'),
             dict(
                 type='RandomResizedCrop', scale=48, crop_ratio_range=(0.3, 1.0), backend='pillow', interpolation='bilinear'
             ),
@@ -30,7 +30,7 @@ val_dataloader = dict(
         split='val',
         test_mode=True,
         pipeline=[
-            dict(type='LoadImageFromFile', color_type='color_ignore_orientation', imdecode_backend='pillow'),
+            dict(type='LoadImageFromFile', color_type='color', imdecode_backend='pillow'),
             dict(type='ResizeEdge', scale=48, edge='short', backend='pillow', interpolation='bicubic'),
             dict(type='CenterCrop', crop_size=48),
             dict(type='PackInputs'),

@@ -19,7 +19,7 @@ train_dataloader = dict(sampler=dict(type='RepeatAugSampler', num_repeats=3), da
 val_dataloader = dict(
     dataset=dict(
         pipeline=[
-            dict(type='LoadImageFromFile', color_type='color_ignore_orientation', imdecode_backend='pillow'),
+            dict(type='LoadImageFromFile', color_type='color', imdecode_backend='pillow'),
             dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
             dict(type='CenterCrop', crop_size=224),
             dict(type='PackInputs'),
