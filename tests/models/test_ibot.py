@@ -78,6 +78,7 @@ def published_model(arrays, dtype):
     """The model of a golden file, student and teacher as they start."""
     config, sizes = arrays.config, arrays.head('init/head.')
     head = dict(type='DINOHead', **sizes, norm_last_layer=config['norm_last_layer'])
+    assert config['patch_out_dim'] == len(arrays['init/head.last_layer2.weight_v'])  # of the alias, if they are shared
     if not config['shared_head']:
         head |= dict(type='IBOTHead', patch_out_dim=config['patch_out_dim'])
     model = build(
