@@ -53,9 +53,10 @@ class GoldenArrays(Mapping):
 
     def head(self, params: str) -> dict:
         """Sizes of the projection head whose weights are below ``params``, by DINOHead's names."""
-        layers = sorted(key for key in self if re.fullmatch(rf'{re.escape(params)}mlp\.\d+\.weight', key))
+        layers = sorted(key for key in self if re.fullmatch(rf'{re.escape(params)}mlp(\.\d+)?\.weight', key))
         prototypes, bottleneck = self[f'{params}last_layer.weight_v'].shape
-        found = dict(out_dim=prototypes, hidden_dim=self[layers[0]].shape[0], bottleneck_dim=bottleneck)
+        found = dict(out_dim=prototypes, bottleneck_dim=bottleneck)
+        found |= dict(hidden_dim=self[layers[0]].shape[0]) if len(layers) > 1 else {}
         for name, value in found.items():
             assert self.config.get(name, value) == value, f'config/{name} is not that of the weights'
         return found | dict(num_layers=len(layers))

@@ -48,6 +48,7 @@ def test_backbone_without_class_token_and_norm_is_the_published_one(golden, tens
     plain = dict(class_token=False, final_norm=False)
     backbone = QueryViT(arrays.arch('backbone/params/'), img_size=arrays.config['img_size'], **plain).eval()
     backbone.load_state_dict(tensors(arrays, 'backbone/params/'))
+    assert arrays['image/global'].shape[-1] == arrays.config['img_size']
     got = backbone(torch.from_numpy(arrays[f'image/{size}'])).patches
     torch.testing.assert_close(got, torch.from_numpy(arrays[f'backbone/tokens/{size}']), rtol=0, atol=1e-4)
 

@@ -26,6 +26,8 @@ def build(**kwargs):
 
 def crops(arrays, step, kind):
     found = arrays.below(f'crops/step{step}/{kind}')
+    if not found:  # no local crops
+        return crops(arrays, step, 'global')[:, :0]
     return torch.stack([torch.from_numpy(found[number]) for number in sorted(found)], dim=1)
 
 
@@ -81,7 +83,7 @@ def run_published_steps(arrays, model, dtype):
         schedule.before_train_iter(runner, 0)
         views = {f'{kind}_views': crops(arrays, step, kind).to(dtype) for kind in ('global', 'local')}
         assert views['local_views'].shape[:2] == (config['batch'], config['n_local_crops'])
-        assert views['local_views'].shape[-1] == config['local_size']
+        assert views['local_views'].shape[-1] == config['local_size' if config['n_local_crops'] else 'img_size']
         loss = model.train_step(dict(views=views), wrapper)['loss']
         decayed, exempt = wrapper.optimizer.param_groups
         assert exempt['weight_decay'] == 0

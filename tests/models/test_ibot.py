@@ -110,7 +110,10 @@ def run_published_steps(arrays, model, dtype):
         runner.iter, runner.epoch = step, int(epoch)
         schedule.before_train_epoch(runner)
         schedule.before_train_iter(runner, 0)
-        views = {f'{k}_views': stacked(arrays, f'crops/step{step}/{k}').to(dtype) for k in ('global', 'local')}
+        views = dict(global_views=stacked(arrays, f'crops/step{step}/global').to(dtype))
+        views['local_views'] = views['global_views'][:, :0]
+        if config['n_local_crops']:
+            views['local_views'] = stacked(arrays, f'crops/step{step}/local').to(dtype)
         check_sizes(config, **views)
         views['masks'] = PatchMasks.of(stacked(arrays, f'masks/step{step}/'))
         losses = model.train_step(dict(views=views), wrapper)
@@ -125,7 +128,8 @@ def run_published_steps(arrays, model, dtype):
 
 def check_sizes(config, global_views, local_views):
     assert local_views.shape[:2] == (config['batch'], config['n_local_crops'])
-    assert (global_views.shape[-1], local_views.shape[-1]) == (config['img_size'], config['local_size'])
+    sides = config['img_size'], config['local_size' if config['n_local_crops'] else 'img_size']
+    assert (global_views.shape[-1], local_views.shape[-1]) == sides
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,8 @@ RULES = {'image': 'raw_only', 'image+self': 'raw_and_own_crop', 'image+queries':
 def published(golden, tensors, name, dtype=torch.float32, **kwargs):
     """A golden file, and the backbone whose weights it holds."""
     arrays = golden(name)
-    config = arrays.config
+    config, native = arrays.config, arrays['image' if 'image' in arrays else 'image/native']
+    assert native.shape[2:] == (config['img_size'], config['img_size'])
     model = QueryViT(arrays.arch('params/'), img_size=config['img_size'], **kwargs)
     assert {m.eps for m in model.modules() if isinstance(m, torch.nn.LayerNorm)} == {config['layer_norm_eps']}
     state = tensors(arrays, 'params/')
@@ -24,9 +25,7 @@ def published(golden, tensors, name, dtype=torch.float32, **kwargs):
 
 @pytest.fixture
 def dino(golden, tensors):
-    arrays, model = published(golden, tensors, 'dino_vit')
-    assert arrays['image/native'].shape[2:] == 2 * (arrays.config['img_size'],)
-    return arrays, model
+    return published(golden, tensors, 'dino_vit')
 
 
 @sizes
