@@ -131,7 +131,10 @@ def mask_labels(path: Path, image_name: str, loading: Loading = Loading()) -> np
     labels = np.asarray(open_label_map(path, image_name))
     if loading.mask_backend == 'pillow':
         return labels
-    read = mmcv_pixels(path, 'unchanged', loading.mask_backend).squeeze()
+    try:
+        read = mmcv_pixels(path, 'unchanged', loading.mask_backend).squeeze()
+    except READ_ERRORS as error:
+        raise LabelMapError(f'mask {path} cannot be read ({said(error)})') from error
     if read.shape != labels.shape or not np.array_equal(read, labels):
         raise LabelMapError(
             f"mask {path}: imdecode_backend='{loading.mask_backend}' does not give the labels in the file (it reads "
