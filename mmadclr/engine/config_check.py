@@ -8,6 +8,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
 import torch
@@ -318,12 +319,19 @@ def _registries(scope: str) -> list[Registry]:
     """Those of the config's scope first, then ours; each falls back to its parent, mmengine's of the same kind."""
     modules = [our_registries]
     if scope not in (our_registries.SCOPE, 'mmengine'):
-        modules.insert(0, importlib.import_module(f'{scope}.registry'))
+        modules.insert(0, _registry_module(scope))
     found = [value for module in modules for value in vars(module).values() if isinstance(value, Registry)]
     children = [registry for registry in found if registry.scope != 'mmengine']  # the modules import the parents too
     parents = {registry.parent.name for registry in children if registry.parent is not None}
     roots = [value for value in vars(root_registries).values() if isinstance(value, Registry)]
     return children + [registry for registry in roots if registry.name not in parents]
+
+
+def _registry_module(scope: Any) -> ModuleType:
+    try:
+        return importlib.import_module(f'{scope}.registry')
+    except (ImportError, TypeError, ValueError) as error:
+        raise ConfigError(f'default_scope={scope!r}: there is no such package with registries ({error})') from error
 
 
 def _hint(name: str, known: Iterable[str] | None) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.datasets.loader_workers import GROUP_SIGNALS
@@ -22,6 +22,7 @@ from mmadclr.datasets.names import printable
 from mmadclr.engine.agreement import PreemptedError
 from mmadclr.engine.config_check import ConfigError, check_config
 from mmadclr.engine.loader_guard import WorkerDiedError
+from mmadclr.engine.overrides import Overrides, merge
 from mmadclr.ops import UnsupportedOpError  # the import puts the stand-in in place before any config imports mmdet
 
 BAD_INPUT = (
@@ -43,7 +44,7 @@ def add_config_arguments(parser: ArgumentParser, default_config: str | None = No
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         default={},
         metavar='KEY=VALUE',
         help='override keys of the config, for example train_dataloader.batch_size=64',
@@ -66,13 +67,13 @@ def load_config(args: Namespace) -> Config:
 
     Raises:
         FileNotFoundError: There is no such config.
-        ConfigError: A key would never be read.
+        ConfigError: A key would never be read, or an override fits no place of the config.
     """
     if not Path(args.config).is_file():
         raise FileNotFoundError(f'config {args.config} does not exist')
     cfg = Config.fromfile(args.config)
     overrides = spell_out(cfg, args.cfg_options)
-    cfg.merge_from_dict(overrides)
+    merge(cfg, overrides)
     check_config(cfg, overrides)
     if 'launcher' in args:
         cfg.launcher = args.launcher
