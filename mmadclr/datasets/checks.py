@@ -95,7 +95,8 @@ def _report(name: str, findings: Findings) -> None:
     problems = findings.problems
     if problems:
         more = [f'and {len(problems) - MAX_SHOWN} more'] if len(problems) > MAX_SHOWN else []
-        raise DatasetError('\n  '.join((f'{name} has {len(problems)} problems:', *problems[:MAX_SHOWN], *more)))
+        number = f'{len(problems)} problem{"" if len(problems) == 1 else "s"}'
+        raise DatasetError('\n  '.join((f'{name} has {number}:', *problems[:MAX_SHOWN], *more)))
     for remark in findings.remarks[:MAX_SHOWN]:
         print_log(remark, 'current', logging.WARNING)
 

@@ -120,7 +120,7 @@ def test_check_opens_the_first_images(root):
     cfg = dict(type='mmadclr.ClassFolders', data_root=str(root), split='train')
     (root / 'train' / 'n02' / 'n02_9.png').write_text('no picture')
     assert check_dataset(cfg, num_items=16).endswith('train): the first 16 items fit')
-    with pytest.raises(DatasetError, match=r'1 problems:\n.*n02_9.png'):
+    with pytest.raises(DatasetError, match=r'1 problem:\n.*n02_9.png'):
         check_dataset(cfg)
     with pytest.raises(DatasetError, match='data_root .*nowhere does not exist'):
         check_dataset({**cfg, 'data_root': str(root / 'nowhere')})
