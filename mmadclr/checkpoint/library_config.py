@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -121,9 +121,14 @@ def _count(config: Mapping[str, Any], key: str) -> int:
     return value
 
 
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a float can be, and finite."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def _positive(config: Mapping[str, Any], key: str) -> float:
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if not _is_number(value) or value <= 0:
         raise ValueError(f'{key}={value!r} is no positive number')
     return float(value)
 
@@ -139,6 +144,8 @@ def _size(config: Mapping[str, Any], key: str) -> tuple[int, int]:
 
 def _triple(config: Mapping[str, Any], key: str) -> tuple[float, ...]:
     values = config[key]
-    if not isinstance(values, (list, tuple)) or len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):
+    if not isinstance(values, (list, tuple)) or len(values) != 3 or not all(map(_is_number, values)):
         raise ValueError(f'{key}={values!r} is no list of three numbers')
+    if key.endswith('std') and min(values) <= 0:
+        raise ValueError(f'{key}={values!r}: images are divided by these numbers, which have to be positive')
     return tuple(float(value) for value in values)
