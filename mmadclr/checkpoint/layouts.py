@@ -183,6 +183,6 @@ def _num_heads(checkpoint: Mapping, prefix: str) -> int | None:
     if not isinstance(architecture, Mapping):
         return None
     blocks = prefix.removeprefix('ema_').removeprefix('state_dict.') + 'blocks.'
-    heads = {number for name, number in architecture.items() if unwrapped_name(str(name)).startswith(blocks)}
-    number = heads.pop() if len(heads) == 1 else None
-    return number if isinstance(number, int) and number > 0 else None
+    numbers = [number for name, number in architecture.items() if unwrapped_name(str(name)).startswith(blocks)]
+    sound = all(isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in numbers)
+    return numbers[0] if sound and len(set(numbers)) == 1 else None

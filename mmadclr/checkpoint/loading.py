@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -41,12 +42,17 @@ def check_state_dict(model: nn.Module, filename: str | Path, checkpoint: dict | 
         ValueError: The file is no checkpoint, or one of another method or model; names both, or the keys that differ.
     """
     checkpoint = checkpoint or read_checkpoint(filename)
-    _check_method(model, filename, checkpoint.get('meta', {}).get('method'))
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    _check_method(model, filename, meta.get('method'))
     state = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(state, Mapping):
+        raise ValueError(f'{filename}: its state_dict is a {type(state).__name__}, not a dict of tensors')
     shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
     _compare(filename, 'tensors', shapes, {name: tuple(value.shape) for name, value in model.state_dict().items()})
-    heads = checkpoint.get('meta', {}).get('architecture')
+    heads = meta.get('architecture')
     if heads is not None:
+        heads = heads if isinstance(heads, Mapping) else {}
         _compare(filename, 'numbers of attention heads', heads, architecture(model))
     return state
 
@@ -59,7 +65,7 @@ def method_name(model: nn.Module) -> str:
 def _check_method(model: nn.Module, filename: str | Path, method: str | None) -> None:
     """A file that tells its method is of this one: said first, because the names of all tensors that differ say less."""
     expected = method_name(model)
-    if method is not None and method.removeprefix('FSDP') != expected:
+    if isinstance(method, str) and method.removeprefix('FSDP') != expected:
         raise ValueError(
             f'{filename} is a checkpoint of {method.removeprefix("FSDP")}, but the model of the config is {expected}: go on '
             f'with a config of {method.removeprefix("FSDP")}, or begin a run of {expected} in another work dir'
@@ -67,7 +73,8 @@ def _check_method(model: nn.Module, filename: str | Path, method: str | None) ->
 
 
 def _compare(filename: str | Path, what: str, found: dict, expected: dict) -> None:
-    differing = sorted({name for name, _ in found.items() ^ expected.items()})
+    names = found.keys() | expected.keys()
+    differing = sorted((name for name in names if found.get(name, names) != expected.get(name, names)), key=str)
     if differing:
         examples = '; '.join(f'{n}: file {found.get(n, "-")}, model {expected.get(n, "-")}' for n in differing[:4])
         raise ValueError(

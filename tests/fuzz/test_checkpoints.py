@@ -14,6 +14,7 @@ from safetensors.torch import save
 from strategies import JSON, TEXTS, Refusal, damaged, mutated, outcome
 
 from mmadclr.checkpoint.conversion import LAYOUTS, convert
+from mmadclr.checkpoint.loading import check_state_dict
 from mmadclr.checkpoint.names import WRAPPERS
 from mmadclr.checkpoint.opening import open_backbone
 from mmadclr.checkpoint.reading import read_checkpoint
@@ -261,12 +262,27 @@ def test_conversions(folder, content, layout, img_size):
     assert isinstance(end, Refusal) != target.is_file()
 
 
-@given(meta=mutated(ABOUT), **KEYS)
-def test_what_our_own_files_tell_about_themselves(folder, meta, which, prefix, num_heads):
+@example(meta=dict(architecture={'teacher.backbone.blocks.0.attn': {}}), num_heads=None)
+@example(meta=dict(method=1, architecture=5), num_heads=1)
+@given(meta=mutated(ABOUT) | JSON, num_heads=KEYS['num_heads'])
+def test_what_our_own_files_tell_about_themselves(folder, meta, num_heads):
     path = folder / 'own.pth'
     state = {f'teacher.backbone.{name}': tensor for name, tensor in STATE.items()}
     torch.save(dict(meta=meta, state_dict=state), path)
     opened(path, num_heads=num_heads)
+
+
+@example(content=dict(meta=dict(architecture={'blocks.0.attn': []}), state_dict=STATE))
+@example(content=dict(meta=5, state_dict=[1]))
+@example(content=dict(STATE, meta=dict(method=1)))
+@given(content=checkpoints() | st.builds(lambda meta: dict(STATE, meta=meta), mutated(ABOUT) | JSON))
+def test_strict_loading(folder, content):
+    path, target = folder / 'strict.pth', model()
+    if not saved(content, path):
+        return
+    state = outcome(lambda: check_state_dict(target, path), str(path))
+    if not isinstance(state, Refusal):
+        assert {name for name, tensor in state.items() if isinstance(tensor, torch.Tensor)} == set(NAMES)
 
 
 @example(config=CONFIG, preprocessor=PREPROCESSOR)
