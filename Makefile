@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 endif
 
-.PHONY: demo test test-slow test-all test-faults reliability bench gpu check format clean
+.PHONY: demo test test-slow test-all test-faults test-fuzz reliability bench gpu check format clean
 demo: $(INSTALLED)
 	$(RUN) tools/demo.py $(ARGS)
 
@@ -27,6 +27,11 @@ test-all: $(INSTALLED)
 # Real faults in real runs; `make reliability` writes what came of them into docs/.
 test-faults: $(INSTALLED)
 	$(RUN) -m pytest tests/faults -m '' $(ARGS)
+
+# Thousands of damaged images, lists, masks, annotations, checkpoints and overrides; `make test` has a few of them, always the
+# same. Others: ARGS='--hypothesis-seed=1'.
+test-fuzz: $(INSTALLED)
+	$(RUN) -m pytest tests/fuzz -m '' --hypothesis-profile=long $(ARGS)
 
 reliability: $(INSTALLED)
 	RELIABILITY_REPORT=docs $(RUN) -m pytest tests/faults -m '' $(ARGS)
