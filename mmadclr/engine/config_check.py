@@ -303,7 +303,10 @@ def _takes_anything(parameters: Mapping[str, inspect.Parameter]) -> bool:
 
 def _find(name: str, registries: Sequence[Registry]) -> Any:
     for registry in registries:
-        component = registry.get(name)
+        try:
+            component = registry.get(name)
+        except (RuntimeError, ValueError, TypeError, ImportError, AttributeError):
+            return None  # no name of anything: mmengine has tried to import it
         if component is not None:
             return component
     return None

@@ -101,11 +101,14 @@ def stated(option):
 @example(['val_cfg=5', 'val_dataloader=[1,2]'])
 @example(['default_scope=5'])
 @example(['data_root='])
+@example(['model.backbone.type='])
+@example(['model.backbone.type=.x'])
 @given(OPTIONS.filter(lambda options: not any(option.startswith('-') for option in options)))
 def test_what_people_type(options):
     end = typed(options)
     if isinstance(end, Refusal):
         keys = [option.partition('=')[0] for option in options]
+        keys += ['init_cfg'] * ('pretrained' in keys)  # what it is short for
         assert any(printable(part) in end for key in keys for part in [key, *key.split('.')]), end
         return
     for option in set(options) & set(GOOD):
