@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmadclr import registry as our_registries
+from mmadclr.datasets.names import printable
 from mmadclr.engine.config_names import Reader, read_names
 from mmadclr.registry import ConfigOf
 
@@ -114,7 +115,7 @@ def check_config(cfg: Mapping, overrides: Iterable[str] = ()) -> None:
             continue  # merged into the model's by mmengine
         problems += _walk(name, value, registries)
     if problems:
-        raise ConfigError('\n  '.join(('the config has keys that nothing would read:', *problems)))
+        raise ConfigError('\n  '.join(('the config has keys that nothing would read:', *map(printable, problems))))
 
 
 def _unread_names(cfg: Mapping, overrides: Iterable[str]) -> Iterator[str]:
