@@ -10,6 +10,7 @@ import places
 import pytest
 import torch
 from golden_files import GoldenArrays, GoldenFolder
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 FOLDER = pytest.StashKey[GoldenFolder]()
@@ -56,6 +57,15 @@ def pytest_collection_modifyitems(items) -> None:
             item.add_marker(pytest.mark.skip(reason='needs a GPU'))
         if 'dense' in item.keywords and not DENSE:
             item.add_marker(pytest.mark.skip(reason='needs the packages of requirements/dense.txt'))
+
+
+@pytest.fixture(autouse=True)
+def _scope_of_its_own():
+    """A test that builds parts of mmdet or mmseg leaves no default scope behind, in which others would look for ours."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture(autouse=True)

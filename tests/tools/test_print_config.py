@@ -151,7 +151,7 @@ def test_the_tool(print_config, tmp_path):
     lines = [line.split() for line in part.splitlines()]
     assert ['query_weight=0.5,', '#', '--cfg-options'] in lines
     assert ["arch='vit_base_patch16_224',", '#', 'configs/adclr/vitb16_in1k.py:10'] in lines
-    assert ["query_keys='image',", '#', 'configs/adclr/vits16_in1k.py:21'] in lines
+    assert ["query_keys='image',", '#', 'configs/adclr/vits16_in1k.py:22'] in lines
 
 
 def test_the_tool_names_what_is_wrong(print_config):
