@@ -19,6 +19,8 @@ from typing import BinaryIO
 EXIT_HUNG = 74
 # Seconds that the last report gets.
 LAST_WORDS_S = 10.0
+# Seconds a worker has to write its stack before the next one is asked.
+TURN_S = 1.0
 WORKER_SIGNAL = signal.SIGUSR2
 ANSWER = b'Current thread '  # how faulthandler begins with the thread that the signal has met, one in each process
 # Module of a frame (a prefix) -> what the main thread waits for. The innermost frame that is listed decides.
@@ -111,22 +113,31 @@ class WorkerStacks:
         faulthandler.register(WORKER_SIGNAL, self.file, all_threads=True, chain=False)
 
     def collect(self, patience_s: float = 5.0) -> bytes:
-        """Stacks of all child processes that listen to the signal, as soon as all have answered or patience has ended."""
-        start = os.fstat(self.file.fileno()).st_size
+        """Stacks of all child processes that listen to the signal, as soon as all have answered or patience has ended.
+
+        One is asked after the other: a stack is written in many small pieces, and those of several would be mixed.
+        """
+        start, end = self._size(), time.monotonic() + patience_s
         children = [child for child in multiprocessing.active_children() if listens(child.pid)]
-        for child in children:
+        for asked, child in enumerate(children, 1):
             os.kill(child.pid, WORKER_SIGNAL)
-        end = time.monotonic() + patience_s
-        while self._written(start).count(ANSWER) < len(children) and time.monotonic() < end:
-            time.sleep(0.1)
-        if children:
-            time.sleep(0.2)  # for what follows the first line of the last answer
-        stacks = self._written(start)
+            self._wait(start, asked, min(end, time.monotonic() + TURN_S))
+        self._wait(start, len(children), end)
         names = ', '.join(str(child.pid) for child in children) or 'none'
-        return f'\n--- worker processes: {names} ---\n'.encode() + stacks
+        return f'\n--- worker processes: {names} ---\n'.encode() + self._written(start)
+
+    def _wait(self, start: int, answers: int, end: float) -> None:
+        """Until as many answers are there and nothing more is written, or until ``end``."""
+        size = -1
+        while time.monotonic() < end and (self._size() > size or self._written(start).count(ANSWER) < answers):
+            size = self._size()
+            time.sleep(0.1)
+
+    def _size(self) -> int:
+        return os.fstat(self.file.fileno()).st_size
 
     def _written(self, start: int) -> bytes:
-        return os.pread(self.file.fileno(), 1 << 20, start)
+        return os.pread(self.file.fileno(), self._size() - start, start)
 
     def close(self) -> None:
         faulthandler.unregister(WORKER_SIGNAL)

@@ -1,5 +1,6 @@
 """Silence is noticed, reported with stacks, and ended; whoever works, was stopped or has left is not bothered."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -147,6 +148,25 @@ def test_stacks_of_threads_and_forked_workers(tmp_path):
     assert 'in test_stacks_of_threads_and_forked_workers' in own
     assert re.match(r'\d+ ---', workers)
     assert re.search(r'test_watchdog\.py", line \d+ in __getitem__', workers)
+
+
+def called_in_itself(times):
+    return called_in_itself(times - 1) if times else time.sleep(600)
+
+
+def test_stacks_of_several_workers_are_not_mixed():
+    stacks = WorkerStacks()
+    context = multiprocessing.get_context('fork')
+    workers = [context.Process(target=called_in_itself, args=(20,), daemon=True) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    time.sleep(0.5)
+    for _ in range(3):
+        assert stacks.collect().decode().count(' in called_in_itself\n') == 21 * len(workers)
+    for worker in workers:
+        worker.kill()
+        worker.join()
+    stacks.close()
 
 
 def test_processes_that_do_not_know_the_signal_are_spared():

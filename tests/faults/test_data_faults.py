@@ -29,8 +29,9 @@ def on(processes):
 
 def pipe_in_place_of(image):
     """A named pipe that no one writes to: whoever opens it waits, as for a file system that does not answer."""
-    image.unlink()
-    os.mkfifo(image)
+    pipe = image.with_suffix('.pipe')
+    os.mkfifo(pipe)
+    pipe.replace(image)  # at once: an image that is missing for a moment would be another fault
 
 
 def all_stacks(run):
