@@ -1,0 +1,65 @@
+"""Very many short byte strings, such as the names of all images, in two arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+CHUNK = 1 << 20  # strings that are selected at a time
+
+
+class ByteStrings(Sequence[bytes]):
+    """Strings one after the other in one array, and where each begins: a long one makes no other longer.
+
+    Worker processes share the memory of both arrays, where they would copy the reference counts of a million objects; both
+    may be mapped from files.
+
+    Args:
+        data: (B,) uint8, all strings without anything in between.
+        starts: (N + 1,) int64, rising: string i is ``data[starts[i]:starts[i + 1]]``.
+
+    Raises:
+        ValueError: The arrays do not fit together.
+    """
+
+    def __init__(self, data: np.ndarray, starts: np.ndarray) -> None:
+        if len(starts) < 1 or starts[0] != 0 or starts[-1] != len(data):
+            raise ValueError(f'{len(starts)} starts do not fit {len(data)} bytes of strings')
+        self.data, self.starts = data, starts
+
+    @classmethod
+    def of(cls, strings: Iterable[bytes]) -> ByteStrings:
+        strings = list(strings)
+        starts = np.zeros(len(strings) + 1, dtype=np.int64)
+        np.cumsum(np.fromiter(map(len, strings), np.int64, len(strings)), out=starts[1:])
+        return cls(np.frombuffer(b''.join(strings), dtype=np.uint8), starts)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f'string {index} of {len(self)}')
+        index %= len(self)
+        return self.data[self.starts[index] : self.starts[index + 1]].tobytes()
+
+    def __iter__(self) -> Iterator[bytes]:
+        data, starts = self.data.data, self.starts
+        for first in range(0, len(self), CHUNK):
+            bounds = starts[first : first + CHUNK + 1].tolist()
+            yield from (data[a:b].tobytes() for a, b in pairwise(bounds))
+
+    def take(self, indices: np.ndarray) -> ByteStrings:
+        """The strings ``indices`` (n,), in that order."""
+        lengths = np.diff(self.starts)[indices]
+        starts = np.zeros(len(lengths) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=starts[1:])
+        data = np.empty(starts[-1], dtype=np.uint8)
+        for first in range(0, len(lengths), CHUNK):
+            rows = slice(first, first + CHUNK)
+            shift = np.repeat(self.starts[indices[rows]] - starts[:-1][rows], lengths[rows])
+            low, high = starts[first], starts[min(first + CHUNK, len(lengths))]
+            data[low:high] = self.data[np.arange(low, high) + shift]
+        return ByteStrings(data, starts)
