@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from itertools import islice
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from mmadclr.registry import DATA_SAMPLERS
 
 STEP_LANES = 16
+CHUNK = 1 << 16  # images whose keys are made at a time
 SEED_STRIDE = 0x9E3779B1  # odd, and 2**32 divided by the golden ratio: its multiples stay far from each other and from 0
 
 
@@ -56,20 +57,30 @@ class EpochSampler(DefaultSampler):
 
     def __iter__(self) -> Iterator[SampleKey]:
         start, self.left_out = self.left_out, 0
-        return (SampleKey(self.seed, self.epoch, index) for index in islice(self.indices(), start, None))
+        seed, epoch, images = self.seed, self.epoch, self.images()[start:]
+        chunks = (images[first : first + CHUNK].tolist() for first in range(0, len(images), CHUNK))
+        return (SampleKey(seed, epoch, index) for chunk in chunks for index in chunk)
 
-    def indices(self) -> Iterator[int]:
-        """The images of this process in the order of the epoch."""
+    def images(self) -> np.ndarray:
+        """(n,) the images of this process, in the order of the epoch: every ``world_size``-th position of it."""
         if not self.shuffle:
-            return super().__iter__()
-        order = self.order()
-        return iter(order[np.arange(self.rank, self.total_size, self.world_size) % len(order)].tolist())
-
-    def order(self) -> np.ndarray:
-        """(N,) the image at each position of the epoch, over all processes."""
+            return self._rounded_up(np.arange(self.rank, len(self.dataset), self.world_size), np.arange(self.world_size))
         summed = self.epoch == self.summed_epoch
         seed = self.seed + self.epoch if summed else order_seed(self.seed, self.epoch)
-        return torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(seed)).numpy()
+        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(seed)).numpy()
+        return self._rounded_up(order[self.rank :: self.world_size], order[: self.world_size])
+
+    def _rounded_up(self, images: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """The images of this process, and behind them those of the ``first`` of the epoch that fill up the last round.
+
+        A copy of as few bytes as it takes, because an epoch keeps it.
+        """
+        positions = np.arange(self.rank + len(images) * self.world_size, self.total_size, self.world_size)
+        repeated = first[positions % len(self.dataset)]
+        return np.concatenate((images, repeated), dtype=self._dtype(), casting='same_kind')
+
+    def _dtype(self) -> type[np.integer]:
+        return np.int32 if len(self.dataset) <= np.iinfo(np.int32).max else np.int64
 
 
 @DATA_SAMPLERS.register_module()
@@ -128,9 +139,26 @@ class ShardSampler(EpochSampler):
                 logging.WARNING,
             )
 
-    def order(self) -> np.ndarray:
-        lanes = position_lanes(len(self.shard_of), self.total_batch, self.step_lanes, self.slot_lanes)
-        return shard_order(self.shard_of, lanes, self.shuffle_buffer, np.random.default_rng((self.seed, self.epoch)))
+    def images(self) -> np.ndarray:
+        if not self.shuffle:
+            return super().images()
+        images = np.empty(len(range(self.rank, len(self.shard_of), self.world_size)), dtype=self._dtype())
+        first = np.empty(self.world_size, dtype=self._dtype())  # of all processes, for the end of the last round
+        rng = np.random.default_rng((self.seed, self.epoch))
+        for positions, found in shard_order(self.shard_of, self.lanes(), self.shuffle_buffer, rng, self.reads):
+            mine, early = positions % self.world_size == self.rank, positions < self.world_size
+            images[positions[mine] // self.world_size] = found[mine]
+            first[positions[early]] = found[early]
+        return self._rounded_up(images, first)
+
+    def lanes(self) -> Lanes:
+        return Lanes(len(self.shard_of), self.total_batch, self.step_lanes, self.slot_lanes)
+
+    def reads(self, lane: int) -> bool:
+        """Whether positions of a lane may fall to this process: by their place in the step, or as the first of the epoch."""
+        step, slot = divmod(lane, self.slot_lanes)
+        shared = math.gcd(self.slot_lanes, self.world_size)
+        return slot % shared == self.rank % shared or step == 0
 
 
 def check_workers(dataloader: dict) -> None:
@@ -151,30 +179,63 @@ def warn_of_scattered_reads(loader) -> None:
         print_log(message, 'current', logging.WARNING)
 
 
-def position_lanes(count: int, total_batch: int, step_lanes: int, slot_lanes: int) -> np.ndarray:
-    """(count,) the lane of each position: by its step, and by its place in the step."""
-    steps, slots = np.divmod(np.arange(count), total_batch)
-    return (steps % step_lanes) * slot_lanes + slots % slot_lanes
+class Lanes(NamedTuple):
+    """How the positions of an epoch are dealt: by their step, and by their place in the step.
+
+    Position p is in step ``p // total_batch``, at place ``p % total_batch``; its lane is ``step % step_lanes * slot_lanes +
+    place % slot_lanes``.
+    """
+
+    count: int
+    total_batch: int
+    step_lanes: int
+    slot_lanes: int
+
+    def __len__(self) -> int:
+        return self.step_lanes * self.slot_lanes
+
+    def positions(self, lane: int) -> np.ndarray:
+        """(n,) the positions of a lane, rising."""
+        first_step, first_place = divmod(lane, self.slot_lanes)
+        steps = np.arange(first_step * self.total_batch, self.count, self.step_lanes * self.total_batch)
+        places = np.arange(first_place, self.total_batch, self.slot_lanes)
+        positions = (steps[:, None] + places).ravel()
+        return positions[: np.searchsorted(positions, self.count)]
 
 
-def shard_order(shard_of: np.ndarray, lanes: np.ndarray, buffer: int, rng: np.random.Generator) -> np.ndarray:
-    """Image at each position such that every lane goes through a contiguous run of the shuffled shards.
+def shard_order(
+    shard_of: np.ndarray, lanes: Lanes, buffer: int, rng: np.random.Generator, wanted: Callable[[int], bool]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """An order in which every lane goes through a contiguous run of the shuffled shards.
 
     Args:
-        shard_of: (N,) shard of each image.
-        lanes: (N,) lane of each position.
-        buffer: Images of a run are mixed among as many neighbours.
-        rng: Draws the order of shards and of images.
+        shard_of: (N,) shard of each image, never falling.
+        lanes: How N positions are dealt.
+        buffer: Images of a run are mixed among as many neighbors.
+        rng: Draws the order of shards and of images; a ``PCG64``, which can jump over draws.
+        wanted: Lanes for which this is false are passed over; the others stay as they are.
 
-    Returns:
-        (N,) a permutation of the images.
+    Yields:
+        Positions of a lane (n,), and the images at them.
     """
-    shards = rng.permutation(int(shard_of.max()) + 1)
-    sequence = np.argsort(shards[shard_of], kind='stable')
-    by_lane = np.argsort(lanes, kind='stable')  # positions, lane after lane, rising within each
-    lengths = np.bincount(lanes)
-    places = np.arange(len(lanes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # within the run of the lane
-    mixed = np.lexsort((rng.random(len(lanes)), places // buffer, lanes[by_lane]))
-    order = np.empty_like(sequence)
-    order[by_lane] = sequence[mixed]
-    return order
+    sizes = np.bincount(shard_of)
+    shuffled = np.argsort(rng.permutation(len(sizes)))
+    ends = np.cumsum(sizes[shuffled])
+    to_image = (np.cumsum(sizes) - sizes)[shuffled] - (ends - sizes[shuffled])  # what its place and its number differ by
+    start = 0
+    for lane in range(len(lanes)):
+        positions = lanes.positions(lane)
+        if wanted(lane):
+            places = start + mixed(rng.random(len(positions)), buffer)
+            yield positions, places + to_image[np.searchsorted(ends, places, side='right')]
+        else:
+            rng.bit_generator.advance(len(positions))
+        start += len(positions)
+
+
+def mixed(draws: np.ndarray, buffer: int) -> np.ndarray:
+    """(n,) numbers 0 to n - 1, of which each ``buffer`` neighbors are in the order of their draws (n,)."""
+    whole = len(draws) // buffer * buffer
+    rows = draws[:whole].reshape(-1, buffer).argsort(axis=1, kind='stable')
+    rows += np.arange(0, whole, buffer)[:, None]
+    return np.concatenate((rows.ravel(), whole + draws[whole:].argsort(kind='stable')))

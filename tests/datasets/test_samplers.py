@@ -11,14 +11,32 @@ from torch.utils.data import DataLoader
 
 from mmadclr.datasets import EpochSampler, ImageDataset, ShardSampler, collate_samples
 from mmadclr.datasets.samplers import (
+    Lanes,
     check_workers,
     order_seed,
-    position_lanes,
     shard_order,
     warn_of_scattered_reads,
 )
 
 SHARDS, PER_SHARD = 40, 25
+SPLITS = [(1, 16, 4), (2, 16, 4), (4, 4, 8), (3, 12, 4), (6, 12, 4), (8, 8, 4)]  # processes, total batch, lanes
+
+
+def reference_lanes(count, total_batch, step_lanes, slot_lanes):
+    steps, slots = np.divmod(np.arange(count), total_batch)
+    return (steps % step_lanes) * slot_lanes + slots % slot_lanes
+
+
+def reference_order(shard_of, lanes, buffer, rng):
+    """All at once, by sorting everything."""
+    shards = rng.permutation(int(shard_of.max()) + 1)
+    sequence = np.argsort(shards[shard_of], kind='stable')
+    by_lane = np.argsort(lanes, kind='stable')
+    lengths = np.bincount(lanes)
+    places = np.arange(len(lanes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    order = np.empty_like(sequence)
+    order[by_lane] = sequence[np.lexsort((rng.random(len(lanes)), places // buffer, lanes[by_lane]))]
+    return order
 
 
 class Images:
@@ -42,6 +60,21 @@ def sampler(monkeypatch, rank=0, world_size=1, total=16, epoch=0, seed=0, datase
 
 def indices(*args, **kwargs):
     return [key.index for key in sampler(*args, **kwargs)]
+
+
+@pytest.mark.parametrize('count', [1, 5, 37, 1000])
+@pytest.mark.parametrize(
+    ('world_size', 'total', 'lanes'), [(1, 16, 4), (2, 16, 4), (4, 4, 8), (3, 12, 4), (6, 12, 4), (8, 8, 4)]
+)
+@pytest.mark.parametrize('shard_sizes', [1, 10, None])
+def test_orders_equal_those_of_sorting_everything(monkeypatch, count, world_size, total, lanes, shard_sizes):
+    rng = np.random.default_rng(count)
+    shard_of = np.sort(rng.integers(0, 40, count)) if shard_sizes is None else np.arange(count) // shard_sizes
+    whole = reference_order(shard_of, reference_lanes(count, total, 2, lanes), 10, np.random.default_rng((5, 2)))
+    padded = np.resize(whole, -(-count // world_size) * world_size).tolist()
+    for rank in range(world_size):
+        found = indices(monkeypatch, rank, world_size, total, 2, 5, Images(shard_of), slot_lanes=lanes)
+        assert found == padded[rank::world_size]
 
 
 @pytest.mark.parametrize('count', [1, 7, 16, 999, 1000])
@@ -94,13 +127,14 @@ def test_seeds_of_orders_keep_their_distance():
 
 
 @pytest.mark.parametrize('world_size', [1, 2, 3])
-@pytest.mark.parametrize('count', [1, 7, 1000])
+@pytest.mark.parametrize('count', [1, 2, 7, 1000])
+@pytest.mark.parametrize('shuffle', [True, False])
 @pytest.mark.parametrize('round_up', [True, False])
-def test_orders_of_seed_0_and_of_epochs_begun_before_are_those_of_mmengine(monkeypatch, count, world_size, round_up):
+def test_orders_of_seed_0_and_of_old_epochs_are_those_of_mmengine(monkeypatch, count, world_size, round_up, shuffle):
     for rank, seed in [*((rank, 0) for rank in range(world_size)), (0, 3)]:
         monkeypatch.setattr(mmengine_sampler, 'get_dist_info', lambda rank=rank: (rank, world_size))
         theirs, ours = (
-            kind(list(range(count)), seed=seed, round_up=round_up)
+            kind(list(range(count)), shuffle=shuffle, seed=seed, round_up=round_up)
             for kind in (mmengine_sampler.DefaultSampler, EpochSampler)
         )
         ours.summed_epoch = 4 if seed else None
@@ -124,7 +158,7 @@ def test_every_worker_reads_shards_of_its_own(monkeypatch, world_size, workers):
 
 def test_a_lane_reads_nearly_from_front_to_back(monkeypatch):
     numbers = np.array(indices(monkeypatch))
-    lanes = position_lanes(len(numbers), 16, 2, 4)
+    lanes = reference_lanes(len(numbers), 16, 2, 4)
     for lane in range(8):
         run = numbers[lanes == lane]
         shards = run // PER_SHARD
@@ -135,9 +169,10 @@ def test_a_lane_reads_nearly_from_front_to_back(monkeypatch):
 
 def test_images_are_mixed_within_the_buffer_and_shards_over_the_epoch():
     shard_of = np.repeat(np.arange(SHARDS), PER_SHARD)
-    lanes = np.zeros(len(shard_of), dtype=np.int64)
-    plain = shard_order(shard_of, lanes, 1, np.random.default_rng(0))
-    mixed = shard_order(shard_of, lanes, 1000, np.random.default_rng(0))
+    lanes = Lanes(len(shard_of), 1, 1, 1)
+    (_, plain), (_, mixed) = (
+        next(shard_order(shard_of, lanes, buffer, np.random.default_rng(0), lambda lane: True)) for buffer in (1, 1000)
+    )
     assert (plain.reshape(SHARDS, PER_SHARD) % PER_SHARD == np.arange(PER_SHARD)).all()
     assert plain.tolist() != list(range(1000))
     assert abs(np.corrcoef(mixed, np.arange(1000))[0, 1]) < 0.1
