@@ -59,7 +59,7 @@ _INERT_PICKLE = SimpleNamespace(
 )
 
 
-def read_checkpoint(filename: str | Path) -> dict:
+def read_checkpoint(filename: str | Path, mapped: bool = False) -> dict:
     """Content of a ``.pth`` or ``.safetensors`` file, on the CPU, as a dict with the tensors in place.
 
     Official checkpoints carry pickled objects besides tensors (argument namespaces, NumPy scalars, loggers). None of
@@ -67,6 +67,11 @@ def read_checkpoint(filename: str | Path) -> dict:
 
     Of a folder as transformers and timm write it: the tensors of all its shards and, by name of the file, the contents of
     ``config.json`` and ``preprocessor_config.json``. So it is with its weights file or the index of its shards.
+
+    Args:
+        filename: Of the file or folder.
+        mapped: Tensors of a ``.pth`` file are pages of it, which are read when they are used and shared by all processes. No
+            checksum is looked at, and the file must not be overwritten while they are in use.
 
     Raises:
         FileNotFoundError: There is no such file, or a shard is missing.
@@ -81,7 +86,7 @@ def read_checkpoint(filename: str | Path) -> dict:
     if path.name.endswith('.index.json'):
         return {**_read_shards(shards(path)), **configuration(path.parent)}
     check_whole(path)
-    content = _read_file(path)
+    content = _read_file(path, mapped)
     return {**content, **configuration(path.parent)} if path.name in WHOLE else content
 
 
@@ -108,13 +113,14 @@ def _read_shards(files: dict[Path, list[str] | None]) -> dict:
     return tensors
 
 
-def _read_file(path: Path) -> dict:
+def _read_file(path: Path, mapped: bool = False) -> dict:
     try:
         if _is_safetensors(path):
             return load_file(path)
         if _is_torchscript(path):
             raise ValueError('it is a TorchScript program; save its state_dict() instead')
-        content = torch.load(path, map_location='cpu', pickle_module=_INERT_PICKLE, weights_only=False)
+        mapped = mapped and zipfile.is_zipfile(path)  # before torch 1.6 files were something else
+        content = torch.load(path, map_location='cpu', pickle_module=_INERT_PICKLE, weights_only=False, mmap=mapped)
     except Exception as error:
         raise ValueError(f'{path} cannot be read as a checkpoint: {reason(path, error)}') from error
     if not isinstance(content, dict):

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.dist import broadcast_object_list, is_main_process
 
 from mmadclr.checkpoint.reading import read_checkpoint
+from mmadclr.engine.run_state import find_placeholders, snapshot
 from mmadclr.files import atomic_path
 
 NAME = re.compile(r'(epoch|iter)_\d+\.pth$')
@@ -75,10 +77,49 @@ def find_damage(path: Path) -> str | None:
             broken = archive.testzip()
         if broken is not None:
             return f'wrong checksum of {broken}'
-        read_checkpoint(path)
+        read_checkpoint(path, mapped=True)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         return str(error).removeprefix(f'{path} ')
     return None
+
+
+def read_state(filename: str | Path, device: str) -> dict[str, Any]:
+    """A checkpoint to go on from; to be called on all processes.
+
+    Tensors that are copied to their place on ``device`` anyway stay in the file until then, whose pages all processes of a
+    machine share: it is read once, and held in memory by none of them.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or no checkpoint of a run.
+    """
+    damage = [find_damage(Path(filename)) if is_main_process() and zipfile.is_zipfile(filename) else None]
+    broadcast_object_list(damage)
+    if damage[0] is not None:
+        raise ValueError(f'{filename} is damaged ({damage[0]}): go on from the one before it')
+    checkpoint = read_checkpoint(filename, mapped=True)
+    check_resumable(filename, checkpoint)
+    copied = {'state_dict'} if device == 'cpu' else {'state_dict', 'optimizer'}
+    return {name: part if name in copied else snapshot(part) for name, part in checkpoint.items()}
+
+
+def check_resumable(filename: str | Path, checkpoint: dict) -> None:
+    """Raises a ValueError if a file is no checkpoint of a run, or holds objects that reading it did not rebuild."""
+    missing = {'meta', 'state_dict', 'message_hub', 'optimizer'} - checkpoint.keys()
+    if missing:
+        raise ValueError(
+            f'{filename} holds no {", ".join(sorted(missing))}: it is no checkpoint of a run, so none can go on from it. '
+            'To start from its weights, set load_from or the init_cfg of the backbone; official training checkpoints first '
+            'go through tools/convert.py --to mmadclr'
+        )
+    needed = {
+        name: part
+        for name, part in checkpoint.items()
+        if name in ('state_dict', 'optimizer', 'param_schedulers', 'position')
+    }
+    unknown = list(find_placeholders(needed))
+    if unknown:
+        raise ValueError(f'{filename}: {", ".join(unknown[:4])} are objects, which are not read from checkpoints')
 
 
 def clear_away(work_dir: str | Path, keep: int, is_milestone: Callable[[Path], bool]) -> list[Path]:

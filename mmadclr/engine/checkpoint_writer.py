@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadclr.engine.checkpoint_files import write_checkpoint
+from mmadclr.engine.run_state import snapshot
 
 
 class CheckpointWriter:
@@ -27,9 +28,12 @@ class CheckpointWriter:
         self.failure: str | None = None
 
     def write(self, content: dict[str, Any], path: Path) -> None:
-        """Starts to write ``content``, which nobody changes any more, after the one before is done."""
+        """Starts to write ``content`` as it is now.
+
+        It is copied once the one before is on the disk, so that there is never more than one copy.
+        """
         self.wait()
-        self.thread = threading.Thread(target=self._write, args=(content, path), name='checkpoint writer')
+        self.thread = threading.Thread(target=self._write, args=(snapshot(content), path), name='checkpoint writer')
         self.thread.start()
 
     def wait(self) -> None:

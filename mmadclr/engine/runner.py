@@ -25,7 +25,7 @@ from mmadclr.datasets.coco_labels import by_name
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.samplers import EpochSampler, check_workers, warn_of_scattered_reads
 from mmadclr.engine.agreement import sole_use
-from mmadclr.engine.checkpoint_files import newest_good_checkpoint, write_checkpoint
+from mmadclr.engine.checkpoint_files import newest_good_checkpoint, read_state, write_checkpoint
 from mmadclr.engine.compilation import compile_blocks
 from mmadclr.engine.config_sense import batch_findings, check_sense, report
 from mmadclr.engine.history import bound_histories
@@ -33,7 +33,7 @@ from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.listing import listed_alike
 from mmadclr.engine.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
 from mmadclr.engine.optim import PRECISIONS, resolve_precision
-from mmadclr.engine.run_state import find_placeholders, history_of, plain_history
+from mmadclr.engine.run_state import history_of, plain_history
 from mmadclr.engine.sharding import check_sharding, cut_optimizer_state, shard_model, whole_states
 from mmadclr.engine.train_loop import ResumableEpochLoop
 from mmadclr.models.backbones.query_block import has_fused_attention
@@ -257,10 +257,8 @@ class Runner(mmengine_runner.Runner):
         )
 
     def load_checkpoint(self, filename, map_location='cpu', strict=True, **kwargs) -> dict:
-        """Strict; nothing in a file is executed."""
-        checkpoint = read_checkpoint(filename)
-        if self._resume:
-            check_resumable(filename, checkpoint)
+        """Strict; nothing in a file is executed. A file to go on from is read once for all processes of a machine."""
+        checkpoint = read_state(filename, get_device()) if self._resume else read_checkpoint(filename)
         if strict:
             check_state_dict(unwrapped(self.model), filename, checkpoint)
         if self._resume:
@@ -377,22 +375,3 @@ class Runner(mmengine_runner.Runner):
                 'iterations (another batch size, number of processes or data set): the schedules go on from there'
             )
             loop._iter = expected
-
-
-def check_resumable(filename: str | Path, checkpoint: dict) -> None:
-    """Raises a ValueError if a file is no checkpoint of a run, or holds objects that reading it did not rebuild."""
-    missing = {'meta', 'state_dict', 'message_hub', 'optimizer'} - checkpoint.keys()
-    if missing:
-        raise ValueError(
-            f'{filename} holds no {", ".join(sorted(missing))}: it is no checkpoint of a run, so none can go on from it. '
-            'To start from its weights, set load_from or the init_cfg of the backbone; official training checkpoints first '
-            'go through tools/convert.py --to mmadclr'
-        )
-    needed = {
-        name: part
-        for name, part in checkpoint.items()
-        if name in ('state_dict', 'optimizer', 'param_schedulers', 'position')
-    }
-    unknown = list(find_placeholders(needed))
-    if unknown:
-        raise ValueError(f'{filename}: {", ".join(unknown[:4])} are objects, which are not read from checkpoints')

@@ -206,6 +206,16 @@ def test_a_damaged_newest_checkpoint_is_passed_over(train):
     assert_same_run(resumed, whole)
 
 
+def test_a_damaged_checkpoint_that_was_asked_for_is_refused(train):
+    whole = train({'train_cfg.max_epochs': 1}, work_dir='whole')
+    path = Path(whole.work_dir, 'epoch_1.pth')
+    flip_a_bit(path)
+    with pytest.raises(
+        ValueError, match=r'epoch_1\.pth is damaged \(wrong checksum of .*\): go on from the checkpoint before it'
+    ):
+        train({'resume': True, 'load_from': str(path)}, work_dir='other')
+
+
 def test_only_the_newest_checkpoints_and_milestones_are_kept(train):
     settings = {
         'train_cfg.max_epochs': 5,

@@ -15,7 +15,6 @@ from mmengine.hooks import Hook
 from mmadclr.engine.agreement import PREEMPTED, Agreement, PreemptedError, StopSignals
 from mmadclr.engine.checkpoint_files import clear_away
 from mmadclr.engine.checkpoint_writer import CheckpointWriter
-from mmadclr.engine.run_state import snapshot
 from mmadclr.registry import HOOKS
 
 PATIENCE_S = 8.0  # of a process that has left a validation for the others, within the 30 s that torchrun gives all
@@ -37,7 +36,8 @@ class SafeCheckpointHook(Hook):
         milestones: Every so many epochs, a checkpoint is kept for good.
         signals: Names of signals that mean: stop soon. Slurm sends SIGTERM, or what ``--signal`` of ``sbatch`` says;
             Ctrl-C is SIGINT, a terminal that is closed SIGHUP.
-        asynchronous: Write on a thread while training goes on. False: training waits.
+        asynchronous: Write on a thread while training goes on, which waits for the copy alone (and for the checkpoint
+            before, should that still be written). False: training waits for the disk, too.
 
     Raises:
         ValueError: A number is out of range, or there is no such signal.
@@ -154,10 +154,11 @@ class SafeCheckpointHook(Hook):
 
     @master_only
     def _write(self, runner, content: dict, path: Path) -> None:
-        runner.logger.info(f'Saving checkpoint {path.name}')
-        self.writer.write(snapshot(content), path)
+        start = time.perf_counter()
+        self.writer.write(content, path)
         if not self.asynchronous:
             self.writer.wait()
+        runner.logger.info(f'Saving checkpoint {path.name} (training paused for {time.perf_counter() - start:.1f} s)')
 
     def end(self, runner, done: int, patience_s: float | None = None) -> None:
         """Ends the run, once the checkpoint is on the disk; waits for the other processes, or only for some time."""
