@@ -23,6 +23,7 @@ def pytest_addoption(parser) -> None:
         '--golden', type=Path, default=places.GOLDEN, metavar='DIR', help='golden files to test against (tests/data/golden)'
     )
     group.addoption('--golden-unread', action='store_true', help='list at the end the golden keys that no test has read')
+    group.addoption('--record-curves', action='store_true', help='write the losses of short runs instead of comparing them')
 
 
 def pytest_configure(config) -> None:
