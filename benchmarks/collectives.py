@@ -147,7 +147,6 @@ def our_form(args: argparse.Namespace, views: dict, sharded: bool = False) -> Fo
     settings = dict(optimizer=dict(type='AdamW', lr=LR, weight_decay=0.01), max_norm=None, precision='fp32')
     wrapper = SelfDistillationOptimConstructor(settings)(wrapped)
     wrapper.optimizer.param_groups[1]['weight_decay'] = 0.01  # the reference form has one group
-    wrapper.optimizer.register_step_post_hook(lambda *_: model.after_step())
 
     def step() -> Tensor:
         with wrapper.optim_context(wrapped):

@@ -33,6 +33,7 @@ class Unguarded(SelfDistillationOptimWrapper):
         parameters = (p for group in self.optimizer.param_groups for p in group['params'])
         clip_each_tensor([p.grad for p in parameters if p.grad is not None], self.max_norm)
         self.optimizer.step(**kwargs)
+        self.method.after_step()
 
 
 def step_of(model: torch.nn.Module, args: argparse.Namespace, guarded: bool) -> Callable[..., object]:
@@ -41,8 +42,7 @@ def step_of(model: torch.nn.Module, args: argparse.Namespace, guarded: bool) -> 
     wrapper = SelfDistillationOptimConstructor(cfg)(model)
     if not guarded:
         wrapper.__class__ = Unguarded
-        model.skipped = wrapper.optimizer.found_inf = None
-    wrapper.optimizer.register_step_post_hook(lambda *_: model.after_step())
+        wrapper.optimizer.found_inf = None
 
     def step(**views: torch.Tensor) -> object:
         kept = random_state() if guarded else None

@@ -90,7 +90,6 @@ def test_bf16_step_keeps_the_teacher_in_fp32(batch):
 def test_a_step_never_waits_for_the_device(batch):
     model = build().cuda()
     wrapper = SelfDistillationOptimConstructor(dict(optimizer=dict(type='AdamW', lr=1e-3), max_norm=1.0))(model)
-    wrapper.optimizer.register_step_post_hook(lambda *_: model.after_step())
     batch = {name: value.pin_memory() if name.endswith('_views') else value for name, value in batch.items()}
     model.train_step(batch, wrapper)  # memory and kernels of the first time
     before = [
@@ -153,7 +152,6 @@ def test_compiled_training_is_that_of_plain_blocks(batch, compiler, setting, acc
         settings = dict(optimizer=dict(type='AdamW', lr=1e-3), precision='fp32', accumulative_counts=accumulated)
         wrapper = SelfDistillationOptimConstructor(settings)(model)
         wrapper.initialize_count_status(model, 0, 6)
-        wrapper.optimizer.register_step_post_hook(lambda *_, model=model: model.after_step())
         losses = [model.train_step(batch, wrapper)['loss'].item() for _ in range(6)]
         networks.append((losses, [p.detach().cpu() for p in model.teacher.parameters()]))
     (plain, teacher), (got, other) = networks
@@ -170,7 +168,6 @@ def test_levers_give_the_same_losses_and_wait_for_nothing(batch, lever):
     for overrides in ({}, lever):
         model = build(**overrides).cuda()
         wrapper = SelfDistillationOptimConstructor(dict(optimizer=dict(type='AdamW', lr=1e-3)))(model)
-        wrapper.optimizer.register_step_post_hook(lambda *_, model=model: model.after_step())
         pinned = {name: value.pin_memory() if name.endswith('_views') else value for name, value in batch.items()}
         for _ in range(2):
             model.train_step(pinned, wrapper)

@@ -79,10 +79,7 @@ def schedule_findings(cfg: Mapping) -> Iterator[Finding]:
 
 
 def teacher_findings(cfg: Mapping) -> Iterator[Finding]:
-    """Hooks and numbers without which the teacher makes no sense."""
-    ours = '.' not in str(_get(cfg, 'model.type') or '.').removeprefix('mmadclr.')  # those of other packages have none
-    if ours and _hook(cfg, 'TeacherUpdateHook') == NO_HOOK:
-        yield Finding("default_hooks: without dict(type='TeacherUpdateHook') the teacher would never move; add it")
+    """Numbers with which the teacher makes no sense."""
     for name in ('loss_cls', 'loss_query', 'loss_patch'):
         loss = _get(cfg, f'model.{name}') or {}
         for key in ('student_temp', 'teacher_temp'):

@@ -112,11 +112,18 @@ def autocast_features(detector: nn.Module, device: str, dtype: torch.dtype):
 
 @OPTIM_WRAPPERS.register_module()
 class SelfDistillationOptimWrapper(AutocastOptimWrapper):
-    """Adds per-tensor clipping, parameters that can be frozen for a while, and steps that leave everything as it was.
+    """The optimizer step of self-distillation, with all that belongs to it: :meth:`step`.
+
+    Beside the student's weights it moves centres and teacher, clips each gradient tensor, and can freeze parameters for a
+    while.
 
     A step whose loss or gradients are not finite is skipped, on all processes alike: parameters, moments and step counts
     keep their values. ``skipped`` () is 1 after such a step and else 0; it stays on the device, and so does the decision
     where the optimizer can take it there (fused Adam and AdamW). A gradient whose norm overflows counts as not finite.
+
+    Attributes:
+        method: The model whose centres and teacher move with the step; ``SelfDistillationOptimConstructor`` sets it. None:
+            there are none.
 
     Args:
         max_norm: Norm each gradient tensor is clipped to; None or 0 for no clipping.
@@ -132,6 +139,7 @@ class SelfDistillationOptimWrapper(AutocastOptimWrapper):
         if max_norm is not None and max_norm < 0:
             raise ValueError(f'max_norm={max_norm} is negative; use None for no clipping')
         super().__init__(optimizer, **kwargs)
+        self.method: SelfDistillation | None = None
         self.max_norm = max_norm
         self.frozen: list[nn.Parameter] = []
         self.skipped = torch.zeros((), device=optimizer.param_groups[0]['params'][0].device)
@@ -148,8 +156,11 @@ class SelfDistillationOptimWrapper(AutocastOptimWrapper):
         super().backward(loss, gradient=value * 0 + 1, **kwargs)
 
     def step(self, **kwargs) -> None:
-        """Looks for what is not finite, clips, drops the gradients of frozen parameters (so that no decay and no moment
-        touches them), steps."""
+        """The whole step of a method: check, clip, student, centres, teacher.
+
+        A step that is not finite leaves all of them as they were. Frozen parameters lose their gradients, so that neither
+        decay nor moments touch them.
+        """
         parameters = [p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
         gradients = [parameter.grad for parameter in parameters]
         if gradients:
@@ -157,10 +168,11 @@ class SelfDistillationOptimWrapper(AutocastOptimWrapper):
             self.skipped.copy_(torch.stack(norms).isfinite().all().logical_not())
             if self.max_norm:
                 clip_each_tensor(gradients, self.max_norm, norms)
-        dropped = parameters if not self.skips_on_device and self.skipped.item() else self.frozen
-        for parameter in dropped:
+        for parameter in parameters if not self.skips_on_device and self.skipped.item() else self.frozen:
             parameter.grad = None
         self.optimizer.step(**kwargs)
+        if self.method is not None:
+            self.method.after_step(self.skipped)  # centres, then teacher
 
 
 def can_skip_on_device(optimizer: Optimizer) -> bool:
@@ -203,7 +215,7 @@ def with_fused_kernel(optimizer: dict, device: torch.device) -> dict:
 class SelfDistillationOptimConstructor:
     """Builds the optimizer over two groups: the first decays (and follows the schedule), the second does not.
 
-    The model learns from the wrapper which steps are skipped.
+    The wrapper learns of the model, whose centres and teacher its step moves.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -219,8 +231,8 @@ class SelfDistillationOptimConstructor:
         settings = with_fused_kernel(cfg.pop('optimizer'), next(model.parameters()).device)
         optimizer = root.OPTIMIZERS.build({**settings, 'params': groups})
         wrapper = OPTIM_WRAPPERS.build({**cfg, 'optimizer': optimizer})
-        if isinstance(model, SelfDistillation):
-            model.skipped = getattr(wrapper, 'skipped', None)
+        if isinstance(model, SelfDistillation) and isinstance(wrapper, SelfDistillationOptimWrapper):
+            wrapper.method = model
         return wrapper
 
 

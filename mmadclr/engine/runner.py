@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -129,7 +130,15 @@ class Runner(mmengine_runner.Runner):
             super()._init_model_weights()
 
     def build_optim_wrapper(self, optim_wrapper):
+        model = unwrapped(self.model)
+        if isinstance(model, SelfDistillation) and isinstance(optim_wrapper, Mapping):
+            optim_wrapper = {'constructor': 'SelfDistillationOptimConstructor', **optim_wrapper}
         built = super().build_optim_wrapper(optim_wrapper)
+        if isinstance(model, SelfDistillation) and getattr(built, 'method', None) is not model:
+            raise ValueError(
+                f'optim_wrapper: the step of {type(built).__name__} does not move the teacher of {type(model).__name__}; '
+                'remove type and constructor, so that SelfDistillationOptimWrapper is built'
+            )
         if self.sharded and built is not optim_wrapper:
             built.optimizer.register_load_state_dict_pre_hook(cut_optimizer_state)
         return built

@@ -147,8 +147,8 @@ def judge_teacher(columns: Columns, patience: int) -> list[Verdict]:
     if trailing([norm == norms[-1] for norm in norms]) == len(norms):
         text = (
             f'the teacher has not moved since iteration {int(iterations[0])} (its momentum is {momentum}; 1 never moves '
-            'it): the student learns random targets. Set momentum of the schedule to (.996, 1), and look whether there is a '
-            'TeacherUpdateHook and the learning rate is above 0'
+            'it): the student learns random targets. Set momentum of the schedule to (.996, 1), and look whether '
+            'the learning rate is above 0'
         )
         return [Verdict('teacher-still', '', text)]
     equal = trailing([distance <= LIMITS.distance for distance in columns['distance']])

@@ -59,7 +59,6 @@ SCHEDULE, CROPS = 'default_hooks.schedule.', 'train_dataloader.dataset.transform
         ({f'{SCHEDULE}min_lr': -1.0}, r'min_lr=-1\.0'),
         ({f'{SCHEDULE}weight_decay': (0.1, -0.4)}, r'weight_decay=\(0\.1, -0\.4\) must not be negative'),
         ({'param_scheduler': dict(type='LinearLR')}, r'param_scheduler: default_hooks\.schedule sets .*remove one'),
-        ({'default_hooks.teacher': None}, r"dict\(type='TeacherUpdateHook'\) the teacher would never move"),
         ({'model.loss_cls.student_temp': 0}, r'model\.loss_cls\.student_temp=0: a temperature must be above 0'),
         ({'model.loss_query.centre_momentum': 1.1}, r'loss_query\.centre_momentum=1\.1: must lie in \[0, 1\]'),
         ({'optim_wrapper.precision': 'fp16'}, r"optim_wrapper\.precision='fp16': choose 'auto', 'fp32', 'bf16'"),

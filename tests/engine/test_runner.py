@@ -35,6 +35,35 @@ def test_training_moves_both_networks_and_reports_knn(train):
         assert f'"{key}"' in scalars, key
 
 
+@pytest.mark.parametrize('leave_out', [{}, {'type': None, 'constructor': None}])
+def test_no_config_can_lose_the_teacher(small_config, leave_out):
+    """Not without the type of the wrapper, nor with the hook that older configs name: it moves once a step, always."""
+    states = []
+    for work_dir in ('plain', 'other'):
+        cfg = small_config({'train_cfg.max_epochs': 1, 'default_hooks.schedule.momentum': (0.5, 0.5)}, work_dir)
+        if work_dir == 'other':
+            cfg.default_hooks.teacher = dict(type='TeacherUpdateHook')
+            del cfg.default_hooks['monitor']
+            for key in leave_out:
+                del cfg.optim_wrapper[key]
+        runner = Runner.from_cfg(cfg)
+        start = {name: value.clone() for name, value in runner.model.teacher.state_dict().items()}
+        runner.train()
+        states.append(runner.model.teacher.state_dict())
+    assert not torch.equal(states[0]['backbone.blocks.0.attn.qkv.weight'], start['backbone.blocks.0.attn.qkv.weight'])
+    assert_same_state(*states)
+
+
+@pytest.mark.parametrize('wrapper', [dict(type='OptimWrapper'), dict(type='AutocastOptimWrapper', precision='fp32')])
+def test_a_step_that_would_leave_the_teacher_behind_is_refused(small_config, wrapper):
+    cfg = small_config()
+    cfg.optim_wrapper = dict(**wrapper, optimizer=dict(type='AdamW', lr=1e-3))
+    with pytest.raises(
+        ValueError, match=f'the step of {wrapper["type"]} does not move the teacher of ADCLR; remove type and'
+    ):
+        Runner.from_cfg(cfg).train()
+
+
 def test_teacher_moves_once_per_step_with_the_scheduled_momentum(train, monkeypatch):
     """The update rule after every optimizer step, with the scheduled momentum."""
     from mmadclr.models.selfsup.base import SelfDistillation
@@ -42,10 +71,10 @@ def test_teacher_moves_once_per_step_with_the_scheduled_momentum(train, monkeypa
     momenta = []
     after_step = SelfDistillation.after_step
 
-    def checked(self):
+    def checked(self, skipped=None):
         before = {k: v.clone() for k, v in self.teacher.state_dict().items()}
         student = self.student.state_dict()
-        after_step(self)
+        after_step(self, skipped)
         momenta.append(self.teacher_momentum)
         for name, value in self.teacher.state_dict().items():
             expected = momenta[-1] * before[name] + (1 - momenta[-1]) * student[name]

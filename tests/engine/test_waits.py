@@ -53,10 +53,7 @@ def draw_batch(transform, pinned):
 
 
 def optimizer_of(model):
-    wrapper = SelfDistillationOptimConstructor(dict(optimizer=dict(type='AdamW', lr=1e-3), max_norm=1.0))(model)
-    inner = unwrapped(model)
-    wrapper.optimizer.register_step_post_hook(lambda *_: inner.after_step())
-    return wrapper
+    return SelfDistillationOptimConstructor(dict(optimizer=dict(type='AdamW', lr=1e-3), max_norm=1.0))(model)
 
 
 def step(model, wrapper, views):

@@ -9,7 +9,7 @@ from golden_files import watch_gradients
 from mmengine.logging import MessageHub
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmadclr.engine.hooks import DistillationScheduleHook, TeacherUpdateHook
+from mmadclr.engine.hooks import DistillationScheduleHook
 from mmadclr.engine.optim import SelfDistillationOptimConstructor, split_by_decay
 from mmadclr.models.selfsup import update_teacher
 from mmadclr.registry import MODELS
@@ -75,8 +75,7 @@ def run_published_steps(arrays, model, dtype):
     )
     schedule, norms = published_schedule(config), watch_gradients(model.student)
     schedule.before_run(runner)
-    for hook in (schedule, TeacherUpdateHook()):
-        hook.before_train(runner)
+    schedule.before_train(runner)
     for step, epoch in enumerate(arrays['epoch']):
         runner.iter, runner.epoch = step, int(epoch)
         schedule.before_train_epoch(runner)

@@ -10,7 +10,7 @@ from mmengine.logging import MessageHub
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmadclr.checkpoint.reading import read_checkpoint
-from mmadclr.engine.hooks import DistillationScheduleHook, TeacherUpdateHook
+from mmadclr.engine.hooks import DistillationScheduleHook
 from mmadclr.engine.hooks.schedule_hook import temperature_table
 from mmadclr.engine.optim import SelfDistillationOptimConstructor, split_by_decay
 from mmadclr.models.patch_masks import PatchMasks
@@ -103,8 +103,7 @@ def run_published_steps(arrays, model, dtype):
     runner = stand_in(model, wrapper, config['epochs'], config['iters_per_epoch'])
     schedule, norms = published_schedule(config), watch_gradients(model.student)
     schedule.before_run(runner)
-    for hook in (schedule, TeacherUpdateHook()):
-        hook.before_train(runner)
+    schedule.before_train(runner)
     names = list(ours(dict.fromkeys(arrays['trainable_names'].tolist()), config['shared_head']))
     for step, epoch in enumerate(arrays['epoch']):
         runner.iter, runner.epoch = step, int(epoch)

@@ -53,7 +53,6 @@ def steps_of(model, precision='bf16'):
     inner = unwrapped(model)
     optimizer = dict(optimizer=dict(type='AdamW', lr=1e-2), precision=precision, max_norm=1.0)
     wrapper = SelfDistillationOptimConstructor(optimizer)(model)
-    wrapper.optimizer.register_step_post_hook(lambda *_: inner.after_step())
     inner.teacher_momentum = 0.7
     return lambda views: model.train_step(dict(views=views), wrapper)
 

@@ -13,7 +13,6 @@ default_hooks = dict(
     runtime_info=dict(type='LossRecordHook'),
     logger=dict(type='LoggerHook', interval=50),
     checkpoint=dict(type='SafeCheckpointHook', interval=1, minutes=30, max_keep_ckpts=2),
-    teacher=dict(type='TeacherUpdateHook'),
     epoch_seed=dict(type='EpochSeedHook'),
     unreadable=dict(type='UnreadableImageHook', max_unreadable=100),
     throughput=dict(type='ThroughputHook'),

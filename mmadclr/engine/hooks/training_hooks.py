@@ -13,20 +13,15 @@ from mmengine.hooks import Hook, LoggerHook
 from mmadclr.datasets.accounts import LostAccount
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.datasets.samplers import EpochSampler, order_seed
-from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import HOOKS
 
 
 @HOOKS.register_module()
 class TeacherUpdateHook(Hook):
-    """Moves teacher and centres after every *optimizer* step, also when gradients of several batches accumulate."""
+    """Does nothing: the optimizer step moves the teacher (``SelfDistillationOptimWrapper.step``). Older configs name it."""
 
     def before_train(self, runner) -> None:
-        model = unwrapped(runner.model)
-        self.handle = runner.optim_wrapper.optimizer.register_step_post_hook(lambda *_: model.after_step())
-
-    def after_train(self, runner) -> None:
-        self.handle.remove()
+        runner.logger.info('TeacherUpdateHook does nothing any more, and can be removed from default_hooks')
 
 
 @HOOKS.register_module()

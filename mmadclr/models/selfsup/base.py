@@ -23,7 +23,8 @@ class SelfDistillation(BaseModel):
     """Student and teacher of one architecture; the teacher is the moving average of the student.
 
     The teacher holds no gradient, shares no storage with the student and stays in evaluation mode (so it never drops
-    paths). :meth:`after_step` moves it, and before it the centres of the losses, once per *optimizer* step.
+    paths). The optimizer's step calls :meth:`after_step`, which moves the centres of the losses and then the teacher, once
+    per *optimizer* step (``SelfDistillationOptimWrapper.step``).
 
     Args:
         backbone, head: Configs of the two parts, built once for the student and copied for the teacher. The head's
@@ -33,13 +34,7 @@ class SelfDistillation(BaseModel):
         teacher_momentum: Share of the old teacher kept at an update; the schedule hook overwrites it every iteration.
         teacher_copies: Under bf16 autocast, the teacher's matrices are cast in one operation a batch instead of one by one;
             losses are the same to the bit. Takes two more bytes a parameter of the teacher. Not with ``sharding``.
-
-    Attributes:
-        skipped: () 0 or 1, on the device: whether the optimizer step at hand was skipped, so that centres and teacher have
-            to stay, too. The optimizer's constructor sets it; None: steps are never skipped.
     """
-
-    skipped: Tensor | None = None
 
     def __init__(
         self,
@@ -107,11 +102,16 @@ class SelfDistillation(BaseModel):
         return self.teacher['backbone'](images).patches
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """To be called once after every optimizer step: moves the centres and the teacher, unless it was skipped."""
+    def after_step(self, skipped: Tensor | None = None) -> None:
+        """Moves the centres and then the teacher, after an optimizer step.
+
+        Args:
+            skipped: () 0 or 1, on the device: where it is 1, the student stayed, and so does everything here. None: it
+                did not stay.
+        """
         for loss in self.distillation_losses():
-            loss.update_centre(self.skipped)
-        update_teacher(self.teacher, self.student, self.teacher_momentum, self.skipped)
+            loss.update_centre(skipped)
+        update_teacher(self.teacher, self.student, self.teacher_momentum, skipped)
 
     def distillation_losses(self) -> list[SelfDistillationLoss]:
         return [module for module in self.modules() if isinstance(module, SelfDistillationLoss)]
