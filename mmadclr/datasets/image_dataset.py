@@ -116,7 +116,8 @@ class ImageDataset(Dataset):
         if getattr(self.transform, 'backend', None) == 'device':
             arena = self.transform.arena
             arena.begin()
-            return PackedSamples(self._sample(key, out=arena) for key in keys)
+            samples = [self._sample(key, out=arena) for key in keys]
+            return PackedSamples(samples, arena.kept())
         if not hasattr(self.transform, 'allocate'):
             return [self._sample(key) for key in keys]
         arrays = self.transform.allocate(len(keys), shared=in_worker)

@@ -21,28 +21,47 @@ PIXELS, FILE = 'image_pixels', 'image_file'  # of a sample; both are packed by `
 
 
 class Arena(Scratch):
-    """Memory that the images of a batch are decoded into, one behind the other, and those of the next batch again.
+    """Memory of a batch that its images are decoded into, one behind the other: what goes out is not copied again.
 
-    Where room ends, a larger block follows; what lies in the old one stays valid.
+    As large as the largest batch so far was. Where that is too little, a larger block takes over what is there already.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._used = 0
+        self._block, self._used, self._largest = _empty_bytes(0), 0, 0
 
     def begin(self) -> None:
-        """Everything handed out before may be overwritten."""
+        """A new batch; the block of the one before is not touched again."""
+        self._replace(self._largest)
         self._used = 0
 
     def get(self, size: int) -> np.ndarray:
-        """(size,) uint8, valid until ``begin``."""
+        """(size,) uint8 behind all images kept so far."""
         if self._used + size > len(self._bytes):
-            self._bytes, self._used = np.empty(max(2 * len(self._bytes), size), dtype=np.uint8), 0
-        self._used += size
-        return self._bytes[self._used - size : self._used]
+            kept = self._bytes[: self._used]
+            self._replace(max(2 * len(self._bytes), self._used + size))
+            self._bytes[: self._used] = kept
+        return self._bytes[self._used : self._used + size]
+
+    def keep(self, pixels: np.ndarray) -> np.ndarray:
+        """Makes an array (H, W, 3) the next image of the batch; one that does not lie where ``get`` said is copied there."""
+        own = self.get(pixels.size).reshape(pixels.shape)
+        if own.ctypes.data != pixels.ctypes.data:
+            own[:] = pixels
+        self._used += pixels.size
+        return own
+
+    def kept(self) -> Tensor:
+        """(bytes,) uint8, all images of the batch."""
+        self._largest = max(self._largest, self._used)
+        return self._block[: self._used]
+
+    def _replace(self, size: int) -> None:
+        self._block = _empty_bytes(size)
+        self._bytes = self._block.numpy()
 
     def __getstate__(self) -> dict:
-        return super().__getstate__() | dict(_used=0)
+        return super().__getstate__() | dict(_block=torch.empty(0, dtype=torch.uint8), _used=0, _largest=0)
 
 
 class PackedSamples(list):
@@ -50,17 +69,17 @@ class PackedSamples(list):
 
     Args:
         samples: As a transform returns them, with ``image_pixels`` (H, W, 3) and ``image_file`` (bytes,), both uint8.
+        pixels: Those of all samples, one image behind the other, where they are there already.
     """
 
-    def __init__(self, samples: Iterable[dict]) -> None:
+    def __init__(self, samples: Iterable[dict], pixels: Tensor | None = None) -> None:
         super().__init__(samples)
-        self.packed = pack(self)
-        pixels = unpack(self.packed['packed_pixels'], self.packed['packed_sizes'])
-        files = self.packed['packed_files'].split(self.packed['packed_lengths'].tolist())
-        self[:] = [{**sample, PIXELS: own, FILE: file} for sample, own, file in zip(self, pixels, files, strict=True)]
+        self.packed = pack(self, pixels)
+        images = unpack(self.packed['packed_pixels'], self.packed['packed_sizes'])
+        self[:] = [{**sample, PIXELS: image} for sample, image in zip(self, images, strict=True)]
 
 
-def pack(samples: Sequence[dict]) -> dict[str, Tensor]:
+def pack(samples: Sequence[dict], pixels: Tensor | None = None) -> dict[str, Tensor]:
     """Images of samples in one array; in shared memory in a worker process, so nothing is copied on the way out.
 
     Returns:
@@ -70,7 +89,7 @@ def pack(samples: Sequence[dict]) -> dict[str, Tensor]:
     """
     images, files = ([sample[key] for sample in samples] for key in (PIXELS, FILE))
     return {
-        'packed_pixels': _joined(images),
+        'packed_pixels': _joined(images) if pixels is None else pixels,
         'packed_sizes': torch.tensor([image.shape[:2] for image in images], dtype=torch.int64),
         'packed_files': _joined(files),
         'packed_lengths': torch.tensor([len(file) for file in files], dtype=torch.int64),

@@ -188,7 +188,12 @@ class MultiCrop:
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Number and side of the crops of an image, by kind."""
         counts = (NUM_GLOBAL, self.num_local, self.num_query)
-        return dict(zip(KINDS, zip(counts, (self.global_size, self.local_size, self.query_size), strict=True), strict=True))
+        return dict(zip(KINDS, zip(counts, self.sides, strict=True), strict=True))
+
+    @property
+    def sides(self) -> list[int]:
+        """Sides of the crops by kind."""
+        return [self.global_size, self.local_size, self.query_size]
 
     def allocate(self, batch_size: int, shared: bool = False) -> dict[str, Tensor]:
         """Uninitialised uint8 arrays (B, number, size, size, 3) for the crops of a batch.
@@ -232,8 +237,9 @@ class MultiCrop:
             file = image.data
         else:
             pixels, shrink = self._decode(image, boxes, arena)
-        sizes = torch.tensor([size for _, size in self.sizes().values()])
-        return {PIXELS: pixels, FILE: np.frombuffer(file, np.uint8), 'image_shrink': shrink, 'crop_sizes': sizes}
+            pixels = pixels if arena is None else arena.keep(pixels)
+        file = np.frombuffer(file, np.uint8)
+        return {PIXELS: pixels, FILE: file, 'image_shrink': shrink, 'crop_sizes': torch.tensor(self.sides)}
 
     def _decode(
         self, image: Image.Image | EncodedImage, boxes: dict[str, list[Box]], scratch: Scratch | None
