@@ -14,9 +14,11 @@ weights are integers, and its recent versions take the vertical pass of tall box
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -142,25 +144,39 @@ def image_bytes(height: int, width: int, counts: Sequence[int], sizes: Sequence[
 
 def check_boxes(images: Sequence[Tensor], boxes: Sequence[Tensor]) -> None:
     """Raises a ValueError for a box that is empty or leaves its image: its weights would be NaN."""
-    extents = torch.tensor([(image.shape[2], image.shape[1]) for image in images]).unsqueeze(1)
+    extents = np.array([(image.shape[2], image.shape[1]) for image in images])
     for some in boxes:
-        start, stop = some[..., :2], some[..., 2:]
-        if bool(((start < 0) | (stop <= start) | (stop > extents)).any()):
-            wrong = ((start < 0) | (stop <= start) | (stop > extents)).any(-1).nonzero()[0].tolist()
-            box, extent = some[wrong[0], wrong[1]].tolist(), extents[wrong[0], 0].tolist()
-            raise ValueError(f'box {box} of image {wrong[0]} of the batch is empty or leaves its {extent[0]}x{extent[1]} pixels')
+        start, stop = np.split(some.numpy(), 2, axis=-1)
+        wrong = ((start < 0) | (stop <= start) | (stop > extents[:, None])).any(-1)
+        if wrong.any():
+            image, number = np.argwhere(wrong)[0].tolist()
+            raise ValueError(
+                f'box {some[image, number].tolist()} of image {image} of the batch is empty or leaves its '
+                f'{extents[image, 0]}x{extents[image, 1]} pixels'
+            )
 
 
 @contextmanager
 def full_precision(device_type: str) -> Iterator[None]:
     """Products in single precision, whatever autocast and TF32 are set to: in 8 bits of weight, crops would be levels off."""
-    settings = torch.backends.cuda.matmul
-    # The older name raises once somebody has used the newer one, which torch has from 2.9 on.
-    name, exact = ('fp32_precision', 'ieee') if hasattr(settings, 'fp32_precision') else ('allow_tf32', False)
-    before = getattr(settings, name)
-    setattr(settings, name, exact)
+    undo = _exact_products()
     try:
         with torch.autocast(device_type if torch.amp.is_autocast_available(device_type) else 'cpu', enabled=False):
             yield
     finally:
-        setattr(settings, name, before)
+        undo()
+
+
+def _exact_products() -> Callable[[], None]:
+    """Turns TF32 off and returns what undoes that.
+
+    By torch's older interface or, where somebody has used the newer one, by that: who mixes the two gets errors.
+    """
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        settings = torch.backends.cuda.matmul
+        newer, settings.fp32_precision = settings.fp32_precision, 'ieee'
+        return partial(setattr, settings, 'fp32_precision', newer)
+    torch.set_float32_matmul_precision('highest')
+    return partial(torch.set_float32_matmul_precision, before)
