@@ -72,9 +72,10 @@ def device_rows(batch: dict, fast: Callable, count: int, rounds: int) -> list[Ro
     flops = common.count_flops(cut)
     mine, theirs, ratio, ratios = common.compare(cut, fast, min(rounds, 3))
     note = "for information: reference is all that 'fast' does in a worker"
+    spread = ratios[0], ratios[-1]
     return [
         Row('cutting on the device', 'GFLOP/image', flops / count / 1e9, note=f'2 + {LOCALS} + {QUERIES} crops'),
-        Row('cutting on this CPU', 'ms/image', mine / count * 1e3, theirs / count * 1e3, ratio, (ratios[0], ratios[-1]), note=note),
+        Row('cutting on this CPU', 'ms/image', mine / count * 1e3, theirs / count * 1e3, ratio, spread, note=note),
     ]
 
 

@@ -1,6 +1,7 @@
 """Crops by products against Pillow, against a pixel-by-pixel reference, and in any grouping."""
 
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -184,10 +185,10 @@ def test_tf32_is_kept_out_and_comes_back(precision):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
-        with pytest.raises(KeyError), full_precision('cuda'):
-            assert torch.get_float32_matmul_precision() == 'highest'
-            assert not torch.backends.cuda.matmul.allow_tf32
+        with suppress(KeyError), full_precision('cuda'):
+            inside = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32
             raise KeyError
+        assert inside == ('highest', False)
         assert torch.get_float32_matmul_precision() == precision
         assert torch.backends.cuda.matmul.allow_tf32 == (precision != 'highest')
     finally:
@@ -214,3 +215,21 @@ def test_nothing_waits_for_the_device(batch):
     assert counter.syncs == []
     assert counter.copies == len(images) + 1  # the images here, and all boxes together
     assert all(some.is_meta for some in got)
+
+
+@pytest.mark.gpu
+def test_a_gpu_cuts_the_same_crops_without_waiting(batch):
+    images, boxes, sizes = batch
+    expected = crops_of(images, boxes, sizes)
+    there = [image.cuda() for image in images]
+    torch.set_float32_matmul_precision('high')
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        got = crops_of(there, boxes, sizes)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+        torch.set_float32_matmul_precision('highest')
+    for a, b in zip(got, expected, strict=True):
+        off = (a.cpu().int() - b.int()).abs()
+        assert off.numel() == 0 or off.max() <= 1
+        assert off.count_nonzero() <= 1e-3 * off.numel()

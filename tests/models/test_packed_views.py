@@ -180,3 +180,15 @@ def test_the_real_library_decodes_as_pillow_does(folder):
         path = next(folder.glob(f'{number}.*'))
         expected = torch.from_numpy(np.array(Image.open(path).convert('RGB'))).permute(2, 0, 1)
         assert (image.int() - expected.int()).abs().max() <= 2
+
+
+@pytest.mark.gpu
+def test_the_real_library_decodes_on_a_gpu(folder):
+    """nvJPEG interpolates colors in its own way."""
+    pytest.importorskip('torchcodec')
+    batch = load(folder, FILES)
+    for number, image in enumerate(packed_views.images_on(batch, torch.device('cuda'))):
+        path = next(folder.glob(f'{number}.*'))
+        expected = torch.from_numpy(np.array(Image.open(path).convert('RGB'))).permute(2, 0, 1)
+        assert image.is_cuda
+        assert (image.cpu().int() - expected.int()).abs().float().mean() <= 2

@@ -99,8 +99,8 @@ def axis_weights(start: Tensor, stop: Tensor, length: int, size: int) -> Tensor:
 def cubic(distance: Tensor) -> Tensor:
     """The cubic filter at distances d of 0 and more; 0 from 2 on. Overwrites its argument.
 
-    ``(a + 2) d^3 - (a + 3) d^2 + 1`` up to 1, which is 0 at 1, and from there ``a (d - 1) (d - 2)^2``, which is 0 at 1 and 2:
-    the filter is the sum of the first at ``min(d, 1)`` and the second at d between 1 and 2.
+    ``(a + 2) d^3 - (a + 3) d^2 + 1`` up to 1, which is 0 at 1, and from there ``a (d - 1) (d - 2)^2``, which is 0 at 1 and
+    2: the filter is the sum of the first at ``min(d, 1)`` and the second at d between 1 and 2.
     """
     near, far = distance.clamp(max=1), distance.clamp_(1, 2)
     inner = (SHARPNESS + 2) * near
@@ -135,9 +135,9 @@ def chunks(images: Sequence[Tensor], counts: Sequence[int], sizes: Sequence[int]
 
 
 def image_bytes(height: int, width: int, counts: Sequence[int], sizes: Sequence[int]) -> int:
-    """Bytes that an image takes at most while it is worked on: itself, and of one kind of crops all that :func:`cut` makes."""
+    """Bytes that an image takes at most while it is worked on: itself, and all that :func:`cut` makes for one kind."""
     kinds = zip(counts, sizes, strict=True)
-    # Three arrays of the weights of an axis live together; beside those of rows, the matrices of columns and half-made crops.
+    # Three arrays of the weights of an axis live together; beside those of rows, weights of columns and half-made crops.
     works = [count * size * (3 * width + 3 * height + 3 * height + 3 * size) for count, size in kinds]
     return 4 * (3 * height * width + max(works, default=0))
 
@@ -158,7 +158,7 @@ def check_boxes(images: Sequence[Tensor], boxes: Sequence[Tensor]) -> None:
 
 @contextmanager
 def full_precision(device_type: str) -> Iterator[None]:
-    """Products in single precision, whatever autocast and TF32 are set to: in 8 bits of weight, crops would be levels off."""
+    """Products in single precision, whatever autocast and TF32 are set to: with short weights, crops would be levels off."""
     undo = _exact_products()
     try:
         with torch.autocast(device_type if torch.amp.is_autocast_available(device_type) else 'cpu', enabled=False):

@@ -95,8 +95,8 @@ def device_decoder() -> Decoder:
     except (ImportError, OSError, RuntimeError) as error:  # the latter where its libraries do not fit to torch
         reason = str(error).partition('\n')[0]
         raise ImportError(
-            f"MultiCrop(decode='device') needs TorchCodec 0.16 or newer ({reason}): pip install 'torchcodec>=0.16', or leave "
-            'decode out'
+            f"MultiCrop(decode='device') needs TorchCodec 0.16 or newer ({reason}): pip install 'torchcodec>=0.16', or "
+            'leave decode out'
         ) from error
     return decode_jpeg
 
