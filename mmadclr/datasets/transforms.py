@@ -84,8 +84,9 @@ class MultiCrop:
         backend: ``'fast'``, ``'device'``, or ``'pillow'``, which is the published form to the bit. ``'fast'`` is Pillow's
             filter as ``resize_into`` describes it. Where a JPEG is large enough that every crop keeps as many source pixels
             as it has itself, it is decoded at 1/2, 1/4 or 1/8; box edges then lie on pixels of the smaller image, at most
-            half an output pixel from where they were drawn. ``'device'`` draws and decodes as ``'fast'`` and cuts nothing: whole
-            images go to the model's preprocessor (:mod:`mmadclr.models.preprocessors.device_crops`), for training on a GPU.
+            half an output pixel from where they were drawn. ``'device'`` draws and decodes as ``'fast'`` and cuts nothing:
+            whole images go to the model's preprocessor (:mod:`mmadclr.models.preprocessors.device_crops`), for training on a
+            GPU.
         decode: With ``backend='device'``, ``'device'`` leaves JPEG to TorchCodec on the model's device and the worker reads
             files only (:mod:`mmadclr.models.preprocessors.packed_views`); ``'worker'`` decodes as the other backends do.
 

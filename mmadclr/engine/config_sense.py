@@ -153,7 +153,7 @@ def device_findings(cfg: Mapping) -> Iterator[Finding]:
             f"{path}.decode='device' needs TorchCodec: pip install 'torchcodec>=0.16', or remove the key (workers decode)"
         )
     if not torch.cuda.is_available():
-        text = f"{path}.backend='device' without a GPU: cutting crops takes about ten times as long as 'fast' does"
+        text = f"{path}.backend='device' without a GPU: cutting crops takes several times as long as with 'fast'"
         yield Finding(text, fatal=False)
 
 
