@@ -18,7 +18,7 @@ ASPECTS = {
     'local_views': tuple(f'{TRANSFORM}.{key}' for key in ('num_local', 'local_size', 'local_scale', 'local')),
     'execution': (
         *('compile', 'sharding', 'optim_wrapper.precision', 'model.backbone.grad_checkpointing'),
-        *('model.data_preprocessor.arithmetic', f'{TRANSFORM}.backend'),
+        *('model.data_preprocessor.arithmetic', f'{TRANSFORM}.backend', f'{TRANSFORM}.decode'),
     ),
     'evaluation': ('val_dataloader', 'val_cfg', 'val_evaluator'),
 }

@@ -76,6 +76,14 @@ class EncodedImage:
             self._orientation = exif_orientation(data)
             self.size = displayed_size(self._stored_size, self._orientation)
 
+    @property
+    def is_whole_upright_jpeg(self) -> bool:
+        """Whether a device may decode the file: a JPEG of plain colors, stored upright, that does not look cut off.
+
+        Without its last marker it is Pillow's to judge; what is broken inside shows up where it is decoded.
+        """
+        return self._pixels is None and self._orientation == 1 and self.data.rstrip(b'\0').endswith(b'\xff\xd9')
+
     def decode(self, shrink: int = 1, scratch: Scratch | None = None) -> np.ndarray:
         """Pixels (H, W, 3) uint8; at least (ceil(H / shrink), ceil(W / shrink), 3), which JPEG alone makes use of.
 

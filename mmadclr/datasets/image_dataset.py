@@ -19,6 +19,7 @@ from mmadclr.datasets.decoding import (
 )
 from mmadclr.datasets.loading import SampleList
 from mmadclr.datasets.names import printable
+from mmadclr.datasets.packed_images import PackedSamples
 from mmadclr.datasets.pixels import pixel_options
 from mmadclr.datasets.samplers import SampleKey
 from mmadclr.datasets.shapes import write_shapes
@@ -75,7 +76,7 @@ class ImageDataset(Dataset):
         self.data_root = Path(data_root)
         self.source = find_source(data_root, ann_file, with_label, shards)
         self.transform = TRANSFORMS.build(transform)
-        self._decodes_late = getattr(self.transform, 'backend', 'pillow') == 'fast'
+        self._decodes_late = getattr(self.transform, 'backend', 'pillow') in ('fast', 'device')
         if self._decodes_late:
             warn_without_simplejpeg()
 
@@ -106,11 +107,17 @@ class ImageDataset(Dataset):
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[dict]:
         """The samples of a batch; what a ``DataLoader`` calls.
 
-        If the transform can write into arrays made for the whole batch (``allocate``), the views are parts of those.
+        If the transform can write into arrays made for the whole batch (``allocate``), the views are parts of those; if it
+        leaves cropping to the device, the images are parts of one array.
         """
         in_worker = get_worker_info() is not None
         if in_worker:
             use_one_thread()
+        if getattr(self.transform, 'backend', None) == 'device':
+            arena = self.transform.arena
+            arena.begin()
+            samples = [self._sample(key, out=arena) for key in keys]
+            return PackedSamples(samples, arena.kept())
         if not hasattr(self.transform, 'allocate'):
             return [self._sample(key) for key in keys]
         arrays = self.transform.allocate(len(keys), shared=in_worker)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from mmadclr.datasets.packed_images import FILE, PIXELS, PackedSamples
 from mmadclr.registry import FUNCTIONS
 
 MESSAGES = ('unreadable', 'fallbacks', 'lost')
@@ -29,8 +30,13 @@ class SampleList(list):
 def collate_samples(samples: Sequence[dict]) -> dict:
     """Stacks tensors and numbers; gathers the lists of ``unreadable`` files, ``fallbacks`` and ``lost`` into one each.
 
-    Views of a ``SampleList`` are not stacked but there already: (B, number, 3, size, size), stored channels-last.
+    Views of a ``SampleList`` are not stacked but there already: (B, number, 3, size, size), stored channels-last. Whole
+    images are packed (:func:`mmadclr.datasets.packed_images.pack`).
     """
+    if PIXELS in samples[0]:
+        samples = samples if isinstance(samples, PackedSamples) else PackedSamples(samples)
+        rest = [{k: v for k, v in sample.items() if k not in (PIXELS, FILE)} for sample in samples]
+        return {**collate_samples(rest), **samples.packed}
     arrays = {f'{kind}_views': array.permute(0, 1, 4, 2, 3) for kind, array in getattr(samples, 'arrays', {}).items()}
     messages = {kind: [text for sample in samples for text in sample.get(kind, ())] for kind in MESSAGES}
     rest = [{k: v for k, v in sample.items() if k not in messages and k not in arrays} for sample in samples]

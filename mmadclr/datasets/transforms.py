@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmadclr.datasets.decoding import EncodedImage, Scratch
 from mmadclr.datasets.masking import PatchMasking
+from mmadclr.datasets.packed_images import FILE, PIXELS, Arena
 from mmadclr.datasets.photometric import PhotometricRecipe, build_recipe
 from mmadclr.registry import TRANSFORMS, ConfigOf
 
@@ -24,6 +25,7 @@ Box = tuple[int, int, int, int]
 KINDS = ('global', 'local', 'query')
 NUM_GLOBAL = 2
 MAX_RESIZED = 2**25  # pixels of a resized image that is made as a whole: of one of 60000x1 they would be gigabytes
+TYPICAL_PIXELS, TYPICAL_FILE = 500 * 375, 110_000  # of ImageNet's training images, about
 JPEG_SHRINKS = (8, 4, 2)  # fractions at which libjpeg decodes in a fraction of the time
 
 
@@ -79,10 +81,14 @@ class MultiCrop:
         mask: Config of a ``PatchMasking`` (``BlockMasking``, ``RandomMasking``) for the global views, for methods that hide
             patches from the student; None for no masks.
         global_1, global_2, local, query: Overrides of DINO's photometric recipes, keys of ``PhotometricRecipe``.
-        backend: ``'fast'`` or ``'pillow'``, which is the published form to the bit. ``'fast'`` is Pillow's filter as
-            ``resize_into`` describes it. Where a JPEG is large enough that every crop keeps as many source pixels as it
-            has itself, it is decoded at 1/2, 1/4 or 1/8; box edges then lie on pixels of the smaller image, at most half
-            an output pixel from where they were drawn.
+        backend: ``'fast'``, ``'device'``, or ``'pillow'``, which is the published form to the bit. ``'fast'`` is Pillow's
+            filter as ``resize_into`` describes it. Where a JPEG is large enough that every crop keeps as many source pixels
+            as it has itself, it is decoded at 1/2, 1/4 or 1/8; box edges then lie on pixels of the smaller image, at most
+            half an output pixel from where they were drawn. ``'device'`` draws and decodes as ``'fast'`` and cuts nothing:
+            whole images go to the model's preprocessor (:mod:`mmadclr.models.preprocessors.device_crops`), for training on a
+            GPU.
+        decode: With ``backend='device'``, ``'device'`` leaves JPEG to TorchCodec on the model's device and the worker reads
+            files only (:mod:`mmadclr.models.preprocessors.packed_views`); ``'worker'`` decodes as the other backends do.
 
     Raises:
         ValueError: A count is negative, an unknown choice or recipe key, or masks that do not fit the global views.
@@ -106,6 +112,7 @@ class MultiCrop:
         local: RecipeConfig | None = None,
         query: RecipeConfig | None = None,
         backend: str = 'fast',
+        decode: str = 'worker',
     ) -> None:
         if num_local < 0 or num_query < 0:
             raise ValueError(f'num_local={num_local}, num_query={num_query}: counts of crops cannot be negative')
@@ -113,9 +120,9 @@ class MultiCrop:
             raise ValueError(f"query_source={query_source!r}: choose 'image' or 'view'")
         if query_photometric not in ('shared', 'per_view'):
             raise ValueError(f"query_photometric={query_photometric!r}: choose 'shared' or 'per_view'")
-        if backend not in ('fast', 'pillow'):
-            raise ValueError(f"backend={backend!r}: choose 'fast' or 'pillow'")
-        self.backend, self._scratch = backend, Scratch()
+        check_backend(backend, decode)
+        self.backend, self.decode_on_device = backend, decode == 'device'
+        self._scratch, self.arena = Scratch(), Arena()
         self.global_size, self.local_size, self.query_size = global_size, local_size, query_size
         self.global_scale, self.local_scale, self.query_scale = global_scale, local_scale, query_scale
         self.num_local, self.num_query = num_local, num_query
@@ -128,17 +135,21 @@ class MultiCrop:
         if self.masking:
             self.masking.check_size(global_size)
 
-    def __call__(self, results: dict, out: dict[str, Tensor] | None = None) -> dict:
+    def __call__(self, results: dict, out: dict[str, Tensor] | Arena | None = None) -> dict:
         """Cuts one sample.
 
         Args:
             results: ``image`` (PIL in RGB, or ``EncodedImage``), ``rng``, for masks that begin late ``epoch``, and anything
                 else, which is handed on.
-            out: Where to write the crops: per kind ('global', 'local', 'query') a uint8 tensor (number, size, size, 3).
+            out: Where to write the crops: per kind ('global', 'local', 'query') a uint8 tensor (number, size, size, 3). With
+                ``backend='device'``, memory for the image instead.
 
         Returns:
             ``results`` with ``*_views`` uint8 (number, 3, size, size), ``*_boxes`` int64 (number, 4), and ``*_photometric``
             float32 (number, NUM_PARAMS), for queries (1 or V, Q, NUM_PARAMS); with ``mask`` also ``masks`` bool (V, h, w).
+            With ``backend='device'`` no views but ``image_pixels`` uint8 (h, w, 3) or, not decoded, ``image_file`` uint8
+            (bytes,), ``image_shrink``: how many times smaller than the image (whose pixels boxes are in) the pixels are, and
+            ``crop_sizes`` int64 (3,), sides by kind.
 
         Raises:
             ImageTooSmallError: The image has fewer pixels than a query crop.
@@ -149,10 +160,13 @@ class MultiCrop:
         if self.num_query and min(width, height) < self.query_size:
             raise ImageTooSmallError(f'{width}x{height} pixels are fewer than a query crop of {self.query_size}')
         boxes, photometric = self.draw((0, 0, width, height), rng)
-        out = out if out is not None else {kind: crops[0] for kind, crops in self.allocate(1).items()}
-        self._cut(image, boxes, out)
+        if self.backend == 'device':
+            results |= self._whole(image, boxes, out)
+        else:
+            out = out if out is not None else {kind: crops[0] for kind, crops in self.allocate(1).items()}
+            self._cut(image, boxes, out)
+            results |= {f'{kind}_views': out[kind].permute(0, 3, 1, 2) for kind in KINDS}
         for kind in KINDS:
-            results[f'{kind}_views'] = out[kind].permute(0, 3, 1, 2)
             results[f'{kind}_boxes'] = torch.tensor(boxes[kind], dtype=torch.int64).reshape(-1, 4)
             results[f'{kind}_photometric'] = torch.from_numpy(photometric[kind])
         if self.masking:
@@ -175,7 +189,12 @@ class MultiCrop:
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Number and side of the crops of an image, by kind."""
         counts = (NUM_GLOBAL, self.num_local, self.num_query)
-        return dict(zip(KINDS, zip(counts, (self.global_size, self.local_size, self.query_size), strict=True), strict=True))
+        return dict(zip(KINDS, zip(counts, self.sides, strict=True), strict=True))
+
+    @property
+    def sides(self) -> list[int]:
+        """Sides of the crops by kind."""
+        return [self.global_size, self.local_size, self.query_size]
 
     def allocate(self, batch_size: int, shared: bool = False) -> dict[str, Tensor]:
         """Uninitialised uint8 arrays (B, number, size, size, 3) for the crops of a batch.
@@ -191,7 +210,12 @@ class MultiCrop:
         return arrays
 
     def batch_bytes(self, batch_size: int) -> int:
-        """Bytes of the crops of one batch, what a worker holds in shared memory for each batch it works ahead."""
+        """Bytes of the crops of one batch, what a worker holds in shared memory for each batch it works ahead.
+
+        With ``backend='device'`` an estimate: ``TYPICAL_PIXELS`` an image, or ``TYPICAL_FILE`` where files are not decoded.
+        """
+        if self.backend == 'device':
+            return batch_size * (TYPICAL_FILE if self.decode_on_device else 3 * TYPICAL_PIXELS)
         return batch_size * sum(count * size * size * 3 for count, size in self.sizes().values())
 
     def _cut(self, image: Image.Image | EncodedImage, boxes: dict[str, list[Box]], out: dict[str, Tensor]) -> None:
@@ -200,19 +224,32 @@ class MultiCrop:
                 for view, box in zip(out[kind].numpy(), boxes[kind], strict=True):
                     view[:] = crop_and_resize(image, box, view.shape[0]).transpose(1, 2, 0)
             return
-        pixels, shrink = self._decode(image, boxes)
+        pixels, shrink = self._decode(image, boxes, self._scratch)
         source = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
         for kind in KINDS:
             views = out[kind].permute(0, 3, 1, 2).split(1)
             for view, box in zip(views, boxes[kind], strict=False):  # no views: split gives an empty one
                 resize_into(view, source, box if shrink == 1 else _shrunk(box, shrink))
 
-    def _decode(self, image: Image.Image | EncodedImage, boxes: dict[str, list[Box]]) -> tuple[np.ndarray, int]:
+    def _whole(self, image: Image.Image | EncodedImage, boxes: dict[str, list[Box]], arena: Arena | None) -> dict:
+        """What of a sample stands for views that the device will cut."""
+        pixels, shrink, file = np.empty((0, 0, 3), dtype=np.uint8), 1, b''
+        if self.decode_on_device and isinstance(image, EncodedImage) and image.is_whole_upright_jpeg:
+            file = image.data
+        else:
+            pixels, shrink = self._decode(image, boxes, arena)
+            pixels = pixels if arena is None else arena.keep(pixels)
+        file = np.frombuffer(file, np.uint8)
+        return {PIXELS: pixels, FILE: file, 'image_shrink': shrink, 'crop_sizes': torch.tensor(self.sides)}
+
+    def _decode(
+        self, image: Image.Image | EncodedImage, boxes: dict[str, list[Box]], scratch: Scratch | None
+    ) -> tuple[np.ndarray, int]:
         """Pixels (H, W, 3), and how many times smaller than the image they are."""
         if isinstance(image, Image.Image):
             return np.array(image), 1
         shrink = self._shrink(boxes)
-        pixels = image.decode(shrink, self._scratch)
+        pixels = image.decode(shrink, scratch)
         return pixels, shrink if pixels.shape[1] < image.size[0] else 1
 
     def _shrink(self, boxes: dict[str, list[Box]]) -> int:
@@ -224,6 +261,16 @@ class MultiCrop:
         ]
         # Rounding its two edges may cost a box one pixel.
         return next((shrink for shrink in JPEG_SHRINKS if all(n >= shrink * (size + 1) for n, size in sides)), 1)
+
+
+def check_backend(backend: str, decode: str) -> None:
+    """Raises a ValueError for choices there are not, or that exclude each other."""
+    if backend not in ('fast', 'device', 'pillow'):
+        raise ValueError(f"backend={backend!r}: choose 'fast', 'device' or 'pillow'")
+    if decode not in ('worker', 'device'):
+        raise ValueError(f"decode={decode!r}: choose 'worker' or 'device'")
+    if decode == 'device' and backend != 'device':
+        raise ValueError(f"decode='device' with backend={backend!r}: crops are cut where images are: set backend='device'")
 
 
 def resize_into(out: Tensor, image: Tensor, box: Box) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.logging import print_log
 
 from mmadclr.datasets.image_dataset import ImageDataset, ShapesDataset
 from mmadclr.engine.config_check import ConfigError
 from mmadclr.engine.optim import PRECISIONS
 from mmadclr.models.backbones.query_vit import resolve_arch
-from mmadclr.registry import DATASETS, SCOPE
+from mmadclr.models.preprocessors import ViewPreprocessor
+from mmadclr.registry import DATASETS, MODELS, SCOPE
 
 # A batch smaller than this share of the one that a recipe was made for gets a warning.
 SMALL_BATCH = 0.25
@@ -126,6 +129,31 @@ def crop_findings(cfg: Mapping) -> Iterator[Finding]:
             yield Finding(f'{key}.dataset.transform.size={size} is no multiple of the {patch} pixels of a patch')
 
 
+def device_findings(cfg: Mapping) -> Iterator[Finding]:
+    """Crops that are left to the device, against what cuts and decodes them there."""
+    path, transform = 'train_dataloader.dataset.transform', _get(cfg, 'train_dataloader.dataset.transform') or {}
+    for key in ('val_dataloader', 'test_dataloader', 'val_cfg.bank', 'val_cfg.dense_probe'):
+        found = _get(cfg, f'{key}.transform') or _get(cfg, f'{key}.dataset.transform') or {}
+        if found.get('backend') == 'device':
+            yield Finding(f"{key}: a transform with backend='device' is for training; evaluation takes ResizeCentreCrop")
+    if transform.get('backend') != 'device':
+        return
+    kind = _get(cfg, 'model.data_preprocessor.type')
+    ours = kind is None or (isinstance(found := MODELS.get(str(kind)), type) and issubclass(found, ViewPreprocessor))
+    if not ours:
+        yield Finding(
+            f"{path}.backend='device' sends whole images, and model.data_preprocessor={kind} does not cut crops: take a "
+            "ViewPreprocessor (for methods of mmpretrain MMPretrainPreprocessor), or backend='fast'"
+        )
+    if transform.get('decode') == 'device' and find_spec('torchcodec') is None:
+        yield Finding(
+            f"{path}.decode='device' needs TorchCodec: pip install 'torchcodec>=0.16', or remove the key (workers decode)"
+        )
+    if not torch.cuda.is_available():
+        text = f"{path}.backend='device' without a GPU: cutting crops takes several times as long as with 'fast'"
+        yield Finding(text, fatal=False)
+
+
 def mask_findings(cfg: Mapping) -> Iterator[Finding]:
     """Masks against the backbone's patches and the length of the run."""
     path, patch, epochs = 'train_dataloader.dataset.transform.mask', _patch_size(cfg), _get(cfg, 'train_cfg.max_epochs')
@@ -219,7 +247,7 @@ def batch_findings(images: int, batch: int, processes: int, accumulated: int, cf
 
 CHECKS: tuple[Callable[[Mapping], Iterator[Finding]], ...] = (
     *(schedule_findings, teacher_findings, loop_findings, choice_findings),
-    *(crop_findings, mask_findings, neighbour_findings, view_findings, path_findings),
+    *(crop_findings, device_findings, mask_findings, neighbour_findings, view_findings, path_findings),
 )
 NO_HOOK: tuple[str, Mapping] = ('', {})
 

@@ -168,8 +168,9 @@ class DevicePrefetcher:
 
 
 def pixels(batch: dict) -> dict[str, Tensor]:
-    """The large tensors of a batch: ``images`` and all ``*_views``."""
-    return {name: value for name, value in batch.items() if name == 'images' or name.endswith('_views')}
+    """The large tensors of a batch: ``images``, all ``*_views``, and ``packed_pixels``, of which the device cuts views."""
+    large = ('images', 'packed_pixels')
+    return {name: value for name, value in batch.items() if name in large or name.endswith('_views')}
 
 
 def pixels_on(device: torch.device | str, batch: dict) -> dict:

@@ -311,7 +311,9 @@ def test_queries_from_the_view_lie_in_it(image):
         (dict(num_local=-1), 'cannot be negative'),
         (dict(query_source='crop'), "query_source='crop'"),
         (dict(query_photometric='both'), "query_photometric='both'"),
-        (dict(backend='cv2'), "backend='cv2': choose 'fast' or 'pillow'"),
+        (dict(backend='cv2'), "backend='cv2': choose 'fast', 'device' or 'pillow'"),
+        (dict(backend='device', decode='gpu'), "decode='gpu': choose 'worker' or 'device'"),
+        (dict(backend='fast', decode='device'), "decode='device' with backend='fast': .*set backend='device'"),
         (dict(local=dict(blurr=1.0)), 'blurr'),
     ],
 )

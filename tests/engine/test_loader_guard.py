@@ -209,9 +209,10 @@ def test_batches_pass_on_a_cpu():
 
 def test_only_pixels_move():
     batch = next(iter(DataLoader(Crops(2), batch_size=2))) | {'unreadable': ['a.jpg'], 'query_views': torch.ones(2, 3)}
+    batch |= {'packed_pixels': torch.ones(9), 'packed_sizes': torch.ones(1, 2), 'packed_files': torch.ones(4)}
     moved = pixels_on('meta', batch)
     assert {name for name, value in moved.items() if getattr(value, 'is_meta', False)} == set(pixels(batch))
-    assert set(pixels(batch)) == {'global_views', 'images', 'query_views'}
+    assert set(pixels(batch)) == {'global_views', 'images', 'packed_pixels', 'query_views'}
     assert moved['global_photometric'] is batch['global_photometric']
     assert moved['unreadable'] is batch['unreadable']
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.preprocessors import photometric, photometric_float
+from mmadclr.models.preprocessors.packed_views import with_views
 from mmadclr.models.preprocessors.plan import Part, Step, plan, send, send_tensors
 from mmadclr.registry import MODELS
 
@@ -53,10 +54,12 @@ class ViewPreprocessor(BaseDataPreprocessor):
 
         Training samples become ``views``: ``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w) and
         ``query_crops`` (B, V, Q, 3, q, q), and where samples have ``masks`` (B, V, h, w), those with the rows of the
-        hidden patches (``PatchMasks``). Evaluation samples become ``images`` (B, 3, H, W).
+        hidden patches (``PatchMasks``). Evaluation samples become ``images`` (B, 3, H, W). Of whole images
+        (``MultiCrop(backend='device')``) the crops are cut first.
         """
         if 'images' in data:
             return {'images': self.normalise(self._to_device(data['images']).float())}
+        data = with_views(data, self.mean.device)
         crops = self._to_device(data['query_views']).unsqueeze(1)  # the same pixels for every draw of colours
         draws = data['query_photometric']
         crops = crops.expand(-1, draws.shape[1], -1, -1, -1, -1)

@@ -1,0 +1,119 @@
+"""Whole images of a batch in one array, for crops that are cut on the device.
+
+Shape legend: B images of a batch, each of H x W pixels of its own.
+
+A worker decodes (or, for a device that decodes, only reads) and hands on one array of bytes for all images, one after the
+other, with their sizes; nothing is padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from mmadclr.datasets.decoding import Scratch
+
+PIXELS, FILE = 'image_pixels', 'image_file'  # of a sample; both are packed by ``collate_samples``
+
+
+class Arena(Scratch):
+    """Memory of a batch that its images are decoded into, one behind the other: what goes out is not copied again.
+
+    As large as the largest batch so far was. Where that is too little, a larger block takes over what is there already.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._block, self._used, self._largest = _empty_bytes(0), 0, 0
+
+    def begin(self) -> None:
+        """A new batch; the block of the one before is not touched again."""
+        self._replace(self._largest)
+        self._used = 0
+
+    def get(self, size: int) -> np.ndarray:
+        """(size,) uint8 behind all images kept so far."""
+        if self._used + size > len(self._bytes):
+            kept = self._bytes[: self._used]
+            self._replace(max(2 * len(self._bytes), self._used + size))
+            self._bytes[: self._used] = kept
+        return self._bytes[self._used : self._used + size]
+
+    def keep(self, pixels: np.ndarray) -> np.ndarray:
+        """Makes an array (H, W, 3) the next image of the batch; one that does not lie where ``get`` said is copied there."""
+        own = self.get(pixels.size).reshape(pixels.shape)
+        if own.ctypes.data != pixels.ctypes.data:
+            own[:] = pixels
+        self._used += pixels.size
+        return own
+
+    def kept(self) -> Tensor:
+        """(bytes,) uint8, all images of the batch."""
+        self._largest = max(self._largest, self._used)
+        return self._block[: self._used]
+
+    def _replace(self, size: int) -> None:
+        self._block = _empty_bytes(size)
+        self._bytes = self._block.numpy()
+
+    def __getstate__(self) -> dict:
+        return super().__getstate__() | dict(_block=torch.empty(0, dtype=torch.uint8), _used=0, _largest=0)
+
+
+class PackedSamples(list):
+    """Samples whose images are parts of arrays of the whole batch.
+
+    Args:
+        samples: As a transform returns them, with ``image_pixels`` (H, W, 3) and ``image_file`` (bytes,), both uint8.
+        pixels: Those of all samples, one image behind the other, where they are there already.
+    """
+
+    def __init__(self, samples: Iterable[dict], pixels: Tensor | None = None) -> None:
+        super().__init__(samples)
+        self.packed = pack(self, pixels)
+        images = unpack(self.packed['packed_pixels'], self.packed['packed_sizes'])
+        self[:] = [{**sample, PIXELS: image} for sample, image in zip(self, images, strict=True)]
+
+
+def pack(samples: Sequence[dict], pixels: Tensor | None = None) -> dict[str, Tensor]:
+    """Images of samples in one array; in shared memory in a worker process, so nothing is copied on the way out.
+
+    Returns:
+        ``packed_pixels`` uint8 (sum of 3 H W,), row after row of RGB, ``packed_sizes`` int64 (B, 2): H and W;
+        ``packed_files`` uint8 (sum of lengths,), contents of files that are not decoded yet, ``packed_lengths`` int64 (B,):
+        of each image one of the two is there, the other of size 0.
+    """
+    images, files = ([sample[key] for sample in samples] for key in (PIXELS, FILE))
+    return {
+        'packed_pixels': _joined(images) if pixels is None else pixels,
+        'packed_sizes': torch.tensor([image.shape[:2] for image in images], dtype=torch.int64),
+        'packed_files': _joined(files),
+        'packed_lengths': torch.tensor([len(file) for file in files], dtype=torch.int64),
+    }
+
+
+def unpack(pixels: Tensor, sizes: Tensor) -> list[Tensor]:
+    """The images (H, W, 3) of ``packed_pixels``, on whichever device that is, and ``packed_sizes`` (B, 2) on the CPU."""
+    lengths = (sizes.prod(dim=1) * 3).tolist()
+    parts = pixels.split(lengths)
+    return [part.view(*size, 3) for part, size in zip(parts, sizes.tolist(), strict=True)]
+
+
+def _joined(parts: Sequence[np.ndarray | Tensor]) -> Tensor:
+    parts = [np.asarray(part).reshape(-1) for part in parts]
+    lengths = [len(part) for part in parts]
+    joined = _empty_bytes(sum(lengths))
+    for target, part in zip(joined.split(lengths), parts, strict=True):
+        target.numpy()[:] = part
+    return joined
+
+
+def _empty_bytes(count: int) -> Tensor:
+    if get_worker_info() is None:
+        return torch.empty(count, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(count)  # as torch's own collate function does
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count,))
