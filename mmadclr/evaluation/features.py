@@ -110,14 +110,14 @@ def _own_features(
         device = found.device
     left_out = report_unreadable(unreadable, dataset, max_unreadable)
     report_lost(lost)
-    own, rows, indices = _of_this_process(torch.cat(indices).to(device))
+    own, rows, indices = _of_this_process(torch.cat(indices))
     missing = len(dataset) - left_out - len(indices)
     if missing:
         raise ValueError(f'{missing} of {len(dataset)} images were left out: use drop_last=False for evaluation')
     features = torch.cat(features)
-    if len(own) < len(features) or not torch.equal(own, torch.arange(len(own), device=device)):
+    if len(own) < len(features) or not torch.equal(own, torch.arange(len(own))):
         features = features[own.to(features.device)]
-    return features, rows, indices
+    return features, rows.to(device), indices.to(device)
 
 
 def _of_this_process(indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,8 +131,7 @@ def _of_this_process(indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     parts = gather_uneven(indices)
     whole, inverse = torch.cat(parts).unique(return_inverse=True)
-    order = torch.arange(len(inverse), device=indices.device)
-    first = torch.full_like(whole, len(inverse)).scatter_reduce_(0, inverse, order, 'amin')
+    first = torch.full_like(whole, len(inverse)).scatter_reduce_(0, inverse, torch.arange(len(inverse)), 'amin')
     own = first - sum(map(len, parts[: dist.get_rank()]))
     rows = ((own >= 0) & (own < len(indices))).nonzero().flatten()
     return own[rows], rows, whole
