@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from mmadclr.datasets.label_maps import (
     size_as_displayed,
     too_few_classes,
 )
+from mmadclr.datasets.samplers import SampleKey
 from mmadclr.registry import DATASETS, TRANSFORMS
 
 
@@ -54,6 +56,8 @@ class MaskedImageDataset(ImageDataset):
         reduce_zero_label: 0 is no class but ignored, and labels start at 1 (ADE20K).
         max_images: Use this many images at most, evenly spread over the set.
         value_range, bands, max_pixels: Of the images; see :class:`mmadclr.datasets.pixels.PixelOptions`.
+        with_mask: Samples hold their label map, too, so that the workers of a loader read it: ``mask`` (S, S), 16-bit
+            integers (32-bit of more than 32,767 classes), -1 where ignored.
 
     Raises:
         FileNotFoundError, ValueError: See ``ImageDataset``; ``mask`` raises for masks that are missing, of another size
@@ -73,12 +77,14 @@ class MaskedImageDataset(ImageDataset):
         value_range: tuple[float, float] | None = None,
         bands: tuple[int, int, int] | None = None,
         max_pixels: int | None = None,
+        with_mask: bool = False,
     ) -> None:
         pixels = dict(value_range=value_range, bands=bands, max_pixels=max_pixels)
         super().__init__(str(Path(data_root) / img_dir), dict(type='ResizeSquare', size=size), **pixels)
         self.mask_root = Path(data_root) / mask_dir
         self.size, self.num_classes = size, num_classes
         self.ignore_index, self.reduce_zero_label = ignore_index, reduce_zero_label
+        self.with_mask = with_mask
         if max_images is not None and max_images < len(self):
             self.source.select(np.linspace(0, len(self) - 1, max_images).round().astype(int))
 
@@ -123,17 +129,29 @@ class MaskedImageDataset(ImageDataset):
         classes = np.array([meaning[int(value)] for value in values], dtype=np.int64)
         return classes[places].reshape(labels.shape)
 
-    def check_classes(self) -> set[int]:
-        """The classes that occur in the masks, all of which are read; warns about those that do not.
+    def label_counts(self, index: int) -> dict[int, int]:
+        """Pixels of every label of a mask, as in the file.
+
+        Raises:
+            LabelMapError: See ``mask``.
+        """
+        labels = self._labels(index)
+        self._classes(labels, index)
+        return count_labels(labels)
+
+    def check_classes(self, counts: Mapping[int, int] | None = None) -> set[int]:
+        """The classes that occur in the masks; warns about those that do not.
+
+        Args:
+            counts: Pixels of every label, over all masks; these are read if it is not given.
 
         Raises:
             ValueError: Fewer than two classes occur, or see ``mask``.
         """
-        counts = Counter()
-        for index in range(len(self)):
-            labels = self._labels(index)
-            self._classes(labels, index)
-            counts.update(count_labels(labels))
+        if counts is None:
+            counts = Counter()
+            for index in range(len(self)):
+                counts.update(self.label_counts(index))
         where = str(self.mask_root)
         problem = too_few_classes(counts, self.meanings, where)
         if problem:
@@ -143,3 +161,10 @@ class MaskedImageDataset(ImageDataset):
         if remark:
             print_log(remark, 'current', logging.WARNING)
         return present
+
+    def _read(self, key: SampleKey, **kwargs) -> dict:
+        sample = super()._read(key, **kwargs)
+        if self.with_mask:
+            small = self.num_classes <= torch.iinfo(torch.int16).max
+            sample['mask'] = self.mask(key.index).to(torch.int16 if small else torch.int32)
+        return sample

@@ -5,14 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
+import torch
 from mmengine.runner import BaseLoop, Runner
-from torch import nn
+from torch import Tensor, nn
 
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.engine.config_check import check_config
 from mmadclr.engine.listing import listed_alike
-from mmadclr.evaluation.features import extract_features
+from mmadclr.evaluation.features import extract_shard
 from mmadclr.registry import LOOPS, METRICS, ConfigOf
+
+BANK_DTYPES = {None: None, 'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+class BankForm:
+    """Brings features to the form a bank keeps them in; see ``FeatureEvalLoop``."""
+
+    def __init__(self, dtype: str | None, device: str | None) -> None:
+        if dtype not in BANK_DTYPES:
+            raise ValueError(f"bank_dtype={dtype!r}: choose one of 'fp32', 'bf16' and 'fp16'")
+        if device not in (None, 'cpu'):
+            raise ValueError(f"bank_device={device!r}: choose 'cpu', or leave it out to keep the bank on the device")
+        self.dtype, self.device = BANK_DTYPES[dtype], device
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """The same numbers in that form.
+
+        Raises:
+            ValueError: They do not fit into 16 bits.
+        """
+        kept = features.to(self.device or features.device, self.dtype or features.dtype)
+        if kept.dtype == torch.float16 and (kept.isinf().any() and features.isfinite().all()):
+            raise ValueError("the features of the bank are too large for bank_dtype='fp16': choose 'bf16'")
+        return kept
 
 
 @LOOPS.register_module()
@@ -23,14 +48,18 @@ class FeatureEvalLoop(BaseLoop):
 
     Args:
         runner, dataloader, evaluator: Filled in by the runner; ``evaluator`` holds configs from the metric registry,
-            called with ``(bank, bank_labels, features, labels)`` and returning named numbers.
+            called with ``(bank, bank_labels, features, labels)`` and returning named numbers; those with a method
+            ``of_shards`` get what this process holds of bank and images (``Shard``) instead, and nothing is gathered.
         bank: What the bank, the labelled images that predictions are drawn from, differs in from the data set of
             ``dataloader``: usually ``data_root``.
         dense_probe: Settings of a ``DenseProbe`` to be run as well.
+        bank_dtype: ``'fp32'``, ``'bf16'`` or ``'fp16'``, in which the features of the bank are kept; by default as the model
+            gives them.
+        bank_device: ``'cpu'`` keeps them in the memory of the host; by default they stay on the device.
 
     Raises:
         ConfigError: ``bank`` has keys the data set does not know.
-        ValueError: The two sets hold different classes.
+        ValueError: The two sets hold different classes, or an unknown ``bank_dtype`` or ``bank_device``.
     """
 
     def __init__(
@@ -40,8 +69,11 @@ class FeatureEvalLoop(BaseLoop):
         evaluator: dict | Sequence[dict],
         bank: dict,
         dense_probe: Annotated[dict, ConfigOf('DenseProbe')] | None = None,
+        bank_dtype: str | None = None,
+        bank_device: str | None = None,
     ) -> None:
         super().__init__(runner, dataloader)
+        self.keep = BankForm(bank_dtype, bank_device)
         self.dense_probe = None
         bank_dataloader = {**dataloader, 'dataset': {**dataloader['dataset'], **bank}}
         check_config({'bank_dataloader': bank_dataloader})
@@ -68,12 +100,20 @@ class FeatureEvalLoop(BaseLoop):
         return metrics
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """The metrics of any model that ``extract_features`` can use."""
-        bank = extract_features(model, self.bank_dataloader)
-        features = extract_features(model, self.dataloader)
-        metrics: dict[str, float] = {}
-        for evaluator in self.evaluators:
-            metrics |= evaluator(*bank, *features)
+        """The metrics of any model that ``extract_shard`` can use."""
+        metrics = self._of_features(model)
         if self.dense_probe is not None:
             metrics |= self.dense_probe(model)
+        return metrics
+
+    def _of_features(self, model: nn.Module) -> dict[str, float]:
+        bank, features = extract_shard(model, self.bank_dataloader, keep=self.keep), extract_shard(model, self.dataloader)
+        metrics: dict[str, float] = {}
+        whole = None
+        for evaluator in self.evaluators:
+            if hasattr(evaluator, 'of_shards'):
+                metrics |= evaluator.of_shards(bank, features)
+            else:
+                whole = whole or (*bank.whole(), *features.whole())
+                metrics |= evaluator(*whole)
         return metrics

@@ -228,7 +228,7 @@ def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
             folder = Path(args.cache, f'{name}-{features}')
             found.append(cached_features(folder, model, dataset, expected, loading, args.refresh))
         else:
-            found.append(extract(model, dataset, loading, args.dtype, wanted[name]))
+            found.append(extract(model, dataset, loading, args.dtype, wanted[name], sharded=task == 'knn'))
     transform = datasets['val'].transform
     used = found[0].indices if draws[0] is None else np.intersect1d(found[0].indices, draws[0])
     about = dict(

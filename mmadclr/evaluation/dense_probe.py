@@ -6,32 +6,27 @@ Shape legend: N images, P patches of an image (h x w), D channels, C classes, M 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from mmengine import dist
 from mmengine.logging import print_log
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.loading import collate_samples
-from mmadclr.datasets.samplers import EpochSampler
-from mmadclr.evaluation.features import gather_features
+from mmadclr.evaluation.extraction import together
+from mmadclr.evaluation.features import frozen, report_lost, report_unreadable
 from mmadclr.evaluation.knn import knn_shares
-from mmadclr.models.wrappers import unwrapped
+from mmadclr.evaluation.patches import choose_patches, count_usable, over_masks, patch_batches, patch_labels
 from mmadclr.registry import DATASETS, METRICS, ConfigOf
 
+MAX_UNREADABLE = 100  # images of each set
+MAP_BYTES = 2**28
+Classifier = Callable[[Tensor], Tensor]  # features (n, D) -> scores (n, C)
 MaskedImagesConfig = Annotated[dict, ConfigOf('MaskedImageDataset')]
-
-
-def patch_labels(masks: Tensor, grid: tuple[int, int], num_classes: int) -> tuple[Tensor, Tensor]:
-    """Label maps (N, S, S), -1 ignored -> shares of every class in every patch (N, P, C), and of valid pixels (N, P)."""
-    valid = (masks >= 0).float()[:, None]
-    one_hot = F.one_hot(masks.clamp(min=0), num_classes).permute(0, 3, 1, 2) * valid
-    shares, covered = (F.adaptive_avg_pool2d(x.float(), grid).flatten(2).transpose(1, 2) for x in (one_hot, valid))
-    return shares / covered.clamp(min=1e-12), covered[..., 0]
 
 
 def confusion_matrix(prediction: Tensor, masks: Tensor, num_classes: int) -> Tensor:
@@ -110,15 +105,18 @@ class DenseProbe:
         batch_size: int = 32,
         num_workers: int = 0,
     ) -> None:
-        self.train, self.val = (DATASETS.build({'type': 'MaskedImageDataset', **train, **part}) for part in ({}, val))
+        self.train, self.val = (
+            DATASETS.build({'type': 'MaskedImageDataset', 'with_mask': True, **train, **part}) for part in ({}, val)
+        )
         self.k, self.temperature, self.bank_size = k, temperature, bank_size
         self.decay, self.steps = decay, steps
         self.batch_size, self.num_workers = batch_size, num_workers
+        self._usable: dict[tuple[int, int], Tensor] = {}  # patches of every training image, by grid
         self.check_classes()
 
     def check_classes(self) -> None:
-        """Reads all masks before time is spent on features, and says which classes occur where."""
-        learnt, scored = (part.check_classes() for part in (self.train, self.val))
+        """Reads all masks before time is spent on features, each on one process, and says which classes occur where."""
+        learnt, scored = (part.check_classes(self.label_counts(part)) for part in (self.train, self.val))
         if scored - learnt:
             print_log(
                 f'{self.val.mask_root}: no pixel of the training masks is of the classes {sorted(scored - learnt)}, which '
@@ -127,55 +125,127 @@ class DenseProbe:
                 logging.WARNING,
             )
 
-    @torch.no_grad()
+    def label_counts(self, dataset) -> Counter:
+        """Pixels of every label, over the masks of all processes."""
+
+        def read() -> Counter:
+            total = Counter()
+            for _, counts in over_masks(dataset.label_counts, len(dataset), self.num_workers):
+                total.update(counts)
+            return total
+
+        return sum(dist.all_gather_object(together(read)), Counter())
+
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """mIoU in percent for a pretraining model, whose patch features are those of its teacher."""
-        bank, targets, weights = self.bank(model)
+        with frozen(model) as model:
+            bank = self.bank(model)
+            totals = self.confusions(model, self.classifiers(*bank))
+        return {name: mean_iou(total) for name, total in totals.items()}
+
+    def classifiers(self, bank: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Classifier]:
+        """Both, by the names of their metrics."""
         centre, spread = bank.mean(dim=0), bank.std(dim=0).clamp(min=1e-6)
         linear = fit_linear((bank - centre) / spread, targets, weights, self.decay, self.steps)
         directions = F.normalize(bank, dim=1)
-        classifiers = {
+        return {
             f'patch_knn{self.k}_T{self.temperature:g}_miou': lambda x: knn_shares(
                 directions, targets, F.normalize(x, dim=1), self.k, self.temperature
             ),
             'patch_linear_miou': lambda x: linear((x - centre) / spread),
         }
-        features, indices = self.features(model, self.val)
-        return {name: self.score(classify, features, indices.tolist()) for name, classify in classifiers.items()}
-
-    def features(self, model: nn.Module, dataset) -> tuple[Tensor, Tensor]:
-        """Patch features (N, P, D) of a data set, and the indices of its readable images (N,)."""
-        sampler = EpochSampler(dataset, shuffle=False, seed=0)
-        loader = DataLoader(
-            dataset,
-            self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=collate_samples,
-            generator=torch.Generator(),  # else every pass would draw a seed from the generator of the training run
-        )
-        return gather_features(unwrapped(model), outlive_signals(loader), mode='patches')
 
     def bank(self, model: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-        """Patches of the training images: features (M, D), class shares (M, C) and shares of valid pixels (M,)."""
-        features, indices = self.features(model, self.train)
-        grid = _square(features.shape[1])
-        labels = [patch_labels(self.train.mask(i)[None], grid, self.train.num_classes) for i in indices.tolist()]
-        targets, weights = (torch.cat(part).flatten(0, 1).to(features.device) for part in zip(*labels, strict=True))
-        usable = weights.nonzero().flatten().cpu()
-        chosen = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(0))[: self.bank_size]]
-        chosen = chosen.to(features.device)
-        return features.flatten(0, 1)[chosen].float(), targets[chosen], weights[chosen]
+        """Patches of the training images: features (M, D), class shares (M, C) and shares of valid pixels (M,).
 
-    def score(self, classify: Callable[[Tensor], Tensor], features: Tensor, indices: Iterable[int]) -> float:
-        """mIoU over the validation images of class scores (P, C) given by ``classify`` for features (P, D)."""
-        classes, size = self.val.num_classes, self.val.size
-        total = torch.zeros(classes, classes, dtype=torch.int64)
-        for x, index in zip(features, indices, strict=True):
-            scores = classify(x.float()).T.unflatten(1, _square(len(x)))
-            prediction = F.interpolate(scores[None], size=(size, size), mode='bilinear')[0].argmax(dim=0)
-            total += confusion_matrix(prediction.cpu(), self.val.mask(index), classes)
-        return mean_iou(total)
+        Masks alone decide which: their usable patches are counted, as many are drawn, and only those are kept of the
+        features. Where images turn out to be unreadable, the draw is repeated without them.
+
+        Raises:
+            ValueError: No patch is left.
+        """
+        grid = self._grid(model)
+        if grid not in self._usable:
+            self._usable[grid] = count_usable(self.train, grid, self.num_workers)
+        usable = self._usable[grid]
+        while True:
+            images, numbers = choose_patches(usable, self.bank_size)
+            if not len(images):
+                raise ValueError(f'{self.train.data_root}: no image with a pixel of any class can be read')
+            *rows, unreadable = self._rows(model, images, numbers, grid)
+            lost = unreadable & (usable > 0)
+            if not lost.any():
+                return tuple(rows)
+            usable[lost] = 0
+
+    def _grid(self, model: nn.Module) -> tuple[int, int]:
+        """Patches of an image along both sides."""
+        data = collate_samples([self.train[0]])
+        return _square(model(**model.data_preprocessor(data, False), mode='patches').shape[1])
+
+    def _rows(self, model: nn.Module, images: Tensor, numbers: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
+        """What ``bank`` returns for chosen patches, on all processes, and whether each image is unreadable (N,)."""
+        order = images.argsort(stable=True)
+        bounds = torch.searchsorted(images[order], torch.arange(len(self.train) + 1)).tolist()
+        unreadable, parts, messages, lost = torch.ones(len(self.train), dtype=torch.int64), None, [], []
+        for batch in patch_batches(model, self.train, self.batch_size, self.num_workers):
+            if parts is None:
+                widths = ((batch.features.shape[2],), (self.train.num_classes,), ())
+                parts = [batch.features.new_zeros((len(images), *width), dtype=torch.float32) for width in widths]
+            for features, mask, index in zip(batch.features, batch.masks, batch.indices, strict=True):
+                unreadable[index] = 0
+                places = order[bounds[index] : bounds[index + 1]]
+                found = _patches(features, mask, numbers[places], grid, self.train.num_classes) if len(places) else ()
+                for part, rows in zip(parts, found, strict=False):
+                    part[places.to(part.device)] = rows
+            messages, lost = messages + batch.unreadable, [*lost, batch.lost]
+        report_unreadable(messages, self.train, MAX_UNREADABLE)
+        report_lost(lost)
+        for part in parts:
+            dist.all_reduce(part)  # each row is zero on all processes but one
+        dist.all_reduce(unreadable, op='min')
+        return *parts, unreadable.bool()
+
+    def confusions(self, model: nn.Module, classifiers: Mapping[str, Classifier]) -> dict[str, Tensor]:
+        """(C, C) of every classifier over the pixels of all validation images."""
+        classes, messages, lost = self.val.num_classes, [], []
+        totals: dict[str, Tensor] = {}
+        for batch in patch_batches(model, self.val, self.batch_size, self.num_workers):
+            messages, lost = messages + batch.unreadable, [*lost, batch.lost]
+            features = batch.features.float()
+            for name, classify in classifiers.items():
+                scores = classify(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+                found = map_confusion(scores, batch.masks, classes)
+                totals[name] = totals[name] + found if name in totals else found
+        report_unreadable(messages, self.val, MAX_UNREADABLE)
+        report_lost(lost)
+        for total in totals.values():
+            dist.all_reduce(total)
+        return {name: total.cpu() for name, total in totals.items()}
+
+
+def map_confusion(scores: Tensor, masks: Tensor, num_classes: int) -> Tensor:
+    """``confusion_matrix`` of label maps (B, S, S) with scores of patches (B, P, C), enlarged bilinearly.
+
+    So many images at a time that their enlarged scores take ``MAP_BYTES``, but at least one.
+    """
+    total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=scores.device)
+    at_a_time = max(1, MAP_BYTES // (4 * num_classes * masks[:1].numel() or 1))
+    for some, labels in zip(scores.split(at_a_time), masks.split(at_a_time), strict=True):
+        if len(some):
+            maps = some.transpose(1, 2).unflatten(2, _square(some.shape[1]))
+            prediction = F.interpolate(maps, size=labels.shape[1:], mode='bilinear').argmax(dim=1)
+            total += confusion_matrix(prediction, labels.long(), num_classes)
+    return total
+
+
+def _patches(
+    features: Tensor, mask: Tensor, numbers: Tensor, grid: tuple[int, int], num_classes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of one image: features, class shares and shares of valid pixels of the usable patches with these ``numbers``."""
+    shares, covered = patch_labels(mask[None], grid, num_classes)
+    chosen = covered[0].nonzero().flatten()[numbers.to(mask.device)]
+    return features[chosen].float(), shares[0, chosen], covered[0, chosen]
 
 
 def _square(num_patches: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.evaluation.features import report_lost, report_unreadable
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
+from mmadclr.evaluation.shards import gather_rows, gather_uneven, share
 
 T = TypeVar('T')
 DTYPES = ('float16', 'float32')
@@ -97,11 +98,6 @@ class Progress:
             yield batch
 
 
-def share(indices: np.ndarray) -> np.ndarray:
-    """What this process takes of them: a contiguous part."""
-    return np.array_split(indices, dist.get_world_size())[dist.get_rank()]
-
-
 def together(work: Callable[[], T]) -> T:
     """Runs a part of the work on every process; an error on one ends all, where else they would wait for it.
 
@@ -142,8 +138,9 @@ def extract(
     loading: Loading,
     dtype: str = 'float16',
     indices: np.ndarray | None = None,
+    sharded: bool = False,
 ) -> FeatureSet:
-    """Features of a labelled data set in memory; every process gets all of them.
+    """Features of a labelled data set in memory; every process gets all of them, or keeps its own ``sharded``.
 
     Args:
         model: See :func:`feature_batches`.
@@ -151,6 +148,7 @@ def extract(
         loading: See there.
         dtype: ``'float16'`` or ``'float32'``.
         indices: Ascending; all images by default.
+        sharded: Each process holds the features of those images alone that it has read.
 
     Raises:
         UnreadableImageError: More images than ``loading.unreadable`` cannot be read.
@@ -164,9 +162,22 @@ def extract(
         return [(to_dtype(batch.outputs, dtype), batch.indices, batch.unreadable, batch.lost) for batch in batches]
 
     encoded = together(mine)
-    found = [batch for part in dist.all_gather_object([batch[:3] for batch in encoded]) for batch in part]
-    report_unreadable([message for batch in found for message in batch[2]], dataset, loading.unreadable)
+    report_unreadable([message for batch in encoded for message in batch[2]], dataset, loading.unreadable)
     report_lost(batch[3] for batch in encoded)
-    rows = FeatureRows([np.concatenate([batch[0] for batch in found])])
-    kept = np.concatenate([batch[1] for batch in found])
-    return FeatureSet(rows, dataset.labels[kept], kept, tuple(dataset.metainfo['classes']))
+    own, kept, held = _joined([batch[:2] for batch in encoded], dtype)
+    if sharded and len(kept):
+        rows = FeatureRows([own], may_be_empty=True)
+    else:
+        held, rows = None, FeatureRows([gather_rows(torch.from_numpy(own), torch.from_numpy(held), len(kept)).numpy()])
+    return FeatureSet(rows, dataset.labels[kept], kept, tuple(dataset.metainfo['classes']), held)
+
+
+def _joined(encoded: list[tuple[np.ndarray, np.ndarray]], dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features (n, D) of this process, the images (N,) of all, and the places (n,) of its own among those."""
+    indices = np.concatenate([kept for _, kept in encoded] or [np.zeros(0, np.int64)])
+    parts = [part.numpy() for part in gather_uneven(torch.from_numpy(indices))]
+    widths = dist.all_gather_object(encoded[0][0].shape[1:] if encoded else None)
+    shape = next((width for width in widths if width is not None), (0,))
+    features = np.concatenate([features for features, _ in encoded] or [np.zeros((0, *shape), dtype)])
+    start = sum(map(len, parts[: dist.get_rank()]))
+    return features, np.concatenate(parts), np.arange(start, start + len(indices))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from mmadclr.datasets.accounts import LostAccount
 from mmadclr.datasets.image_dataset import UnreadableImageError
+from mmadclr.evaluation.shards import Shard, gather_rows, gather_uneven
 from mmadclr.models.wrappers import unwrapped
 
 
@@ -34,58 +36,105 @@ class RawPixels(nn.Module):
         return images.flatten(1)
 
 
-@torch.no_grad()
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """The model itself, for a while in evaluation mode and without gradients."""
+    model = unwrapped(model)
+    was_training = model.training
+    model.eval()
+    try:
+        # Blocks compiled for training are compiled for its batches alone.
+        with torch.no_grad(), torch.compiler.set_stance('force_eager'):
+            yield model
+    finally:
+        model.train(was_training)
+
+
 def extract_features(model: nn.Module, loader: DataLoader, max_unreadable: int = 100) -> tuple[Tensor, Tensor]:
-    """Features (N, D) and labels (N,) of a labelled data set, in its order.
+    """Features (N, D) and labels (N,) of a labelled data set, in its order, on every process.
 
     ``model`` takes ``data_preprocessor`` output with ``mode='tensor'``. Works with any number of processes; images that
-    the sampler repeats to even out the processes count once, and every process gets the whole result. Images that
-    cannot be read are logged and left out of N.
+    the sampler repeats to even out the processes count once. Images that cannot be read are logged and left out of N.
 
     Raises:
         ValueError: The data set has no labels, or the sampler left images out.
         UnreadableImageError: More than ``max_unreadable`` images cannot be read.
     """
+    return extract_shard(model, loader, max_unreadable).whole()
+
+
+def extract_shard(
+    model: nn.Module,
+    loader: DataLoader,
+    max_unreadable: int = 100,
+    keep: Callable[[Tensor], Tensor] | None = None,
+) -> Shard:
+    """As :func:`extract_features`, but every process holds those features alone that it made.
+
+    Args:
+        model, loader, max_unreadable: See there.
+        keep: Gives the form features are held in, for the features of a batch.
+    """
     dataset = loader.dataset
     if dataset.labels is None:
         raise ValueError(f'{dataset.data_root}: evaluation needs labels; set with_label=True on a labelled set')
-    features, indices = gather_features(model, loader, max_unreadable)
-    return features, torch.from_numpy(dataset.labels).to(features.device)[indices]
+    features, rows, indices = _own_features(model, loader, max_unreadable, keep=keep)
+    return Shard(features, rows, torch.from_numpy(dataset.labels).to(indices.device)[indices])
 
 
-@torch.no_grad()
-@torch.compiler.set_stance('force_eager')  # blocks compiled for training are compiled for its batches alone
 def gather_features(
     model: nn.Module, loader: DataLoader, max_unreadable: int = 100, mode: str = 'tensor'
 ) -> tuple[Tensor, Tensor]:
     """As :func:`extract_features`, for unlabelled sets and any ``mode`` of the model: features (N, ...) and indices (N,)."""
-    dataset, model = loader.dataset, unwrapped(model)
-    was_training = model.training
-    model.eval()
+    features, rows, indices = _own_features(model, loader, max_unreadable, mode)
+    return gather_rows(features, rows, len(indices)), indices
+
+
+def _own_features(
+    model: nn.Module,
+    loader: DataLoader,
+    max_unreadable: int,
+    mode: str = 'tensor',
+    keep: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (n, ...) of this process, their places (n,) among the images of all, and the indices (N,) of those."""
+    dataset = loader.dataset
     features, indices, unreadable, lost = [], [], [], []
-    for data in loader:
-        features.append(model(**model.data_preprocessor(data, False), mode=mode))
-        indices.append(data['index'])
-        unreadable += data['unreadable']
-        lost.append(data['lost'])
-    model.train(was_training)
+    with frozen(model) as model:
+        for data in loader:
+            found = model(**model.data_preprocessor(data, False), mode=mode)
+            features.append(found if keep is None else keep(found))
+            indices.append(data['index'])
+            unreadable += data['unreadable']
+            lost.append(data['lost'])
+        device = found.device
     left_out = report_unreadable(unreadable, dataset, max_unreadable)
     report_lost(lost)
-    features = torch.cat(features)
-    features, indices = _in_order(features, torch.cat(indices).to(features.device))
+    own, rows, indices = _of_this_process(torch.cat(indices))
     missing = len(dataset) - left_out - len(indices)
     if missing:
         raise ValueError(f'{missing} of {len(dataset)} images were left out: use drop_last=False for evaluation')
-    return features, indices
+    features = torch.cat(features)
+    if len(own) < len(features) or not torch.equal(own, torch.arange(len(own))):
+        features = features[own.to(features.device)]
+    return features, rows.to(device), indices.to(device)
 
 
-def _in_order(features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of all processes by ascending index of their image, each image once."""
-    features, indices = (torch.cat(dist.all_gather(part.contiguous())) for part in (features, indices))
-    unique, rows = indices.unique(return_inverse=True)
-    position = torch.empty_like(unique)
-    position[rows] = torch.arange(len(indices), device=indices.device)
-    return features[position], unique
+def _of_this_process(indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Shares out the images that several processes have read: to the first that has.
+
+    Args:
+        indices: (m,) images as this process read them.
+
+    Returns:
+        Which of them (n,) fall to this process, by rising index; their places (n,) among all images; and all of these (N,).
+    """
+    parts = gather_uneven(indices)
+    whole, inverse = torch.cat(parts).unique(return_inverse=True)
+    first = torch.full_like(whole, len(inverse)).scatter_reduce_(0, inverse, torch.arange(len(inverse)), 'amin')
+    own = first - sum(map(len, parts[: dist.get_rank()]))
+    rows = ((own >= 0) & (own < len(indices))).nonzero().flatten()
+    return own[rows], rows, whole
 
 
 def report_unreadable(messages: list[str], dataset, limit: int) -> int:

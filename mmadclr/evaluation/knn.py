@@ -13,9 +13,13 @@ from mmengine import dist
 from torch import Tensor
 
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
+from mmadclr.evaluation.shards import Shard, counts_of, gather_padded, shard_of
 from mmadclr.registry import METRICS
 
 BANK_CHUNK = 65_536
+QUERIES = 65_536  # of all processes that are searched for at a time
+MERGED = 4_096  # lists that all processes together exchange at a time
+LAST = torch.iinfo(torch.int64).max
 TOPS = (1, 5)
 
 
@@ -44,7 +48,7 @@ def nearest_neighbours(
     """Cosines (M, k) with the k nearest features of a bank, nearest first, and their rows (M, k).
 
     Goes through the bank once, ``bank_chunk`` features at a time, and keeps the best so far: memory is that of the queries,
-    of the result, and of ``chunk`` x ``bank_chunk`` cosines.
+    of the result, and of ``chunk`` x ``bank_chunk`` cosines. Of equal cosines, those of the first rows count.
 
     Args:
         bank: (N, D), L2-normalised.
@@ -63,11 +67,90 @@ def nearest_neighbours(
         part = bank[start : start + bank_chunk]
         for first in range(0, len(queries), chunk):
             rows = slice(first, first + chunk)
-            cosines, columns = (queries[rows] @ part.T).topk(min(k, len(part)), dim=1)
+            cosines, columns = first_largest(queries[rows] @ part.T, min(k, len(part)))
             candidates = torch.cat((nearest[rows], columns + start), dim=1)
-            similarity[rows], best = torch.cat((similarity[rows], cosines), dim=1).topk(k, dim=1)
-            nearest[rows] = candidates.gather(1, best)
+            # Of equals, the stable sort leaves those of earlier parts ahead.
+            cosines, order = torch.cat((similarity[rows], cosines), dim=1).sort(dim=1, descending=True, stable=True)
+            similarity[rows], nearest[rows] = cosines[:, :k], candidates.gather(1, order[:, :k])
     return similarity, nearest
+
+
+def first_largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row (m, n), falling, and their columns; of equals the first, where ``topk`` takes any."""
+    largest, columns = values.topk(k, dim=1)
+    least = largest[:, -1:]
+    tied = ((values >= least).sum(dim=1) > k).nonzero().flatten()  # which of those equal to the k-th is not decided
+    if len(tied):
+        some, least = values[tied], least[tied]
+        equal = some == least
+        ranks = equal.cumsum(dim=1, dtype=torch.int32)
+        room = k - (some > least).sum(dim=1, keepdim=True)
+        chosen = ((some > least) | (equal & (ranks <= room))).nonzero()[:, 1].view(-1, k)
+        largest[tied], columns[tied] = some.gather(1, chosen), chosen
+    return in_order(largest, columns)
+
+
+def in_order(values: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Both (m, j) sorted within their rows: by falling values, of equals by rising numbers."""
+    numbers, order = numbers.sort(dim=1)
+    values, places = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return values, numbers.gather(1, places)
+
+
+def shard_neighbours(
+    bank: Directions, bank_rows: Tensor, queries: Directions, k: int, chunk: int = 256
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """:func:`nearest_neighbours` in a bank of which every process holds a part, for queries of which each holds some.
+
+    ``QUERIES`` at a time go to all processes; each searches its part of the bank for them, and the lists go back. Memory is
+    that of ``nearest_neighbours`` for those queries, and the same on any number of processes.
+
+    Args:
+        bank: (n, D) of this process.
+        bank_rows: (n,) their rows in the whole bank, rising, on the device to work on.
+        queries: (m, D) of this process.
+        k, chunk: See ``nearest_neighbours``.
+
+    Yields:
+        Which of the queries of this process, cosines (., k) and rows in the whole bank (., k).
+
+    Raises:
+        ValueError: The bank has fewer than k features.
+    """
+    total, asked = sum(counts_of(len(bank))), max(counts_of(len(queries)))
+    if k > total:
+        raise ValueError(f'k={k} neighbours asked of a bank of {total} features: choose a smaller k')
+    step = max(1, QUERIES // dist.get_world_size())
+    for start in range(0, asked, step):
+        own = queries[start : start + step]
+        length = min(step, asked - start)
+        everywhere = gather_padded(own, length).flatten(0, 1)
+        found = _padded_neighbours(bank, bank_rows, everywhere, k, chunk)
+        similarity, nearest = (part.unflatten(0, (-1, length)) for part in found)
+        yield slice(start, start + len(own)), *_merged(similarity, nearest, len(own), k)
+
+
+def _padded_neighbours(bank: Directions, bank_rows: Tensor, queries: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
+    """In one part of a bank, which may be smaller than k: the rest of the lists is worse than anything."""
+    found = min(k, len(bank))
+    similarity, nearest = nearest_neighbours(bank, queries, found, chunk) if found else (queries[:, :0],) * 2
+    rows = bank_rows[nearest.long()]
+    return F.pad(similarity, (0, k - found), value=-torch.inf), F.pad(rows, (0, k - found), value=LAST)
+
+
+def _merged(similarity: Tensor, nearest: Tensor, own: int, k: int) -> tuple[Tensor, Tensor]:
+    """Lists (W, m, k) of this process for the queries of each -> those of all for its ``own`` queries (own, k)."""
+    rank, world_size = dist.get_rank(), len(similarity)
+    if world_size == 1:
+        return similarity[0], nearest[0]
+    merged = []
+    step = max(1, MERGED // world_size)
+    for start in range(0, similarity.shape[1], step):
+        parts = (torch.stack(dist.all_gather(part[:, start : start + step].contiguous())) for part in (similarity, nearest))
+        values, rows = (part[:, rank].transpose(0, 1).flatten(1) for part in parts)
+        values, rows = in_order(values, rows)
+        merged.append((values[:, :k], rows[:, :k]))
+    return tuple(torch.cat(part)[:own] for part in zip(*merged, strict=True))
 
 
 def class_votes(similarity: Tensor, labels: Tensor, temperature: float, num_classes: int) -> Tensor:
@@ -138,26 +221,42 @@ class WeightedKNN:
     def __call__(self, bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) -> dict[str, float]:
         """Features (N, D) and (M, D) of any norm, labels (N,) and (M,) -> accuracies in percent."""
         num_classes = int(torch.cat((bank_labels, labels)).max()) + 1
-        hits = self.hits(bank, bank_labels, queries, labels, num_classes, queries.device)
+        bank, queries = (Directions(features, queries.device) for features in (bank, queries))
+        similarity, nearest = nearest_neighbours(bank, queries[:], max(self.ks), self.chunk)
+        hits = self._hits(similarity, bank_labels[nearest], labels, num_classes)
         return {name: 100 * count / len(labels) for name, count in hits.items()}
 
     @torch.no_grad()
-    def hits(
-        self,
-        bank: Tensor | FeatureRows,
-        bank_labels: Tensor,
-        queries: Tensor,
-        labels: Tensor,
-        num_classes: int,
-        device: torch.device | str,
-    ) -> dict[str, int]:
-        """Correctly classified queries for every setting; the bank may be anywhere, the work is done on ``device``."""
-        bank, queries = (Directions(features, device) for features in (bank, queries))
-        similarity, nearest = nearest_neighbours(bank, queries[:], max(self.ks), self.chunk)
-        bank_labels, labels = bank_labels.to(device), labels.to(device)
+    def of_shards(
+        self, bank: Shard, queries: Shard, num_classes: int | None = None, device: torch.device | str | None = None
+    ) -> dict[str, float]:
+        """The same where both are spread over the processes, of which each searches its part of the bank for all.
+
+        Args:
+            bank, queries: What this process holds of them.
+            num_classes: Of the labels; as many as occur, by default.
+            device: Where to work; where the queries are, by default.
+
+        Raises:
+            ValueError: The bank has fewer features than neighbours are asked for.
+        """
+        device = queries.rows.device if device is None else device
+        bank_labels, labels = bank.labels.to(device), queries.labels.to(device)
+        num_classes = num_classes or int(torch.cat((bank_labels, labels)).max()) + 1
+        own, rows = labels[queries.rows.to(device)], bank.rows.to(device)
+        directions = [Directions(shard.features, device) for shard in (bank, queries)]
+        totals = torch.zeros(len(self._names()), dtype=torch.int64)
+        for part, similarity, nearest in shard_neighbours(directions[0], rows, directions[1], max(self.ks), self.chunk):
+            hits = self._hits(similarity, bank_labels[nearest], own[part], num_classes)
+            totals += torch.tensor(list(hits.values()))
+        dist.all_reduce(totals)
+        return {name: 100 * count / len(labels) for name, count in zip(self._names(), totals.tolist(), strict=True)}
+
+    def _hits(self, similarity: Tensor, neighbours: Tensor, labels: Tensor, num_classes: int) -> dict[str, int]:
+        """Correctly classified queries for every setting, from cosines with and labels of the neighbours (M, k)."""
         totals = dict.fromkeys(self._names(), 0)
-        for rows in torch.arange(len(labels), device=device).split(self.chunk):
-            counts = self._chunk_hits(similarity[rows], bank_labels[nearest[rows]], labels[rows], num_classes)
+        for rows in torch.arange(len(labels), device=labels.device).split(self.chunk):
+            counts = self._chunk_hits(similarity[rows], neighbours[rows], labels[rows], num_classes)
             totals = {name: total + count for (name, total), count in zip(totals.items(), counts, strict=True)}
         return totals
 
@@ -172,19 +271,9 @@ class WeightedKNN:
 
 
 def evaluate_knn(metric: WeightedKNN, bank: FeatureSet, queries: FeatureSet, device: torch.device | str) -> dict[str, float]:
-    """k-NN accuracies in percent of features in memory or on disk; each process classifies a share of the queries.
+    """k-NN accuracies in percent of features in memory or on disk, of which each process searches a share.
 
     Raises:
         ValueError: The bank has fewer features than neighbours are asked for.
     """
-    chosen = slice(dist.get_rank(), None, dist.get_world_size())
-    hits = metric.hits(
-        bank.rows,
-        torch.from_numpy(bank.labels),
-        queries.rows[chosen],
-        torch.from_numpy(queries.labels[chosen]),
-        len(bank.classes),
-        device,
-    )
-    found = dist.all_gather_object(hits)
-    return {name: 100 * sum(part[name] for part in found) / len(queries.labels) for name in hits}
+    return metric.of_shards(shard_of(bank), shard_of(queries), len(bank.classes), device)

@@ -20,14 +20,15 @@ class FeatureRows:
 
     Args:
         parts: Arrays (n, D) of one type; empty ones are left out.
+        may_be_empty: There need not be any row, as on a process to which no image falls.
 
     Raises:
         ValueError: There is no row at all.
     """
 
-    def __init__(self, parts: Sequence[np.ndarray]) -> None:
-        self.parts = [part for part in parts if len(part)]
-        if not self.parts:
+    def __init__(self, parts: Sequence[np.ndarray], may_be_empty: bool = False) -> None:
+        self.parts = [part for part in parts if len(part)] or list(parts[:1])
+        if not may_be_empty and not any(map(len, self.parts)):
             raise ValueError('no features: none of the images could be read')
         self._starts = np.cumsum([0, *map(len, self.parts)])
         self.shape = (int(self._starts[-1]), self.parts[0].shape[1])
@@ -45,22 +46,32 @@ class FeatureRows:
             found[mine] = self.parts[number][rows[mine] - self._starts[number]]
         return torch.from_numpy(found)
 
+    def between(self, start: int, stop: int) -> FeatureRows:
+        """Some of the rows, possibly none, in the same arrays: nothing is read or copied."""
+        bounds = [np.clip((start - first, stop - first), 0, None) for first in self._starts[:-1]]
+        return FeatureRows([part[a:b] for part, (a, b) in zip(self.parts, bounds, strict=True)], may_be_empty=True)
+
 
 class FeatureSet(NamedTuple):
     """Features of a labelled image set, in its order; images that could not be read are left out.
 
-    ``rows``: (N, D). ``labels``: (N,) int64. ``indices``: (N,) place of each image in the set, ascending. ``classes``:
-    names.
+    ``rows``: (N, D), or (n, D) of those images alone that fall to this process. ``labels``: (N,) int64. ``indices``: (N,)
+    place of each image in the set, ascending. ``classes``: names. ``held``: None, or (n,) which of the images ``rows`` are
+    of, ascending; each is on one process.
     """
 
     rows: FeatureRows
     labels: np.ndarray
     indices: np.ndarray
     classes: tuple[str, ...]
+    held: np.ndarray | None = None
 
     def select(self, indices: np.ndarray) -> FeatureSet:
         """The images at these places of the set, as far as they could be read, in memory."""
-        rows = np.flatnonzero(np.isin(self.indices, indices))
-        return self._replace(
-            rows=FeatureRows([self.rows[rows].numpy()]), labels=self.labels[rows], indices=self.indices[rows]
-        )
+        chosen = np.flatnonzero(np.isin(self.indices, indices))
+        rows, held = chosen, None
+        if self.held is not None:
+            rows = np.flatnonzero(np.isin(self.held, chosen))
+            held = np.searchsorted(chosen, self.held[rows])
+        features = FeatureRows([self.rows[rows].numpy()], may_be_empty=held is not None)
+        return self._replace(rows=features, labels=self.labels[chosen], indices=self.indices[chosen], held=held)

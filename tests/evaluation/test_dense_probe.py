@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from counters import PeakBytes
 from PIL import Image
+from probe_data import held_probe, paint, patches_of, settings
 from torch import nn
 
-from mmadclr.datasets import MaskedImageDataset
-from mmadclr.evaluation import DenseProbe, RawPixels, knn_votes
-from mmadclr.evaluation.dense_probe import confusion_matrix, fit_linear, mean_iou, patch_labels
+from mmadclr.datasets import MaskedImageDataset, UnreadableImageError
+from mmadclr.evaluation import DenseProbe, RawPixels, dense_probe, knn_votes
+from mmadclr.evaluation.dense_probe import confusion_matrix, fit_linear, map_confusion, mean_iou, patch_labels
 from mmadclr.evaluation.knn import knn_shares
 from mmadclr.models.preprocessors import ViewPreprocessor
 
@@ -132,3 +134,99 @@ def test_masks_follow_their_images_and_their_conventions(painted):
         MaskedImageDataset(**settings, num_classes=2).mask(0)
     with pytest.raises(ValueError, match=r'mask .*nowhere/sub/0\.png of .* cannot be read'):
         MaskedImageDataset(**settings | dict(mask_dir='nowhere'), num_classes=3).mask(0)
+
+
+def broken(root, *names):
+    for name in names:
+        (root / 'images' / name).write_bytes((root / 'images' / name).read_bytes()[:60])
+
+
+@pytest.mark.parametrize('bank_size', [40, 20_000])
+@pytest.mark.parametrize('side', [35, 40])
+def test_a_streamed_probe_finds_what_one_that_holds_everything_does(tmp_path, bank_size, side):
+    """Grids that do not divide the sides, ignored pixels, a mask that is ignored altogether, an unreadable image in each."""
+    broken(paint(tmp_path, side=side), 'train/05.png', 'val/02.png')
+    # With this decay the linear classifier gets to its minimum, so that roundings stay what they are.
+    probe = DenseProbe(*settings(tmp_path, side), k=3, bank_size=bank_size, decay=0.1, batch_size=4)
+    model = RawPixels(ViewPreprocessor(), patch_size=8)
+    readable = [[i for i in range(count) if i != bad] for count, bad in ((13, 5), (7, 2))]
+    bank, expected = held_probe(model, probe, *readable)
+    for found, part in zip(probe.bank(model), bank, strict=True):
+        torch.testing.assert_close(found, part, rtol=0, atol=1e-6)
+    totals = probe.confusions(model, probe.classifiers(*bank))
+    metrics = probe(model)
+    for name, (total, miou) in expected.items():
+        assert totals[name].sum() == total.sum() > 0
+        assert (totals[name] - total).abs().sum() <= 4  # pixels on the border of two classes
+        assert metrics[name] == pytest.approx(miou, abs=0.1)
+        assert 40 < miou < 95
+
+
+def test_the_draw_is_repeated_without_images_that_cannot_be_read_only_if_they_matter(tmp_path, monkeypatch):
+    passes, batches = [], dense_probe.patch_batches
+    monkeypatch.setattr(dense_probe, 'patch_batches', lambda *args: passes.append(1) or batches(*args))
+    broken(paint(tmp_path), 'train/03.png')  # its mask is ignored altogether
+    probe = DenseProbe(*settings(tmp_path), k=3)
+    model = RawPixels(ViewPreprocessor(), patch_size=8)
+    with torch.no_grad():
+        probe.bank(model)
+        assert len(passes) == 1
+        broken(tmp_path, 'train/04.png')
+        probe.bank(model)
+        assert len(passes) == 3
+        probe.bank(model)
+        assert len(passes) == 4
+
+
+def test_too_many_unreadable_images_end_a_probe(tmp_path, monkeypatch):
+    monkeypatch.setattr(dense_probe, 'MAX_UNREADABLE', 1)
+    broken(paint(tmp_path), 'train/03.png', 'train/04.png')
+    probe = DenseProbe(*settings(tmp_path), k=3)
+    with pytest.raises(UnreadableImageError, match='2 of 13 images'):
+        probe(RawPixels(ViewPreprocessor(), patch_size=8))
+
+
+@pytest.mark.parametrize('budget', [1, 2**28])
+def test_maps_are_enlarged_as_many_at_a_time_as_fit(monkeypatch, budget):
+    monkeypatch.setattr(dense_probe, 'MAP_BYTES', budget)
+    scores, masks = torch.randn(5, 9, 4), torch.randint(-1, 4, (5, 14, 14), dtype=torch.int16)
+    maps = F.interpolate(scores.transpose(1, 2).unflatten(2, (3, 3)), size=(14, 14), mode='bilinear')
+    expected = confusion_matrix(maps.argmax(dim=1), masks.long(), 4)
+    assert torch.equal(map_confusion(scores, masks, 4), expected)
+
+
+class Generated(MaskedImageDataset):
+    """Images and masks made on the fly, as many as asked for."""
+
+    transform = None
+
+    def __init__(self, count, size=32, num_classes=5, with_mask=True):
+        self.count, self.size, self.num_classes, self.with_mask = count, size, num_classes, with_mask
+        self.data_root = self.mask_root = 'generated'
+        self.ignore_index, self.reduce_zero_label = 255, False
+
+    def __len__(self):
+        return self.count
+
+    def mask(self, index):
+        return torch.full((self.size, self.size), index % self.num_classes)
+
+    def label_counts(self, index):
+        return {index % self.num_classes: self.size**2}
+
+    def _sample(self, key):
+        image = torch.full((3, self.size, self.size), key % 250, dtype=torch.uint8)
+        return dict(images=image, index=key, mask=self.mask(key).short(), unreadable=[], lost=[])
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    peaks = []
+    for count in (40, 400):
+        probe = DenseProbe(dict(type=Generated, count=count), {}, k=3, bank_size=60, batch_size=4)
+        model = RawPixels(ViewPreprocessor(), patch_size=8)
+        patches_of(model, probe.train, 0)
+        with PeakBytes() as memory:
+            probe(model)
+        peaks.append(memory.most)
+    # Numbers of patches and a permutation of all, where the features of 360 images take 4.4 MB.
+    assert peaks[1] - peaks[0] < 360 * (16 * 8 + 100)

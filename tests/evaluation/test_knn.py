@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from mmadclr.datasets import UnreadableImageError
 from mmadclr.evaluation import RawPixels, WeightedKNN, extract_features, knn_votes, top_accuracies
-from mmadclr.evaluation.knn import Directions, evaluate_knn, nearest_neighbours
+from mmadclr.evaluation.knn import Directions, evaluate_knn, first_largest, nearest_neighbours
 from mmadclr.models.preprocessors import ViewPreprocessor
 
 
@@ -71,6 +71,25 @@ def test_chunks_of_bank_and_queries_find_the_same_neighbours(case, chunk, bank_c
     assert all(len(row.unique()) == k for row in nearest)
     torch.testing.assert_close(cosines.gather(1, nearest), largest, rtol=0, atol=1e-6)  # equal but for ties of rounding
     torch.testing.assert_close(similarity.double(), largest, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('k', [1, 6, 40])
+def test_of_equals_the_first_count(k):
+    values = torch.randint(0, 4, (30, 40)).float()
+    values[0] = 2
+    expected = values.sort(dim=1, descending=True, stable=True)
+    found = first_largest(values, k)
+    assert torch.equal(found[0], expected.values[:, :k])
+    assert torch.equal(found[1], expected.indices[:, :k])
+
+
+@pytest.mark.parametrize(('chunk', 'bank_chunk'), [(256, 65_536), (7, 11), (2, 1)])
+def test_equal_neighbours_come_in_the_order_of_the_bank(chunk, bank_chunk):
+    bank, queries = torch.eye(3)[torch.randint(0, 3, (50,))], torch.eye(3)
+    expected = (queries @ bank.T).sort(dim=1, descending=True, stable=True)
+    similarity, nearest = nearest_neighbours(bank, queries, 30, chunk, bank_chunk)
+    assert torch.equal(similarity, expected.values[:, :30])
+    assert torch.equal(nearest, expected.indices[:, :30])
 
 
 def test_all_settings_come_from_one_search_and_equal_separate_ones(case):

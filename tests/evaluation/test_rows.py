@@ -75,5 +75,28 @@ def test_rows_do_not_depend_on_the_arrays_they_are_in(splits):
 
 
 def test_no_rows_are_explained():
-    with pytest.raises(ValueError, match='none of the images could be read'):
-        FeatureRows([np.zeros((0, 4))])
+    for parts in ([np.zeros((0, 4))], [np.zeros((0, 4))] * 2):
+        with pytest.raises(ValueError, match='none of the images could be read'):
+            FeatureRows(parts)
+    assert FeatureRows(parts, may_be_empty=True)[:].shape == (0, 4)
+
+
+@pytest.mark.parametrize(('start', 'stop'), [(0, 60), (0, 1), (2, 50), (41, 60), (40, 40), (3, 40), (60, 60)])
+def test_some_of_the_rows_are_a_view(start, stop):
+    rows = feature_set(splits=(3, 3, 40)).rows
+    some = rows.between(start, stop)
+    assert torch.equal(some[:], rows[start:stop])
+    assert len(some) == stop - start
+    assert all(any(np.shares_memory(part, whole) for whole in rows.parts) for part in some.parts if len(part))
+
+
+def test_chosen_images_of_a_spread_set_are_those_of_the_whole():
+    whole = feature_set()
+    held = np.array([3, 4, 10, 59])
+    spread = whole._replace(rows=FeatureRows([whole.rows[held].numpy()]), held=held)
+    chosen = np.array([1, 4, 7, 10, 12])
+    part = spread.select(chosen)
+    assert part.labels.tolist() == whole.labels[chosen].tolist()
+    assert part.held.tolist() == [1, 3]
+    assert torch.equal(part.rows[:], whole.select(chosen).rows[part.held])
+    assert len(spread.select(np.array([1, 7])).rows) == 0

@@ -1,0 +1,185 @@
+"""Patches and pixels of masked images: class shares of patches, and passes over masks alone or over features with masks.
+
+Shape legend: N images, B images of a batch, P patches of an image (h x w), D channels, C classes, S side in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine import dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from mmadclr.datasets.label_maps import LabelMapError
+from mmadclr.datasets.loader_workers import outlive_signals
+from mmadclr.datasets.loading import collate_samples
+from mmadclr.evaluation.extraction import together
+from mmadclr.evaluation.shards import share
+
+
+def patch_labels(masks: Tensor, grid: tuple[int, int], num_classes: int) -> tuple[Tensor, Tensor]:
+    """Label maps (N, S, S), below 0 ignored -> shares of every class in every patch (N, P, C), and of valid pixels (N, P).
+
+    By counting, in memory of the masks and the result. Where the grid does not divide the sides, the cells are those of
+    ``torch.nn.functional.adaptive_avg_pool2d``, which overlap.
+
+    Raises:
+        ValueError: A label of ``num_classes`` or more.
+    """
+    if masks.numel() and masks.max() >= num_classes:
+        raise ValueError(f'label {int(masks.max())} is not among {num_classes} classes')
+    axes = [_cells(side, count, masks.device) for side, count in zip(masks.shape[1:], grid, strict=True)]
+    (rows, row_of, heights), (columns, column_of, widths) = axes
+    count = grid[0] * grid[1]
+    places = torch.arange(len(masks), device=masks.device)[:, None, None] * count + row_of[:, None] * grid[1] + column_of
+    codes = masks[:, rows[:, None], columns].long().clamp(min=-1).add(1).add(places * (num_classes + 1))
+    counts = codes.flatten().bincount(minlength=len(masks) * count * (num_classes + 1)).view(len(masks), *grid, -1)
+    shares, areas = counts[..., 1:].float(), (heights[:, None] * widths).float()
+    covered = shares.sum(dim=-1) / areas
+    shares = shares / areas[..., None] / covered[..., None].clamp(min=1e-12)
+    return shares.flatten(1, 2), covered.flatten(1)
+
+
+def _cells(side: int, count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions along a side, cell after cell, the cell of each, and the lengths (count,) of the cells."""
+    starts = [i * side // count for i in range(count)]
+    ends = [-(-(i + 1) * side // count) for i in range(count)]
+    lengths = torch.tensor([end - start for start, end in zip(starts, ends, strict=True)], device=device)
+    positions = torch.cat([torch.arange(start, end, device=device) for start, end in zip(starts, ends, strict=True)])
+    return positions, torch.arange(count, device=device).repeat_interleave(lengths), lengths
+
+
+def usable_patches(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(P,) whether a patch of a label map (S, S) has a pixel that is not ignored."""
+    return patch_labels(mask.clamp(max=0)[None], grid, 1)[1][0] > 0
+
+
+class _EachMask(Dataset):
+    """What a function makes of each index, or the error it raises: that of a worker would come with its traceback."""
+
+    def __init__(self, function: Callable[[int], Any], count: int) -> None:
+        self.function, self.count = function, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.function(index)
+        except LabelMapError as error:
+            return error
+
+
+def over_masks(function: Callable[[int], Any], count: int, num_workers: int) -> Iterator[tuple[int, Any]]:
+    """``(index, function(index))`` of the share of this process in ``count`` images, computed by workers of a loader.
+
+    Raises:
+        LabelMapError: The function raised it.
+    """
+    indices = share(np.arange(count))
+    generator = torch.Generator()  # else every pass would draw a seed from the generator of the training run
+    settings = dict(sampler=indices.tolist(), num_workers=num_workers, collate_fn=list, generator=generator)
+    loader = outlive_signals(DataLoader(_EachMask(function, count), 16, **settings))
+    found = (value for batch in loader for value in batch)
+    for index, value in zip(indices.tolist(), found, strict=True):
+        if isinstance(value, LabelMapError):
+            raise value
+        yield index, value
+
+
+def count_usable(dataset: Dataset, grid: tuple[int, int], num_workers: int) -> Tensor:
+    """(N,) number of usable patches of every image, on all processes, each of which reads a share of the masks.
+
+    Raises:
+        ValueError: Another process failed.
+        LabelMapError: See ``MaskedImageDataset.mask``.
+    """
+    counts = torch.zeros(len(dataset), dtype=torch.int64)
+
+    def read() -> None:
+        for index, count in over_masks(_CountUsable(dataset, grid), len(dataset), num_workers):
+            counts[index] = count
+
+    together(read)
+    dist.all_reduce(counts)
+    return counts
+
+
+class _CountUsable(NamedTuple):  # no closure, which workers that are not forked could not take
+    dataset: Dataset
+    grid: tuple[int, int]
+
+    def __call__(self, index: int) -> int:
+        return int(usable_patches(self.dataset.mask(index), self.grid).sum())
+
+
+def choose_patches(usable: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Draws ``number`` of all usable patches (all, if they are fewer), with a fixed seed: knows nothing of processes.
+
+    Args:
+        usable: (N,) usable patches of every image.
+        number: How many to draw.
+
+    Returns:
+        (M,) image of each, and (M,) which of its usable patches it is.
+    """
+    ends = usable.cumsum(dim=0)
+    total = int(ends[-1]) if len(ends) else 0
+    drawn = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:number].clone()
+    images = torch.searchsorted(ends, drawn, right=True)
+    return images, drawn - (ends - usable)[images]
+
+
+class PatchBatch(NamedTuple):
+    """Images that were asked for and could be read, each on one process only.
+
+    ``features``: (B, P, D). ``masks``: (B, S, S), where the features are. ``indices``: (B,) list. ``unreadable``, ``lost``:
+    messages, see :class:`mmadclr.evaluation.extraction.Batch`.
+    """
+
+    features: Tensor
+    masks: Tensor
+    indices: list[int]
+    unreadable: list[str]
+    lost: list[tuple[str, str]]
+
+
+def even_share(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) images of this process, as many on every process, and (n,) whether they count: the others fill up.
+
+    A model whose weights are spread over the processes has to be called as often on each.
+    """
+    size = -(-count // dist.get_world_size())
+    places = np.arange(size) + size * dist.get_rank()
+    return places % count, places < count
+
+
+def patch_batches(model: nn.Module, dataset: Dataset, batch_size: int, num_workers: int) -> Iterator[PatchBatch]:
+    """Runs a model over the share of this process in a data set whose samples hold ``mask``, a batch at a time.
+
+    Args:
+        model: Called with ``data_preprocessor`` output and ``mode='patches'``.
+        dataset: A ``MaskedImageDataset`` with ``with_mask``.
+        batch_size, num_workers: Of the loader.
+    """
+    asked, counts = even_share(len(dataset))
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        sampler=asked.tolist(),
+        num_workers=num_workers,
+        collate_fn=collate_samples,
+        generator=torch.Generator(),  # as in over_masks
+    )
+    cuts = range(batch_size, len(asked), batch_size)
+    for wanted, counted, data in zip(np.split(asked, cuts), np.split(counts, cuts), outlive_signals(loader), strict=True):
+        # The data set replaces an image it cannot read by the next one, which comes in its own place anyway.
+        kept = torch.from_numpy((data['index'].numpy() == wanted) & counted)
+        masks, indices = data.pop('mask'), data['index'][kept].tolist()
+        features = model(**model.data_preprocessor(data, False), mode='patches')
+        kept, masks = kept.to(features.device), masks.to(features.device)
+        yield PatchBatch(features[kept], masks[kept], indices, data['unreadable'], data['lost'])

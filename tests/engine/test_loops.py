@@ -1,0 +1,76 @@
+"""Features of an evaluation within a run: evaluators that take parts or wholes, and the form banks are kept in."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from PIL import Image
+
+from mmadclr.engine.loops import BankForm, FeatureEvalLoop
+from mmadclr.evaluation import RawPixels, WeightedKNN, extract_features
+from mmadclr.models.preprocessors import ViewPreprocessor
+
+
+class WholeKNN:
+    """An evaluator that has no ``of_shards``."""
+
+    def __call__(self, bank, bank_labels, features, labels):
+        found = WeightedKNN(3)(bank, bank_labels, features, labels)
+        return {f'whole_{name}': value for name, value in found.items()} | dict(bank_type=bank.dtype)
+
+
+@pytest.fixture
+def loop(tmp_path):
+    """A loop over two folders of noisy gray images, with both kinds of evaluators."""
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 30), ('val', 20)):
+        for number in range(count):
+            path = tmp_path / split / f'class{number % 3}' / f'{number}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 150 + 40 * (number % 3), (16, 16, 3), dtype=np.uint8)).save(path)
+    transform = dict(type='mmadclr.ResizeCentreCrop', resize=16, size=16)
+    dataset = dict(type='mmadclr.ImageDataset', data_root=str(tmp_path / 'val'), with_label=True, transform=transform)
+    sampler = dict(type='mmadclr.EpochSampler', shuffle=False)
+    loader = dict(dataset=dataset, sampler=sampler, collate_fn=dict(type='mmadclr.collate_samples'), batch_size=4)
+    runner = SimpleNamespace(seed=0, build_dataloader=Runner.build_dataloader, _randomness_cfg={})
+    evaluators = [dict(type='WeightedKNN', k=3), dict(type=WholeKNN)]
+    DefaultScope.get_instance('loops', scope_name='mmadclr')
+
+    def build(**kwargs):
+        return FeatureEvalLoop(runner, loader, evaluators, dict(data_root=str(tmp_path / 'train')), **kwargs)
+
+    return build
+
+
+def test_evaluators_of_parts_and_of_wholes_find_the_same(loop):
+    model = RawPixels(ViewPreprocessor())
+    built = loop()
+    found = built.evaluate(model)
+    loaders = (built.bank_dataloader, built.dataloader)
+    expected = WeightedKNN(3)(*(part for loader in loaders for part in extract_features(model, loader)))
+    assert {name: found[name] for name in expected} == expected
+    assert {name: found[f'whole_{name}'] for name in expected} == expected
+    assert 40 < expected['knn3_T0.07_top1'] < 100
+    assert found['bank_type'] == torch.float32
+
+
+@pytest.mark.parametrize(('dtype', 'kept'), [('fp32', torch.float32), ('bf16', torch.bfloat16), ('fp16', torch.float16)])
+def test_a_bank_in_16_bits_or_on_the_cpu_finds_nearly_the_same(loop, dtype, kept):
+    model = RawPixels(ViewPreprocessor())
+    plain, found = loop().evaluate(model), loop(bank_dtype=dtype, bank_device='cpu').evaluate(model)
+    assert found['bank_type'] == kept
+    assert found['knn3_T0.07_top1'] == pytest.approx(plain['knn3_T0.07_top1'], abs=0 if dtype == 'fp32' else 5.1)  # an image
+
+
+def test_forms_of_banks_that_are_none_or_too_small_are_explained(loop):
+    with pytest.raises(ValueError, match="bank_dtype='float8': choose one of 'fp32', 'bf16' and 'fp16'"):
+        loop(bank_dtype='float8')
+    with pytest.raises(ValueError, match="bank_device='disk': choose 'cpu', or leave it out"):
+        loop(bank_device='disk')
+    large = torch.tensor([[1.0, 1e5]])
+    with pytest.raises(ValueError, match="too large for bank_dtype='fp16': choose 'bf16'"):
+        BankForm('fp16', None)(large)
+    assert BankForm('bf16', None)(large).isfinite().all()
