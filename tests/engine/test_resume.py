@@ -210,9 +210,7 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused(train):
     whole = train({'train_cfg.max_epochs': 1}, work_dir='whole')
     path = Path(whole.work_dir, 'epoch_1.pth')
     flip_a_bit(path)
-    with pytest.raises(
-        ValueError, match=r'epoch_1\.pth is damaged \(wrong checksum of .*\): go on from the checkpoint before it'
-    ):
+    with pytest.raises(ValueError, match=r'epoch_1\.pth is damaged \(wrong checksum of .*\): go on from the one before it'):
         train({'resume': True, 'load_from': str(path)}, work_dir='other')
 
 
