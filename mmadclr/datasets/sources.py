@@ -52,29 +52,26 @@ class FileSource:
 
     def __init__(self, root: str | Path, listing: Listing) -> None:
         self.root = Path(root)
-        # One array of bytes, not a million strings: workers share its memory instead of copying reference counts.
-        self._paths = np.array([os.fsencode(path) for path in listing.paths])
-        self.labels = None if listing.labels is None else np.array(listing.labels)
-        self.classes = listing.classes
+        self._paths, self.labels, self.classes = listing
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def path(self, index: int) -> Path:
-        return self.root / os.fsdecode(bytes(self._paths[index]))
+        return self.root / os.fsdecode(self._paths[index])
 
     def name(self, index: int) -> str:
         return printable(self.path(index))
 
     def key(self, index: int) -> bytes:
-        return bytes(self._paths[index])
+        return self._paths[index]
 
     def read(self, index: int) -> bytes:
         return self.path(index).read_bytes()
 
     def select(self, indices: np.ndarray) -> None:
         """Keeps the images ``indices`` alone."""
-        self._paths = self._paths[indices]
+        self._paths = self._paths.take(indices)
         self.labels = None if self.labels is None else self.labels[indices]
 
 
