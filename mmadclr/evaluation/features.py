@@ -50,7 +50,7 @@ def extract_features(model: nn.Module, loader: DataLoader, max_unreadable: int =
     if dataset.labels is None:
         raise ValueError(f'{dataset.data_root}: evaluation needs labels; set with_label=True on a labelled set')
     features, indices = gather_features(model, loader, max_unreadable)
-    return features, torch.from_numpy(dataset.labels).to(features.device)[indices]
+    return features, torch.tensor(dataset.labels, device=features.device)[indices]  # a copy: they may be mapped read-only
 
 
 @torch.no_grad()
