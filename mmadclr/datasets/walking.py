@@ -126,7 +126,8 @@ class _Names:
         """The names of files of a relative folder."""
         prefix = os.fsencode(os.path.join(folder, ''))
         self.data += prefix.join((b'', *names))
-        lengths = np.fromiter(map(len, names), np.intc, len(names)) + np.intc(len(prefix))
+        lengths = np.fromiter(map(len, names), np.intc, len(names))
+        lengths += len(prefix)
         self.lengths.frombytes(lengths.tobytes())
 
     def strings(self) -> ByteStrings:
@@ -159,7 +160,7 @@ class _Tour:
             elif kind == 'image':
                 more.append(name)
         if more:
-            _sort(images := images + more, is_ascii=False)
+            _sort(images := images + more)
         if images:
             self.names.add(folder, images)
             self.found.counts[folder.partition(os.sep)[0]] += len(images)
@@ -229,11 +230,13 @@ def _plain_images(folder: str) -> tuple[list[bytes], list[tuple[bytes, os.DirEnt
     with os.scandir(os.fsencode(folder)) as entries:
         names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False) or odd.append(entry)]
     rest: list[tuple[bytes, os.DirEntry | None]] = [(entry.name, entry) for entry in odd]
-    joined = b'/'.join((b'', *names, b''))
+    names.sort()
+    joined = b'/%b/' % b'/'.join(names)
     if not _all_images(names, joined):
         rest += [(name, None) for name in names if not _is_image(name)]
         names = [name for name in names if _is_image(name)]
-    _sort(names, joined.isascii())
+    if not joined.isascii():
+        _sort(names)
     return names, rest
 
 
@@ -247,9 +250,9 @@ def _is_image(name: bytes) -> bool:
     return name[name.rfind(b'.') :] in SUFFIXES and name[0] != DOT
 
 
-def _sort(names: list[bytes], is_ascii: bool) -> None:
+def _sort(names: list[bytes]) -> None:
     """Sorts names as strings. That is the order of their bytes, where all are ASCII; not where some are no Unicode."""
-    names.sort(key=None if is_ascii else os.fsdecode)
+    names.sort(key=os.fsdecode)
 
 
 def _ancestors(folder: str) -> Iterator[str]:

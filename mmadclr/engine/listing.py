@@ -59,7 +59,9 @@ def _is_ours(cfg: Mapping) -> bool:
     if isinstance(inner, Mapping):
         return _is_ours(inner)
     kind = cfg.get('type')
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(cfg.get('_scope_')) as registry:
+            kind = registry.get(kind)
     return isinstance(kind, type) and issubclass(kind, ImageDataset)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mmadclr.datasets import ClassFolders, walking
+from mmadclr.datasets.names import is_hidden
 from mmadclr.datasets.readers import read_class_folders, read_folder
 from mmadclr.datasets.walking import subfolders, walk
 
@@ -174,3 +176,69 @@ def test_a_folder_that_cannot_be_read_is_an_error(root, monkeypatch):
         ValueError, match=r'folder .*data/b cannot be read \(Permission denied\): change that, or move it away'
     ):
         read_folder(root)
+
+
+def plainly(root: Path) -> tuple[list[str], list[str], Counter, list[str]]:
+    """Images, hidden ones, others and broken links, entry by entry: a slow reference for trees without links to folders."""
+    images, hidden, others, broken, left = [], [], Counter(), [], [('', root)]
+    while left:
+        folder, path = left.pop()
+        enter = []
+        for name in sorted(os.listdir(path)):
+            here, below = os.path.join(path, name), os.path.join(folder, name)
+            extension = os.path.splitext(name)[1].lower()
+            if is_hidden(name):
+                hidden.append(below)
+            elif os.path.islink(here) and not os.path.exists(here):
+                broken.append(below)
+                images += [below] if extension in walking.EXTENSIONS else []
+            elif os.path.isdir(here):
+                enter.append((below, here))
+            elif not os.path.isfile(here):
+                others['pipe or device'] += 1
+            elif extension in walking.EXTENSIONS:
+                images.append(below)
+            else:
+                others[extension or name] += 1
+        left += reversed(enter)
+    return images, hidden, others, broken
+
+
+STEMS = ['a', 'B', 'é', '\udce9', '￮', '😀', 'x.y', '.hid', '__MACOSX', 'new\nline', 'name ', '-', '..two']
+ENDINGS = ['.jpg', '.JPG', '.Jpeg', '.png', '.txt', '', '.', '.TXT', '.jpg.txt', '.pn', 'jpg']
+
+
+def fill_at_random(folder: Path, draw: random.Random, depth: int = 0) -> None:
+    folder.mkdir()
+    endings = ['.png'] if draw.random() < 0.4 else ENDINGS  # many folders hold one kind of files
+    for _ in range(draw.randrange(12)):
+        path = folder / (draw.choice(STEMS) + str(draw.randrange(30)) + draw.choice(endings))
+        if path.is_symlink() or path.exists():
+            continue
+        kind = draw.choice(['file'] * 8 + ['folder', 'folder', 'broken', 'link', 'pipe'])
+        if kind == 'folder' and depth < 3:
+            fill_at_random(path, draw, depth + 1)
+        elif kind in ('broken', 'link'):
+            path.symlink_to('nowhere' if kind == 'broken' else '/dev/null' if draw.random() < 0.3 else __file__)
+        elif kind == 'pipe':
+            os.mkfifo(path)
+        else:
+            path.write_bytes(b'')
+
+
+@pytest.mark.parametrize('seed', range(30))
+def test_random_trees_as_found_entry_by_entry(tmp_path, seed):
+    fill_at_random(tmp_path / 'tree', random.Random(seed))
+    found = walk(tmp_path / 'tree')
+    images, hidden, others, broken = plainly(tmp_path / 'tree')
+    assert decoded(found.images) == images
+    assert (found.hidden, found.broken) == (hidden, broken)
+    assert list(found.others.items()) == list(others.items())
+    assert list(found.counts.elements()) == [path.split('/')[0] if '/' in path else '' for path in images]
+
+
+@pytest.mark.parametrize('names', [['\udcff.png', '￮.png', '😀.png'], ['é.png', 'z.png'], ['a.jpg', 'a.JPG', 'B.jpg']])
+def test_names_are_in_the_order_of_strings(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_bytes(b'')
+    assert decoded(walk(tmp_path).images) == sorted(names)

@@ -11,8 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from mmengine.registry import DefaultScope
 
-from mmadclr.datasets import ClassFolders, ImageDataset  # noqa: F401 (registered)
-from mmadclr.datasets import shared_listing, sources, walking
+from mmadclr.datasets import ClassFolders, ImageDataset, shared_listing, sources, walking  # noqa: F401 (registered)
 from mmadclr.engine import listing
 from mmadclr.evaluation import feature_cache
 from mmadclr.evaluation.extraction import Loading
@@ -34,7 +33,7 @@ def outcome(case: str) -> str:
 
 
 def shared(case: str, root: Path, rank: int) -> dict:
-    """A folder that both processes call the same; of which rank 1 has another copy, and how often each looked into folders."""
+    """What comes of a folder of which rank 1 has another copy at the same place, and how often it looked into folders."""
     sources.absolute = str  # as if both were at one place, on nodes that differ
     looks, scandir = [], os.scandir
     walking.os.scandir = lambda path: looks.append(path) or scandir(path)
