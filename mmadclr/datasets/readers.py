@@ -80,7 +80,8 @@ def read_list(ann_file: str | Path, root: str | Path, with_label: bool = False) 
         raise FileNotFoundError(f'list of images {name} does not exist')
     lines = read_lines(ann_file)
     comments = {number for number, line in lines if line.startswith('#') and not _is_image_line(line, root)}
-    lines = [(number, line) for number, line in lines if number not in comments]
+    if comments:
+        lines = [(number, line) for number, line in lines if number not in comments]
     if not lines:
         raise ValueError(f'list of images {name} is empty')
     if comments:
@@ -93,8 +94,9 @@ def read_list(ann_file: str | Path, root: str | Path, with_label: bool = False) 
         _tell_repeated(name, paths)
         return Listing(ByteStrings.of(map(os.fsencode, paths)))
     paths, labels = zip(*(_labelled(name, number, line) for number, line in lines), strict=True)
-    _check_same_labels(name, paths, labels)
-    _tell_repeated(name, paths)
+    if len(set(paths)) < len(paths):
+        _check_same_labels(name, paths, labels)
+        _tell_repeated(name, paths)
     classes = tuple(str(label) for label in range(max(labels) + 1))
     return Listing(ByteStrings.of(map(os.fsencode, paths)), np.array(labels), classes)
 
@@ -134,6 +136,8 @@ def _check_same_labels(name: str, paths: Sequence[str], labels: Sequence[int]) -
 
 
 def _tell_repeated(name: str, paths: Sequence[str]) -> None:
+    if len(set(paths)) == len(paths):
+        return
     repeated = [path for path, count in Counter(paths).items() if count > 1]
     if repeated:
         message = f'{name}: {len(repeated)} images are named more than once, and count as often ({printable(repeated[0])})'
