@@ -9,6 +9,7 @@ and compared.
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 import time
@@ -80,7 +81,7 @@ class ReferenceDataset(Dataset):
     """Files decoded by Pillow, a list of crops each."""
 
     def __init__(self, root: Path) -> None:
-        self.paths = [root / path for path in read_folder(root).paths]
+        self.paths = [root / os.fsdecode(path) for path in read_folder(root).paths]
         self.augment = ReferenceAugmentation()
 
     def __len__(self) -> int:

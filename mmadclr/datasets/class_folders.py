@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.dataset import BaseDataset
 
+from mmadclr.datasets.byte_strings import ByteStrings
 from mmadclr.datasets.names import is_hidden, printable, read_lines
 from mmadclr.datasets.readers import Listing, existing_folder, read_class_folders
 from mmadclr.datasets.subsets import few_shot, held_out
@@ -90,15 +91,15 @@ class ClassFolders(BaseDataset):
         self._metainfo['classes'] = listing.classes
         if self.list_file is not None:
             listing = with_hidden(listing, self.folder, self.list_path)
-        paths, labels = np.array(listing.paths, dtype=object), np.array(listing.labels)
-        chosen = self.choose(listing, labels)
+        chosen = self.choose(listing)
         return [
-            dict(img_path=os.path.join(self.folder, path), gt_label=label)
-            for path, label in zip(paths[chosen], labels[chosen].tolist(), strict=True)
+            dict(img_path=os.path.join(self.folder, os.fsdecode(path)), gt_label=label)
+            for path, label in zip(listing.paths.take(chosen), listing.labels[chosen].tolist(), strict=True)
         ]
 
-    def choose(self, listing: Listing, labels: np.ndarray) -> np.ndarray:
+    def choose(self, listing: Listing) -> np.ndarray:
         """Numbers of the images that list, part and shots leave, ascending."""
+        labels = listing.labels
         chosen = np.arange(len(labels))
         if self.list_file is not None:
             chosen = read_image_list(self.list_path, self.folder, listing)
@@ -132,9 +133,10 @@ def with_hidden(listing: Listing, folder: Path, path: Path) -> Listing:
     Raises:
         FileNotFoundError, ValueError: See ``read_image_list``.
     """
-    numbers = {name: number for number, name in enumerate(listing.paths)}
+    numbers = _numbers(listing)
     named = (_parse_line(line, numbers)[0] for line in _lines(path))
-    labels = {name.split(os.sep, 1)[0]: label for name, label in zip(listing.paths, listing.labels, strict=True)}
+    firsts = np.unique(listing.labels, return_index=True)[1]
+    labels = {os.fsdecode(listing.paths[first]).split(os.sep, 1)[0]: label for label, first in enumerate(firsts)}
     hidden = [
         name
         for name in dict.fromkeys(named)
@@ -142,7 +144,13 @@ def with_hidden(listing: Listing, folder: Path, path: Path) -> Listing:
     ]
     hidden = [name for name in hidden if (folder / name).is_file()]
     more = [labels[name.split('/', 1)[0]] for name in hidden]
-    return Listing([*listing.paths, *hidden], [*listing.labels, *more], listing.classes)
+    paths = ByteStrings.of([*listing.paths, *map(os.fsencode, hidden)])
+    return Listing(paths, np.concatenate([listing.labels, np.array(more, dtype=np.int64)]), listing.classes)
+
+
+def _numbers(listing: Listing) -> dict[str, int]:
+    """Numbers of images by their names."""
+    return {os.fsdecode(name): number for number, name in enumerate(listing.paths)}
 
 
 def _lines(path: Path) -> list[str]:
@@ -159,7 +167,7 @@ def read_image_list(path: Path, folder: Path, listing: Listing) -> np.ndarray:
         ValueError: Names without image, names twice, labels that are not those of the folders, classes without image.
     """
     lines = _lines(path)
-    numbers = {name: number for number, name in enumerate(listing.paths)}
+    numbers = _numbers(listing)
     chosen, unknown = [], []
     for line in lines:
         name, label = _parse_line(line, numbers)
@@ -176,10 +184,11 @@ def read_image_list(path: Path, folder: Path, listing: Listing) -> np.ndarray:
     if unknown:
         where = f'{printable(path)}: {len(unknown)} of {len(lines)} lines'
         raise ValueError(f'{where} name no image in {printable(folder)}: {_shortened(unknown)}')
-    repeated = [listing.paths[number] for number, count in Counter(chosen).items() if count > 1]
+    repeated = [os.fsdecode(listing.paths[number]) for number, count in Counter(chosen).items() if count > 1]
     if repeated:
         raise ValueError(f'{printable(path)} names images more than once: {_shortened(repeated)}')
-    missing = sorted(set(range(len(listing.classes))) - {listing.labels[number] for number in chosen})
+    present = listing.labels[np.array(chosen, dtype=np.int64)]
+    missing = np.setdiff1d(np.arange(len(listing.classes)), present).tolist()
     if missing:
         names = [listing.classes[label] for label in missing]
         raise ValueError(

@@ -63,4 +63,4 @@ def read_lines(path: str | Path) -> list[tuple[int, str]]:
     if '\0' in text:
         raise ValueError(f'{printable(path)} is no text in UTF-8 (it holds zero bytes): save it as UTF-8')
     lines = text.replace('\r\n', '\n').split('\n') if '\n' in text else text.split('\r')
-    return [(number, line.strip(' \t\r')) for number, line in enumerate(lines, start=1) if line.strip(' \t\r')]
+    return [(number, kept) for number, line in enumerate(lines, start=1) if (kept := line.strip(' \t\r'))]

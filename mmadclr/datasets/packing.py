@@ -42,7 +42,9 @@ def pack_shards(
     shards = []
     for first in range(0, len(order), images_per_shard):
         chosen = order[first : first + images_per_shard]
-        members = [(Path(source) / listing.paths[i], listing.labels[i] if listing.labels else None) for i in chosen]
+        labels = [None] * len(chosen) if listing.labels is None else listing.labels[chosen].tolist()
+        paths = (Path(source) / os.fsdecode(name) for name in listing.paths.take(chosen))
+        members = list(zip(paths, labels, strict=True))
         shards.append(folder / f'{len(shards):06d}.tar')
         _write_shard(shards[-1], first, members)
     if with_label:

@@ -9,19 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from mmengine.logging import print_log
 
+from mmadclr.datasets.byte_strings import ByteStrings
 from mmadclr.datasets.names import printable, read_lines
-from mmadclr.datasets.walking import EXTENSIONS, report, walk
+from mmadclr.datasets.walking import EXTENSIONS, Found, report, walk
 
 MAX_CLASSES = 1_000_000  # a larger label is none: classes are numbered without gaps
 
 
 class Listing(NamedTuple):
-    """Image paths relative to a root, and where known their labels and the names of the classes."""
+    """Image paths relative to a root, and where known their labels (N,) int64 and the names of the classes."""
 
-    paths: list[str]
-    labels: list[int] | None = None
+    paths: ByteStrings
+    labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
 
 
@@ -32,12 +34,15 @@ def read_folder(root: str | Path) -> Listing:
         FileNotFoundError: ``root`` does not exist.
         ValueError: There is no image below it, or a folder cannot be read.
     """
-    root = existing_folder(root)
+    return Listing(_found_below(existing_folder(root)).images)
+
+
+def _found_below(root: Path) -> Found:
     found = walk(root)
     report(root, found)
     if not found.images:
         raise ValueError(f'no image below {printable(root)}: looked for names ending in {", ".join(EXTENSIONS)}')
-    return Listing(found.images)
+    return found
 
 
 def read_class_folders(root: str | Path) -> Listing:
@@ -49,16 +54,14 @@ def read_class_folders(root: str | Path) -> Listing:
         FileNotFoundError: ``root`` does not exist.
         ValueError: There is no image below it, or one lies outside every class folder.
     """
-    paths = read_folder(root).paths
-    loose = next((path for path in paths if os.sep not in path), None)
-    if loose is not None:
+    found = _found_below(existing_folder(root))
+    if '' in found.counts:
         raise ValueError(
-            f'{printable(root)}: labels are read off class folders, but {printable(loose)} lies in none; drop with_label or '
-            'move it'
+            f'{printable(root)}: labels are read off class folders, but {printable(os.fsdecode(found.images[0]))} lies in '
+            'none; drop with_label or move it'
         )
-    folders = sorted({path.split(os.sep, 1)[0] for path in paths})
-    index = {name: label for label, name in enumerate(folders)}
-    return Listing(paths, [index[path.split(os.sep, 1)[0]] for path in paths], tuple(map(printable, folders)))
+    labels = np.repeat(np.arange(len(found.counts)), list(found.counts.values()))  # as sorted as the folders were visited
+    return Listing(found.images, labels, tuple(map(printable, found.counts)))
 
 
 def read_list(ann_file: str | Path, root: str | Path, with_label: bool = False) -> Listing:
@@ -77,7 +80,8 @@ def read_list(ann_file: str | Path, root: str | Path, with_label: bool = False) 
         raise FileNotFoundError(f'list of images {name} does not exist')
     lines = read_lines(ann_file)
     comments = {number for number, line in lines if line.startswith('#') and not _is_image_line(line, root)}
-    lines = [(number, line) for number, line in lines if number not in comments]
+    if comments:
+        lines = [(number, line) for number, line in lines if number not in comments]
     if not lines:
         raise ValueError(f'list of images {name} is empty')
     if comments:
@@ -88,11 +92,13 @@ def read_list(ann_file: str | Path, root: str | Path, with_label: bool = False) 
         if labelled:
             print_log(f'{name}: the labels of {labelled} lines are not used (with_label=False)', 'current')
         _tell_repeated(name, paths)
-        return Listing(paths)
+        return Listing(ByteStrings.of(map(os.fsencode, paths)))
     paths, labels = zip(*(_labelled(name, number, line) for number, line in lines), strict=True)
-    _check_same_labels(name, paths, labels)
-    _tell_repeated(name, paths)
-    return Listing(list(paths), list(labels), tuple(str(label) for label in range(max(labels) + 1)))
+    if len(set(paths)) < len(paths):
+        _check_same_labels(name, paths, labels)
+        _tell_repeated(name, paths)
+    classes = tuple(str(label) for label in range(max(labels) + 1))
+    return Listing(ByteStrings.of(map(os.fsencode, paths)), np.array(labels), classes)
 
 
 def _is_image_line(line: str, root: str | Path) -> bool:
@@ -130,6 +136,8 @@ def _check_same_labels(name: str, paths: Sequence[str], labels: Sequence[int]) -
 
 
 def _tell_repeated(name: str, paths: Sequence[str]) -> None:
+    if len(set(paths)) == len(paths):
+        return
     repeated = [path for path, count in Counter(paths).items() if count > 1]
     if repeated:
         message = f'{name}: {len(repeated)} images are named more than once, and count as often ({printable(repeated[0])})'

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 from mmengine.logging import print_log
 
+from mmadclr.datasets.byte_strings import ByteStrings
 from mmadclr.datasets.names import is_hidden, printable
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.gif')
+# Every way to write an extension: a name is looked up as it is, without making a lower-case copy.
+SUFFIXES = frozenset(
+    ''.join(letters).encode() for name in EXTENSIONS for letters in product(*zip(name, name.upper(), strict=True))
+)
+DOT = ord('.')
 # Links among folders can make more paths than there are atoms; no one wants a folder this often.
 MAX_VISITS = 1000
 
@@ -24,6 +33,8 @@ class Found:
 
     Attributes:
         images: By their names; those of a folder before those of its subfolders, each in alphabetical order.
+        counts: How many images lie below each folder directly below the root, in the order of ``images``; below ``''`` those
+            that lie in none.
         others: How many files there are of each other kind.
         hidden: Folders and files that begin with a dot, or were left by a system; what lies in them is not looked at.
         loops: Links to a folder they lie in, which were not followed.
@@ -31,7 +42,8 @@ class Found:
         repeated: Links to folders that have been visited before, or lie in the same root; they were followed.
     """
 
-    images: list[str] = field(default_factory=list)
+    images: ByteStrings = field(default_factory=lambda: ByteStrings.of([]))
+    counts: Counter = field(default_factory=Counter)
     others: Counter = field(default_factory=Counter)
     hidden: list[str] = field(default_factory=list)
     loops: list[str] = field(default_factory=list)
@@ -50,6 +62,7 @@ def walk(root: str | Path) -> Found:
     while left:
         folder = left.pop()
         left += [os.path.join(folder, name) for name in reversed(tour.look_into(folder))]
+    tour.found.images = tour.names.strings()
     return tour.found
 
 
@@ -60,6 +73,16 @@ def subfolders(root: str | Path) -> list[str]:
         ValueError: See ``walk``.
     """
     return _Tour(root).look_into('')
+
+
+def directly_below(root: str | Path) -> tuple[list[str], ByteStrings]:
+    """``subfolders``, and the images that lie directly in ``root``, sorted: by one look into one folder.
+
+    Raises:
+        ValueError: See ``walk``.
+    """
+    tour = _Tour(root)
+    return tour.look_into(''), tour.names.strings()
 
 
 def report(root: str | Path, found: Found) -> None:
@@ -93,46 +116,84 @@ def _target(root: str | Path, link: str) -> str:
         return '?'
 
 
+class _Names:
+    """Names that grow by a folder at a time, in one piece of memory that need not be copied in the end."""
+
+    def __init__(self) -> None:
+        self.data, self.lengths = bytearray(), array('i')
+
+    def add(self, folder: str, names: list[bytes]) -> None:
+        """The names of files of a relative folder."""
+        prefix = os.fsencode(os.path.join(folder, ''))
+        self.data += prefix.join((b'', *names))
+        lengths = np.fromiter(map(len, names), np.intc, len(names))
+        lengths += len(prefix)
+        self.lengths.frombytes(lengths.tobytes())
+
+    def strings(self) -> ByteStrings:
+        starts = np.zeros(len(self.lengths) + 1, dtype=np.int64)
+        if self.lengths:
+            np.cumsum(np.frombuffer(self.lengths, np.intc), out=starts[1:])
+        return ByteStrings(np.frombuffer(self.data, dtype=np.uint8), starts)
+
+
 class _Tour:
-    """A tour through a folder; ``found`` is what it has found so far."""
+    """A tour through a folder; ``found`` and ``names`` are what it has found so far."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root, self.found = os.fspath(root), Found()
+        self.root, self.found, self.names = os.fspath(root), Found(), _Names()
         self.identities: dict[str, tuple[int, int]] = {}
         self.visits: Counter = Counter()
 
     def look_into(self, folder: str) -> list[str]:
         """Takes note of the files of a folder; returns the names of its subfolders to enter, sorted."""
-        enter = []
         try:
-            with os.scandir(os.path.join(self.root, folder)) as entries:
-                entries = sorted(entries, key=lambda entry: entry.name)
+            images, rest = _plain_images(os.path.join(self.root, folder))
         except OSError as error:
             where = printable(os.path.join(self.root, folder))
             raise ValueError(f'folder {where} cannot be read ({error.strerror}): change that, or move it away') from error
-        for entry in entries:
-            path = os.path.join(folder, entry.name)
-            if is_hidden(entry.name):
-                self.found.hidden.append(path)
-            elif _leads_nowhere(entry):
-                self.found.broken.append(path)
-                if _extension(entry.name) in EXTENSIONS:
-                    self.found.images.append(path)
-            elif entry.is_dir():
-                if not entry.is_symlink() or self.may_follow(path, folder):
-                    enter.append(entry.name)
-            elif entry.is_file():
-                self.note_file(path, entry.name)
-            else:
-                self.found.others['pipe or device'] += 1  # opening it might wait for ever
+        enter, more = [], []
+        for name, entry in sorted(rest, key=lambda pair: os.fsdecode(pair[0])):
+            kind = self.note(folder, os.fsdecode(name), entry)
+            if kind == 'folder':
+                enter.append(os.fsdecode(name))
+            elif kind == 'image':
+                more.append(name)
+        if more:
+            _sort(images := images + more)
+        if images:
+            self.names.add(folder, images)
+            self.found.counts[folder.partition(os.sep)[0]] += len(images)
         return enter
 
-    def note_file(self, path: str, name: str) -> None:
+    def note(self, folder: str, name: str, entry: os.DirEntry | None) -> str | None:
+        """Takes note of something in a folder (a plain file, where ``entry`` is None).
+
+        Returns:
+            ``'folder'`` for one to enter, ``'image'`` for an image.
+        """
+        path = os.path.join(folder, name)
+        if is_hidden(name):
+            self.found.hidden.append(path)
+        elif entry is None:
+            return self.note_file(name)
+        elif _leads_nowhere(entry):
+            self.found.broken.append(path)
+            return 'image' if _extension(name) in EXTENSIONS else None
+        elif entry.is_dir():
+            return 'folder' if not entry.is_symlink() or self.may_follow(path, folder) else None
+        elif entry.is_file():
+            return self.note_file(name)
+        else:
+            self.found.others['pipe or device'] += 1  # opening it might wait for ever
+        return None
+
+    def note_file(self, name: str) -> str | None:
         extension = _extension(name)
         if extension in EXTENSIONS:
-            self.found.images.append(path)
-        else:
-            self.found.others[extension or name] += 1
+            return 'image'
+        self.found.others[extension or name] += 1
+        return None
 
     def may_follow(self, link: str, folder: str) -> bool:
         """Whether a link to a folder leads to none that it lies in."""
@@ -159,6 +220,41 @@ class _Tour:
         return self.identities[folder]
 
 
+def _plain_images(folder: str) -> tuple[list[bytes], list[tuple[bytes, os.DirEntry | None]]]:
+    """Names of the files in a folder that are plainly images, sorted; and everything else, without entries of plain files.
+
+    Millions of names pass here. The kind of an entry comes with its name, so that none is looked at by itself, unless it is
+    a link; and of most folders it is enough to look at all names at once.
+    """
+    odd: list[os.DirEntry] = []
+    with os.scandir(os.fsencode(folder)) as entries:
+        names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False) or odd.append(entry)]
+    rest: list[tuple[bytes, os.DirEntry | None]] = [(entry.name, entry) for entry in odd]
+    names.sort()
+    joined = b'/%b/' % b'/'.join(names)
+    if not _all_images(names, joined):
+        rest += [(name, None) for name in names if not _is_image(name)]
+        names = [name for name in names if _is_image(name)]
+    if not joined.isascii():
+        _sort(names)
+    return names, rest
+
+
+def _all_images(names: list[bytes], joined: bytes) -> bool:
+    """Whether names, which ``joined`` holds with slashes around each, share an extension of images, and none is hidden."""
+    suffix = names[0][names[0].rfind(b'.') :] if names else b''
+    return suffix in SUFFIXES and b'/.' not in joined and joined.count(suffix + b'/') == len(names)
+
+
+def _is_image(name: bytes) -> bool:
+    return name[name.rfind(b'.') :] in SUFFIXES and name[0] != DOT
+
+
+def _sort(names: list[bytes]) -> None:
+    """Sorts names as strings. That is the order of their bytes, where all are ASCII; not where some are no Unicode."""
+    names.sort(key=os.fsdecode)
+
+
 def _ancestors(folder: str) -> Iterator[str]:
     """A relative folder, those above it, and the root (``''``)."""
     while folder:
@@ -172,4 +268,10 @@ def _extension(name: str) -> str:
 
 
 def _leads_nowhere(entry: os.DirEntry) -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)
+    if not entry.is_symlink():
+        return False
+    try:
+        entry.stat()  # kept by the entry, for what is asked of it next
+    except OSError:
+        return True
+    return False

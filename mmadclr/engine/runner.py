@@ -31,7 +31,7 @@ from mmadclr.engine.compilation import compile_blocks
 from mmadclr.engine.config_sense import batch_findings, check_sense, report
 from mmadclr.engine.history import bound_histories
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
-from mmadclr.engine.listing import listed_alike
+from mmadclr.engine.listing import listed_alike, share_in
 from mmadclr.engine.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
 from mmadclr.engine.optim import PRECISIONS, resolve_precision
 from mmadclr.engine.run_state import history_of, plain_history
@@ -66,6 +66,7 @@ class Runner(mmengine_runner.Runner):
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
+        share_in(self.work_dir)
 
     def build_message_hub(self, message_hub: dict | None = None) -> MessageHub:
         hub = super().build_message_hub(message_hub)

@@ -32,8 +32,8 @@ from mmadclr.datasets.transforms import short_side
 from mmadclr.datasets.walking import subfolders
 from mmadclr.engine.argument_types import natural, positive
 from mmadclr.engine.launch import add_launcher_arguments, load_config
-from mmadclr.engine.listing import check_same_images
-from mmadclr.evaluation.extraction import DTYPES, Loading, extract, together
+from mmadclr.engine.listing import built_alike, check_same_images
+from mmadclr.evaluation.extraction import DTYPES, Loading, extract
 from mmadclr.evaluation.extractor import FEATURES, FeatureExtractor, default_features
 from mmadclr.evaluation.feature_cache import cached_features, fingerprint
 from mmadclr.evaluation.rows import FeatureSet
@@ -263,7 +263,7 @@ def build_datasets(args: Namespace, size: int) -> dict[str, ImageDataset]:
         settings = dict(with_label=True, shards=args.shards, **pixel_arguments(args))
         return {name: ImageDataset(root, dict(transform), ann_file, **settings) for name, (root, ann_file) in places.items()}
 
-    datasets = together(build)
+    datasets = built_alike(build, *filter(None, [args.cache]))
     for dataset in datasets.values():
         check_same_images(dataset)
     check_classes(**datasets, in_folders=not (args.train_list or args.val_list or args.shards))

@@ -79,7 +79,8 @@ def extract_shard(
     if dataset.labels is None:
         raise ValueError(f'{dataset.data_root}: evaluation needs labels; set with_label=True on a labelled set')
     features, rows, indices = _own_features(model, loader, max_unreadable, keep=keep)
-    return Shard(features, rows, torch.from_numpy(dataset.labels).to(indices.device)[indices])
+    labels = torch.tensor(dataset.labels, device=indices.device)  # a copy: they may be mapped read-only
+    return Shard(features, rows, labels[indices])
 
 
 def gather_features(

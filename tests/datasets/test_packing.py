@@ -1,5 +1,6 @@
 """Packed images come out of the shards as they went in."""
 
+import os
 import tarfile
 
 import numpy as np
@@ -25,7 +26,9 @@ def test_bytes_and_labels_survive(image_folder, tmp_path):
     assert [shard.name for shard in shards] == ['000000.tar', '000001.tar', '000002.tar']
     assert sorted((tmp_path / 'out').iterdir()) == [*shards, tmp_path / 'out' / 'classes.txt']
     listing = read_class_folders(root)
-    expected = sorted(((root / path).read_bytes(), label) for path, label in zip(listing.paths, listing.labels, strict=True))
+    expected = sorted(
+        ((root / os.fsdecode(path)).read_bytes(), label) for path, label in zip(listing.paths, listing.labels, strict=True)
+    )
     dataset = ImageDataset(tmp_path / 'out', CENTRE, shards='{000000..000002}.tar', with_label=True)
     got = [(dataset.source.read(index), int(dataset.labels[index])) for index in range(len(dataset))]
     assert sorted(got) == expected

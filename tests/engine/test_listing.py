@@ -31,23 +31,36 @@ CASES = {
     'class folders': lambda folder: (folder / 'a/1.png').unlink(),
 }
 
+SHARED = {
+    'whole': lambda folder: None,
+    'full': lambda folder: None,
+    'unseen': lambda folder: None,
+    'gone': lambda folder: (folder / 'b/3.png').unlink(),
+    'other folder': lambda folder: write(folder, ['c/0.png']),
+    'other list': CASES['list'],
+}
+
 
 @pytest.fixture(scope='module')
 def outcomes(tmp_path_factory):
     """By case, what came of it on rank 0 and on rank 1, whose folder was changed."""
     root = tmp_path_factory.mktemp('listing')
     for rank in (0, 1):
-        for case in CASES:
+        for case in CASES | SHARED:
             write(root / f'rank{rank}' / case)
-        (root / f'rank{rank}' / 'list' / 'list.txt').write_text('a/0.png 0\nb/1.png 1\n')
-    for case, change in CASES.items():
+        for case in ('list', 'other list'):
+            (root / f'rank{rank}' / case / 'list.txt').write_text('a/0.png 0\nb/1.png 1\n')
+    for case, change in (CASES | SHARED).items():
         change(root / 'rank1' / case)
     (root / 'cases.json').write_text(json.dumps(list(CASES)))
+    (root / 'shared.json').write_text(json.dumps(list(SHARED)))
     environment = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore')
+    environment['TMPDIR'] = str(tmp_path_factory.mktemp('temporary'))
     command = [*TORCHRUN, str(REPO / 'tests/engine/listing_runs.py'), str(root)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     found = [json.loads((root / f'rank{rank}.json').read_text()) for rank in (0, 1)]
+    assert not list(root.rglob('listing-*'))  # removed in the end
     return {case: tuple(results[case] for results in found) for case in found[0]}
 
 
@@ -79,6 +92,49 @@ def test_a_folder_that_one_process_does_not_see_ends_all(outcomes):
         'the config',
         'FileNotFoundError: data_root missing does not exist; set data_root of the dataset in the config',
     )
+
+
+def test_one_process_lists_and_the_other_maps_its_files(outcomes):
+    first, second = outcomes['shared whole']
+    assert first['names'] == second['names'] == sorted(NAMES)
+    assert first['labels'] == second['labels'] == [0] * 4 + [1] * 4
+    assert first['file'] == second['file']
+    assert '/work/listing/listing-' in first['file']
+    assert (first['looks'], second['looks']) == (4, 1)  # root, a, b and the root once more; the root
+
+
+def test_what_is_mapped_is_mapped_again_where_it_is_unpickled(outcomes):
+    for found in outcomes['shared whole']:
+        assert found['again'] == [found['labels'], found['file']]
+
+
+def test_a_full_disk_is_no_error_all_list_by_themselves(outcomes):
+    for found in outcomes['shared full']:
+        assert found['names'] == sorted(NAMES)
+        assert (found['file'], found['again'][1]) == (None, None)
+    assert outcomes['shared full'][1]['looks'] == 3
+
+
+def test_a_node_that_does_not_see_the_folder_lists_for_itself(outcomes):
+    first, second = outcomes['shared unseen']
+    assert first['names'] == second['names'] == sorted(NAMES)
+    assert '/unseen/listing/' in first['file']
+    assert '/unseen/' not in second['file']
+    assert second['looks'] == 4
+
+
+@pytest.mark.parametrize(
+    ('case', 'said'),
+    [
+        ('gone', 'b/3.png is not there on rank 1 ('),
+        ('other folder', 'The first difference is image 8: no more image on rank 0 ('),
+        ('other list', 'The first difference is image 1: b/1.png with label 1 on rank 0 ('),
+    ],
+)
+def test_a_process_that_sees_other_files_than_were_listed_ends_all(outcomes, case, said):
+    for found in outcomes[f'shared {case}']:
+        assert found['error'].startswith('ValueError: ')
+        assert said in found['error']
 
 
 def test_one_process_decides_for_all_whether_features_are_cached(outcomes):

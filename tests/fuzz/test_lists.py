@@ -60,18 +60,19 @@ def test_lists_of_images(root, data, with_label):
     if isinstance(listing, Refusal):
         return
     lines = [line for _, line in read_lines(path) if not line.startswith('#')]
-    assert listing.paths
-    assert len(listing.paths) == len(lines)
+    paths = [os.fsdecode(path) for path in listing.paths]
+    assert paths
+    assert len(paths) == len(lines)
     if with_label:
         columns = [re.fullmatch(r'(.*?)[ \t]+([0-9]+)', line, re.DOTALL) for line in lines]
-        assert list(zip(listing.paths, listing.labels, strict=True)) == [(column[1], int(column[2])) for column in columns]
+        assert list(zip(paths, listing.labels, strict=True)) == [(column[1], int(column[2])) for column in columns]
         assert max(listing.labels) < len(listing.classes)
     else:
         assert listing.labels is None
-        assert all(line.startswith(name) for name, line in zip(listing.paths, lines, strict=True))
+        assert all(line.startswith(name) for name, line in zip(paths, lines, strict=True))
     source = outcome(lambda: find_source(str(root / 'data'), str(path), with_label, None), 'list.txt')
     names = [source.name(number) for number in range(len(source))]
-    assert [os.fsdecode(source.key(number)) for number in range(len(source))] == listing.paths
+    assert [os.fsdecode(source.key(number)) for number in range(len(source))] == paths
     assert all(name.encode() and '\n' not in name for name in names)
 
 
