@@ -19,8 +19,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from mmadclr.checkpoint.opening import open_backbone
+from mmadclr.datasets.centre_crop import MAX_RESIZED, short_side
 from mmadclr.datasets.image_dataset import ImageDataset
-from mmadclr.datasets.transforms import MAX_RESIZED, short_side
 from mmadclr.evaluation.extraction import Loading, Progress, feature_batches
 from mmadclr.evaluation.extractor import FeatureExtractor
 from mmadclr.evaluation.features import report_lost, report_unreadable

@@ -35,7 +35,7 @@ class ResizeSquare:
 
     def __call__(self, results: dict) -> dict:
         image = results.pop('image').resize((self.size, self.size), Image.Resampling.BICUBIC)
-        results.pop('rng')
+        results.pop('rng', None)
         results['images'] = torch.from_numpy(np.array(image).transpose(2, 0, 1))
         return results
 

@@ -25,10 +25,10 @@ from mmadclr.checkpoint.layouts import find_backbone
 from mmadclr.checkpoint.loading import architecture, describe_backbone
 from mmadclr.checkpoint.opening import OpenedBackbone, open_backbone
 from mmadclr.checkpoint.weights import fill
+from mmadclr.datasets.centre_crop import short_side
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.names import printable
 from mmadclr.datasets.subsets import few_shot
-from mmadclr.datasets.transforms import short_side
 from mmadclr.datasets.walking import subfolders
 from mmadclr.engine.argument_types import natural, positive
 from mmadclr.engine.launch import add_launcher_arguments, load_config
