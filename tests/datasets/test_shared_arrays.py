@@ -1,6 +1,7 @@
 """Batches of workers are those of the main process however long anybody holds them, and blocks are used again."""
 
 import gc
+import itertools
 import multiprocessing
 import os
 import subprocess
@@ -124,7 +125,7 @@ def test_batches_of_other_sizes(dataset):
     """The last is smaller; a batch sampler may ask for anything."""
     sizes = [3, 1, 7, 7, 2, 9, 9, 9, 1, 4]
     ends = np.cumsum([0, *sizes])
-    chosen = [keys(60)[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    chosen = [keys(60)[start:end] for start, end in itertools.pairwise(ends)]
     found, expected = (
         list(DataLoader(dataset, batch_sampler=chosen, num_workers=workers, collate_fn=collate_samples))
         for workers in (1, 0)
