@@ -19,8 +19,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from mmadclr.checkpoint.opening import open_backbone
+from mmadclr.datasets.centre_crop import MAX_RESIZED, short_side
 from mmadclr.datasets.image_dataset import ImageDataset
-from mmadclr.datasets.transforms import MAX_RESIZED, short_side
 from mmadclr.evaluation.extraction import Loading, Progress, feature_batches
 from mmadclr.evaluation.extractor import FeatureExtractor
 from mmadclr.evaluation.features import report_lost, report_unreadable
@@ -103,6 +103,8 @@ def extract_features(
     value_range: tuple[float, float] | None = None,
     bands: tuple[int, int, int] | None = None,
     max_pixels: int | None = None,
+    read: str = 'pillow',
+    precision: str = 'fp32',
     **kwargs,
 ) -> ExtractedFeatures:
     """Features of every image below a folder, at any depth, without labels.
@@ -117,6 +119,8 @@ def extract_features(
         max_unreadable: More images than this that cannot be read are an error; others are logged and listed.
         value_range, bands, max_pixels: What files do not say about their pixels; see
             :class:`mmadclr.datasets.pixels.PixelOptions`.
+        read: ``'pillow'`` for the pixels of the transform of :func:`load_backbone`, or ``'fast'``; see ``ResizeCentreCrop``.
+        precision: ``'fp32'``, or ``'bf16'`` for torch's autocast.
 
     Raises:
         FileNotFoundError, ValueError: The folder has no images, or the checkpoint cannot be used; a backbone without class
@@ -127,9 +131,10 @@ def extract_features(
     has_cls = opened.model.cls_token is not None
     if not (has_cls or patches):
         raise ValueError(f'{checkpoint}: the backbone has no class token; ask for patches=True')
-    model = (_TokenExtractor(opened, 'mean') if patches else FeatureExtractor(opened, 'cls')).to(device)
+    kind, features = (_TokenExtractor, 'mean') if patches else (FeatureExtractor, 'cls')
+    model = kind(opened, features, precision).to(device)
     size = size or min(opened.img_size)
-    transform = dict(type='ResizeCentreCrop', resize=resize or short_side(size), size=size)
+    transform = dict(type='ResizeCentreCrop', resize=resize or short_side(size), size=size, backend=read)
     dataset = ImageDataset(str(folder), transform, value_range=value_range, bands=bands, max_pixels=max_pixels)
     loading = Loading(batch_size, num_workers, max_unreadable)
     progress = Progress(len(dataset), folder)
@@ -150,7 +155,6 @@ def extract_features(
 class _TokenExtractor(FeatureExtractor):
     """(B, 3, H, W) -> [CLS], if there is one, and patches (B, 1 + P, D)."""
 
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
+    def _encode(self, images: Tensor, mode: str) -> Tensor:
         output = self.backbone(images)
         return output.patches if output.cls is None else torch.cat((output.cls[:, None], output.patches), dim=1)

@@ -64,12 +64,13 @@ def main() -> None:
         ignore_index=args.ignore_index,
         reduce_zero_label=args.reduce_zero_label,
         max_images=args.max_images,
+        backend=args.read,
         **pixel_arguments(args),
     )
     val = dict(img_dir=args.val[0], mask_dir=args.val[1])
     probe = DenseProbe(train, val, k=args.k, bank_size=args.bank_size, batch_size=args.batch_size, num_workers=args.workers)
     features = 'mean' if opened.model.cls_token is None else 'cls'  # of whole images, which the probe does not ask for
-    finish(args, probe(FeatureExtractor(opened, features).to(get_device())))
+    finish(args, probe(FeatureExtractor(opened, features, args.precision).to(get_device())))
 
 
 if __name__ == '__main__':

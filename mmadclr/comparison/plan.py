@@ -153,6 +153,7 @@ def image_arguments(cfg: Config) -> list[str]:
     if val.get('shards'):
         arguments += ['--shards', val.shards]
     sizes = ['--size', str(val.transform.size), '--resize', str(val.transform.resize)]
+    sizes += ['--read', val.transform.get('backend', 'fast')]
     return [*arguments, *sizes, '--dtype', 'float32', '--batch-size', str(cfg.val_dataloader.batch_size)]
 
 
@@ -170,7 +171,7 @@ def probe_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
     for name, part in (('train', train), ('val', {**train, **probe.get('val', {})})):
         arguments += [f'--{name}', part['img_dir'], part['mask_dir']]
     given = {**{key: train.get(key) for key in ('size', 'max_images', 'ignore_index')}, 'bank_size': probe.get('bank_size')}
-    given['k'] = probe.get('k')
+    given |= {'k': probe.get('k'), 'read': train.get('backend', 'fast')}
     for key, value in given.items():
         arguments += [] if value is None else [f'--{key.replace("_", "-")}', str(value)]
     return 'dense_probe.py', arguments + (['--reduce-zero-label'] if train.get('reduce_zero_label') else [])

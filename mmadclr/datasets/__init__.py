@@ -1,10 +1,11 @@
+from mmadclr.datasets.centre_crop import ResizeCentreCrop
 from mmadclr.datasets.class_folders import ClassFolders
 from mmadclr.datasets.dense_shapes import scenes_detection, shapes_segmentation
 from mmadclr.datasets.image_dataset import ImageDataset, ShapesDataset, UnreadableImageError
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.datasets.masked_images import MaskedImageDataset, ResizeSquare
 from mmadclr.datasets.samplers import EpochSampler, ShardSampler
-from mmadclr.datasets.transforms import MultiCrop, ResizeCentreCrop
+from mmadclr.datasets.transforms import MultiCrop
 
 __all__ = [
     'ClassFolders',

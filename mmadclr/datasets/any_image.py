@@ -28,7 +28,7 @@ from mmadclr.datasets.deep_formats import (
     read_tiff,
     tiff_facts,
 )
-from mmadclr.datasets.orientation import exif_orientation, orientation_of, upright
+from mmadclr.datasets.orientation import exif_orientation, has_segment, orientation_of, upright
 from mmadclr.datasets.pixels import (
     ALPHA,
     CMYK,
@@ -80,7 +80,7 @@ def read_rgb(data: bytes, options: PixelOptions = AS_THEY_ARE) -> Decoded:
 def lost_by_header(data: bytes) -> list[str]:
     """What is lost where a fast decoder reads a JPEG, PNG or WebP file, by its header."""
     if data[:2] == b'\xff\xd8':
-        return [FRAMES] if data.find(b'MPF\0', 0, 1 << 16) >= 0 else []
+        return [FRAMES] if has_segment(data, 0xE2, b'MPF\0') else []
     if data[:8] == PNG_SIGNATURE:
         return [ALPHA] if data[25:26] in (b'\x04', b'\x06') or b'tRNS' in data[: data.find(b'IDAT')] else []
     if data[8:16] == b'WEBPVP8L':

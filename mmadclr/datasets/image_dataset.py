@@ -42,7 +42,8 @@ class ImageDataset(Dataset):
     """Images of a folder, of class folders, of a text list or of tar shards; no annotation file is needed.
 
     Keys are ``index`` or, from the samplers of :mod:`mmadclr.datasets.samplers`, ``SampleKey``. The transform gets a random
-    generator seeded with all of the key, so a sample does not depend on the number of workers, processes or earlier samples.
+    generator seeded with all of the key, so a sample does not depend on the number of workers, processes or earlier samples;
+    none if it says ``needs_rng = False``.
     A file that cannot be read is replaced by the next one that can, and named in the sample's ``unreadable``: training
     (``UnreadableImageHook``) and evaluation (``extract_features``) log, count and limit those. ``fallbacks`` names files
     that took a slower decoder, ``lost`` what of a file is not in its 8-bit RGB pixels, as pairs of what and which file.
@@ -77,6 +78,7 @@ class ImageDataset(Dataset):
         self.source = find_source(data_root, ann_file, with_label, shards)
         self.transform = TRANSFORMS.build(transform)
         self._decodes_late = getattr(self.transform, 'backend', 'pillow') in ('fast', 'device')
+        self._needs_rng = getattr(self.transform, 'needs_rng', True)  # which costs time
         if self._decodes_late:
             warn_without_simplejpeg()
 
@@ -107,7 +109,7 @@ class ImageDataset(Dataset):
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[dict]:
         """The samples of a batch; what a ``DataLoader`` calls.
 
-        If the transform can write into arrays made for the whole batch (``allocate``), the views are parts of those; if it
+        If the transform can write into arrays made for the whole batch (``allocate``), the pixels are parts of those; if it
         leaves cropping to the device, the images are parts of one array.
         """
         in_worker = get_worker_info() is not None
@@ -143,7 +145,9 @@ class ImageDataset(Dataset):
         )
 
     def _read(self, key: SampleKey, **kwargs) -> dict:
-        results = {'index': key.index, 'epoch': key.epoch, 'rng': np.random.default_rng(key)}
+        results = {'index': key.index, 'epoch': key.epoch}
+        if self._needs_rng:
+            results['rng'] = np.random.default_rng(key)
         if self.labels is not None:
             results['label'] = int(self.labels[key.index])
         name = self.source.name(key.index)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from mmadclr.datasets.packed_images import FILE, PIXELS, PackedSamples
+from mmadclr.datasets.shared_arrays import LentArrays, LentBatch
 from mmadclr.registry import FUNCTIONS
 
 MESSAGES = ('unreadable', 'fallbacks', 'lost')
@@ -18,7 +19,8 @@ class SampleList(list):
 
     Args:
         samples: As a transform returns them.
-        arrays: Per kind ('global', 'local', 'query') the crops of all samples, (B, number, size, size, 3).
+        arrays: Per kind ('global', 'local', 'query') the crops of all samples, (B, number, size, size, 3), or ``images``
+            (B, 3, size, size).
     """
 
     def __init__(self, samples: Iterable[dict], arrays: dict[str, Tensor]) -> None:
@@ -30,14 +32,20 @@ class SampleList(list):
 def collate_samples(samples: Sequence[dict]) -> dict:
     """Stacks tensors and numbers; gathers the lists of ``unreadable`` files, ``fallbacks`` and ``lost`` into one each.
 
-    Views of a ``SampleList`` are not stacked but there already: (B, number, 3, size, size), stored channels-last. Whole
-    images are packed (:func:`mmadclr.datasets.packed_images.pack`).
+    Arrays of a ``SampleList`` are not stacked but there already: views (B, number, 3, size, size), stored channels-last.
+    Whole images are packed (:func:`mmadclr.datasets.packed_images.pack`).
     """
     if PIXELS in samples[0]:
         samples = samples if isinstance(samples, PackedSamples) else PackedSamples(samples)
         rest = [{k: v for k, v in sample.items() if k not in (PIXELS, FILE)} for sample in samples]
         return {**collate_samples(rest), **samples.packed}
-    arrays = {f'{kind}_views': array.permute(0, 1, 4, 2, 3) for kind, array in getattr(samples, 'arrays', {}).items()}
+    arrays = getattr(samples, 'arrays', {})
+    lent = {_name(kind): array if kind == 'images' else array.permute(0, 1, 4, 2, 3) for kind, array in arrays.items()}
     messages = {kind: [text for sample in samples for text in sample.get(kind, ())] for kind in MESSAGES}
-    rest = [{k: v for k, v in sample.items() if k not in messages and k not in arrays} for sample in samples]
-    return {**default_collate(rest), **arrays, **messages}
+    rest = [{k: v for k, v in sample.items() if k not in messages and k not in lent} for sample in samples]
+    batch = {**default_collate(rest), **lent, **messages}
+    return LentBatch(batch, arrays.block, lent) if isinstance(arrays, LentArrays) else batch
+
+
+def _name(kind: str) -> str:
+    return kind if kind == 'images' else f'{kind}_views'

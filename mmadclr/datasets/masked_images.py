@@ -13,6 +13,8 @@ from mmengine.logging import print_log
 from PIL import Image
 from torch import Tensor
 
+from mmadclr.datasets.centre_crop import CropFilter, check_backend
+from mmadclr.datasets.decoding import EncodedImage, Scratch
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.label_maps import (
     LabelMapError,
@@ -30,15 +32,33 @@ from mmadclr.registry import DATASETS, TRANSFORMS
 
 @TRANSFORMS.register_module()
 class ResizeSquare:
-    """The whole image at ``size`` x ``size`` pixels (antialiased bicubic), whatever its aspect: (3, S, S) uint8."""
+    """The whole image at ``size`` x ``size`` pixels (antialiased bicubic), whatever its aspect: (3, S, S) uint8.
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    Args:
+        size: S.
+        backend: As of :class:`mmadclr.datasets.centre_crop.ResizeCentreCrop`. Images that are higher than wide are resized
+            by Pillow in any case: recent versions of it filter some of them in another order.
+
+    Raises:
+        ValueError: An unknown backend.
+    """
+
+    needs_rng = False
+
+    def __init__(self, size: int, backend: str = 'fast') -> None:
+        self.size, self.backend = size, check_backend(backend)
+        self._decoded, self._filter = Scratch(), CropFilter()
 
     def __call__(self, results: dict) -> dict:
-        image = results.pop('image').resize((self.size, self.size), Image.Resampling.BICUBIC)
-        results.pop('rng')
-        results['images'] = torch.from_numpy(np.array(image).transpose(2, 0, 1))
+        image, size = results.pop('image'), (self.size, self.size)
+        results.pop('rng', None)
+        if isinstance(image, EncodedImage):
+            image = Image.fromarray(image.decode(1, self._decoded))
+        if self.backend == 'pillow' or image.size[1] > image.size[0]:
+            pixels = np.array(image.resize(size, Image.Resampling.BICUBIC))
+        else:
+            pixels = self._filter(np.array(image), size, (0, 0, *size)).copy()
+        results['images'] = torch.from_numpy(pixels.transpose(2, 0, 1))
         return results
 
 
@@ -58,6 +78,7 @@ class MaskedImageDataset(ImageDataset):
         value_range, bands, max_pixels: Of the images; see :class:`mmadclr.datasets.pixels.PixelOptions`.
         with_mask: Samples hold their label map, too, so that the workers of a loader read it: ``mask`` (S, S), 16-bit
             integers (32-bit of more than 32,767 classes), -1 where ignored.
+        backend: How images are decoded and resized; see ``ResizeSquare``.
 
     Raises:
         FileNotFoundError, ValueError: See ``ImageDataset``; ``mask`` raises for masks that are missing, of another size
@@ -78,9 +99,10 @@ class MaskedImageDataset(ImageDataset):
         bands: tuple[int, int, int] | None = None,
         max_pixels: int | None = None,
         with_mask: bool = False,
+        backend: str = 'fast',
     ) -> None:
         pixels = dict(value_range=value_range, bands=bands, max_pixels=max_pixels)
-        super().__init__(str(Path(data_root) / img_dir), dict(type='ResizeSquare', size=size), **pixels)
+        super().__init__(str(Path(data_root) / img_dir), dict(type='ResizeSquare', size=size, backend=backend), **pixels)
         self.mask_root = Path(data_root) / mask_dir
         self.size, self.num_classes = size, num_classes
         self.ignore_index, self.reduce_zero_label = ignore_index, reduce_zero_label

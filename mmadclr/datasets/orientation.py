@@ -55,12 +55,17 @@ def exif_orientation(data: bytes) -> int:
 
 
 def _has_exif(data: bytes) -> bool:
-    """Whether there may be an EXIF block; of a JPEG, in one of the segments before the pixels."""
+    """Whether there may be an EXIF block."""
     if data[:2] != b'\xff\xd8':
         return b'eXIf' in data or b'EXIF' in data
+    return has_segment(data, 0xE1, EXIF)
+
+
+def has_segment(data: bytes, marker: int, name: bytes) -> bool:
+    """Whether a JPEG has a segment that begins so, before the pixels."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != START_OF_SCAN:
-        if data[place + 1] == 0xE1 and data[place + 4 : place + 10] == EXIF:
+        if data[place + 1] == marker and data.startswith(name, place + 4):
             return True
         if data[place + 1] == 0xFF:  # filling
             place += 1

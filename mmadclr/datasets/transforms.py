@@ -17,6 +17,7 @@ from mmadclr.datasets.decoding import EncodedImage, Scratch
 from mmadclr.datasets.masking import PatchMasking
 from mmadclr.datasets.packed_images import FILE, PIXELS, Arena
 from mmadclr.datasets.photometric import PhotometricRecipe, build_recipe
+from mmadclr.datasets.shared_arrays import SharedArrays
 from mmadclr.registry import TRANSFORMS, ConfigOf
 
 RecipeConfig = Annotated[dict, ConfigOf(PhotometricRecipe)]
@@ -24,7 +25,6 @@ RecipeConfig = Annotated[dict, ConfigOf(PhotometricRecipe)]
 Box = tuple[int, int, int, int]
 KINDS = ('global', 'local', 'query')
 NUM_GLOBAL = 2
-MAX_RESIZED = 2**25  # pixels of a resized image that is made as a whole: of one of 60000x1 they would be gigabytes
 TYPICAL_PIXELS, TYPICAL_FILE = 500 * 375, 110_000  # of ImageNet's training images, about
 JPEG_SHRINKS = (8, 4, 2)  # fractions at which libjpeg decodes in a fraction of the time
 
@@ -122,7 +122,7 @@ class MultiCrop:
             raise ValueError(f"query_photometric={query_photometric!r}: choose 'shared' or 'per_view'")
         check_backend(backend, decode)
         self.backend, self.decode_on_device = backend, decode == 'device'
-        self._scratch, self.arena = Scratch(), Arena()
+        self._scratch, self._arrays, self.arena = Scratch(), SharedArrays(), Arena()
         self.global_size, self.local_size, self.query_size = global_size, local_size, query_size
         self.global_scale, self.local_scale, self.query_scale = global_scale, local_scale, query_scale
         self.num_local, self.num_query = num_local, num_query
@@ -201,13 +201,10 @@ class MultiCrop:
 
         Args:
             batch_size: B.
-            shared: In shared memory, for a worker process: nothing is copied on the way to the main process.
+            shared: In shared memory, for a worker process, which uses it again; see :mod:`mmadclr.datasets.shared_arrays`.
         """
-        arrays = {}
-        for kind, (count, size) in self.sizes().items():
-            shape = (batch_size, count, size, size, 3)
-            arrays[kind] = _shared_empty(shape) if shared else torch.empty(shape, dtype=torch.uint8)
-        return arrays
+        shapes = {kind: (batch_size, count, size, size, 3) for kind, (count, size) in self.sizes().items()}
+        return self._arrays.take(shapes, shared)
 
     def batch_bytes(self, batch_size: int) -> int:
         """Bytes of the crops of one batch, what a worker holds in shared memory for each batch it works ahead.
@@ -291,54 +288,7 @@ def resize_into(out: Tensor, image: Tensor, box: Box) -> None:
     torch.ops.aten._upsample_bicubic2d_aa.out(part, out.shape[-2:], False, None, None, out=out)
 
 
-def short_side(size: int) -> int:
-    """Short side of an image before a centre crop of ``size`` pixels is evaluated: 8/7 of it, 256 for 224."""
-    return round(size * 8 / 7)
-
-
-@TRANSFORMS.register_module()
-class ResizeCentreCrop:
-    """Short side to ``resize`` pixels (bicubic), then the central ``size`` x ``size`` pixels: the evaluation input.
-
-    Sizes and pixels are those of ``torchvision.transforms.Resize`` and ``CenterCrop``.
-    """
-
-    def __init__(self, resize: int = 256, size: int = 224) -> None:
-        if size > resize:
-            raise ValueError(f'size={size} must not exceed resize={resize}')
-        self.resize, self.size = resize, size
-
-    def __call__(self, results: dict) -> dict:
-        """``image`` (PIL, RGB) -> ``images`` uint8 (3, size, size)."""
-        image = results.pop('image')
-        results.pop('rng', None)
-        results.pop('epoch', None)
-        short = min(image.size)
-        # Multiplied first, divided once: 98 pixels times the rounded factor 256 / 49 are 511.99..., and lose a row.
-        width, height = (int(self.resize * side / short) for side in image.size)
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        box = left, top, left + self.size, top + self.size
-        if width * height > MAX_RESIZED:
-            crop = _resized_part(image, (width, height), box)
-        else:
-            crop = image.resize((width, height), Image.Resampling.BICUBIC).crop(box)
-        results['images'] = torch.from_numpy(np.asarray(crop).transpose(2, 0, 1).copy())
-        return results
-
-
-def _resized_part(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
-    """``image.resize(size).crop(box)`` without making the rest, up to rounding: the filter sees what lies beside the box."""
-    edges = (edge * image.size[i % 2] / size[i % 2] for i, edge in enumerate(box))
-    source = tuple(min(edge, image.size[i % 2]) for i, edge in enumerate(edges))
-    return image.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BICUBIC, box=source)
-
-
 def _shrunk(box: Box, shrink: int) -> Box:
     """The box in pixels of a smaller image, edges rounded to whole pixels."""
     left, top, right, bottom = (round(edge / shrink) for edge in box)
     return left, top, right, bottom
-
-
-def _shared_empty(shape: tuple[int, ...]) -> Tensor:
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own collate function does
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)

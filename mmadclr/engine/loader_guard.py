@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 SHARED_MEMORY = Path('/dev/shm')
+CPU_MAX = Path('/sys/fs/cgroup/cpu.max')
+MOST_WORKERS = 16  # of which each reads 500 images/s or more
 # torch.utils.data.dataloader and torch.utils.data._utils.signal_handling
 DEATH = re.compile(
     r'DataLoader worker \(pid.*?\) (exited unexpectedly|is killed by signal: .*?\.)|Pin memory thread exited'
@@ -97,7 +100,8 @@ def _way_on(work_dir: str | Path) -> str:
 def check_shared_memory(loader: DataLoader) -> None:
     """Looks, before any worker starts, whether the batches that workers hold ready fit into shared memory.
 
-    Only where the transform of the data set tells the bytes of a batch (``batch_bytes``) and workers use ``/dev/shm``.
+    Each holds ``prefetch_factor`` of them and one that training works on; see :mod:`mmadclr.datasets.shared_arrays`. Only
+    where the transform of the data set tells the bytes of a batch (``batch_bytes``) and workers use ``/dev/shm``.
 
     Raises:
         ValueError: They do not fit; names need, room and the ways out.
@@ -106,11 +110,12 @@ def check_shared_memory(loader: DataLoader) -> None:
     if loader.num_workers == 0 or batch_bytes is None or not SHARED_MEMORY.is_dir():
         return
     size, processes = batch_bytes(loader.batch_sampler.batch_size), local_processes()
-    need = size * loader.num_workers * loader.prefetch_factor * processes
+    batches = loader.prefetch_factor + 1
+    need = size * loader.num_workers * batches * processes
     free = shutil.disk_usage(SHARED_MEMORY).free
     if need > free:
         raise ValueError(
-            f'{loader.num_workers} workers x {loader.prefetch_factor} batches of {_mib(size)} x {processes} processes need '
+            f'{loader.num_workers} workers x {batches} batches of {_mib(size)} x {processes} processes need '
             f'{_mib(need)} of shared memory, and {SHARED_MEMORY} has {_mib(free)} free: lower train_dataloader.num_workers, '
             'batch_size or prefetch_factor, or give the container more (--shm-size)'
         )
@@ -121,6 +126,23 @@ def local_processes() -> int:
     names = ('LOCAL_WORLD_SIZE', 'SLURM_NTASKS_PER_NODE', 'OMPI_COMM_WORLD_LOCAL_SIZE')
     known = next((os.environ[name] for name in names if os.environ.get(name, '').isdigit()), None)
     return int(known) if known else min(get_world_size(), max(1, torch.cuda.device_count()))
+
+
+def default_workers() -> int:
+    """Workers of a loader of this process where nobody gives a number: a core each, 16 at most.
+
+    Cores are those this process may run on (``os.sched_getaffinity``), no more than the quota of its control group, and
+    are shared with the other processes of the machine (``local_processes``).
+    """
+    affinity = getattr(os, 'sched_getaffinity', None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(max(min(cores, _core_quota(CPU_MAX)) // local_processes(), 1), MOST_WORKERS)
+
+
+def _core_quota(path: Path) -> float:
+    """Cores that a control group (version 2) gives to a container; infinity without a limit."""
+    quota, period = path.read_text().split() if path.is_file() else ('max', '')
+    return math.inf if quota == 'max' else max(int(quota) // int(period), 1)
 
 
 def _mib(size: float) -> str:

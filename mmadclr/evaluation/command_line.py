@@ -25,16 +25,17 @@ from mmadclr.checkpoint.layouts import find_backbone
 from mmadclr.checkpoint.loading import architecture, describe_backbone
 from mmadclr.checkpoint.opening import OpenedBackbone, open_backbone
 from mmadclr.checkpoint.weights import fill
+from mmadclr.datasets.centre_crop import BACKENDS, short_side
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.names import printable
 from mmadclr.datasets.subsets import few_shot
-from mmadclr.datasets.transforms import short_side
 from mmadclr.datasets.walking import subfolders
 from mmadclr.engine.argument_types import natural, positive
 from mmadclr.engine.launch import add_launcher_arguments, load_config
 from mmadclr.engine.listing import built_alike, check_same_images
+from mmadclr.engine.loader_guard import default_workers
 from mmadclr.evaluation.extraction import DTYPES, Loading, extract
-from mmadclr.evaluation.extractor import FEATURES, FeatureExtractor, default_features
+from mmadclr.evaluation.extractor import FEATURES, PRECISIONS, FeatureExtractor, default_features
 from mmadclr.evaluation.feature_cache import cached_features, fingerprint
 from mmadclr.evaluation.rows import FeatureSet
 from mmadclr.files import atomic_path, check_writable
@@ -55,8 +56,16 @@ def add_backbone_arguments(parser: ArgumentParser, batch_size: int = 128) -> Non
     )
     add_weights_arguments(parser)
     parser.add_argument('--batch-size', type=positive, default=batch_size, help='images a process encodes at a time')
-    workers = min(4, os.cpu_count() or 1)
-    parser.add_argument('--workers', type=natural, default=workers, help='processes that read images, for each process')
+    parser.add_argument(
+        '--workers',
+        type=natural,
+        default=default_workers(),
+        help='processes that read images, for each process; by default one for each core, 16 at most',
+    )
+    parser.add_argument(
+        '--read', choices=BACKENDS, default='fast', help='pillow: decoded and resized by Pillow, as published, to the bit'
+    )
+    parser.add_argument('--precision', choices=PRECISIONS, default='fp32', help='of the backbone; bf16 by autocast')
     parser.add_argument('--out', metavar='FILE', help='write the whole result as JSON, with the parts that are not printed')
     add_launcher_arguments(parser)
 
@@ -213,7 +222,7 @@ def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
         raise ValueError('--refresh: there is nothing to extract anew without --cache DIR')
     opened = open_source(args)
     features = args.features or default_features(opened.model, task)
-    model = FeatureExtractor(opened, features).to(get_device())
+    model = FeatureExtractor(opened, features, args.precision).to(get_device())
     datasets = build_datasets(args, args.size or min(opened.img_size))
     draws = draw(args, datasets['train'])
     count = len(datasets['train']) if draws[0] is None else len(draws[0])
@@ -224,7 +233,7 @@ def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
     found = []
     for name, dataset in datasets.items():
         if args.cache:
-            expected = fingerprint(opened, dataset, features, args.dtype)
+            expected = fingerprint(opened, dataset, features, args.dtype, args.precision)
             folder = Path(args.cache, f'{name}-{features}')
             found.append(cached_features(folder, model, dataset, expected, loading, args.refresh))
         else:
@@ -235,6 +244,8 @@ def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
         features=features,
         resize=transform.resize,
         size=transform.size,
+        read=transform.backend,
+        precision=args.precision,
         shots=args.shots,
         train_images=len(used),
         val_images=len(found[1].labels),
@@ -256,7 +267,7 @@ def build_datasets(args: Namespace, size: int) -> dict[str, ImageDataset]:
 
     On all processes, which have to list the same images.
     """
-    transform = dict(type='ResizeCentreCrop', resize=args.resize or short_side(size), size=size)
+    transform = dict(type='ResizeCentreCrop', resize=args.resize or short_side(size), size=size, backend=args.read)
     places = {'train': (args.train, args.train_list), 'val': (args.val, args.val_list)}
 
     def build() -> dict[str, ImageDataset]:

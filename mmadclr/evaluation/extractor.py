@@ -5,6 +5,8 @@ Shape legend: B images, N patches, D channels of the backbone.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from mmadclr.models.backbones.feature_vit import FeatureViT
 from mmadclr.models.preprocessors import ViewPreprocessor
 
 FEATURES = ('cls', 'cls4', 'cls+mean', 'mean')
+PRECISIONS = ('fp32', 'bf16')
 LAST_BLOCKS = 4
 WIDE = 768  # channels of a ViT-B, from which on DINO takes the last block alone
 
@@ -43,18 +46,21 @@ class FeatureExtractor(nn.Module):
         opened: Backbone and normalisation.
         features: All final-normed. ``'cls'``: [CLS] (D). ``'cls4'``: [CLS] after each of the last four blocks (4 D; of all
             blocks where there are fewer). ``'mean'``: mean of the patches (D). ``'cls+mean'``: [CLS] and that mean (2 D).
+        precision: ``'fp32'``, or ``'bf16'`` for torch's autocast. Features are float32 in any case.
 
     Raises:
-        ValueError: Unknown features, or [CLS] of a backbone without.
+        ValueError: Unknown features or precision, or [CLS] of a backbone without.
     """
 
-    def __init__(self, opened: OpenedBackbone, features: str = 'cls') -> None:
+    def __init__(self, opened: OpenedBackbone, features: str = 'cls', precision: str = 'fp32') -> None:
         super().__init__()
         if features not in FEATURES:
             raise ValueError(f'features={features!r}: choose one of {", ".join(FEATURES)}')
+        if precision not in PRECISIONS:
+            raise ValueError(f'precision={precision!r}: choose one of {", ".join(PRECISIONS)}')
         if 'cls' in features and opened.model.cls_token is None:
             raise ValueError(f"features={features!r}: the backbone has no class token; choose 'mean'")
-        self.backbone, self.features = opened.model, features
+        self.backbone, self.features, self.precision = opened.model, features, precision
         depth = len(opened.model.blocks)
         if features == 'cls4' and depth < LAST_BLOCKS:
             print_log(f'features cls4: the backbone has {depth} blocks, so it is [CLS] after those {depth}', 'current')
@@ -65,6 +71,11 @@ class FeatureExtractor(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor, mode: str = 'tensor') -> Tensor:
         """Normalised images (B, 3, H, W) -> features (B, D'), or with ``mode='patches'`` those of patches (B, N, D)."""
+        bf16 = torch.autocast(images.device.type, torch.bfloat16)
+        with bf16 if self.precision == 'bf16' else nullcontext():
+            return self._encode(images, mode).float()
+
+    def _encode(self, images: Tensor, mode: str) -> Tensor:
         if mode == 'patches':
             return self.backbone(images).patches
         if self.features == 'cls4':

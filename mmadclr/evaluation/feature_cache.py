@@ -28,10 +28,12 @@ from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 from mmadclr.files import atomic_path
 
 INDEX = 'cache.json'
+READING, PRECISION = 'reading (--read)', 'precision (--precision)'
+BEFORE = {READING: 'pillow', PRECISION: 'fp32'}  # of caches that do not say
 SHARD_ROWS = 65_536  # of which a process holds one shard in memory while it extracts
 
 
-def fingerprint(opened: OpenedBackbone, dataset: Dataset, features: str, dtype: str) -> dict:
+def fingerprint(opened: OpenedBackbone, dataset: Dataset, features: str, dtype: str, precision: str = 'fp32') -> dict:
     """All that decides about features, by the names that messages use.
 
     The backbone counts by its weights, not by the name of its file; images by their names, not by their contents.
@@ -40,6 +42,7 @@ def fingerprint(opened: OpenedBackbone, dataset: Dataset, features: str, dtype: 
         opened: The backbone.
         dataset: ``ImageDataset`` with ``ResizeCentreCrop``.
         features, dtype: What is stored, and how.
+        precision: Of the backbone, see ``FeatureExtractor``.
     """
     weights, names = hashlib.sha256(), hashlib.sha256()
     for name, tensor in sorted(opened.model.state_dict().items()):
@@ -57,6 +60,8 @@ def fingerprint(opened: OpenedBackbone, dataset: Dataset, features: str, dtype: 
         'number of images': len(dataset),
         'list of images and labels': names.hexdigest(),
         'resize and crop': [dataset.transform.resize, dataset.transform.size],
+        READING: dataset.transform.backend,
+        PRECISION: precision,
         'versions': {'mmadclr': mmadclr.__version__, 'torch': torch.__version__},
     }
     if dataset.pixels[:2] != (None, None):
@@ -123,6 +128,7 @@ def read_cache(folder: str | Path, expected: dict) -> FeatureSet:
 
 
 def _compare(folder: Path, found: dict, expected: dict) -> None:
+    found = {**BEFORE, **found}
     for item in {**expected, **found}:
         if found.get(item) != expected.get(item):
             there, asked = (str(values.get(item))[:40] for values in (found, expected))  # digests are longer

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadclr.checkpoint.opening import OpenedBackbone
-from mmadclr.datasets.transforms import short_side
+from mmadclr.datasets.centre_crop import short_side
 from mmadclr.export.formats import Format
 from mmadclr.export.origin import Origin
 from mmadclr.export.verification import BATCHES, Comparison

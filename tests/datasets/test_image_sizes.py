@@ -11,11 +11,10 @@ import pytest
 from image_files import RNG, TRANSPARENT, pages, png, pnm, saved, tiff, values
 from PIL import Image
 
-from mmadclr.datasets import transforms
+from mmadclr.datasets import ResizeCentreCrop, centre_crop
 from mmadclr.datasets.any_image import read_rgb
 from mmadclr.datasets.decoding import EncodedImage
 from mmadclr.datasets.pixels import DecodeError, pixel_options
-from mmadclr.datasets.transforms import ResizeCentreCrop
 
 
 @pytest.mark.parametrize('kind', ['png', 'jpeg', 'bmp', 'tiff', 'ppm', 'gif', 'webp', 'png 16', 'tiff 16', 'ppm 16'])
@@ -69,14 +68,15 @@ def test_cut_files_are_errors(name):
 
 STRIP = """
 import resource, sys
+from itertools import product
 import numpy as np
 from PIL import Image
 from mmadclr.datasets import ImageDataset
 from mmadclr.api import evaluation_transform
 folder = sys.argv[1]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for name, kwargs in (('ResizeCentreCrop', {}), ('MultiCrop', {}), ('MultiCrop', dict(backend='pillow'))):
-    sample = ImageDataset(folder, dict(type=name, **kwargs))
+for name, backend in product(('ResizeCentreCrop', 'MultiCrop'), ('fast', 'pillow')):
+    sample = ImageDataset(folder, dict(type=name, backend=backend))
     for index in range(len(sample)):
         assert sample[index]['unreadable'] == []
 transform = evaluation_transform(224, (0.5,) * 3, (0.5,) * 3)
@@ -95,13 +95,14 @@ def test_strips_cost_no_gigabytes(tmp_path):
     assert int(done.stdout.split()[-1]) < 300  # MB
 
 
+@pytest.mark.parametrize('backend', ['fast', 'pillow'])
 @pytest.mark.parametrize('size', [(700, 37), (41, 900), (90, 60), (64, 64)])
-def test_the_middle_of_a_long_image_is_what_the_whole_gives(size, monkeypatch):
+def test_the_middle_of_a_long_image_is_what_the_whole_gives(size, backend, monkeypatch):
     image = Image.fromarray(RNG.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    transform = ResizeCentreCrop(resize=40, size=32)
-    monkeypatch.setattr(transforms, 'MAX_RESIZED', 10**9)
+    transform = ResizeCentreCrop(resize=40, size=32, backend=backend)
+    monkeypatch.setattr(centre_crop, 'MAX_RESIZED', 10**9)
     whole = transform({'image': image})['images']
-    monkeypatch.setattr(transforms, 'MAX_RESIZED', 0)
+    monkeypatch.setattr(centre_crop, 'MAX_RESIZED', 0)
     part = transform({'image': image})['images']
     assert abs(whole.int() - part.int()).max() <= 1
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from mmadclr.datasets import MultiCrop, ResizeCentreCrop
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.datasets.masking import BlockMasking, RandomMasking
 from mmadclr.datasets.samplers import SampleKey
-from mmadclr.datasets.transforms import MultiCrop, ResizeCentreCrop
 from mmadclr.models.preprocessors import ViewPreprocessor
 
 DRAWS = 2000

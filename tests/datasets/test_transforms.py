@@ -11,12 +11,11 @@ import torchvision
 from PIL import Image
 from torchvision.transforms.functional import _compute_resized_output_size
 
-from mmadclr.datasets import transforms
+from mmadclr.datasets import ResizeCentreCrop, centre_crop
 from mmadclr.datasets.decoding import EncodedImage
 from mmadclr.datasets.transforms import (
     ImageTooSmallError,
     MultiCrop,
-    ResizeCentreCrop,
     crop_and_resize,
     random_resized_box,
     resize_into,
@@ -345,7 +344,7 @@ def torchvision_centre_crop(resize, size):
 def test_centre_crop_equals_torchvision(size, resize, crop):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-    found = ResizeCentreCrop(resize, crop)(dict(image=image))['images']
+    found = ResizeCentreCrop(resize, crop, 'pillow')(dict(image=image))['images']
     assert torch.equal(found, torchvision_centre_crop(resize, crop)(image))
 
 
@@ -368,13 +367,13 @@ class SizedImage:
 @pytest.mark.parametrize(('resize', 'crop'), [(16, 4), (37, 5), (48, 4), (224, 5), (256, 4), (257, 4), (518, 5), (585, 5)])
 def test_sizes_and_boxes_of_centre_crops_are_those_of_torchvision_for_every_size(resize, crop, monkeypatch):
     """All sides from 1 to 120, and every seventh to 1500."""
-    monkeypatch.setattr(transforms, 'MAX_RESIZED', math.inf)
+    monkeypatch.setattr(centre_crop, 'MAX_RESIZED', math.inf)
     sides = [*range(1, 120), *range(120, 1500, 7)]
     for short in sides[::3]:
         for long in [short, *sides]:
             for size in ((short, long), (long, short)):
                 image = SizedImage(size)
-                ResizeCentreCrop(resize, crop)(dict(image=image))
+                ResizeCentreCrop(resize, crop, 'pillow')(dict(image=image))
                 height, width = _compute_resized_output_size((size[1], size[0]), [resize])
                 assert image.resized == (width, height), (size, resize)
                 left, top = round((width - crop) / 2.0), round((height - crop) / 2.0)

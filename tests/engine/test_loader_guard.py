@@ -13,7 +13,7 @@ from mmengine import runner as mmengine_runner
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
-from mmadclr.engine import Runner
+from mmadclr.engine import Runner, loader_guard
 from mmadclr.engine.launch import report_bad_input
 from mmadclr.engine.loader_guard import (
     DevicePrefetcher,
@@ -146,12 +146,12 @@ def test_shared_memory_too_small(small_config, monkeypatch):
     with pytest.raises(ValueError) as caught:
         Runner.from_cfg(small_config(WORKERS | {'train_dataloader.prefetch_factor': 3})).train()
     text = str(caught.value)
-    assert '2 workers x 3 batches of 0.0 MiB x 4 processes need 0.8 MiB ' in text
+    assert '2 workers x 4 batches of 0.0 MiB x 4 processes need 1.0 MiB ' in text
     assert '/dev/shm has 0.1 MiB free: lower train_dataloader.num_workers, batch_size or prefetch_factor' in text
     assert '--shm-size' in text
 
 
-@pytest.mark.parametrize(('free', 'fits'), [(2 * 3 * 5 * 70, True), (2 * 3 * 5 * 70 - 1, False)])
+@pytest.mark.parametrize(('free', 'fits'), [(2 * 4 * 5 * 70, True), (2 * 4 * 5 * 70 - 1, False)])
 def test_shared_memory_is_compared_with_all_batches_at_a_time(monkeypatch, free, fits):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=free))
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '5')
@@ -230,3 +230,25 @@ def test_pixels_arrive_while_the_gpu_is_busy():
             work = (work @ work).clamp(-1, 1)
         sums.append(batch['global_views'].flatten(1).float().mean(1))
     assert torch.cat(sums).tolist() == list(range(32))
+
+
+@pytest.mark.parametrize(
+    ('cores', 'quota', 'processes', 'expected'),
+    [
+        (8, None, 1, 8),
+        (8, 'max 100000', 2, 4),
+        (8, '250000 100000', 1, 2),
+        (8, '50000 100000', 1, 1),
+        (8, '1600000 100000', 1, 8),
+        (8, None, 16, 1),
+        (192, None, 8, 16),
+    ],
+)
+def test_workers_follow_the_cores_of_the_process(monkeypatch, tmp_path, cores, quota, processes, expected):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(cores)))
+    monkeypatch.setattr(os, 'cpu_count', lambda: 1000)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', str(processes))
+    monkeypatch.setattr(loader_guard, 'CPU_MAX', tmp_path / 'cpu.max')
+    if quota:
+        (tmp_path / 'cpu.max').write_text(quota + '\n')
+    assert loader_guard.default_workers() == expected

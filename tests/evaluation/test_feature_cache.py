@@ -26,8 +26,8 @@ def opened():
     return open_backbone(GOLDEN_CHECKPOINTS / 'dino_backbone.pth', num_heads=3)
 
 
-def dataset_of(root, resize=32):
-    return ImageDataset(str(root), dict(type='ResizeCentreCrop', resize=resize, size=32), with_label=True)
+def dataset_of(root, resize=32, read='fast'):
+    return ImageDataset(str(root), dict(type='ResizeCentreCrop', resize=resize, size=32, backend=read), with_label=True)
 
 
 class Cases:
@@ -36,10 +36,11 @@ class Cases:
     def __init__(self, opened, root, folder):
         self.opened, self.root, self.folder = opened, root, folder
 
-    def cached(self, features='cls', dtype='float32', resize=32, root=None, opened=None, **kwargs):
-        opened, dataset = opened or self.opened, dataset_of(root or self.root, resize)
-        expected = fingerprint(opened, dataset, features, dtype)
-        return cached_features(self.folder, FeatureExtractor(opened, features), dataset, expected, LOADING, **kwargs)
+    def cached(self, features='cls', dtype='float32', root=None, opened=None, precision='fp32', refresh=False, **kwargs):
+        opened, dataset = opened or self.opened, dataset_of(root or self.root, **kwargs)
+        expected = fingerprint(opened, dataset, features, dtype, precision)
+        model = FeatureExtractor(opened, features, precision)
+        return cached_features(self.folder, model, dataset, expected, LOADING, refresh)
 
     def extracted(self, dtype='float32', **kwargs):
         return extract(FeatureExtractor(self.opened), dataset_of(self.root), LOADING, dtype, **kwargs)
@@ -97,6 +98,8 @@ def test_a_cache_is_read_without_the_model(cases, monkeypatch):
         (dict(opened='weights'), 'weights of the backbone differ'),
         (dict(opened='heads'), 'settings of the backbone differ'),
         (dict(opened='std'), 'mean and std differ'),
+        (dict(read='pillow'), r'reading \(--read\) differ .fast there, pillow asked for'),
+        (dict(precision='bf16'), r'precision \(--precision\) differ .fp32 there, bf16 asked for'),
     ],
 )
 def test_another_cache_is_refused_by_what_differs_and_refreshed(cases, change, item, tmp_path):
@@ -121,6 +124,20 @@ def changed(cases, key, value, tmp_path):
     if key == 'opened' and value == 'weights':
         return open_backbone(GOLDEN_CHECKPOINTS / 'dino_checkpoint.pth', which='student', num_heads=3)
     return cases.opened._replace(std=(0.5, 0.5, 0.5)) if key == 'opened' else value
+
+
+def test_caches_that_do_not_say_how_were_read_by_pillow_in_single_precision(cases):
+    cases.cached(read='pillow')
+    index = cases.folder / 'cache.json'
+    about = json.loads(index.read_text())
+    for item in ('reading (--read)', 'precision (--precision)'):
+        del about['fingerprint'][item]
+    index.write_text(json.dumps(about))
+    assert len(cases.cached(read='pillow').rows) == 13
+    with pytest.raises(ValueError, match=r'reading \(--read\) differ .pillow there, fast asked for'):
+        cases.cached()
+    with pytest.raises(ValueError, match=r'precision \(--precision\) differ .fp32 there, bf16 asked for'):
+        cases.cached(read='pillow', precision='bf16')
 
 
 def test_same_weights_in_another_file_are_the_same_backbone(cases):

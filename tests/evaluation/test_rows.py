@@ -100,3 +100,21 @@ def test_chosen_images_of_a_spread_set_are_those_of_the_whole():
     assert part.held.tolist() == [1, 3]
     assert torch.equal(part.rows[:], whole.select(chosen).rows[part.held])
     assert len(spread.select(np.array([1, 7])).rows) == 0
+
+
+@pytest.mark.parametrize('features', ['cls', 'cls4', 'mean', 'cls+mean'])
+def test_half_precision_gives_features_of_the_same_direction(dino, features):
+    images = torch.randn(6, 3, 32, 32)
+    exact, half = (FeatureExtractor(dino, features, precision)(images) for precision in ('fp32', 'bf16'))
+    assert half.dtype == exact.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(exact, half).min() > 0.999
+    assert not torch.equal(exact, half)
+    patches = [FeatureExtractor(dino, features, name)(images, mode='patches') for name in ('fp32', 'bf16')]
+    assert torch.nn.functional.cosine_similarity(*patches, dim=2).min() > 0.999
+    assert torch.equal(patches[0], dino.model(images).patches)
+    assert torch.equal(FeatureExtractor(dino)(images), dino.model(images, patches=False).cls)  # no autocast around it
+
+
+def test_unknown_precisions_are_explained(dino):
+    with pytest.raises(ValueError, match="precision='fp16': choose one of fp32, bf16"):
+        FeatureExtractor(dino, precision='fp16')

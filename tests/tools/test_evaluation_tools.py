@@ -114,7 +114,7 @@ def test_knn_needs_no_config(folders, tmp_path):
     done = tool('knn', *DINO, *places(folders), *settings, '--cache', tmp_path)
     names = {f'knn{k}_T{t}_top{top}' for k in (3, 10) for t in (0.04, 0.07) for top in (1, 5)}
     result = printed(done)
-    assert set(result) == names | {'features', 'resize', 'size', 'shots', 'train_images', 'val_images'}
+    assert set(result) == names | {'features', 'resize', 'size', 'read', 'precision', 'shots', 'train_images', 'val_images'}
     assert (result['features'], result['resize'], result['size']) == ('cls', 37, 32)
     assert (tmp_path / 'val-cls' / 'cache.json').is_file()
 
@@ -374,3 +374,17 @@ def test_names_that_are_no_unicode_in_every_locale(tmp_path, environment):
         assert b'/\\xe9.png: cannot identify image file' in output
         result = json.loads((tmp_path / f'{name}.json').read_text())
         assert (result['train_images'], result['val_images']) == (18, 9)
+
+
+def test_images_are_read_and_encoded_as_asked_for(folders):
+    """Fast in single precision by default, and what a result says about it."""
+    ask = [GOLDEN_CHECKPOINTS / 'dino_backbone.pth', '--num-heads', 3, '--dtype', 'float32', *places(folders)]
+    found = {options: load_features(parsed(*ask, *options), 'knn') for options in ((), ('--read', 'pillow'))}
+    half = load_features(parsed(*ask, '--precision', 'bf16'), 'knn')
+    fast, pillow = found.values()
+    assert [sets.about['read'] for sets in (fast, pillow, half)] == ['fast', 'pillow', 'fast']
+    assert [sets.about['precision'] for sets in (fast, pillow, half)] == ['fp32', 'fp32', 'bf16']
+    for sets in (pillow, half):
+        a, b = fast.val.rows[:], sets.val.rows[:]
+        assert not torch.equal(a, b)
+        assert torch.nn.functional.cosine_similarity(a, b).min() > 0.999
