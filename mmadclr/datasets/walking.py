@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,8 @@ from mmadclr.datasets.names import is_hidden, printable
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.gif')
 # Every way to write an extension: a name is looked up as it is, without making a lower-case copy.
-SUFFIXES = frozenset(
-    ''.join(letters).encode() for name in EXTENSIONS for letters in product(*zip(name, name.upper(), strict=True))
-)
-DOT = ord('.')
+SUFFIXES = frozenset(''.join(letters) for name in EXTENSIONS for letters in product(*zip(name, name.upper(), strict=True)))
+SLASH = ord('/')
 # Links among folders can make more paths than there are atoms; no one wants a folder this often.
 MAX_VISITS = 1000
 
@@ -122,12 +121,13 @@ class _Names:
     def __init__(self) -> None:
         self.data, self.lengths = bytearray(), array('i')
 
-    def add(self, folder: str, names: list[bytes]) -> None:
-        """The names of files of a relative folder."""
-        prefix = os.fsencode(os.path.join(folder, ''))
-        self.data += prefix.join((b'', *names))
-        lengths = np.fromiter(map(len, names), np.intc, len(names))
-        lengths += len(prefix)
+    def add(self, folder: str, names: list[str]) -> None:
+        """The names of files of a relative folder, one or more."""
+        prefix, joined = (os.fsencode(part) for part in (os.path.join(folder, ''), '/'.join(names)))  # no name has a slash
+        self.data += prefix + joined.replace(b'/', prefix)
+        ends = np.flatnonzero(np.frombuffer(joined + b'/', np.uint8) == SLASH)
+        lengths = np.diff(ends, prepend=-1).astype(np.intc)
+        lengths += len(prefix) - 1
         self.lengths.frombytes(lengths.tobytes())
 
     def strings(self) -> ByteStrings:
@@ -148,23 +148,30 @@ class _Tour:
     def look_into(self, folder: str) -> list[str]:
         """Takes note of the files of a folder; returns the names of its subfolders to enter, sorted."""
         try:
-            images, rest = _plain_images(os.path.join(self.root, folder))
+            file = os.open(os.path.join(self.root, folder), os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            where = printable(os.path.join(self.root, folder))
-            raise ValueError(f'folder {where} cannot be read ({error.strerror}): change that, or move it away') from error
-        enter, more = [], []
-        for name, entry in sorted(rest, key=lambda pair: os.fsdecode(pair[0])):
-            kind = self.note(folder, os.fsdecode(name), entry)
-            if kind == 'folder':
-                enter.append(os.fsdecode(name))
-            elif kind == 'image':
-                more.append(name)
+            raise self.unreadable(folder, error) from error
+        try:
+            return self.note_all(folder, *_plain_images(file))
+        except OSError as error:
+            raise self.unreadable(folder, error) from error
+        finally:
+            os.close(file)
+
+    def unreadable(self, folder: str, error: OSError) -> ValueError:
+        where = printable(os.path.join(self.root, folder))
+        return ValueError(f'folder {where} cannot be read ({error.strerror}): change that, or move it away')
+
+    def note_all(self, folder: str, images: list[str], rest: list[tuple[str, os.DirEntry | None]]) -> list[str]:
+        """Takes note of what ``_plain_images`` found in a folder that is still open."""
+        kinds = [(name, self.note(folder, name, entry)) for name, entry in sorted(rest, key=itemgetter(0))]
+        more = [name for name, kind in kinds if kind == 'image']
         if more:
-            _sort(images := images + more)
+            images = sorted(images + more)
         if images:
             self.names.add(folder, images)
             self.found.counts[folder.partition(os.sep)[0]] += len(images)
-        return enter
+        return [name for name, kind in kinds if kind == 'folder']
 
     def note(self, folder: str, name: str, entry: os.DirEntry | None) -> str | None:
         """Takes note of something in a folder (a plain file, where ``entry`` is None).
@@ -220,39 +227,36 @@ class _Tour:
         return self.identities[folder]
 
 
-def _plain_images(folder: str) -> tuple[list[bytes], list[tuple[bytes, os.DirEntry | None]]]:
-    """Names of the files in a folder that are plainly images, sorted; and everything else, without entries of plain files.
+def _plain_images(file: int) -> tuple[list[str], list[tuple[str, os.DirEntry | None]]]:
+    """Names of the files in an open folder that are plainly images, sorted; and everything else: plain files without entry.
 
     Millions of names pass here. The kind of an entry comes with its name, so that none is looked at by itself, unless it is
-    a link; and of most folders it is enough to look at all names at once.
+    a link; and of most folders it is enough to look at all names at once. An entry of a folder that is opened by a number
+    holds no path, which would have to be made.
     """
     odd: list[os.DirEntry] = []
-    with os.scandir(os.fsencode(folder)) as entries:
+    with os.scandir(file) as entries:
         names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False) or odd.append(entry)]
-    rest: list[tuple[bytes, os.DirEntry | None]] = [(entry.name, entry) for entry in odd]
+    rest: list[tuple[str, os.DirEntry | None]] = [(entry.name, entry) for entry in odd]
     names.sort()
-    joined = b'/%b/' % b'/'.join(names)
-    if not _all_images(names, joined):
+    if not _all_images(names):
         rest += [(name, None) for name in names if not _is_image(name)]
         names = [name for name in names if _is_image(name)]
-    if not joined.isascii():
-        _sort(names)
     return names, rest
 
 
-def _all_images(names: list[bytes], joined: bytes) -> bool:
-    """Whether names, which ``joined`` holds with slashes around each, share an extension of images, and none is hidden."""
-    suffix = names[0][names[0].rfind(b'.') :] if names else b''
-    return suffix in SUFFIXES and b'/.' not in joined and joined.count(suffix + b'/') == len(names)
+def _all_images(names: list[str]) -> bool:
+    """Whether names share an extension of images, and none is hidden."""
+    suffix, joined = _suffix(names[0]) if names else '', f'/{"/".join(names)}/'
+    return suffix in SUFFIXES and '/.' not in joined and joined.count(f'{suffix}/') == len(names)
 
 
-def _is_image(name: bytes) -> bool:
-    return name[name.rfind(b'.') :] in SUFFIXES and name[0] != DOT
+def _is_image(name: str) -> bool:
+    return _suffix(name) in SUFFIXES and name[0] != '.'
 
 
-def _sort(names: list[bytes]) -> None:
-    """Sorts names as strings. That is the order of their bytes, where all are ASCII; not where some are no Unicode."""
-    names.sort(key=os.fsdecode)
+def _suffix(name: str) -> str:
+    return name[name.rfind('.') :]
 
 
 def _ancestors(folder: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from mmengine import dist
 from torch import Tensor
 
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
-from mmadclr.evaluation.shards import Shard, counts_of, gather_padded, shard_of
+from mmadclr.evaluation.feature_shards import Shard, counts_of, gather_padded, shard_of
 from mmadclr.registry import METRICS
 
 BANK_CHUNK = 65_536

@@ -18,7 +18,7 @@ from mmadclr.datasets.label_maps import LabelMapError
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.evaluation.extraction import together
-from mmadclr.evaluation.shards import share
+from mmadclr.evaluation.feature_shards import share
 
 
 def patch_labels(masks: Tensor, grid: tuple[int, int], num_classes: int) -> tuple[Tensor, Tensor]:

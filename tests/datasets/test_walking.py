@@ -163,15 +163,18 @@ def test_pipes_are_no_images(root, said):
     assert 'left out 1 files that are no images by their name (1 x pipe or device)' in said[0]
 
 
-def test_a_folder_that_cannot_be_read_is_an_error(root, monkeypatch):
-    scandir = os.scandir
+@pytest.mark.parametrize('call', ['open', 'scandir'])
+def test_a_folder_that_cannot_be_read_is_an_error(root, monkeypatch, call):
+    """Whether it cannot be opened, or what is in it cannot be read."""
+    original = getattr(os, call)
 
-    def refuse(path):
-        if os.fsdecode(path).endswith('b'):
+    def refuse(path, *args):
+        place = os.readlink(f'/proc/self/fd/{path}') if isinstance(path, int) else os.fsdecode(path)
+        if place.endswith('/b'):
             raise PermissionError(13, 'Permission denied', path)
-        return scandir(path)
+        return original(path, *args)
 
-    monkeypatch.setattr(os, 'scandir', refuse)
+    monkeypatch.setattr(os, call, refuse)
     with pytest.raises(
         ValueError, match=r'folder .*data/b cannot be read \(Permission denied\): change that, or move it away'
     ):

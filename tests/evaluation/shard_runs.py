@@ -23,7 +23,7 @@ from mmadclr.evaluation import DenseProbe, RawPixels, WeightedKNN, extract_featu
 from mmadclr.evaluation.extraction import Loading, extract
 from mmadclr.evaluation.features import extract_shard
 from mmadclr.evaluation.knn import Directions, evaluate_knn, shard_neighbours
-from mmadclr.evaluation.shards import shard_of
+from mmadclr.evaluation.feature_shards import shard_of
 from mmadclr.models.preprocessors import ViewPreprocessor
 
 TRANSFORM = dict(type='mmadclr.ResizeCentreCrop', resize=16, size=16)
