@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from mmadclr.datasets import MaskedImageDataset
 from mmadclr.evaluation.dense_probe import DenseProbe
+from mmadclr.evaluation.feature_shards import Shard, share
 from mmadclr.evaluation.knn import WeightedKNN
 from mmadclr.evaluation.patches import patch_labels
-from mmadclr.evaluation.feature_shards import Shard, share
 from mmadclr.models.preprocessors import ViewPreprocessor
 
 CLASSES, CHANNELS, SIDE, PATCH = 150, 768, 512, 16

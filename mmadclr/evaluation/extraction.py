@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.loading import collate_samples
+from mmadclr.evaluation.feature_shards import gather_rows, gather_uneven, share
 from mmadclr.evaluation.features import report_lost, report_unreadable
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
-from mmadclr.evaluation.feature_shards import gather_rows, gather_uneven, share
 
 T = TypeVar('T')
 DTYPES = ('float16', 'float32')

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from mmengine import dist
 from torch import Tensor
 
-from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 from mmadclr.evaluation.feature_shards import Shard, counts_of, gather_padded, shard_of
+from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 from mmadclr.registry import METRICS
 
 BANK_CHUNK = 65_536

@@ -21,9 +21,9 @@ from probe_data import paint, settings
 from mmadclr.datasets import ImageDataset
 from mmadclr.evaluation import DenseProbe, RawPixels, WeightedKNN, extract_features
 from mmadclr.evaluation.extraction import Loading, extract
+from mmadclr.evaluation.feature_shards import shard_of
 from mmadclr.evaluation.features import extract_shard
 from mmadclr.evaluation.knn import Directions, evaluate_knn, shard_neighbours
-from mmadclr.evaluation.feature_shards import shard_of
 from mmadclr.models.preprocessors import ViewPreprocessor
 
 TRANSFORM = dict(type='mmadclr.ResizeCentreCrop', resize=16, size=16)
