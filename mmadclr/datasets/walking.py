@@ -126,8 +126,10 @@ class _Names:
         prefix, joined = (os.fsencode(part) for part in (os.path.join(folder, ''), '/'.join(names)))  # no name has a slash
         self.data += prefix + joined.replace(b'/', prefix)
         ends = np.flatnonzero(np.frombuffer(joined + b'/', np.uint8) == SLASH)
-        lengths = np.diff(ends, prepend=-1).astype(np.intc)
-        lengths += len(prefix) - 1
+        lengths = np.full(len(names), len(prefix) - 1, np.intc)
+        lengths += ends
+        lengths[0] += 1
+        lengths[1:] -= ends[:-1]
         self.lengths.frombytes(lengths.tobytes())
 
     def strings(self) -> ByteStrings:
