@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Protocol
 
 import numpy as np
 
 from mmadclr.datasets.names import printable, read_lines
 from mmadclr.datasets.readers import Listing, read_class_folders, read_folder, read_list
+from mmadclr.datasets.remote import expanded, is_url, join, read_small, shown
+from mmadclr.datasets.shard_cache import RemoteShards
 from mmadclr.datasets.tar_index import read_shards
 
 MAX_OPEN_SHARDS = 256
+MAX_OPEN_COPIES = 32  # of remote shards: those that are open cannot make room for others
 
 
 class Source(Protocol):
@@ -82,18 +87,20 @@ class TarSource:
     """Images inside uncompressed tar files laid out as webdataset does; see ``Source``.
 
     Args:
-        root: Folder of the shards.
-        pattern: Their names: a glob (``*.tar``), or a range in braces (``train-{000000..000146}.tar``).
+        root: Folder of the shards, or a URL that fsspec reads (``s3://``, ``gs://``, ``https://``), see
+            :mod:`mmadclr.datasets.shard_cache`.
+        pattern: Their names: a glob (``*.tar``), a range in braces (``train-{000000..000146}.tar``), or a list of such.
         with_label: Labels from the ``.cls`` or ``.json`` member beside each image; their names, where they are known, from
             ``classes.txt`` beside the shards.
 
     Raises:
-        FileNotFoundError, ValueError: See ``read_shards``.
+        FileNotFoundError, ValueError, OSError: See ``read_shards``.
     """
 
-    def __init__(self, root: str | Path, pattern: str, with_label: bool = False) -> None:
+    def __init__(self, root: str | Path, pattern: str | Sequence[str], with_label: bool = False) -> None:
         self.shards, index = read_shards(root, pattern, with_label)
         self.shard_of, self._offsets, self._sizes, self._names = index.shard_of, index.offsets, index.sizes, index.names
+        self._remote = RemoteShards(self.shards, index.versions) if is_url(self.shards[0]) else None
         self.labels = index.labels if with_label else None
         self.classes = read_classes(root, int(index.labels.max()) + 1) if with_label else ()
         self._files: dict[int, int] = {}  # shard -> open file
@@ -103,10 +110,11 @@ class TarSource:
         return len(self._offsets)
 
     def name(self, index: int) -> str:
-        return f'{printable(self.shards[self.shard_of[index]])}: {printable(os.fsdecode(bytes(self._names[index])))}'
+        return f'{shown(self.shards[self.shard_of[index]])}: {printable(os.fsdecode(self._names[index]))}'
 
     def key(self, index: int) -> bytes:
-        return os.fsencode(os.path.basename(self.shards[self.shard_of[index]])) + b': ' + bytes(self._names[index])
+        shard = self.shards[self.shard_of[index]]
+        return os.fsencode(os.path.basename(shard if self._remote is None else shown(shard))) + b': ' + self._names[index]
 
     def read(self, index: int) -> bytes:
         offset, size = int(self._offsets[index]), int(self._sizes[index])
@@ -120,9 +128,9 @@ class TarSource:
             self._files, self._owner = {}, os.getpid()
         file = self._files.pop(shard, None)
         if file is None:
-            if len(self._files) >= MAX_OPEN_SHARDS:
+            if len(self._files) >= (MAX_OPEN_SHARDS if self._remote is None else MAX_OPEN_COPIES):
                 os.close(self._files.pop(next(iter(self._files))))  # the one that was read least recently
-            file = os.open(self.shards[shard], os.O_RDONLY)
+            file = os.open(self.shards[shard], os.O_RDONLY) if self._remote is None else self._remote.open(shard)
         self._files[shard] = file
         return file
 
@@ -141,17 +149,32 @@ def read_classes(root: str | Path, count: int) -> tuple[str, ...]:
     Raises:
         ValueError: The file names fewer classes.
     """
-    path = Path(root) / 'classes.txt'
-    if not path.exists():
+    path = join(str(root), 'classes.txt') if is_url(root) else Path(root) / 'classes.txt'
+    lines = _lines(path)
+    if lines is None:
         return tuple(str(label) for label in range(count))
-    lines = dict(read_lines(path))
     names = tuple(printable(lines.get(number, '')) for number in range(1, max(lines, default=0) + 1))
     if len(names) < count:
-        raise ValueError(f'{printable(path)} names {len(names)} classes, but labels of the shards go up to {count - 1}')
+        raise ValueError(f'{shown(path)} names {len(names)} classes, but labels of the shards go up to {count - 1}')
     return names
 
 
-def find_source(data_root: str, ann_file: str | None, with_label: bool, shards: str | None) -> FileSource | TarSource:
+def _lines(path: str | Path) -> dict[int, str] | None:
+    """Lines of a local or remote text by number; None if there is no such file."""
+    if not is_url(path):
+        return dict(read_lines(path)) if path.exists() else None
+    data = read_small(expanded(path))
+    if data is None:
+        return None
+    with NamedTemporaryFile(suffix='.txt') as file:
+        file.write(data)
+        file.flush()
+        return dict(read_lines(file.name))
+
+
+def find_source(
+    data_root: str, ann_file: str | None, with_label: bool, shards: str | Sequence[str] | None
+) -> FileSource | TarSource:
     """The source that the arguments of ``ImageDataset`` describe.
 
     Raises:
@@ -161,6 +184,8 @@ def find_source(data_root: str, ann_file: str | None, with_label: bool, shards: 
         if ann_file is not None:
             raise ValueError(f'ann_file={str(ann_file)!r} and shards={shards!r}: give a list of files or shards, not both')
         return TarSource(data_root, shards, with_label)
+    if is_url(data_root):
+        raise ValueError(f'data_root={shown(data_root)}: from a URL only shards are read; set shards of the data set')
     if ann_file is not None:
         return FileSource(data_root, read_list(ann_file, data_root, with_label))
     return FileSource(data_root, read_class_folders(data_root) if with_label else read_folder(data_root))
