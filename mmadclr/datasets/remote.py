@@ -237,10 +237,10 @@ def _is_refusal(error: Exception, status: int | None) -> bool:
 def _status(error: BaseException | None) -> int | None:
     """Of the answer of a server that the error comes from."""
     while error is not None:
-        for name in ('status', 'code'):
-            value = getattr(error, name, None)
-            if str(value).isdigit():
-                return int(value)
+        # Not any code: parsers of aiohttp call a connection that ends too early 400.
+        value = getattr(error, 'status', getattr(error, 'code', None) if type(error).__name__ == 'HttpError' else None)
+        if str(value).isdigit():
+            return int(value)
         error = error.__cause__
     return None
 

@@ -132,7 +132,7 @@ def _opened(place: Path, size: int) -> int | None:
     """The copy, open and locked against removal; None if there is none that is whole."""
     try:
         file = os.open(place, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     fcntl.flock(file, fcntl.LOCK_SH)
     if os.fstat(file).st_size != size:  # someone has written to it
@@ -279,6 +279,7 @@ def _check_version(url: str, known: bytes, partial: Path) -> None:
     try:
         now = version(url)
     except FileNotFoundError as error:
+        partial.unlink(missing_ok=True)
         raise StoreError(f'{shown(url)} is no longer there, but was when the shards were listed') from error
     if now != known:
         partial.unlink(missing_ok=True)
