@@ -103,7 +103,8 @@ def test_odd_headers_with_valid_sums(tmp_path):
     plain = bytearray(write_tar(tmp_path / 'p.tar', {'a.jpg': b'1' * 600, 'b.jpg': b'2', 'c.jpg': b''}).read_bytes())
     path = tmp_path / 'o.tar'
     for place in range(512):
-        for value in b'\0 17xLKSg/\x80\xff':
+        # All values where numbers and the kind are, few in names.
+        for value in b'\0 17xLKSg/\x80\xff' if 100 <= place < 160 or 328 < place < 346 else b'\0x\xff':
             block = bytearray(plain[:512])
             block[place] = value
             path.write_bytes(checksummed(block) + plain[512:])
