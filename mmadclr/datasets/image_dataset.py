@@ -21,6 +21,7 @@ from mmadclr.datasets.loading import SampleList
 from mmadclr.datasets.names import printable
 from mmadclr.datasets.packed_images import PackedSamples
 from mmadclr.datasets.pixels import pixel_options
+from mmadclr.datasets.remote import StoreError, is_url, shown
 from mmadclr.datasets.samplers import SampleKey
 from mmadclr.datasets.shapes import write_shapes
 from mmadclr.datasets.sources import FileSource, find_source
@@ -49,17 +50,20 @@ class ImageDataset(Dataset):
     that took a slower decoder, ``lost`` what of a file is not in its 8-bit RGB pixels, as pairs of what and which file.
 
     Args:
-        data_root: Folder of the images, searched at any depth, or of the shards.
+        data_root: Folder of the images, searched at any depth, or of the shards; of those also a URL for fsspec (``s3://``,
+            ``gs://``, ``https://``), see :mod:`mmadclr.datasets.shard_cache`.
         transform: Config of the transform, called with ``image``, ``rng``, ``index`` and, where known, ``label``.
         ann_file: Text list of paths relative to ``data_root``; all images below it by default.
         with_label: Labels from the class folders, from the second column of the list, or from the shards.
-        shards: Tar files in webdataset's layout: a glob (``'*.tar'``) or a range (``'train-{000000..000146}.tar'``).
+        shards: Tar files in webdataset's layout: a glob (``'*.tar'``), a range (``'train-{000000..000146}.tar'``) or a
+            list of such.
         value_range, bands, max_pixels: What files do not say about their pixels; see
             :class:`mmadclr.datasets.pixels.PixelOptions`.
 
     Raises:
         FileNotFoundError, ValueError: See the readers and ``pixel_options``.
         UnreadableImageError: From ``dataset[key]``, if ``MAX_SUBSTITUTIONS`` images in a row cannot be read.
+        StoreError: From both, if an object store fails, changes, or its shards cannot be kept.
     """
 
     def __init__(
@@ -68,13 +72,13 @@ class ImageDataset(Dataset):
         transform: dict,
         ann_file: str | None = None,
         with_label: bool = False,
-        shards: str | None = None,
+        shards: str | Sequence[str] | None = None,
         value_range: tuple[float, float] | None = None,
         bands: tuple[int, int, int] | None = None,
         max_pixels: int | None = None,
     ) -> None:
         self.pixels = pixel_options(value_range, bands, max_pixels)
-        self.data_root = Path(data_root)
+        self.data_root = shown(data_root) if is_url(data_root) else Path(data_root)
         self.source = find_source(data_root, ann_file, with_label, shards)
         self.transform = TRANSFORMS.build(transform)
         self._decodes_late = getattr(self.transform, 'backend', 'pillow') in ('fast', 'device')
@@ -156,6 +160,8 @@ class ImageDataset(Dataset):
             encoded = EncodedImage(data, name, self.pixels) if self._decodes_late else None
             image, lost = read_by_pillow(data, self.pixels) if encoded is None else (encoded, [])
             results = self.transform({**results, 'image': image}, **kwargs)
+        except StoreError:
+            raise  # no image is damaged, so none is replaced
         except (OSError, DecodeError, ImageTooSmallError) as error:
             raise UnreadableImageError(f'{name}: {printable(str(error))}') from error
         fallbacks, lost = ([], lost) if encoded is None else (encoded.fallbacks, encoded.lost)

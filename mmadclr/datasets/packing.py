@@ -3,22 +3,65 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
+import multiprocessing
 import os
 import tarfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import PIL
+from mmengine.logging import print_log
 
+import mmadclr
 from mmadclr.datasets.names import printable
+from mmadclr.datasets.pixels import PixelOptions
 from mmadclr.datasets.readers import read_class_folders, read_folder
+from mmadclr.datasets.shrinking import FILTER, SUBSAMPLING, Shrinking, Shrunk, checked, shrink
+
+RECORD = 'packing.json'
+LOG_SECONDS = 30.0
+MAX_SHOWN = 20
+
+
+class Packed(NamedTuple):
+    """What became of the images of a shard.
+
+    ``smaller``: how many are now; ``read``, ``written``: bytes before and after; ``lost``: what of how many is not in the
+    smaller ones; ``unreadable``: messages about those that could not be read.
+    """
+
+    smaller: int
+    read: int
+    written: int
+    lost: Counter
+    unreadable: list[str]
 
 
 def pack_shards(
-    source: str | Path, out_dir: str | Path, images_per_shard: int, with_label: bool = False, seed: int = 0
+    source: str | Path,
+    out_dir: str | Path,
+    images_per_shard: int,
+    with_label: bool = False,
+    seed: int = 0,
+    max_side: int | None = None,
+    quality: int = 90,
+    num_workers: int = 1,
+    options: PixelOptions = PixelOptions(),  # noqa: B008
 ) -> list[Path]:
-    """Copies the images below ``source``, bytes unchanged, into shards that ``ImageDataset(shards='*.tar')`` reads.
+    """Copies the images below ``source`` into shards that ``ImageDataset(shards='*.tar')`` reads.
 
-    The order is random, so that neighbours in a shard are of many classes. Keys are running numbers over all shards.
+    Bytes are unchanged, but for those of large images where ``max_side`` is given: see
+    :mod:`mmadclr.datasets.shrinking`. Of those, images that cannot be read are packed as they are, named in the log and in
+    the record; training counts them. The order is random, so that neighbours in a shard are of many classes. Keys are
+    running numbers over all shards. What was done is written to ``packing.json`` beside the shards.
 
     Args:
         source: Folder of images; of class folders if ``with_label``.
@@ -26,30 +69,85 @@ def pack_shards(
         images_per_shard: Images in each but the last.
         with_label: A ``.cls`` member with the number of the class beside each image, and ``classes.txt`` with the names.
         seed: Of the order.
+        max_side: Longer side, in pixels, of the largest image; None: no image is decoded.
+        quality: Of the JPEG that larger ones become.
+        num_workers: Processes; the shards are the same for any number.
+        options: What files do not say about their pixels; of images that are made smaller.
 
     Returns:
         Paths of the shards.
 
     Raises:
-        FileNotFoundError, ValueError: See the readers; or ``images_per_shard`` is below 1.
+        FileNotFoundError, ValueError: See the readers; or a number is out of its range.
         FileExistsError: ``out_dir`` is something else than an empty folder.
     """
     if images_per_shard < 1:
         raise ValueError(f'images_per_shard={images_per_shard}: a shard holds 1 or more images')
+    if num_workers < 1:
+        raise ValueError(f'num_workers={num_workers}: 1 process or more')
+    shrinking = None if max_side is None else checked(Shrinking(max_side, quality, options))
     listing = read_class_folders(source) if with_label else read_folder(source)
     folder = _empty_folder(out_dir)
     order = np.random.default_rng(seed).permutation(len(listing.paths))
-    shards = []
+    shards, tasks = [], []
     for first in range(0, len(order), images_per_shard):
         chosen = order[first : first + images_per_shard]
         labels = [None] * len(chosen) if listing.labels is None else listing.labels[chosen].tolist()
         paths = (Path(source) / os.fsdecode(name) for name in listing.paths.take(chosen))
         members = list(zip(paths, labels, strict=True))
         shards.append(folder / f'{len(shards):06d}.tar')
-        _write_shard(shards[-1], first, members)
+        tasks.append((shards[-1], first, members))
+    with _mapping(num_workers) as each:
+        packed = list(_told(each(partial(_write_shard, shrinking), tasks), len(tasks)))
     if with_label:
         (folder / 'classes.txt').write_text('\n'.join(listing.classes) + '\n', encoding='utf-8')
+    settings = dict(images_per_shard=images_per_shard, with_label=with_label, seed=seed)
+    _record(folder, settings, shrinking, packed, len(order))
     return shards
+
+
+@contextmanager
+def _mapping(num_workers: int) -> Iterator:
+    """``map``, in this process or in several; their results come in order."""
+    if num_workers == 1:
+        yield map
+    else:
+        with multiprocessing.get_context('spawn').Pool(num_workers) as pool:  # torch's threads do not survive a fork
+            yield pool.imap
+
+
+def _told(results: Iterator[Packed], total: int) -> Iterator[Packed]:
+    started = logged = time.monotonic()
+    for done, packed in enumerate(results, start=1):
+        yield packed
+        now = time.monotonic()
+        if now - logged >= LOG_SECONDS:
+            logged = now
+            print_log(f'{done} of {total} shards, {(total - done) * (now - started) / done / 60:.0f} min left', 'current')
+
+
+def _record(folder: Path, settings: dict, shrinking: Shrinking | None, packed: list[Packed], images: int) -> None:
+    """Says what was done, in the log and in a file beside the shards."""
+    smaller, read, written = (sum(column) for column in list(zip(*packed, strict=True))[:3])
+    lost = sum((part.lost for part in packed), Counter())
+    unreadable = [message for part in packed for message in part.unreadable]
+    record = dict(settings, images=images, smaller=smaller, bytes_read=read, bytes_written=written)
+    if shrinking is not None:
+        how = dict(max_side=shrinking.max_side, quality=shrinking.quality, format='JPEG', subsampling=SUBSAMPLING)
+        record |= how | dict(filter=FILTER, options=shrinking.options._asdict(), lost=dict(lost), unreadable=unreadable)
+        print_log(
+            f'{smaller} of {images} images were above {shrinking.max_side} pixels and are JPEG of quality '
+            f'{shrinking.quality} ({SUBSAMPLING}) now; {read / 1e6:.1f} MB became {written / 1e6:.1f} MB',
+            'current',
+        )
+    for what, count in lost.items():
+        print_log(f'{count} of the images made smaller {what}', 'current', logging.WARNING)
+    if unreadable:
+        shown = '; '.join(unreadable[:MAX_SHOWN]) + (' ...' if len(unreadable) > MAX_SHOWN else '')
+        message = f'{len(unreadable)} images cannot be read and are packed as they are: {shown}'
+        print_log(message, 'current', logging.WARNING)
+    record['versions'] = dict(mmadclr=mmadclr.__version__, pillow=PIL.__version__)
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
 
 
 def _empty_folder(path: str | Path) -> Path:
@@ -60,16 +158,25 @@ def _empty_folder(path: str | Path) -> Path:
     return folder
 
 
-def _write_shard(path: Path, first: int, images: list[tuple[Path, int | None]]) -> None:
+def _write_shard(shrinking: Shrinking | None, task: tuple[Path, int, list[tuple[Path, int | None]]]) -> Packed:
     """Under another name until it is whole, so that an interrupted run leaves no shard that is cut short."""
+    path, first, images = task
+    smaller, read, written, lost, unreadable = 0, 0, 0, Counter(), []
     partial = path.with_suffix('.partial')
     with tarfile.open(partial, 'w') as tar:
         for number, (image, label) in enumerate(images, start=first):
-            key = f'{number:09d}'
-            _add(tar, key + os.path.splitext(image.name)[1].lower(), image.read_bytes())
+            key, data = f'{number:09d}', image.read_bytes()
+            made = Shrunk(data) if shrinking is None else shrink(data, shrinking)
+            extension = '.jpg' if made.changed else os.path.splitext(image.name)[1].lower()
+            _add(tar, key + extension, made.data)
             if label is not None:
                 _add(tar, f'{key}.cls', str(label).encode())
+            smaller, read, written = smaller + made.changed, read + len(data), written + len(made.data)
+            lost.update(made.lost)
+            if made.error is not None:
+                unreadable.append(f'{printable(image)}: {printable(made.error)}')
     partial.rename(path)
+    return Packed(smaller, read, written, lost, unreadable)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Protocol
 
 import numpy as np
 
-from mmadclr.datasets.names import is_hidden, printable, read_lines
-from mmadclr.datasets.readers import Listing, existing_folder, read_class_folders, read_folder, read_list
-from mmadclr.datasets.shared_listing import digest, shared_source
+from mmadclr.datasets.names import printable, read_lines
+from mmadclr.datasets.readers import Listing, read_class_folders, read_folder, read_list
+from mmadclr.datasets.remote import expanded, is_url, join, read_small, shown
+from mmadclr.datasets.shard_cache import RemoteShards
 from mmadclr.datasets.tar_index import read_shards
-from mmadclr.datasets.walking import directly_below
 
 MAX_OPEN_SHARDS = 256
-MAX_LOOSE = 100_000  # images directly in a folder of which each process makes a list
-MAX_VIEWED = 1000  # files that a process looks at to see whether it sees what another listed
+MAX_OPEN_COPIES = 32  # of remote shards: those that are open cannot make room for others
 
 
 class Source(Protocol):
@@ -57,26 +57,29 @@ class FileSource:
 
     def __init__(self, root: str | Path, listing: Listing) -> None:
         self.root = Path(root)
-        self._paths, self.labels, self.classes = listing
+        # One array of bytes, not a million strings: workers share its memory instead of copying reference counts.
+        self._paths = np.array([os.fsencode(path) for path in listing.paths])
+        self.labels = None if listing.labels is None else np.array(listing.labels)
+        self.classes = listing.classes
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def path(self, index: int) -> Path:
-        return self.root / os.fsdecode(self._paths[index])
+        return self.root / os.fsdecode(bytes(self._paths[index]))
 
     def name(self, index: int) -> str:
         return printable(self.path(index))
 
     def key(self, index: int) -> bytes:
-        return self._paths[index]
+        return bytes(self._paths[index])
 
     def read(self, index: int) -> bytes:
         return self.path(index).read_bytes()
 
     def select(self, indices: np.ndarray) -> None:
         """Keeps the images ``indices`` alone."""
-        self._paths = self._paths.take(indices)
+        self._paths = self._paths[indices]
         self.labels = None if self.labels is None else self.labels[indices]
 
 
@@ -84,18 +87,20 @@ class TarSource:
     """Images inside uncompressed tar files laid out as webdataset does; see ``Source``.
 
     Args:
-        root: Folder of the shards.
-        pattern: Their names: a glob (``*.tar``), or a range in braces (``train-{000000..000146}.tar``).
+        root: Folder of the shards, or a URL that fsspec reads (``s3://``, ``gs://``, ``https://``), see
+            :mod:`mmadclr.datasets.shard_cache`.
+        pattern: Their names: a glob (``*.tar``), a range in braces (``train-{000000..000146}.tar``), or a list of such.
         with_label: Labels from the ``.cls`` or ``.json`` member beside each image; their names, where they are known, from
             ``classes.txt`` beside the shards.
 
     Raises:
-        FileNotFoundError, ValueError: See ``read_shards``.
+        FileNotFoundError, ValueError, OSError: See ``read_shards``.
     """
 
-    def __init__(self, root: str | Path, pattern: str, with_label: bool = False) -> None:
+    def __init__(self, root: str | Path, pattern: str | Sequence[str], with_label: bool = False) -> None:
         self.shards, index = read_shards(root, pattern, with_label)
         self.shard_of, self._offsets, self._sizes, self._names = index.shard_of, index.offsets, index.sizes, index.names
+        self._remote = RemoteShards(self.shards, index.versions) if is_url(self.shards[0]) else None
         self.labels = index.labels if with_label else None
         self.classes = read_classes(root, int(index.labels.max()) + 1) if with_label else ()
         self._files: dict[int, int] = {}  # shard -> open file
@@ -105,10 +110,11 @@ class TarSource:
         return len(self._offsets)
 
     def name(self, index: int) -> str:
-        return f'{printable(self.shards[self.shard_of[index]])}: {printable(os.fsdecode(bytes(self._names[index])))}'
+        return f'{shown(self.shards[self.shard_of[index]])}: {printable(os.fsdecode(self._names[index]))}'
 
     def key(self, index: int) -> bytes:
-        return os.fsencode(os.path.basename(self.shards[self.shard_of[index]])) + b': ' + bytes(self._names[index])
+        shard = self.shards[self.shard_of[index]]
+        return os.fsencode(os.path.basename(shard if self._remote is None else shown(shard))) + b': ' + self._names[index]
 
     def read(self, index: int) -> bytes:
         offset, size = int(self._offsets[index]), int(self._sizes[index])
@@ -122,9 +128,9 @@ class TarSource:
             self._files, self._owner = {}, os.getpid()
         file = self._files.pop(shard, None)
         if file is None:
-            if len(self._files) >= MAX_OPEN_SHARDS:
+            if len(self._files) >= (MAX_OPEN_SHARDS if self._remote is None else MAX_OPEN_COPIES):
                 os.close(self._files.pop(next(iter(self._files))))  # the one that was read least recently
-            file = os.open(self.shards[shard], os.O_RDONLY)
+            file = os.open(self.shards[shard], os.O_RDONLY) if self._remote is None else self._remote.open(shard)
         self._files[shard] = file
         return file
 
@@ -143,76 +149,43 @@ def read_classes(root: str | Path, count: int) -> tuple[str, ...]:
     Raises:
         ValueError: The file names fewer classes.
     """
-    path = Path(root) / 'classes.txt'
-    if not path.exists():
+    path = join(str(root), 'classes.txt') if is_url(root) else Path(root) / 'classes.txt'
+    lines = _lines(path)
+    if lines is None:
         return tuple(str(label) for label in range(count))
-    lines = dict(read_lines(path))
     names = tuple(printable(lines.get(number, '')) for number in range(1, max(lines, default=0) + 1))
     if len(names) < count:
-        raise ValueError(f'{printable(path)} names {len(names)} classes, but labels of the shards go up to {count - 1}')
+        raise ValueError(f'{shown(path)} names {len(names)} classes, but labels of the shards go up to {count - 1}')
     return names
 
 
-def find_source(data_root: str, ann_file: str | None, with_label: bool, shards: str | None) -> FileSource | TarSource:
-    """The source that the arguments of ``ImageDataset`` describe; see also ``shared_listing``.
+def _lines(path: str | Path) -> dict[int, str] | None:
+    """Lines of a local or remote text by number; None if there is no such file."""
+    if not is_url(path):
+        return dict(read_lines(path)) if path.exists() else None
+    data = read_small(expanded(path))
+    if data is None:
+        return None
+    with NamedTemporaryFile(suffix='.txt') as file:
+        file.write(data)
+        file.flush()
+        return dict(read_lines(file.name))
+
+
+def find_source(
+    data_root: str, ann_file: str | None, with_label: bool, shards: str | Sequence[str] | None
+) -> FileSource | TarSource:
+    """The source that the arguments of ``ImageDataset`` describe.
 
     Raises:
         FileNotFoundError, ValueError: See the readers; also if both a list and shards are given.
     """
-    if shards is not None and ann_file is not None:
-        raise ValueError(f'ann_file={str(ann_file)!r} and shards={shards!r}: give a list of files or shards, not both')
-    key = (absolute(data_root), None if ann_file is None else absolute(ann_file), with_label, shards)
-
-    def make() -> FileSource | TarSource:
-        if shards is not None:
-            return TarSource(data_root, shards, with_label)
+    if shards is not None:
         if ann_file is not None:
-            return FileSource(data_root, read_list(ann_file, data_root, with_label))
-        return FileSource(data_root, read_class_folders(data_root) if with_label else read_folder(data_root))
-
-    def view_of(source: FileSource | TarSource) -> object:
-        if shards is not None:
-            return view_of_shards(source.shards)
-        return view_of_folder(data_root, source) if ann_file is None else view_of_list(ann_file, data_root)
-
-    return shared_source(key, make, view_of)
-
-
-def absolute(path: str | Path) -> str:
-    """A path that does not depend on where a process was started; a URL as it is."""
-    return str(path) if '://' in str(path) else os.path.abspath(path)
-
-
-def view_of_folder(root: str | Path, source: FileSource) -> tuple | None:
-    """What lies directly in a folder of images; None where that is most of the listing, which is to be done once."""
-    root = existing_folder(root)
-    if len(source) > MAX_LOOSE and b'/' not in source.key(MAX_LOOSE):  # those directly in it come first
-        return None
-    folders, images = directly_below(root)
-    return folders, digest(images.data), digest(images.starts)
-
-
-def view_of_list(ann_file: str | Path, root: str | Path) -> str | None:
-    """What a list holds; None where there is none."""
-    existing_folder(root)
-    path = Path(ann_file)
-    return digest(np.frombuffer(path.read_bytes(), np.uint8)) if path.is_file() else None
-
-
-def view_of_shards(shards: Sequence[str]) -> list:
-    """Sizes of up to ``MAX_VIEWED`` shards, evenly chosen, and what else their folders hold by the same extension."""
-    local = [shard for shard in shards if '://' not in shard]
-    sizes = [os.path.getsize(local[i]) if os.path.exists(local[i]) else None for i in spread(len(local), MAX_VIEWED)]
-    folders = sorted({os.path.dirname(shard) for shard in local})
-    return [sizes, [sorted(filter(is_shard, os.listdir(folder))) for folder in folders if os.path.isdir(folder)]]
-
-
-def is_shard(name: str) -> bool:
-    return name.endswith('.tar') and not is_hidden(name)
-
-
-def spread(count: int, most: int, part: int = 0, parts: int = 1) -> list[int]:
-    """Up to ``most`` numbers below ``count``, evenly spread; other ones for each of the ``parts`` that have to choose."""
-    if count <= most:
-        return list(range(count))
-    return [(number * parts + part) * count // (most * parts) for number in range(most)]
+            raise ValueError(f'ann_file={str(ann_file)!r} and shards={shards!r}: give a list of files or shards, not both')
+        return TarSource(data_root, shards, with_label)
+    if is_url(data_root):
+        raise ValueError(f'data_root={shown(data_root)}: from a URL only shards are read; set shards of the data set')
+    if ann_file is not None:
+        return FileSource(data_root, read_list(ann_file, data_root, with_label))
+    return FileSource(data_root, read_class_folders(data_root) if with_label else read_folder(data_root))

@@ -12,6 +12,7 @@ import torch
 from mmengine.logging import print_log
 
 from mmadclr.datasets.image_dataset import ImageDataset, ShapesDataset
+from mmadclr.datasets.remote import is_url
 from mmadclr.engine.config_check import ConfigError
 from mmadclr.engine.optim import PRECISIONS
 from mmadclr.models.backbones.query_vit import resolve_arch
@@ -297,6 +298,8 @@ def _is_a(dataset: Mapping, cls: type) -> bool:
 
 
 def _missing(key: str, value: Any, exists: Callable[[Path], bool], kind: str, drawn: set) -> Iterator[Finding]:
+    if kind == 'folder' and is_url(value):
+        return  # shards in a store, which is asked when they are listed
     if isinstance(value, (str, Path)) and str(value) and value not in drawn and not exists(Path(value)):
         state = f'is no {kind}' if Path(value).exists() else 'does not exist'
         yield Finding(f'{key}: {kind} {value} {state} (looked from {Path.cwd()}); put it there or change the key')

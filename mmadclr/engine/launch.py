@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.datasets.loader_workers import GROUP_SIGNALS
 from mmadclr.datasets.names import printable
+from mmadclr.datasets.remote import StoreError, has_secrets, shown
 from mmadclr.engine.agreement import PreemptedError
 from mmadclr.engine.config_check import ConfigError, check_config
 from mmadclr.engine.loader_guard import WorkerDiedError
@@ -80,6 +81,7 @@ def load_config(args: Namespace) -> Config:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     check_unicode(cfg)
+    check_secrets(cfg)
     return cfg
 
 
@@ -90,6 +92,17 @@ def check_unicode(cfg: Config) -> None:
             raise ConfigError(
                 f'{path}: {printable(value)} is no valid Unicode, as text files that hold the config have to be; give the '
                 'folder or file another name, or a link with one (names of images below a folder may be any)'
+            )
+
+
+def check_secrets(cfg: Config) -> None:
+    """Raises a ConfigError if a URL holds a password or a signature: the config goes into logs and checkpoints."""
+    for path, value in _leaves(cfg.to_dict()):
+        if isinstance(value, str) and path.endswith('data_root') and has_secrets(value):
+            raise ConfigError(
+                f'{path}: {shown(value)} is given with a user, a password or a query, which would be in every log and '
+                'checkpoint; put that into an environment variable and write its name ($NAME) in its place, or leave it to '
+                "~/.netrc or fsspec's configuration"
             )
 
 
@@ -180,7 +193,7 @@ def _message(error: BaseException) -> str:
 
 
 def _is_ours(error: BaseException) -> bool:
-    if isinstance(error, UnreadableImageError):
-        return True  # no one else raises it, and from a worker of the loader it arrives by way of torch
+    if isinstance(error, (UnreadableImageError, StoreError)):
+        return True  # no one else raises them, and from a worker of the loader they arrive by way of torch
     *_, last = traceback.walk_tb(error.__traceback__)
     return last[0].f_globals.get('__name__', '').startswith('mmadclr.')

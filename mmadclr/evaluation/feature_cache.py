@@ -56,7 +56,7 @@ def fingerprint(opened: OpenedBackbone, dataset: Dataset, features: str, dtype: 
         'mean and std': [opened.mean, opened.std],
         'features': features,
         'type': dtype,
-        'folder of images': str(dataset.data_root.resolve()),
+        'folder of images': str(dataset.data_root.resolve() if isinstance(dataset.data_root, Path) else dataset.data_root),
         'number of images': len(dataset),
         'list of images and labels': names.hexdigest(),
         'resize and crop': [dataset.transform.resize, dataset.transform.size],

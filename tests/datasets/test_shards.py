@@ -1,5 +1,6 @@
 """Tar shards: the same images as from files, what is done about damage, and an index that is made once."""
 
+import io
 import json
 import os
 import tarfile
@@ -56,7 +57,7 @@ def test_labels_come_from_text_or_json(tmp_path):
 
 
 def test_samples_are_keyed_by_the_path_up_to_the_first_dot(tmp_path):
-    assert split_key('a/b.c/d.seg.PNG') == ('a/b.c/d', '.seg.png')
+    assert split_key(b'a/b.c/d.seg.PNG') == (b'a/b.c/d', b'.seg.png')
     members = {
         'a/1.cls': b'5',  # labels may come first
         'a/1.seg.png': image_bytes(9, 'png'),  # a mask, no image of its own
@@ -65,9 +66,9 @@ def test_samples_are_keyed_by_the_path_up_to_the_first_dot(tmp_path):
         'b/1.JPEG': image_bytes(1),
         'b/1.cls': b'6',
     }
-    entries, cut, _ = scan_shard(str(write_tar(tmp_path / 's.tar', members)))
-    assert cut is None
-    assert [(entry.name, entry.label) for entry in entries] == [('a/1.png', 5), ('b/1.JPEG', 6)]
+    found = scan_shard(str(write_tar(tmp_path / 's.tar', members)))
+    assert found.cut is None
+    assert (found.names, found.labels) == ([b'a/1.png', b'b/1.JPEG'], [5, 6])
 
 
 @pytest.mark.parametrize('kind', [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -149,12 +150,16 @@ def test_the_index_is_made_once_for_shards_as_they_are(tmp_path, monkeypatch):
     monkeypatch.setattr(tar_index, 'scan_shard', lambda path: scans.append(path) or scan_shard(path))
     first, again = (read_shards(root, '*.tar', True)[1] for _ in range(2))
     assert len(scans) == 3
-    assert all(np.array_equal(getattr(first, name), getattr(again, name)) for name in vars(first))
+    assert first.arrays().keys() == again.arrays().keys()
+    assert all(np.array_equal(array, again.arrays()[name]) for name, array in first.arrays().items())
+    assert isinstance(again.offsets.base, np.memmap)
     write_tar(root / 'train-001.tar', {'new.jpg': image_bytes(1)})
     assert len(read_shards(root, '*.tar', False)[1].offsets) == 9
-    (cache,) = (path for path in (tmp_path / 'cache' / 'mmadclr').glob('*.npz') if np.load(path)['offsets'].size == 9)
-    cache.write_bytes(b'PK\x03\x04 half a file')  # a damaged cache is made anew
-    assert len(read_shards(root, '*.tar', False)[1].offsets) == 9
+    (cache,) = (path for path in (tmp_path / 'cache' / 'mmadclr').glob('*/offsets.npy') if np.load(path).size == 9)
+    for damage in (lambda: os.truncate(cache, 150), cache.unlink):  # a damaged cache is made anew
+        damage()
+        assert read_shards(root, '*.tar', False)[1].offsets.shape == np.load(cache).shape == (9,)
+    assert {path.name[:6] for path in (tmp_path / 'cache' / 'mmadclr').iterdir()} == {'index-'}  # nothing left behind
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
@@ -174,3 +179,54 @@ def test_few_files_stay_open_and_forks_open_their_own(tmp_path, monkeypatch):
     assert source.read(0) == image_bytes(0)
     assert not set(source._files.values()) & set(mine.values())
     assert source.__getstate__()['_files'] == {}
+
+
+def test_a_sample_twice_in_a_shard_is_an_error(tmp_path):
+    write_shards(tmp_path, count=2)
+    read_shards(tmp_path, '*.tar', True)
+    for name in ('0005.jpg', '0005.JPG', '0005.cls'):
+        path = write_shards(tmp_path, count=2) / 'train-001.tar'
+        with tarfile.open(path, 'a') as tar:
+            member = tarfile.TarInfo(name)
+            member.size = 1
+            tar.addfile(member, io.BytesIO(b'1'))
+        with pytest.raises(ValueError, match=rf'train-001\.tar: {name} is in it twice, .*unpack it .*and pack it again'):
+            read_shards(tmp_path, '*.tar', True)
+
+
+def test_the_same_key_in_two_shards_counts_twice(tmp_path):
+    for number in range(2):
+        write_tar(tmp_path / f'{number}.tar', {'a.jpg': image_bytes(number)})
+    source = TarSource(tmp_path, '*.tar')
+    assert [source.read(index) for index in range(2)] == [image_bytes(0), image_bytes(1)]
+
+
+def test_what_is_left_out_is_said(tmp_path, said):
+    path = write_tar(tmp_path / '0.tar', {'a.jpg': image_bytes(0), 'a.png': image_bytes(1, 'png'), 'a.txt': b'words'})
+    with tarfile.open(path, 'a') as tar:
+        for kind, name in ((tarfile.LNKTYPE, 'b.jpg'), (tarfile.SYMTYPE, 'c.jpg')):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, 'a.jpg'
+            tar.addfile(member)
+    assert TarSource(tmp_path, '*.tar').key(0) == b'0.tar: a.jpg'
+    assert said[1:] == [
+        f'{tmp_path}: left out 2 links of shards (b.jpg)',
+        f'{tmp_path}: left out 1 further images of samples of shards (a.png)',
+    ]
+
+
+def test_progress_is_logged_now_and_then(tmp_path, said):
+    scans = [scan_shard(str(path)) for path in sorted(write_shards(tmp_path).iterdir())]
+    times = iter([0.0, 20.0, 40.0, 60.0])
+    assert list(tar_index._told(scans, 3, lambda: next(times))) == scans
+    assert said == ['2 of 3 shards, 8 images, 0 min left']
+
+
+def test_shards_by_several_patterns(tmp_path):
+    write_shards(tmp_path)
+    names = [os.path.basename(path) for path in find_shards(tmp_path, ['train-{001..002}.tar', 'train-000.tar'])]
+    assert names == ['train-000.tar', 'train-001.tar', 'train-002.tar']
+    with pytest.raises(ValueError, match=r'train-001\.tar is named twice'):
+        find_shards(tmp_path, ['*.tar', 'train-001.tar'])
+    with pytest.raises(ValueError, match=r'shards=\[\]: no pattern'):
+        find_shards(tmp_path, [])
