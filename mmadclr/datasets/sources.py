@@ -10,13 +10,17 @@ from typing import Protocol
 
 import numpy as np
 
-from mmadclr.datasets.names import printable, read_lines
-from mmadclr.datasets.readers import Listing, read_class_folders, read_folder, read_list
+from mmadclr.datasets.names import is_hidden, printable, read_lines
+from mmadclr.datasets.readers import Listing, existing_folder, read_class_folders, read_folder, read_list
 from mmadclr.datasets.remote import expanded, is_url, join, read_small, shown
 from mmadclr.datasets.shard_cache import RemoteShards
+from mmadclr.datasets.shared_listing import digest, shared_source
 from mmadclr.datasets.tar_index import read_shards
+from mmadclr.datasets.walking import directly_below
 
 MAX_OPEN_SHARDS = 256
+MAX_LOOSE = 100_000  # images directly in a folder of which each process makes a list
+MAX_VIEWED = 1000  # files that a process looks at to see whether it sees what another listed
 MAX_OPEN_COPIES = 32  # of remote shards: those that are open cannot make room for others
 
 
@@ -57,29 +61,26 @@ class FileSource:
 
     def __init__(self, root: str | Path, listing: Listing) -> None:
         self.root = Path(root)
-        # One array of bytes, not a million strings: workers share its memory instead of copying reference counts.
-        self._paths = np.array([os.fsencode(path) for path in listing.paths])
-        self.labels = None if listing.labels is None else np.array(listing.labels)
-        self.classes = listing.classes
+        self._paths, self.labels, self.classes = listing
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def path(self, index: int) -> Path:
-        return self.root / os.fsdecode(bytes(self._paths[index]))
+        return self.root / os.fsdecode(self._paths[index])
 
     def name(self, index: int) -> str:
         return printable(self.path(index))
 
     def key(self, index: int) -> bytes:
-        return bytes(self._paths[index])
+        return self._paths[index]
 
     def read(self, index: int) -> bytes:
         return self.path(index).read_bytes()
 
     def select(self, indices: np.ndarray) -> None:
         """Keeps the images ``indices`` alone."""
-        self._paths = self._paths[indices]
+        self._paths = self._paths.take(indices)
         self.labels = None if self.labels is None else self.labels[indices]
 
 
@@ -175,17 +176,67 @@ def _lines(path: str | Path) -> dict[int, str] | None:
 def find_source(
     data_root: str, ann_file: str | None, with_label: bool, shards: str | Sequence[str] | None
 ) -> FileSource | TarSource:
-    """The source that the arguments of ``ImageDataset`` describe.
+    """The source that the arguments of ``ImageDataset`` describe; see also ``shared_listing``.
 
     Raises:
         FileNotFoundError, ValueError: See the readers; also if both a list and shards are given.
     """
-    if shards is not None:
-        if ann_file is not None:
-            raise ValueError(f'ann_file={str(ann_file)!r} and shards={shards!r}: give a list of files or shards, not both')
-        return TarSource(data_root, shards, with_label)
-    if is_url(data_root):
+    if shards is not None and ann_file is not None:
+        raise ValueError(f'ann_file={str(ann_file)!r} and shards={shards!r}: give a list of files or shards, not both')
+    if shards is None and is_url(data_root):
         raise ValueError(f'data_root={shown(data_root)}: from a URL only shards are read; set shards of the data set')
-    if ann_file is not None:
-        return FileSource(data_root, read_list(ann_file, data_root, with_label))
-    return FileSource(data_root, read_class_folders(data_root) if with_label else read_folder(data_root))
+    key = (absolute(data_root), None if ann_file is None else absolute(ann_file), with_label, str(shards))
+
+    def make() -> FileSource | TarSource:
+        if shards is not None:
+            return TarSource(data_root, shards, with_label)
+        if ann_file is not None:
+            return FileSource(data_root, read_list(ann_file, data_root, with_label))
+        return FileSource(data_root, read_class_folders(data_root) if with_label else read_folder(data_root))
+
+    def view_of(source: FileSource | TarSource) -> object:
+        if shards is not None:
+            return view_of_shards(source.shards)
+        return view_of_folder(data_root, source) if ann_file is None else view_of_list(ann_file, data_root)
+
+    return shared_source(key, make, view_of)
+
+
+def absolute(path: str | Path) -> str:
+    """A path that does not depend on where a process was started; a URL as it is."""
+    return str(path) if '://' in str(path) else os.path.abspath(path)
+
+
+def view_of_folder(root: str | Path, source: FileSource) -> tuple | None:
+    """What lies directly in a folder of images; None where that is most of the listing, which is to be done once."""
+    root = existing_folder(root)
+    if len(source) > MAX_LOOSE and b'/' not in source.key(MAX_LOOSE):  # those directly in it come first
+        return None
+    folders, images = directly_below(root)
+    return folders, digest(images.data), digest(images.starts)
+
+
+def view_of_list(ann_file: str | Path, root: str | Path) -> str | None:
+    """What a list holds; None where there is none."""
+    existing_folder(root)
+    path = Path(ann_file)
+    return digest(np.frombuffer(path.read_bytes(), np.uint8)) if path.is_file() else None
+
+
+def view_of_shards(shards: Sequence[str]) -> list:
+    """Sizes of up to ``MAX_VIEWED`` shards, evenly chosen, and what else their folders hold by the same extension."""
+    local = [shard for shard in shards if '://' not in shard]
+    sizes = [os.path.getsize(local[i]) if os.path.exists(local[i]) else None for i in spread(len(local), MAX_VIEWED)]
+    folders = sorted({os.path.dirname(shard) for shard in local})
+    return [sizes, [sorted(filter(is_shard, os.listdir(folder))) for folder in folders if os.path.isdir(folder)]]
+
+
+def is_shard(name: str) -> bool:
+    return name.endswith('.tar') and not is_hidden(name)
+
+
+def spread(count: int, most: int, part: int = 0, parts: int = 1) -> list[int]:
+    """Up to ``most`` numbers below ``count``, evenly spread; other ones for each of the ``parts`` that have to choose."""
+    if count <= most:
+        return list(range(count))
+    return [(number * parts + part) * count // (most * parts) for number in range(most)]

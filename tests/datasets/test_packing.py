@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -33,7 +34,9 @@ def test_bytes_and_labels_survive(image_folder, tmp_path):
         tmp_path / 'out' / 'packing.json',
     ]
     listing = read_class_folders(root)
-    expected = sorted(((root / path).read_bytes(), label) for path, label in zip(listing.paths, listing.labels, strict=True))
+    expected = sorted(
+        ((root / os.fsdecode(path)).read_bytes(), label) for path, label in zip(listing.paths, listing.labels, strict=True)
+    )
     dataset = ImageDataset(tmp_path / 'out', CENTRE, shards='{000000..000002}.tar', with_label=True)
     got = [(dataset.source.read(index), int(dataset.labels[index])) for index in range(len(dataset))]
     assert sorted(got) == expected
