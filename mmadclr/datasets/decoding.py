@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -261,3 +262,19 @@ def warn_without_simplejpeg() -> None:
 def use_one_thread() -> None:
     """For worker processes: OpenCV's own pool would compete with the other workers."""
     cv2.setNumThreads(1)
+
+
+_threads: list[int] = []  # of OpenCV, while a process is forked
+
+
+def _end_pool() -> None:
+    """A forked process has none of the threads of OpenCV's pool, and would wait for them for ever when it ends the pool."""
+    _threads.append(cv2.getNumThreads())
+    cv2.setNumThreads(1)
+
+
+def _allow_pool() -> None:
+    cv2.setNumThreads(_threads.pop())
+
+
+os.register_at_fork(before=_end_pool, after_in_parent=_allow_pool)

@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ FETCHING = 8  # shards at a time, when all are indexed
 FOLDER, LIMIT = 'MMADCLR_SHARD_CACHE', 'MMADCLR_SHARD_CACHE_SIZE'
 UNITS = {'': 1, 'K': 10**3, 'M': 10**6, 'G': 10**9, 'T': 10**12}
 PARTIAL = '.partial'
+LOOK_S = 0.1  # between two looks whether another process has fetched a shard
 SIZED = re.compile(r'[0-9a-f]{16}-(\d+)-')  # how names of copies begin: digest and size
 
 
@@ -151,8 +153,7 @@ def _fetch(url: str, known: bytes, place: Path) -> None:
         partial = place.with_name(place.name + PARTIAL)
         file = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(file, partial):
+            if not _locked(file, partial):
                 return  # whoever wrote it has renamed it meanwhile, or given up
             if place.exists():
                 partial.unlink()
@@ -163,6 +164,21 @@ def _fetch(url: str, known: bytes, place: Path) -> None:
             os.replace(partial, place)
         finally:
             os.close(file)
+
+
+def _locked(file: int, partial: Path) -> bool:
+    """Waits until this process may write a copy; False if the file has got another name meanwhile.
+
+    It is asked for now and then: once renamed, the same file is locked by its readers, for as long as they read.
+    """
+    while _is_at(file, partial):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_S)
+        else:
+            return _is_at(file, partial)
+    return False
 
 
 def _is_at(file: int, path: Path) -> bool:

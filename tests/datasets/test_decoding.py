@@ -1,6 +1,8 @@
 """Fast decoders give Pillow's pixels, and what they refuse is Pillow's to read or to call broken."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -210,3 +212,29 @@ def test_opencv_is_asked_about_known_kinds_alone():
     assert decoding.opencv_agrees_with_pillow(bmp)
     assert not decoding.opencv_agrees_with_pillow(bmp[:28] + b'\x10\0' + bmp[30:])  # 5 bits a colour
     assert not any(decoding.opencv_agrees_with_pillow(png[:length]) for length in range(1, 24))
+
+
+AFTER_A_FORK = """
+import os, sys, time
+import cv2, numpy as np
+from mmadclr.datasets.decoding import use_one_thread
+cv2.setNumThreads(3)
+cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (31, 31), 5)  # starts the pool
+child = os.fork()
+if child == 0:
+    use_one_thread()
+    os._exit(7)
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    done, status = os.waitpid(child, os.WNOHANG)
+    if done:
+        print(os.waitstatus_to_exitcode(status), cv2.getNumThreads())
+        sys.exit()
+    time.sleep(0.05)
+os.kill(child, 9)
+"""
+
+
+def test_workers_of_a_process_that_has_used_opencv_do_not_wait_for_its_threads():
+    done = subprocess.run([sys.executable, '-c', AFTER_A_FORK], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ['7', '3'], done.stderr

@@ -62,7 +62,6 @@ def test_samples_are_those_of_the_same_local_shards(store, tmp_path):
     assert {method for method, *_ in store.requests[asked:]} == {'HEAD'}  # the index, too
 
 
-@pytest.mark.xfail(run=False, reason='results of a forked process that has fetched a shard do not always reach its parent')
 def test_workers_fetch_for_themselves(store):
     dataset = ImageDataset(f'{store.url}/data', CROPS, shards=RANGE)
     for path in copies_folder().iterdir():
@@ -162,7 +161,6 @@ def fetch(urls):
     return [os.pread(shards.open(number), 100_000, 0) for number in range(len(urls))]
 
 
-@pytest.mark.xfail(run=False, reason='results of a forked process that has fetched a shard do not always reach its parent')
 def test_two_processes_fetch_each_shard_once(store):
     urls = [f'{store.url}/data/train-{number:03d}.tar' for number in range(3)]
     store.faults[:] = [None, 503, None]
