@@ -1,18 +1,22 @@
 """Shards of a store are read like local ones; what goes wrong on the way is tried again, or said."""
 
 import errno
+import json
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 
 import pytest
 import torch
+from places import REPO
 from shards import image_bytes, write_shards
 from torch.utils.data import DataLoader
 from web_store import running
 
 from mmadclr.datasets import ImageDataset, collate_samples, remote, shard_cache
+from mmadclr.datasets.packing import pack_shards
 from mmadclr.datasets.remote import StoreError, has_secrets, join, shown
 from mmadclr.datasets.shard_cache import RemoteShards, copies_folder, size_limit
 from mmadclr.datasets.sources import TarSource
@@ -21,6 +25,7 @@ from mmadclr.engine.launch import check_secrets
 
 pytest.importorskip('aiohttp')
 CROPS = dict(type='MultiCrop', global_size=16, local_size=8, query_size=8, num_local=2, num_query=2)
+SMALL = dict(type='MultiCrop', global_size=32, local_size=16, query_size=8, num_local=2, num_query=4)
 RANGE = 'train-{000..002}.tar'
 
 
@@ -301,3 +306,37 @@ def test_a_missing_package_is_named(monkeypatch):
             context.setitem(sys.modules, module, None)
             with pytest.raises(ValueError, match=r"pip install 'mmadclr\[remote\]'"):
                 TarSource(root, 'a.tar')
+
+
+def test_a_run_reads_shards_of_a_web_server(tmp_path, monkeypatch, image_folder):
+    """Packed, served, and trained on by workers that fetch; the losses are those of the local shards."""
+    monkeypatch.setattr(shard_cache, 'CHUNK', 16 << 20)
+    pack_shards(image_folder(count=24), tmp_path / 'packed', images_per_shard=6, with_label=True)
+    losses = []
+    with running() as store:
+        for path in (tmp_path / 'packed').iterdir():
+            store.files[f'/data/{path.name}'] = path.read_bytes()
+        store.faults[:] = [None, 503, 'drop', None]
+        for root in (f'{store.url}/data', str(tmp_path / 'packed')):
+            config = tmp_path / f'run{len(losses)}.py'
+            dataset = dict(
+                _delete_=True, type='ImageDataset', data_root=root, shards='{000000..000003}.tar', transform=SMALL
+            )
+            loader = dict(batch_size=4, num_workers=2, sampler=dict(type='ShardSampler'), dataset=dataset)
+            config.write_text(
+                f"_base_ = [r'{REPO}/configs/demo/adclr_vittiny_shapes.py']\n"
+                f'train_dataloader = {loader!r}\n'
+                'val_cfg = val_dataloader = val_evaluator = None\n'
+                "visualizer = dict(_delete_=True, type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])\n"
+                'train_cfg = dict(max_epochs=2)\n'
+                'default_hooks = dict(schedule=dict(warmup_epochs=1), logger=dict(interval=1))\n'
+            )
+            work_dir = tmp_path / f'work{len(losses)}'
+            command = [sys.executable, 'tools/train.py', str(config), '--work-dir', str(work_dir)]
+            done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            lines = [json.loads(line) for line in next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()]
+            losses.append([line['loss'] for line in lines if 'loss' in line])
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 12
+    assert len(store.gets('.tar')) >= 4
