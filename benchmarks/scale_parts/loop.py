@@ -48,6 +48,7 @@ def runner_of(folder: Path, steps: int) -> Runner:
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.update(data_root=str(folder / 'shapes'), num_train=IMAGES, num_val=10)
         loader.update(num_workers=0, persistent_workers=False)
+    cfg.log_level = 'ERROR'
     cfg.update(
         work_dir=str(folder / 'work'), experiment_name=folder.name, val_cfg=None, val_dataloader=None, val_evaluator=None
     )

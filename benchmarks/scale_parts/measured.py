@@ -69,7 +69,7 @@ def cost_rows(
     for unit, field, scale, target in (('s', 'seconds', 1, seconds_target), ('MB at most', 'peak', MB, memory_target)):
         mine, other = ([getattr(one, field) / scale for one in costs] for costs in (ours, theirs))
         reference = statistics.median(other) if other else None
-        ratios = sorted(b / a for a, b in zip(mine, other, strict=False))
+        ratios = sorted(b / a for a, b in zip(mine, other, strict=False) if a)
         ratio, spread = (statistics.median(ratios), (ratios[0], ratios[-1])) if ratios else (None, None)
         rows.append(Row(quantity, unit, statistics.median(mine), reference, ratio, spread, target))
     return rows
