@@ -38,7 +38,8 @@ def collate_samples(samples: Sequence[dict]) -> dict:
     if PIXELS in samples[0]:
         samples = samples if isinstance(samples, PackedSamples) else PackedSamples(samples)
         rest = [{k: v for k, v in sample.items() if k not in (PIXELS, FILE)} for sample in samples]
-        return {**collate_samples(rest), **samples.packed}
+        batch = {**collate_samples(rest), **samples.packed}
+        return LentBatch(batch, samples.block, {'packed_pixels': batch['packed_pixels']}) if samples.block else batch
     arrays = getattr(samples, 'arrays', {})
     lent = {_name(kind): array if kind == 'images' else array.permute(0, 1, 4, 2, 3) for kind, array in arrays.items()}
     messages = {kind: [text for sample in samples for text in sample.get(kind, ())] for kind in MESSAGES}

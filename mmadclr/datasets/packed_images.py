@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from mmadclr.datasets.decoding import Scratch
+from mmadclr.datasets.shared_arrays import LentArrays, SharedArrays
 
 PIXELS, FILE = 'image_pixels', 'image_file'  # of a sample; both are packed by ``collate_samples``
 
@@ -23,15 +24,18 @@ PIXELS, FILE = 'image_pixels', 'image_file'  # of a sample; both are packed by `
 class Arena(Scratch):
     """Memory of a batch that its images are decoded into, one behind the other: what goes out is not copied again.
 
-    As large as the largest batch so far was. Where that is too little, a larger block takes over what is there already.
+    As large as the largest batch so far was. Where that is too little, a larger block takes over what is there already. In
+    a worker, blocks are used again when nobody holds them any more (:mod:`mmadclr.datasets.shared_arrays`).
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._block, self._used, self._largest = _empty_bytes(0), 0, 0
+        self._arrays, self._lent = SharedArrays(), _nothing()
+        self._used = self._largest = 0
 
     def begin(self) -> None:
-        """A new batch; the block of the one before is not touched again."""
+        """A new batch; the block of the one before is not touched again, unless it is free."""
+        self._bytes, self._lent = np.empty(0, dtype=np.uint8), _nothing()
         self._replace(self._largest)
         self._used = 0
 
@@ -51,17 +55,22 @@ class Arena(Scratch):
         self._used += pixels.size
         return own
 
-    def kept(self) -> Tensor:
-        """(bytes,) uint8, all images of the batch."""
+    def kept(self) -> dict[str, Tensor]:
+        """``pixels`` (bytes,) uint8, all images of the batch; with the block they lie in, if that may be used again."""
         self._largest = max(self._largest, self._used)
-        return self._block[: self._used]
+        pixels = {'pixels': self._lent['pixels'][: self._used]}
+        return LentArrays(pixels, self._lent.block) if isinstance(self._lent, LentArrays) else pixels
 
     def _replace(self, size: int) -> None:
-        self._block = _empty_bytes(size)
-        self._bytes = self._block.numpy()
+        self._lent = self._arrays.take({'pixels': (size,)}, shared=get_worker_info() is not None)
+        self._bytes = self._lent['pixels'].numpy()
 
     def __getstate__(self) -> dict:
-        return super().__getstate__() | dict(_block=torch.empty(0, dtype=torch.uint8), _used=0, _largest=0)
+        return super().__getstate__() | dict(_arrays=SharedArrays(), _lent=_nothing(), _used=0, _largest=0)
+
+
+def _nothing() -> dict[str, Tensor]:
+    return {'pixels': torch.empty(0, dtype=torch.uint8)}
 
 
 class PackedSamples(list):
@@ -69,12 +78,13 @@ class PackedSamples(list):
 
     Args:
         samples: As a transform returns them, with ``image_pixels`` (H, W, 3) and ``image_file`` (bytes,), both uint8.
-        pixels: Those of all samples, one image behind the other, where they are there already.
+        kept: ``pixels`` of all samples, one image behind the other, where they are there already; see ``Arena.kept``.
     """
 
-    def __init__(self, samples: Iterable[dict], pixels: Tensor | None = None) -> None:
+    def __init__(self, samples: Iterable[dict], kept: dict[str, Tensor] | None = None) -> None:
         super().__init__(samples)
-        self.packed = pack(self, pixels)
+        self.packed = pack(self, None if kept is None else kept['pixels'])
+        self.block = getattr(kept, 'block', None)
         images = unpack(self.packed['packed_pixels'], self.packed['packed_sizes'])
         self[:] = [{**sample, PIXELS: image} for sample, image in zip(self, images, strict=True)]
 

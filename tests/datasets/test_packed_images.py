@@ -151,10 +151,10 @@ def test_arena_grows_without_losing_what_it_holds():
             else:
                 arena.keep(part)
         expected = np.concatenate([part.reshape(-1) for part in parts])
-        assert np.array_equal(arena.kept().numpy(), expected)
+        assert np.array_equal(arena.kept()['pixels'].numpy(), expected)
     copy = pickle.loads(pickle.dumps(arena))
     copy.begin()
-    assert copy.kept().numel() == 0
+    assert copy.kept()['pixels'].numel() == 0
     assert len(pickle.dumps(arena)) < 2000
 
 
@@ -171,3 +171,18 @@ def test_an_image_smaller_than_a_query_crop_is_replaced(tmp_path):
     batch = load(ImageDataset(str(tmp_path), CROPS))
     assert 'fewer than a query crop of 8' in batch['unreadable'][0]
     assert batch['packed_sizes'].tolist() == [[60, 60]] * 2
+
+
+@pytest.mark.parametrize('hold', [True, False])
+def test_batches_of_workers_are_whole_for_as_long_as_they_are_held(folder, hold):
+    """All at once, or one after the other, where blocks are used again."""
+    dataset = ImageDataset(str(folder), CROPS)
+    wanted = keys(dataset)[:6] * 20
+    expected = [collate_samples(dataset.__getitems__(wanted[i : i + 3]))['packed_pixels'].clone() for i in range(0, 120, 3)]
+    loader = DataLoader(dataset, 3, sampler=wanted, num_workers=2, collate_fn=collate_samples)
+    batches = list(loader) if hold else loader
+    places = set()
+    for batch, pixels in zip(batches, expected, strict=True):
+        assert torch.equal(batch['packed_pixels'], pixels)
+        places.add(batch['packed_pixels'].data_ptr())
+    assert len(places) == 40 or not hold
