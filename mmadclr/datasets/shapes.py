@@ -29,6 +29,8 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 from PIL import Image
 
+from mmadclr.datasets.shared_listing import in_turn
+
 Field = np.ndarray  # (S, S) float
 
 
@@ -194,14 +196,15 @@ def write_shapes(root: str | Path, num_train: int = 3000, num_val: int = 1000, s
 def write_once(root: str | Path, settings: dict, write: Callable[[Path], None]) -> Path:
     """Calls ``write(folder)`` and makes the folder ``root``, unless that holds the result for these settings already.
 
-    The main process does so while the others wait.
+    The main process does so while the others wait, or before it is their turn (``shared_listing``).
 
     Raises:
         FileExistsError: ``root`` holds something else.
     """
     if is_main_process():
         _write_once(Path(root), settings, write)
-    barrier()
+    if not in_turn():
+        barrier()
     return Path(root)
 
 

@@ -157,6 +157,11 @@ def exchanging(exchange: Exchange) -> Iterator[Exchange]:
         _active.remove(exchange)
 
 
+def in_turn() -> bool:
+    """Whether this process builds data sets while others wait for it, or after the main process has: it cannot meet them."""
+    return bool(_active)
+
+
 def shared_source(key: tuple, make: Callable[[], Any], view_of: Callable[[Any], Any]) -> Any:
     """A source by way of the exchange that is going on; where there is none, ``make()``."""
     return _active[-1].find(key, make, view_of) if _active else make()
