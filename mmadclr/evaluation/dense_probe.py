@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmadclr.datasets.loading import collate_samples
+from mmadclr.engine.listing import built_alike
 from mmadclr.evaluation.extraction import together
 from mmadclr.evaluation.features import frozen, report_lost, report_unreadable
 from mmadclr.evaluation.knn import knn_shares
@@ -105,9 +106,8 @@ class DenseProbe:
         batch_size: int = 32,
         num_workers: int = 0,
     ) -> None:
-        self.train, self.val = (
-            DATASETS.build({'type': 'MaskedImageDataset', 'with_mask': True, **train, **part}) for part in ({}, val)
-        )
+        parts = [{'type': 'MaskedImageDataset', 'with_mask': True, **train, **part} for part in ({}, val)]
+        self.train, self.val = built_alike(lambda: [DATASETS.build(part) for part in parts])
         self.k, self.temperature, self.bank_size = k, temperature, bank_size
         self.decay, self.steps = decay, steps
         self.batch_size, self.num_workers = batch_size, num_workers
