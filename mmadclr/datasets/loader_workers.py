@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from multiprocessing import context
+from multiprocessing import context, forkserver
 from types import TracebackType
 
 from torch.utils.data import DataLoader
@@ -42,7 +42,7 @@ class _Worker:
         self._popen.terminate = partial(_end, self.pid)  # what multiprocessing calls at exit, too
 
     def run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, self.deaf_to)  # which a fork server has not done
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.deaf_to)  # what was handled when the fork server started may differ
         main = multiprocessing.parent_process()
         is_child = self._start_method != 'forkserver'  # of the main process itself
         lives = (lambda: os.getppid() == main.pid) if is_child else main.is_alive
@@ -81,7 +81,22 @@ class SpawnWorker(_Worker, context.SpawnProcess):
 
 
 class ForkServerWorker(_Worker, context.ForkServerProcess):
-    """Started by the fork server."""
+    """Started by a fork server of these workers alone, which inherits the blocked signals.
+
+    In a worker of the common server, if that was started before, the threads that libraries start when they are imported
+    (OpenBLAS) would be open to the signals: one to the process goes to any thread that does not block it.
+    """
+
+    server = forkserver.ForkServer()
+
+    @staticmethod
+    def _Popen(process: ForkServerWorker) -> object:
+        common = forkserver.connect_to_new_process
+        forkserver.connect_to_new_process = ForkServerWorker.server.connect_to_new_process
+        try:
+            return context.ForkServerProcess._Popen(process)
+        finally:
+            forkserver.connect_to_new_process = common
 
 
 def outlive_signals(loader: DataLoader) -> DataLoader:

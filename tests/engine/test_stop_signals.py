@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,19 @@ def test_workers_outlive_stop_signals(method):
     time.sleep(0.2)
     found += list(batches)
     assert [int(batch[0]) for batch in found] == list(range(8))
+
+
+def test_no_thread_of_a_worker_is_open_to_stop_signals_where_a_fork_server_ran_before(monkeypatch):
+    """Libraries start threads of their own when they are imported: before anything of ours runs."""
+    common = forkserver.ForkServer()
+    common.ensure_running()
+    monkeypatch.setattr(forkserver, 'connect_to_new_process', common.connect_to_new_process)
+    batches = iter(outlive_signals(loader(multiprocessing_context='forkserver')))
+    found = [next(batches), next(batches)]
+    for worker in {int(batch[1]) for batch in found}:
+        for thread in Path(f'/proc/{worker}/task').iterdir():
+            blocked = int(re.search(r'SigBlk:\s*(\w+)', (thread / 'status').read_text())[1], 16)
+            assert all(blocked >> (number - 1) & 1 for number in STOPS), thread
 
 
 def test_the_workers_of_torch_do_not():
