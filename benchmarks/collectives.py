@@ -2,7 +2,7 @@
 
 Two processes on the CPU (gloo) take the same steps, ours and the reference form: that of ``reference.py`` in DDP with its
 defaults, one all-reduce of K numbers per loss inside the forward pass (facebookresearch/dino, ``main_dino.py: DINOLoss``),
-and losses reduced for the log in every step (facebookresearch/dinov2, ``train.py``). Both must agree in losses and centres
+and losses reduced for the log in every step (facebookresearch/dinov2, ``train.py``). Both must agree in losses and centers
 first. All figures are exact counts of the last step; those of shards (``sharding='fsdp'``) stand beside whole parameters.
 """
 
@@ -78,14 +78,14 @@ def recorded(traffic: Traffic) -> Iterator[None]:
 
 
 class PairLoopOverProcesses(PairLoop):
-    """The loss with a centre of the rows of all processes."""
+    """The loss with a center of the rows of all processes."""
 
     def __call__(self, student: Tensor, teacher: Tensor, num_student: int) -> Tensor:
-        before = self.centre
+        before = self.center
         loss = super().__call__(student, teacher, num_student)
         total = teacher.sum(dim=0, keepdim=True)
         dist.all_reduce(total)
-        self.centre = before * 0.9 + total / (len(teacher) * dist.get_world_size()) * 0.1
+        self.center = before * 0.9 + total / (len(teacher) * dist.get_world_size()) * 0.1
         return loss
 
 
@@ -106,11 +106,11 @@ class ReferenceForm(nn.Module):
 
 @dataclass
 class Form:
-    """One form of the step: ``step`` returns the loss; ``centres`` and ``gradient_bytes`` as they are after it."""
+    """One form of the step: ``step`` returns the loss; ``centers`` and ``gradient_bytes`` as they are after it."""
 
     step: Callable[[], Tensor]
     traffic: Traffic
-    centres: Callable[[], list[Tensor]]
+    centers: Callable[[], list[Tensor]]
     model: nn.Module
     gradient_bytes: int = 0
 
@@ -154,7 +154,7 @@ def our_form(args: argparse.Namespace, views: dict, sharded: bool = False) -> Fo
         wrapper.update_params(loss)
         return loss
 
-    form = Form(step, traffic, lambda: [model.loss_cls.centre, model.loss_query.centre], model)
+    form = Form(step, traffic, lambda: [model.loss_cls.center, model.loss_query.center], model)
     form.watch(wrapper.optimizer)
     return form
 
@@ -176,13 +176,13 @@ def reference_form(args: argparse.Namespace, views: dict) -> Form:
             dist.all_reduce(value)
         return loss
 
-    result = Form(step, traffic, lambda: [loss.centre[0] for loss in form.losses], form.model)
+    result = Form(step, traffic, lambda: [loss.center[0] for loss in form.losses], form.model)
     result.watch(optimizer)
     return result
 
 
 def take_steps(form: Form, steps: int) -> tuple[list[float], list[Tensor]]:
-    """Losses and final centres; the traffic is that of the last step."""
+    """Losses and final centers; the traffic is that of the last step."""
     losses = []
     for _ in range(steps):
         form.traffic.calls.clear()
@@ -190,20 +190,20 @@ def take_steps(form: Form, steps: int) -> tuple[list[float], list[Tensor]]:
         with recorded(form.traffic):
             loss = form.step()
         losses.append(loss.item())
-    return losses, [centre.clone() for centre in form.centres()]
+    return losses, [center.clone() for center in form.centers()]
 
 
 def check(name: str, ours: tuple[list[float], list[Tensor]], other: tuple[list[float], list[Tensor]]) -> str:
-    """Largest differences of losses and centres.
+    """Largest differences of losses and centers.
 
     Raises:
         SystemExit: They are not the same method.
     """
     losses = max(abs(a - b) for a, b in zip(ours[0], other[0], strict=True))
-    centres = max((a - b).abs().max().item() for a, b in zip(ours[1], other[1], strict=True))
-    if losses > 1e-4 or centres > 1e-4:
-        raise SystemExit(f'ours and {name} disagree: losses by {losses:.1e}, centres by {centres:.1e}')
-    return f'losses agree to {losses:.1e}, centres to {centres:.1e}'
+    centers = max((a - b).abs().max().item() for a, b in zip(ours[1], other[1], strict=True))
+    if losses > 1e-4 or centers > 1e-4:
+        raise SystemExit(f'ours and {name} disagree: losses by {losses:.1e}, centers by {centers:.1e}')
+    return f'losses agree to {losses:.1e}, centers to {centers:.1e}'
 
 
 def rows_of(ours: Form, reference: Form, sharded: Form, note: str, shard_note: str) -> list[Row]:

@@ -21,7 +21,7 @@ from common import Row, counted_row
 from counters import PeakBytes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmadclr.evaluation.knn import Directions, class_votes, nearest_neighbours
+from mmadclr.evaluation.knn import Directions, class_votes, nearest_neighbors
 from mmadclr.evaluation.rows import FeatureRows
 
 K, CLASSES, TEMPERATURE = 200, 1000, 0.07
@@ -30,7 +30,7 @@ K, CLASSES, TEMPERATURE = 200, 1000, 0.07
 def ours(bank: torch.Tensor | FeatureRows, labels: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
     """Votes (M, C)."""
     bank = Directions(bank, queries.device)
-    similarity, nearest = nearest_neighbours(bank, F.normalize(queries, dim=1), K)
+    similarity, nearest = nearest_neighbors(bank, F.normalize(queries, dim=1), K)
     parts = zip(similarity.split(256), nearest.split(256), strict=True)
     return torch.cat([class_votes(near, labels[rows], TEMPERATURE, CLASSES) for near, rows in parts])
 

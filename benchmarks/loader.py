@@ -1,8 +1,8 @@
 """The loader against the published form of it: ``python benchmarks/loader.py``.
 
 The reference is the official structure, written here for the purpose: Pillow decodes, torchvision transforms of Pillow
-images (random resized crop, flip, colour jitter, grey, blur, solarise), one normalised float32 tensor a crop, 22 tensors an
-image. Ours on the same files: the crops path (uint8 crops in three arrays, colours left to the device), the same with the
+images (random resized crop, flip, color jitter, gray, blur, solarize), one normalized float32 tensor a crop, 22 tensors an
+image. Ours on the same files: the crops path (uint8 crops in three arrays, colors left to the device), the same with the
 ``pillow`` backend, and everything on the CPU. Before anything is timed, the same boxes and parameters are rendered both ways
 and compared.
 """
@@ -48,26 +48,26 @@ class Blur:
 
 
 class ReferenceAugmentation:
-    """Two global views, local views and query crops of a Pillow image, each a normalised float tensor."""
+    """Two global views, local views and query crops of a Pillow image, each a normalized float tensor."""
 
     def __init__(self) -> None:
         large, small = (0.25, 1.0), (0.05, 0.25)
         self.pipelines = [
             (1, self.pipeline(224, large, blur=1.0)),
-            (1, self.pipeline(224, large, blur=0.1, solarise=0.2)),
+            (1, self.pipeline(224, large, blur=0.1, solarize=0.2)),
             (LOCALS, self.pipeline(96, small, blur=0.5)),
             (QUERIES, self.pipeline(16, small, blur=0.5, flip=0.0)),
         ]
 
     @staticmethod
-    def pipeline(size: int, scale: tuple, blur: float, solarise: float = 0.0, flip: float = 0.5) -> Callable:
+    def pipeline(size: int, scale: tuple, blur: float, solarize: float = 0.0, flip: float = 0.5) -> Callable:
         steps = [
             T.RandomResizedCrop(size, scale=scale, interpolation=T.InterpolationMode.BICUBIC),
             T.RandomHorizontalFlip(flip),
             T.RandomApply([T.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
             T.RandomGrayscale(0.2),
             Blur(blur),
-            T.RandomSolarize(128, solarise),
+            T.RandomSolarize(128, solarize),
             T.ToTensor(),
             T.Normalize(MEAN, STD),
         ]
@@ -96,10 +96,10 @@ def natural_image(rng: np.random.Generator, width: int, height: int) -> Image.Im
     """Noise with the spectrum of photographs (amplitude ~ frequency ^ -1.3), its channels nearly alike."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / max(width, height)
     amplitude = frequency**-1.3
-    grey, *tints = (
+    gray, *tints = (
         np.fft.irfft2(np.fft.rfft2(rng.standard_normal((height, width))) * amplitude, s=(height, width)) for _ in range(4)
     )
-    channels = np.stack([grey / grey.std() + 0.15 * tint / tint.std() for tint in tints], axis=-1)
+    channels = np.stack([gray / gray.std() + 0.15 * tint / tint.std() for tint in tints], axis=-1)
     return Image.fromarray((128 + 52 * channels).clip(0, 255).astype(np.uint8))
 
 
@@ -117,15 +117,15 @@ def our_dataset(root: Path, backend: str) -> ImageDataset:
 
 
 def render(picture: Image.Image, box: list[int], size: int, row: Tensor) -> Tensor:
-    """One crop through Pillow and torchvision with given box and parameters; normalised."""
+    """One crop through Pillow and torchvision with given box and parameters; normalized."""
     picture = Image.fromarray(crop_and_resize(picture, box, size).transpose(1, 2, 0))
     values = dict(zip(COLUMNS, row.tolist(), strict=True))
     picture = ImageOps.mirror(picture) if values['flip'] else picture
     for name in (JITTER[int(values[f'order_{i}'])] for i in range(4) if values[f'order_{i}'] != NO_OP):
         picture = getattr(TF, f'adjust_{name}')(picture, values[name])
-    picture = TF.to_grayscale(picture, 3) if values['grey'] else picture
+    picture = TF.to_grayscale(picture, 3) if values['gray'] else picture
     picture = picture.filter(ImageFilter.GaussianBlur(values['blur_radius'])) if values['blur_radius'] else picture
-    picture = ImageOps.solarize(picture) if values['solarise'] else picture
+    picture = ImageOps.solarize(picture) if values['solarize'] else picture
     return TF.normalize(TF.to_tensor(picture), MEAN, STD)
 
 

@@ -1,4 +1,4 @@
-"""Colours, blur and normalisation of the crops of an image: ``python benchmarks/photometric.py``.
+"""Colors, blur and normalization of the crops of an image: ``python benchmarks/photometric.py``.
 
 'float' arithmetic against 'pillow' arithmetic of ``ViewPreprocessor``, and against the published form: every crop on its own
 through Pillow and torchvision to a float tensor, with the same drawn parameters. Also: the difference of both from Pillow,
@@ -35,8 +35,8 @@ def draw_batch(images: int, seed: int = 0) -> dict[str, Tensor]:
     batch = {}
     for kind, _, size, recipes in KINDS:
         shape = (images * len(recipes), 3, size, size)
-        grey, colour = (torch.randn(shape[0], channels, 5, 5, generator=generator) for channels in (1, 3))
-        soft = F.interpolate(128 + 48 * grey + 32 * colour, (size, size), mode='bicubic')
+        gray, color = (torch.randn(shape[0], channels, 5, 5, generator=generator) for channels in (1, 3))
+        soft = F.interpolate(128 + 48 * gray + 32 * color, (size, size), mode='bicubic')
         pixels = soft + 8 * torch.randn(shape, generator=generator)
         batch[f'{kind}_views'] = pixels.clamp(0, 255).byte().unflatten(0, (images, -1))
         drawn = [build_recipe(view, None).draw(rng) for _ in range(images) for view in recipes]
@@ -54,11 +54,11 @@ def render_with_pillow(picture: Image.Image, row: Tensor) -> Image.Image:
         if values[f'order_{position}'] != NO_OP:
             name = JITTER[int(values[f'order_{position}'])]
             picture = getattr(TF, f'adjust_{name}')(picture, values[name])
-    if values['grey']:
+    if values['gray']:
         picture = TF.to_grayscale(picture, 3)
     if values['blur_radius']:
         picture = picture.filter(ImageFilter.GaussianBlur(values['blur_radius']))
-    return ImageOps.solarize(picture) if values['solarise'] else picture
+    return ImageOps.solarize(picture) if values['solarize'] else picture
 
 
 def to_pictures(views: Tensor) -> list[Image.Image]:
@@ -79,7 +79,7 @@ def published_form(
 
 
 def deviation(views: dict[str, Tensor], expected: dict[str, Tensor], std: Tensor) -> tuple[float, float, float]:
-    """Mean, 99.9th percentile and maximum of the absolute difference, in grey levels."""
+    """Mean, 99.9th percentile and maximum of the absolute difference, in gray levels."""
     parts = []
     for name, reference in expected.items():
         got = views[name][:, 0] if name == 'query_crops' else views[name]  # the queries of both views are the same
@@ -132,7 +132,7 @@ def main() -> None:
     ]
     names = ('mean', '99.9th percentile', 'maximum')
     for name, mine, theirs in zip(names, *differences, strict=True):
-        rows.append(Row(f'difference from Pillow, {name}: float, pillow', 'grey levels', mine, theirs))
+        rows.append(Row(f'difference from Pillow, {name}: float, pillow', 'gray levels', mine, theirs))
     report('photometric', rows, args)
 
 

@@ -1,7 +1,7 @@
 """A training step in the structure of the published code, on the parameters of our own model: the form we compare with.
 
 Explicit softmax attention with a mask, one backbone pass a resolution, a loop over pairs of views that computes every
-softmax anew, K-wide centres, and loops over tensors with a fetched number each for clipping and the teacher. Written for
+softmax anew, K-wide centers, and loops over tensors with a fetched number each for clipping and the teacher. Written for
 this purpose after facebookresearch/dino (``main_dino.py``, ``utils.py``) and Sherrylone/PQCL, with ADCLR's query term.
 """
 
@@ -37,19 +37,19 @@ def backbone(vit: QueryViT, images: Tensor, crops: Tensor | None = None) -> tupl
 
 
 class PairLoop:
-    """Loss of one kind of token and its centre, pair of views by pair."""
+    """Loss of one kind of token and its center, pair of views by pair."""
 
     def __init__(self, out_dim: int, device: str, student_temp: float = 0.1, teacher_temp: float = 0.04) -> None:
-        self.centre = torch.zeros(1, out_dim, device=device)
+        self.center = torch.zeros(1, out_dim, device=device)
         self.student_temp, self.teacher_temp = student_temp, teacher_temp
 
     def __call__(self, student: Tensor, teacher: Tensor, num_student: int) -> Tensor:
         """Logits (views * rows, K) of student and teacher (two views)."""
-        targets = ((teacher - self.centre) / self.teacher_temp).softmax(dim=-1).detach().chunk(2)
+        targets = ((teacher - self.center) / self.teacher_temp).softmax(dim=-1).detach().chunk(2)
         outputs = (student / self.student_temp).chunk(num_student)
         pairs = [(u, v) for u, v in product(range(2), range(num_student)) if u != v]
         terms = [(-targets[u] * outputs[v].log_softmax(dim=-1)).sum(dim=-1).mean() for u, v in pairs]
-        self.centre = self.centre * 0.9 + teacher.mean(dim=0, keepdim=True) * 0.1
+        self.center = self.center * 0.9 + teacher.mean(dim=0, keepdim=True) * 0.1
         return sum(terms) / len(terms)
 
 

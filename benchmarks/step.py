@@ -1,6 +1,6 @@
 """A whole training step against the reference form: ``python benchmarks/step.py``.
 
-Forward, backward, numbers guard, clipping, AdamW, centres and teacher on prepared views; ``reference.py``, which has no
+Forward, backward, numbers guard, clipping, AdamW, centers and teacher on prepared views; ``reference.py``, which has no
 guard, is the structure of the published code on the same parameters. Both are run from one start first and must agree in
 loss and weights. Printed: ratio of times, exact counts, and on a GPU images/s, peak memory and the share of the analytical
 limit (``limits.py``).

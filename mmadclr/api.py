@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from mmadclr.checkpoint.opening import open_backbone
-from mmadclr.datasets.centre_crop import MAX_RESIZED, short_side
+from mmadclr.datasets.center_crop import MAX_RESIZED, short_side
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.evaluation.extraction import Loading, Progress, feature_batches
 from mmadclr.evaluation.extractor import FeatureExtractor
@@ -41,7 +41,7 @@ def load_backbone(
 
     Returns:
         The model, which maps (B, 3, H, W) to ``cls`` (B, D) and ``patches`` (B, N, D), both final-normed; and a transform
-        from a PIL image to a normalised tensor (3, size, size): short side resized to 8/7 of ``size`` (bicubic), centre
+        from a PIL image to a normalized tensor (3, size, size): short side resized to 8/7 of ``size`` (bicubic), center
         crop.
 
     Raises:
@@ -55,7 +55,7 @@ def load_backbone(
 def evaluation_transform(
     size: int, mean: tuple[float, ...], std: tuple[float, ...], resize: int | None = None
 ) -> Callable[[Image.Image], Tensor]:
-    """PIL image of any mode and size -> (3, size, size), normalised; ``resize``: short side before the crop."""
+    """PIL image of any mode and size -> (3, size, size), normalized; ``resize``: short side before the crop."""
     return v2.Compose(
         [
             v2.RGB(),
@@ -119,7 +119,7 @@ def extract_features(
         max_unreadable: More images than this that cannot be read are an error; others are logged and listed.
         value_range, bands, max_pixels: What files do not say about their pixels; see
             :class:`mmadclr.datasets.pixels.PixelOptions`.
-        read: ``'pillow'`` for the pixels of the transform of :func:`load_backbone`, or ``'fast'``; see ``ResizeCentreCrop``.
+        read: ``'pillow'`` for the pixels of the transform of :func:`load_backbone`, or ``'fast'``; see ``ResizeCenterCrop``.
         precision: ``'fp32'``, or ``'bf16'`` for torch's autocast.
 
     Raises:
@@ -134,7 +134,7 @@ def extract_features(
     kind, features = (_TokenExtractor, 'mean') if patches else (FeatureExtractor, 'cls')
     model = kind(opened, features, precision).to(device)
     size = size or min(opened.img_size)
-    transform = dict(type='ResizeCentreCrop', resize=resize or short_side(size), size=size, backend=read)
+    transform = dict(type='ResizeCenterCrop', resize=resize or short_side(size), size=size, backend=read)
     dataset = ImageDataset(str(folder), transform, value_range=value_range, bands=bands, max_pixels=max_pixels)
     loading = Loading(batch_size, num_workers, max_unreadable)
     progress = Progress(len(dataset), folder)

@@ -95,8 +95,8 @@ def ibot(folder: Path) -> dict:
     flat = {name: f32(p) for name, p in backbone.items()}
     torch.save(dict(state_dict=flat), folder / 'ibot_checkpoint_teacher.pth')
     found |= dict(center=f32(rounded(1, WIDTHS['out_dim'])), center2=f32(rounded(1, 1, WIDTHS['out_dim'])))
-    centres = dict(center=found['center'], center2=found['center2'])
-    write_checkpoint(folder / 'ibot_checkpoint.pth', networks, (), dict(ibot_loss=centres))
+    centers = dict(center=found['center'], center2=found['center2'])
+    write_checkpoint(folder / 'ibot_checkpoint.pth', networks, (), dict(ibot_loss=centers))
     return found
 
 
@@ -120,6 +120,6 @@ def selfpatch(folder: Path) -> dict:
                 f'{which}/clear_ranking_{size}': clear
             }
     found |= dict(center=f32(rounded(1, 1, WIDTHS['out_dim'])), patch_center=f32(rounded(1, out_patch)))
-    centres = dict(center=found['center'], patch_center=found['patch_center'])
-    write_checkpoint(folder / 'selfpatch_checkpoint.pth', networks, ('weight_g',), dict(dino_loss=centres))
+    centers = dict(center=found['center'], patch_center=found['patch_center'])
+    write_checkpoint(folder / 'selfpatch_checkpoint.pth', networks, ('weight_g',), dict(dino_loss=centers))
     return found

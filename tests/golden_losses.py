@@ -54,15 +54,15 @@ def dino_loss() -> dict:
     found = config(batch=batch, out_dim=out_dim, **LOSS) | {'teacher_temp_schedule': np.array(temps)}
     for name, n_crops in (('multicrop', 7), ('two_views', 2)):
         student = rounded(3, n_crops * batch, out_dim).requires_grad_()
-        teacher, centre, losses, centres = rounded(3, 2 * batch, out_dim), torch.zeros(out_dim).double(), [], []
+        teacher, center, losses, centers = rounded(3, 2 * batch, out_dim), torch.zeros(out_dim).double(), [], []
         for s, t, epoch in zip(student, teacher, EPOCHS, strict=True):
             t, s = (x.unflatten(0, (-1, batch)) for x in (t, s))
-            losses.append(plain.cross_view(t, s, centre, temps[epoch], LOSS['student_temp']))
-            centre = plain.moved(centre, t, LOSS['center_momentum'])
-            centres.append(centre[None])
+            losses.append(plain.cross_view(t, s, center, temps[epoch], LOSS['student_temp']))
+            center = plain.moved(center, t, LOSS['center_momentum'])
+            centers.append(center[None])
         (gradient,) = torch.autograd.grad(sum(losses), student)
         found |= with_losses(f'{name}/', ('loss',), [(x,) for x in losses])
-        outputs = dict(student=student, teacher=teacher, center=torch.stack(centres), grad_student=gradient)
+        outputs = dict(student=student, teacher=teacher, center=torch.stack(centers), grad_student=gradient)
         found |= {f'{name}/{key}': f32(value) for key, value in outputs.items()}
         found |= {f'{name}/epoch': EPOCHS, f'{name}/n_crops': np.array(n_crops)}
     return found
@@ -92,35 +92,35 @@ def ibot_loss() -> dict:
         masks = views_of_masks(batch, grid, 1)
         for leaf in leaves.values():
             leaf.requires_grad_()
-        losses, centres = ibot_calls(settings, tables, batch, leaves, teacher, masks)
+        losses, centers = ibot_calls(settings, tables, batch, leaves, teacher, masks)
         gradients = torch.autograd.grad(sum(total for total, _, _ in losses), list(leaves.values()))
         found |= with_losses(f'{name}/', ('loss', 'loss_cls', 'loss_patch'), losses)
-        found |= {f'{name}/{key}': f32(value) for key, value in (leaves | teacher | centres).items()}
+        found |= {f'{name}/{key}': f32(value) for key, value in (leaves | teacher | centers).items()}
         found |= {f'{name}/grad_{key}': f32(g) for key, g in zip(leaves, gradients, strict=True)}
         found |= {f'{name}/masks': masks, f'{name}/epoch': EPOCHS, f'{name}/n_local_crops': np.array(local)}
     return found
 
 
 def ibot_calls(settings, tables, batch, leaves, teacher, masks):
-    """(total, class, patch) losses of every call and both centres after it."""
-    centre, centre2 = (torch.zeros(teacher[f'teacher_{part}'].shape[-1]).double() for part in ('cls', 'patch'))
-    losses, centres, student_temp = [], [], settings['student_temp']
+    """(total, class, patch) losses of every call and both centers after it."""
+    center, center2 = (torch.zeros(teacher[f'teacher_{part}'].shape[-1]).double() for part in ('cls', 'patch'))
+    losses, centers, student_temp = [], [], settings['student_temp']
     for call, epoch in enumerate(EPOCHS):
-        taught, patches, learnt = (
+        taught, patches, learned = (
             x[call].unflatten(0, (2, batch))
             for x in (teacher['teacher_cls'], teacher['teacher_patch'], leaves['student_patch'])
         )
         views = torch.cat([leaves[name][call] for name in ('student_cls', 'student_local_cls') if name in leaves])
         views = views.unflatten(0, (-1, batch))
-        cls = settings['lambda1'] * plain.cross_view(taught, views, centre, tables[0][epoch], student_temp)
+        cls = settings['lambda1'] * plain.cross_view(taught, views, center, tables[0][epoch], student_temp)
         hidden = masks[call].flatten(2)
-        patch = plain.masked_patches(patches, learnt, hidden, centre2, tables[1][epoch], student_temp)
+        patch = plain.masked_patches(patches, learned, hidden, center2, tables[1][epoch], student_temp)
         patch = settings['lambda2'] * patch
-        centre = plain.moved(centre, taught, settings['center_momentum'])
-        centre2 = plain.moved(centre2, patches, settings.get('center_momentum2', settings['center_momentum']))
+        center = plain.moved(center, taught, settings['center_momentum'])
+        center2 = plain.moved(center2, patches, settings.get('center_momentum2', settings['center_momentum']))
         losses.append((cls + patch, cls, patch))
-        centres.append((centre[None], centre2[None, None]))
-    first, second = (torch.stack(part) for part in zip(*centres, strict=True))
+        centers.append((center[None], center2[None, None]))
+    first, second = (torch.stack(part) for part in zip(*centers, strict=True))
     return losses, dict(center=first, center2=second)
 
 
@@ -138,31 +138,31 @@ def query_loss() -> dict:
     teacher_query, per_view = rounded(3, batch, queries, k), rounded(3, 2 * batch, queries, k)
     parts = dict(student_cls=leaves[0][:, :, 0], student_patch=leaves[0][:, :, 1:])
     taught = dict(teacher_cls=teacher[:, :, 0], teacher_patch=teacher[:, :, 1:])
-    image, centres = ibot_calls(settings, (tables['cls'], tables['patch']), batch, parts, taught, masks)
+    image, centers = ibot_calls(settings, (tables['cls'], tables['patch']), batch, parts, taught, masks)
     student_query = leaves[1].unflatten(1, (2, batch))
     same = [pair.expand(2, -1, -1, -1) for pair in teacher_query]
-    query, centre3 = query_calls(settings, tables['query'], student_query, same)
+    query, center3 = query_calls(settings, tables['query'], student_query, same)
     query = [settings['lambda3'] * loss for loss in query]
     losses = [(total + q, cls, patch, q) for (total, cls, patch), q in zip(image, query, strict=True)]
     gradients = torch.autograd.grad(sum(total for total, *_ in losses), leaves)
     found |= with_losses('official/', ('loss', 'loss_cls', 'loss_patch', 'loss_query'), losses)
-    found |= {f'official/{name}': f32(centre) for name, centre in (centres | dict(center3=centre3)).items()}
+    found |= {f'official/{name}': f32(center) for name, center in (centers | dict(center3=center3)).items()}
     for name, leaf, gradient in zip(('student_global', 'student_query'), leaves, gradients, strict=True):
         found |= {name: f32(leaf), f'official/grad_{name}': f32(gradient)}
-    cross, centre = query_calls(settings, tables['query'], student_query, per_view.unflatten(1, (2, batch)))
-    found |= {'ref64/cross_view/loss_query': torch.stack(cross).detach(), 'ref64/cross_view/center': centre}
+    cross, center = query_calls(settings, tables['query'], student_query, per_view.unflatten(1, (2, batch)))
+    found |= {'ref64/cross_view/loss_query': torch.stack(cross).detach(), 'ref64/cross_view/center': center}
     inputs = dict(teacher_global=teacher, teacher_query=teacher_query, teacher_query_per_view=per_view)
     return found | {name: f32(x) for name, x in inputs.items()} | dict(masks=masks, epoch=EPOCHS)
 
 
 def query_calls(settings, table, student, teacher):
-    """Losses of every call, teacher views (2, B, L, K) against the other student view, and the centres (call, 1, 1, K)."""
-    centre, losses, centres = torch.zeros(student.shape[-1]).double(), [], []
+    """Losses of every call, teacher views (2, B, L, K) against the other student view, and the centers (call, 1, 1, K)."""
+    center, losses, centers = torch.zeros(student.shape[-1]).double(), [], []
     for s, t, epoch in zip(student, teacher, EPOCHS, strict=True):
-        losses.append(plain.cross_view(t, s, centre, table[epoch], settings['student_temp']))
-        centre = plain.moved(centre, t, settings['center_momentum'])
-        centres.append(centre[None, None])
-    return losses, torch.stack(centres)
+        losses.append(plain.cross_view(t, s, center, table[epoch], settings['student_temp']))
+        center = plain.moved(center, t, settings['center_momentum'])
+        centers.append(center[None, None])
+    return losses, torch.stack(centers)
 
 
 def selfpatch_loss() -> dict:
@@ -174,22 +174,22 @@ def selfpatch_loss() -> dict:
     student, teacher = ({n: rounded(3, v * batch, t, d) for n, (v, t, d) in shapes.items()} for _ in range(2))
     for leaf in student.values():
         leaf.requires_grad_()
-    centre, patch_centre, losses, centres = torch.zeros(k).double(), torch.zeros(kp).double(), [], []
+    center, patch_center, losses, centers = torch.zeros(k).double(), torch.zeros(kp).double(), [], []
     for call, epoch in enumerate(EPOCHS):
         temp = temps[epoch], LOSS['student_temp']
         t, s = ({n: list(x[call].unflatten(0, (-1, batch))) for n, x in net.items()} for net in (teacher, student))
-        cls = plain.cross_view(t['cls_global'], s['cls_global'] + s['cls_local'], centre, *temp)
+        cls = plain.cross_view(t['cls_global'], s['cls_global'] + s['cls_local'], center, *temp)
         crops = list(zip(t['patch_global'] + t['patch_local'], s['patch_global'] + s['patch_local'], strict=True))
-        patch = sum(plain.cross_entropy(a, b, patch_centre, *temp).mean() for a, b in crops) / len(crops)
+        patch = sum(plain.cross_entropy(a, b, patch_center, *temp).mean() for a, b in crops) / len(crops)
         every = torch.stack(t['cls_global'] + t['cls_local'])
-        centre = plain.moved(centre, every, LOSS['center_momentum'])
+        center = plain.moved(center, every, LOSS['center_momentum'])
         tokens = torch.cat([a.flatten(0, 1) for a, _ in crops])
-        patch_centre = plain.moved(patch_centre, tokens, LOSS['center_momentum'])
+        patch_center = plain.moved(patch_center, tokens, LOSS['center_momentum'])
         losses.append((cls + weight * patch, cls, patch))
-        centres.append((centre[None, None], patch_centre[None]))
+        centers.append((center[None, None], patch_center[None]))
     gradients = torch.autograd.grad(sum(total for total, _, _ in losses), list(student.values()))
     found |= with_losses('', ('loss', 'loss_cls', 'loss_patch'), losses)
-    for name, column in zip(('center', 'patch_center'), zip(*centres, strict=True), strict=True):
+    for name, column in zip(('center', 'patch_center'), zip(*centers, strict=True), strict=True):
         found[name] = f32(torch.stack(column))
     found |= {f'grad_student/{n}': f32(g) for n, g in zip(student, gradients, strict=True)}
     networks = {'student': student, 'teacher': teacher}
@@ -274,8 +274,8 @@ def ibot_masks() -> dict:
             ratio_histogram=np.histogram(shares, edges)[0], ratio_mean=shares.mean(), ratio_std=shares.std(),
             ratio_quantiles=np.quantile(shares, levels), fraction_without_mask=(shares == 0).mean(),
             mask_probability_map=masks.mean(0).astype(np.float32),
-            right_neighbour_masked=(masks[:, :, 1:] & masks[:, :, :-1]).sum() / masks[:, :, :-1].sum(),
-            lower_neighbour_masked=(masks[:, 1:] & masks[:, :-1]).sum() / masks[:, :-1].sum(),
+            right_neighbor_masked=(masks[:, :, 1:] & masks[:, :, :-1]).sum() / masks[:, :, :-1].sum(),
+            lower_neighbor_masked=(masks[:, 1:] & masks[:, :-1]).sum() / masks[:, :-1].sum(),
         )  # fmt: skip
         found |= {f'{name}/{key}': np.array(value) for key, value in stats.items()}
     return found

@@ -203,8 +203,8 @@ def selfpatch_head() -> dict:
     found |= named('backbone/params/', backbone) | named('head/params/', head)
     for size, side in dict(**{'global': img_size}, local=12).items():
         number = (side // 3) ** 2
-        found[f'neighbours{number}'] = plain.around(side // 3, side // 3)
-        for _ in range(50):  # until no rounding can choose another neighbour
+        found[f'neighbors{number}'] = plain.around(side // 3, side // 3)
+        for _ in range(50):  # until no rounding can choose another neighbor
             image, given = rounded(2, 3, side, side), rounded(2, number, 12)
             tokens = plain.vit(backbone, image, heads)
             pairs = {f'given_{{}}/{size}': given, f'{{}}/{size}': f32(tokens).double()}
@@ -243,7 +243,7 @@ class PlainRun:
         for name in self.trained:
             self.student[name].requires_grad_()
         self.optimizer = plain.PlainAdamW({k: self.student[k] for k in self.trained}, c['clip_grad'])
-        self.centres = [torch.zeros(c[k]).double() for k in ('out_dim', 'patch_out_dim')[: 1 + masked]]
+        self.centers = [torch.zeros(c[k]).double() for k in ('out_dim', 'patch_out_dim')[: 1 + masked]]
         total, warmup = c['epochs'] * c['iters_per_epoch'], c['warmup_epochs'] * c['iters_per_epoch']
         self.lr = plain.cosine(c['lr'] * c['batch'] / 256, c['min_lr'], total, warmup)
         self.decay = plain.cosine(c['weight_decay'], c['weight_decay_end'], total)
@@ -262,19 +262,19 @@ class PlainRun:
     def losses(self, views: list[Tensor], masks: list[Tensor] | None, epoch: int) -> list[Tensor]:
         heads = [plain.part(network, 'head.') for network in (self.teacher, self.student)]
         taught = self.tokens(self.teacher, views[:2])
-        learnt = self.tokens(self.student, views[:2], masks) + self.tokens(self.student, views[2:])
-        logits = [torch.stack([plain.head(h, x[:, 0]) for x in xs]) for h, xs in zip(heads, (taught, learnt), strict=True)]
-        terms = [self.c.get('lambda1', 1.0) * plain.cross_view(*logits, self.centres[0], *self.temps('', epoch))]
+        learned = self.tokens(self.student, views[:2], masks) + self.tokens(self.student, views[2:])
+        logits = [torch.stack([plain.head(h, x[:, 0]) for x in xs]) for h, xs in zip(heads, (taught, learned), strict=True)]
+        terms = [self.c.get('lambda1', 1.0) * plain.cross_view(*logits, self.centers[0], *self.temps('', epoch))]
         targets = [logits[0]]
         if self.masked:
             patches = [
                 torch.stack([plain.head(h, x[:, 1:], self.patch_layer) for x in xs[:2]])
-                for h, xs in zip(heads, (taught, learnt), strict=True)
+                for h, xs in zip(heads, (taught, learned), strict=True)
             ]
             hidden, temps = torch.stack(masks).flatten(2), self.temps('patch_', epoch)
-            terms.append(self.c['lambda2'] * plain.masked_patches(*patches, hidden, self.centres[1], *temps))
+            terms.append(self.c['lambda2'] * plain.masked_patches(*patches, hidden, self.centers[1], *temps))
             targets.append(patches[0])
-        self.centres = [plain.moved(centre, target, 0.9) for centre, target in zip(self.centres, targets, strict=True)]
+        self.centers = [plain.moved(center, target, 0.9) for center, target in zip(self.centers, targets, strict=True)]
         return terms
 
     def step(self, number: int, views: list[Tensor], masks: list[Tensor] | None) -> dict:
@@ -290,7 +290,7 @@ class PlainRun:
         parts = dict(zip(('loss_cls', 'loss_patch'), terms, strict=False)) if self.masked else {}
         seen = {name: value.item() for name, value in (dict(loss=sum(terms)) | parts).items()}
         seen |= dict(lr=self.lr[number], weight_decay=self.decay[number], momentum=self.momentum[number], epoch=epoch)
-        seen |= dict(zip(('center', 'center2'), (c.numpy() for c in self.centres), strict=False))
+        seen |= dict(zip(('center', 'center2'), (c.numpy() for c in self.centers), strict=False))
         return seen | dict(grad_norm_before_clip=[gradient.norm().item() for gradient in gradients.values()])
 
 

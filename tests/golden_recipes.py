@@ -13,17 +13,17 @@ def dino_augment() -> dict:
     """The operations of facebookresearch/dino, ``main_dino.py: DataAugmentationDINO``, for other scales and counts."""
     arguments = dict(global_crops_scale=[0.3, 0.8], local_crops_scale=[0.1, 0.2], local_crops_number=5)
 
-    def view(size: int, scale: list[float], blur: float, solarised: float = 0.0) -> list[dict]:
-        colour = dict(brightness_range=[0.6, 1.4], contrast_range=[0.6, 1.4], saturation_range=[0.8, 1.2])
-        jitter = dict(op='ColorJitter', **colour, hue_range=[-0.1, 0.1])
-        solarisation = [dict(op='Solarization', p=solarised, threshold=128)] if solarised else []
+    def view(size: int, scale: list[float], blur: float, solarized: float = 0.0) -> list[dict]:
+        color = dict(brightness_range=[0.6, 1.4], contrast_range=[0.6, 1.4], saturation_range=[0.8, 1.2])
+        jitter = dict(op='ColorJitter', **color, hue_range=[-0.1, 0.1])
+        solarization = [dict(op='Solarization', p=solarized, threshold=128)] if solarized else []
         return [
             dict(op='RandomResizedCrop', size=[size] * 2, scale=scale, ratio=[3 / 4, 4 / 3], interpolation='bicubic'),
             dict(op='RandomHorizontalFlip', p=0.5),
             dict(op='RandomApply', p=0.8, of=[jitter]),
             dict(op='RandomGrayscale', p=0.2),
             dict(op='GaussianBlur', p=blur, radius_min=0.1, radius_max=2.0),
-            *solarisation,
+            *solarization,
             dict(op='ToTensor', scale_to='[0, 1], channels first'),
             dict(op='Normalize', mean=MEAN, std=STD),
         ]
@@ -47,9 +47,9 @@ def dino_augment_ops() -> dict:
         found |= {f'resized_crop/{number}/top_left_height_width': [top, left, height, width]}
         found |= {f'resized_crop/{number}/size': size, f'resized_crop/{number}/image': crop}
     factors = dict(brightness=0.8, contrast=1.25, saturation=0.9, hue=0.05)
-    coloured = picture
+    colored = picture
     for name, factor in factors.items():
-        coloured = getattr(TF, f'adjust_{name}')(coloured, factor)
-    found |= {'jitter/brightness_contrast_saturation_hue': list(factors.values()), 'jitter/image': coloured}
+        colored = getattr(TF, f'adjust_{name}')(colored, factor)
+    found |= {'jitter/brightness_contrast_saturation_hue': list(factors.values()), 'jitter/image': colored}
     values = (np.asarray(picture, dtype=np.float64) / 255 - MEAN) / STD
     return found | {'normalize/tensor': values.transpose(2, 0, 1).astype(np.float32)}

@@ -137,7 +137,7 @@ def class_attention(state: State, tokens: Tensor, num_heads: int) -> Tensor:
 
 
 def around(height: int, width: int) -> Tensor:
-    """(N, 8) the neighbours of every patch of a grid whose opposite edges touch, ascending."""
+    """(N, 8) the neighbors of every patch of a grid whose opposite edges touch, ascending."""
     steps = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right]
     rows = [
         sorted((row + down) % height * width + (column + right) % width for down, right in steps)
@@ -148,14 +148,14 @@ def around(height: int, width: int) -> Tensor:
 
 
 def selfpatch_teacher(state: State, patches: Tensor, num_heads: int, k: int) -> tuple[Tensor, Tensor]:
-    """Class token and summaries (B, 1 + N, D) of the k most similar neighbours; (B, N) how far number k is from the next."""
+    """Class token and summaries (B, 1 + N, D) of the k most similar neighbors; (B, N) how far number k is from the next."""
     side = round(patches.shape[1] ** 0.5)
-    neighbours, directions = around(side, side), patches / patches.square().sum(-1, keepdim=True).sqrt()
-    similar = torch.einsum('bnd,bned->bne', directions, directions[:, neighbours])
+    neighbors, directions = around(side, side), patches / patches.square().sum(-1, keepdim=True).sqrt()
+    similar = torch.einsum('bnd,bned->bne', directions, directions[:, neighbors])
     ranked, order = similar.sort(-1, descending=True)
     rows = [class_attention(state, patches, num_heads)]
     for patch in range(patches.shape[1]):
-        chosen = neighbours[patch][order[:, patch, :k]]
+        chosen = neighbors[patch][order[:, patch, :k]]
         rows.append(class_attention(state, torch.stack([x[i] for x, i in zip(patches, chosen, strict=True)]), num_heads))
     return torch.stack(rows, 1), ranked[..., k - 1] - ranked[..., k]
 
@@ -167,29 +167,29 @@ def selfpatch_student(state: State, patches: Tensor, num_heads: int) -> Tensor:
 # --- losses ----------------------------------------------------------------------------------------------------------------
 
 
-def cross_entropy(teacher: Tensor, student: Tensor, centre: Tensor, teacher_temp: float, student_temp: float) -> Tensor:
+def cross_entropy(teacher: Tensor, student: Tensor, center: Tensor, teacher_temp: float, student_temp: float) -> Tensor:
     """Logits (..., K) -> (...)."""
-    target = ((teacher - centre).detach() / teacher_temp).softmax(-1)
+    target = ((teacher - center).detach() / teacher_temp).softmax(-1)
     return -(target * (student / student_temp).log_softmax(-1)).sum(-1)
 
 
-def cross_view(teacher: Tensor, student: Tensor, centre: Tensor, *temps: float) -> Tensor:
+def cross_view(teacher: Tensor, student: Tensor, center: Tensor, *temps: float) -> Tensor:
     """Views of logits (V, ..., K): mean over all pairs of unequal views, of their means."""
     pairs = [(u, v) for u in range(len(teacher)) for v in range(len(student)) if u != v]
-    return sum(cross_entropy(teacher[u], student[v], centre, *temps).mean() for u, v in pairs) / len(pairs)
+    return sum(cross_entropy(teacher[u], student[v], center, *temps).mean() for u, v in pairs) / len(pairs)
 
 
-def masked_patches(teacher: Tensor, student: Tensor, masks: Tensor, centre: Tensor, *temps: float) -> Tensor:
+def masked_patches(teacher: Tensor, student: Tensor, masks: Tensor, center: Tensor, *temps: float) -> Tensor:
     """(V, B, N, K) and masks (V, B, N): mean over the hidden patches of an image, over images, over views."""
     terms = []
-    for taught, learnt, hidden in zip(teacher.flatten(0, 1), student.flatten(0, 1), masks.flatten(0, 1), strict=True):
-        costs = cross_entropy(taught, learnt, centre, *temps)
+    for taught, learned, hidden in zip(teacher.flatten(0, 1), student.flatten(0, 1), masks.flatten(0, 1), strict=True):
+        costs = cross_entropy(taught, learned, center, *temps)
         terms.append(sum(costs[hidden]) / max(int(hidden.sum()), 1) if hidden.any() else 0 * costs.sum())
     return sum(terms) / len(terms)
 
 
-def moved(centre: Tensor, teacher: Tensor, momentum: float) -> Tensor:
-    return momentum * centre + (1 - momentum) * teacher.detach().flatten(0, -2).mean(0)
+def moved(center: Tensor, teacher: Tensor, momentum: float) -> Tensor:
+    return momentum * center + (1 - momentum) * teacher.detach().flatten(0, -2).mean(0)
 
 
 # --- schedules and steps ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def cubic_weights(old: int, new: int, scale: float | None = None, antialias: bool = False) -> Tensor:
-    """Matrix (new, old) of bicubic resizing along one axis, pixel centres at halves.
+    """Matrix (new, old) of bicubic resizing along one axis, pixel centers at halves.
 
     Plain: Keys' kernel with a = -0.75, border values repeated; ``scale`` in place of new / old moves the sampling points.
     Antialiased: a = -0.5, the kernel widened when shrinking, cut off at the border and normed (Pillow's way).
@@ -27,11 +27,11 @@ def cubic_weights(old: int, new: int, scale: float | None = None, antialias: boo
 
     weights = torch.zeros(new, old, dtype=torch.float64)
     for i in range(new):
-        centre = (i + 0.5) * step - 0.5
-        for j in range(math.floor(centre - 2 * width), math.ceil(centre + 2 * width) + 1):
+        center = (i + 0.5) * step - 0.5
+        for j in range(math.floor(center - 2 * width), math.ceil(center + 2 * width) + 1):
             if antialias and not 0 <= j < old:
                 continue
-            weights[i, min(max(j, 0), old - 1)] += kernel((j - centre) / width)
+            weights[i, min(max(j, 0), old - 1)] += kernel((j - center) / width)
     return weights / weights.sum(1, keepdim=True) if antialias else weights
 
 
@@ -50,8 +50,8 @@ def resized_positions(pos_embed: Tensor, stored: tuple, grid: tuple, num_prefix:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    return centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight + bias
+    centered = x - x.mean(-1, keepdim=True)
+    return centered / (centered.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight + bias
 
 
 def vit_tokens(state: dict[str, Tensor], images: Tensor, positions: Tensor, num_heads: int) -> list[Tensor]:

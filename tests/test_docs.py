@@ -67,14 +67,14 @@ def test_example_is_as_short_as_promised(example):
 def test_loss_of_the_example_is_its_equation(runner):
     model = runner.model
     views, local_views = torch.randn(3, 2, 3, 32, 32), torch.randn(3, 0, 3, 16, 16)
-    model.loss_mean.centre.normal_()
+    model.loss_mean.center.normal_()
     losses = model.loss(views, local_views)
 
     def logits(network):
         means = [network['backbone'](views[:, v]).patches.mean(dim=1) for v in (0, 1)]
         return torch.stack([network['head'](mean) for mean in means])
 
-    targets = ((logits(model.teacher) - model.loss_mean.centre) / model.loss_mean.teacher_temp).softmax(dim=-1)
+    targets = ((logits(model.teacher) - model.loss_mean.center) / model.loss_mean.teacher_temp).softmax(dim=-1)
     other_view = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     expected = paired_cross_entropy(targets, (logits(model.student) / 0.1).log_softmax(dim=-1), other_view)
     torch.testing.assert_close(losses['loss_mean'], 0.5 * expected)
@@ -86,14 +86,14 @@ def test_example_trains_and_gets_what_the_document_promises(runner, tmp_path):
     logged = {name: runner.message_hub.get_scalar(f'train/{name}').current() for name in ('loss', 'loss_cls', 'loss_mean')}
     assert logged['loss'] == pytest.approx(logged['loss_cls'] + logged['loss_mean'], abs=1e-6)
     for loss in (runner.model.loss_cls, runner.model.loss_mean):
-        assert not torch.equal(loss.centre, torch.zeros(64))
+        assert not torch.equal(loss.center, torch.zeros(64))
         assert loss.teacher_temp == 0.025
     opened = open_backbone(tmp_path / 'epoch_1.pth')
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(opened.model.eval()(images).cls, runner.model.extract_features(images))
 
 
-def test_misspelt_argument_of_the_example_is_an_error(example):
+def test_misspelled_argument_of_the_example_is_an_error(example):
     cfg = Config.fromfile(example[1])
     cfg.model.mean_wieght = cfg.model.pop('mean_weight')
     with pytest.raises(ConfigError, match='mean_weight'):
@@ -115,12 +115,12 @@ def test_tables_of_the_comparison_are_the_measured_ones(file, table):
     assert table.strip() == markdown(measured['rows'], measured['notes']).strip()
 
 
-def test_every_method_of_the_comparison_has_learnt_beyond_chance():
+def test_every_method_of_the_comparison_has_learned_beyond_chance():
     """Three seeds, each at least two standard errors of a difference above the untrained network of the same seed."""
     rows = json.loads((REPO / 'docs/comparison/shapes.json').read_text())['rows']
-    start = rows['random initialisation']['knn']['values']
+    start = rows['random initialization']['knn']['values']
     methods = {
-        name: row['knn']['values'] for name, row in rows.items() if name not in ('raw pixels', 'random initialisation')
+        name: row['knn']['values'] for name, row in rows.items() if name not in ('raw pixels', 'random initialization')
     }
     chance = 2 * 100 * math.sqrt(2 * 0.5 * 0.5 / 1000)  # 1000 images; the standard error is largest at one half
     assert len(methods) >= 5

@@ -84,7 +84,7 @@ def test_bf16_step_keeps_the_teacher_in_fp32(batch):
     sum(losses.values()).backward()
     model.after_step()
     assert all(p.dtype == torch.float32 for p in model.teacher.parameters())
-    assert all(loss.centre.isfinite().all() for loss in model.distillation_losses())
+    assert all(loss.center.isfinite().all() for loss in model.distillation_losses())
 
 
 def test_a_step_never_waits_for_the_device(batch):
@@ -93,14 +93,14 @@ def test_a_step_never_waits_for_the_device(batch):
     batch = {name: value.pin_memory() if name.endswith('_views') else value for name, value in batch.items()}
     model.train_step(batch, wrapper)  # memory and kernels of the first time
     before = [
-        tensor.clone() for tensor in (model.teacher.backbone.pos_embed, model.loss_cls.centre, model.loss_query.centre)
+        tensor.clone() for tensor in (model.teacher.backbone.pos_embed, model.loss_cls.center, model.loss_query.center)
     ]
     torch.cuda.set_sync_debug_mode('error')  # any wait raises
     try:
         losses = model.train_step(batch, wrapper)
     finally:
         torch.cuda.set_sync_debug_mode('default')
-    after = (model.teacher.backbone.pos_embed, model.loss_cls.centre, model.loss_query.centre)
+    after = (model.teacher.backbone.pos_embed, model.loss_cls.center, model.loss_query.center)
     assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))  # and it was a whole step
     assert all(loss.is_cuda for loss in losses.values())
 

@@ -1,6 +1,6 @@
 """Checkpoints to and from the layouts of other code bases: ``python tools/convert.py IN OUT --to LAYOUT``.
 
-``mmadclr`` and ``dino`` hold whole training states (both networks, heads, centres, optimizer), if IN does; the others hold
+``mmadclr`` and ``dino`` hold whole training states (both networks, heads, centers, optimizer), if IN does; the others hold
 the backbone: ``timm`` and ``safetensors`` under timm's names, ``mmpretrain`` and ``mmseg`` under theirs.
 """
 

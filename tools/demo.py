@@ -1,7 +1,7 @@
 """Pretrains ADCLR on generated images and shows what its features are worth: ``make demo``.
 
 Draws the images, measures raw pixels and the untrained network, pretrains, measures again, draws pictures; then trains
-Mask R-CNN and UperNet from the pretrained teacher and from random initialisation, and prints one table. Everything lands in
+Mask R-CNN and UperNet from the pretrained teacher and from random initialization, and prints one table. Everything lands in
 the work dir; ``summary.json`` holds the numbers, and parts that are run alone add theirs.
 """
 
@@ -40,7 +40,7 @@ PARTS = ('pretraining', *DENSE_TASKS)
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_arguments(parser, default_config=str(ROOT / 'configs/demo/adclr_vittiny_shapes.py'))
-    parser.add_argument('--seed', type=int, default=0, help='seed of initialisation, order and augmentation')
+    parser.add_argument('--seed', type=int, default=0, help='seed of initialization, order and augmentation')
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS, help='what to run; all by default')
     add_dense_arguments(parser)
     return parser.parse_args()
@@ -78,7 +78,7 @@ def pretrain(args: argparse.Namespace) -> dict[str, float]:
 
 
 def finetune(args: argparse.Namespace, part: str) -> dict[str, float]:
-    """Trains a dense task from the pretrained teacher and from random initialisation, alike in all else."""
+    """Trains a dense task from the pretrained teacher and from random initialization, alike in all else."""
     task = DENSE_TASKS[part]
     checkpoints = {'pretrained': latest_checkpoint(args.work_dir), 'random': None}
     summary = {}
@@ -139,13 +139,13 @@ def draw_teacher_attention(model, dataset, out: Path) -> Path:
             for image, row in zip(shown, boxes.tolist(), strict=True)
         ]
     )
-    normalise, device = model.data_preprocessor.normalise, model.data_preprocessor.mean.device
-    images, crops = (normalise(pixels.to(device).float()) for pixels in (samples['images'], crops))
+    normalize, device = model.data_preprocessor.normalize, model.data_preprocessor.mean.device
+    images, crops = (normalize(pixels.to(device).float()) for pixels in (samples['images'], crops))
     return draw_attention(backbone, images, crops, shown, boxes, out)
 
 
 def spread(length: int) -> list[int]:
-    """Indices over the whole data set: paths are sorted, so neighbours are of one class."""
+    """Indices over the whole data set: paths are sorted, so neighbors are of one class."""
     return [(2 * i + 1) * length // (2 * NUM_SHOWN) for i in range(NUM_SHOWN)]
 
 
@@ -155,9 +155,9 @@ def versions() -> dict[str, str]:
 
 
 def table(summary: dict) -> str:
-    """One line per initialisation; numbers of parts that were not run stay empty."""
+    """One line per initialization; numbers of parts that were not run stay empty."""
     columns = {'knn': 'k-NN top-1', 'probe_miou': 'probe mIoU', 'box_ap': 'box AP', 'mask_ap': 'mask AP', 'miou': 'mIoU'}
-    rows = {'raw pixels': ('pixels',), 'random initialisation': ('random',), 'ADCLR teacher': ('teacher', 'pretrained')}
+    rows = {'raw pixels': ('pixels',), 'random initialization': ('random',), 'ADCLR teacher': ('teacher', 'pretrained')}
     rule = '-' * (22 + 13 * len(columns))
     lines = ['', ' ' * 22 + ''.join(f'{title:>13}' for title in columns.values()), rule]
     for title, names in rows.items():

@@ -1,6 +1,6 @@
 """mIoU of frozen patch features by k-NN and by a linear classifier: ``python tools/dense_probe.py CHECKPOINT ...``.
 
-CHECKPOINT may be of any known layout, or a config of ours for the randomly initialised backbone.
+CHECKPOINT may be of any known layout, or a config of ours for the randomly initialized backbone.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--max-images', type=positive, default=1000, help='of the training and of the validation set')
     parser.add_argument('--bank-size', type=positive, default=20_000, help='patches of the training images that are used')
-    parser.add_argument('--k', type=positive, default=20, help='number of neighbours')
+    parser.add_argument('--k', type=positive, default=20, help='number of neighbors')
     add_pixel_arguments(parser)
     return parser.parse_args()
 

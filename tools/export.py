@@ -22,14 +22,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--evaluation', nargs='+', default=[], metavar='JSON', help='results for the model card')
     parser.add_argument('--name', help='title of the model card; the name of the folder by default')
     parser.add_argument('--data', help='images it was pretrained on, for the model card')
-    parser.add_argument('--licence', help='licence of the weights, for the model card')
+    parser.add_argument('--license', help='license of the weights, for the model card')
     return parser.parse_args()
 
 
 @report_bad_input
 def main() -> None:
     args = parse_args()
-    text = CardText(args.name, args.data, args.licence, args.evaluation)
+    text = CardText(args.name, args.data, args.license, args.evaluation)
     where = dict(which=args.which, prefix=args.prefix, num_heads=args.num_heads)
     comparisons = export_backbone(args.checkpoint, args.folder, args.format, img_size=args.img_size, text=text, **where)
     for comparison in comparisons:

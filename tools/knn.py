@@ -1,6 +1,6 @@
 """k-NN accuracy of frozen features: ``python tools/knn.py CHECKPOINT --train DIR --val DIR``.
 
-CHECKPOINT may be of any known layout, or a config of ours for the randomly initialised backbone.
+CHECKPOINT may be of any known layout, or a config of ours for the randomly initialized backbone.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_backbone_arguments(parser)
     add_image_arguments(parser)
-    parser.add_argument('--k', type=positive, nargs='+', default=[10, 20, 100, 200], help='numbers of neighbours')
+    parser.add_argument('--k', type=positive, nargs='+', default=[10, 20, 100, 200], help='numbers of neighbors')
     parser.add_argument('--temperature', type=float, nargs='+', default=[0.07], help='of the votes')
     return parser.parse_args()
 

@@ -1,9 +1,9 @@
 """Linear classifiers on frozen features: ``python tools/linear.py CHECKPOINT --train DIR --val DIR``.
 
-Features of centre crops are extracted once, and a classifier is trained on them for each of many learning rates.
+Features of center crops are extracted once, and a classifier is trained on them for each of many learning rates.
 ``linear_top1`` is the accuracy at the rate that is best on held-out training images, ``linear_top1_best_on_val`` the best on
 the validation images, which published sweeps report. CHECKPOINT may be of any known layout, or a config of ours for the
-randomly initialised backbone.
+randomly initialized backbone.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What reading costs: images of evaluation by either form of ``ResizeCentreCrop``, and shared arrays that are used again.
+"""What reading costs: images of evaluation by either form of ``ResizeCenterCrop``, and shared arrays that are used again.
 
 The reference of the first is ``backend='pillow'``; files are of two qualities, because the fast form decodes most of its
 time. The reference of the second makes fresh shared memory for every batch; counted is the time in the kernel, of the main
@@ -44,7 +44,7 @@ def evaluation_rows(folder: Path, quality: int, rounds: int) -> list[Row]:
     Raises:
         RuntimeError: The two forms differ by more than .01 levels on average, or by more than 2.
     """
-    fast, pillow = (ImageDataset(folder, dict(type='mmadclr.ResizeCentreCrop', backend=name)) for name in ('fast', 'pillow'))
+    fast, pillow = (ImageDataset(folder, dict(type='mmadclr.ResizeCenterCrop', backend=name)) for name in ('fast', 'pillow'))
     count = len(fast)
 
     def load(dataset: ImageDataset) -> Tensor:

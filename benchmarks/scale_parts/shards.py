@@ -40,20 +40,20 @@ def rows(scale: float = 1.0) -> list[Row]:
 def index_rows(folder: Path, count: int, rounds: int) -> list[Row]:
     """Microseconds an image, against a walk by ``tarfile``."""
     found = []
-    for labelled in (False, True):
-        shard = folder / f'{labelled}.tar'
-        write_shard(shard, count, labelled)
+    for labeled in (False, True):
+        shard = folder / f'{labeled}.tar'
+        write_shard(shard, count, labeled)
         ours, theirs, ratio, ratios = common.compare(partial(scan_shard, str(shard)), partial(by_tarfile, shard), rounds)
-        what = 'with labels' if labelled else 'without labels'
+        what = 'with labels' if labeled else 'without labels'
         micro = [seconds / count * 1e6 for seconds in (ours, theirs)]
         found.append(Row(f'index of a shard {what}', 'us/image', *micro, ratio, (ratios[0], ratios[-1])))
     return found
 
 
-def write_shard(path: Path, count: int, labelled: bool) -> None:
+def write_shard(path: Path, count: int, labeled: bool) -> None:
     with tarfile.open(path, 'w', format=tarfile.USTAR_FORMAT) as tar:
         for number in range(count):
-            parts = {'.jpg': bytes(BYTES), **({'.cls': b'%d' % (number % 1000)} if labelled else {})}
+            parts = {'.jpg': bytes(BYTES), **({'.cls': b'%d' % (number % 1000)} if labeled else {})}
             for extension, data in parts.items():
                 member = tarfile.TarInfo(f'{number:09d}{extension}')
                 member.size = len(data)

@@ -3,10 +3,10 @@
     python tools/train.py configs/adclr/vitmini8_small.py
 
 The network the small real detection and segmentation sets below ``configs/benchmarks`` start from: one can pretrain,
-fine-tune and compare with random initialisation in an afternoon without a GPU. Measured: see "Real images" in the README.
+fine-tune and compare with random initialization in an afternoon without a GPU. Measured: see "Real images" in the README.
 """
 
 _base_ = ['../dino/vitmini8_small.py']
 
-model = dict(type='ADCLR', query_weight=1.0, loss_query=dict(student_temp=0.1, centre_momentum=0.9))
+model = dict(type='ADCLR', query_weight=1.0, loss_query=dict(student_temp=0.1, center_momentum=0.9))
 train_dataloader = dict(dataset=dict(transform=dict(num_query=4, query_scale=(0.05, 0.25), query_photometric='per_view')))

@@ -19,7 +19,7 @@ model = dict(
     backbone=dict(img_size=96, drop_path_rate=0.0),
     head=dict(out_dim=1024, norm_last_layer=True),
     query_weight=1.0,
-    loss_query=dict(student_temp=0.1, centre_momentum=0.9),
+    loss_query=dict(student_temp=0.1, center_momentum=0.9),
 )
 train_dataloader = dict(dataset=dict(transform=dict(num_query=4, query_scale=(0.05, 0.25), query_photometric='per_view')))
 train_cfg = dict(max_epochs=200, val_interval=5)

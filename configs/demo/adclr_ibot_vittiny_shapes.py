@@ -7,5 +7,5 @@ The twin of ``ibot_vittiny_shapes.py`` with the four query crops of ``adclr_vitt
 
 _base_ = ['./ibot_vittiny_shapes.py']
 
-model = dict(type='QueryIBOT', query_weight=1.0, loss_query=dict(student_temp=0.1, centre_momentum=0.9))
+model = dict(type='QueryIBOT', query_weight=1.0, loss_query=dict(student_temp=0.1, center_momentum=0.9))
 train_dataloader = dict(dataset=dict(transform=dict(num_query=4, query_scale=(0.05, 0.25), query_photometric='per_view')))

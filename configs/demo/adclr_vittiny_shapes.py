@@ -13,5 +13,5 @@ _base_ = [
     '../_base_/schedules/demo_50e.py',
 ]
 
-model = dict(type='ADCLR', query_weight=1.0, loss_query=dict(student_temp=0.1, centre_momentum=0.9))
+model = dict(type='ADCLR', query_weight=1.0, loss_query=dict(student_temp=0.1, center_momentum=0.9))
 train_dataloader = dict(dataset=dict(transform=dict(num_query=4, query_scale=(0.05, 0.25), query_photometric='per_view')))

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/demo/dino_vittiny_shapes.py
 
-Small numbers of prototypes, a sharp and fast teacher and Xavier initialisation let so small a model leave the plateau
+Small numbers of prototypes, a sharp and fast teacher and Xavier initialization let so small a model leave the plateau
 at loss = ln K within a few hundred steps.
 """
 

@@ -12,6 +12,6 @@ _base_ = [
     '../_base_/schedules/demo_50e.py',
 ]
 
-model = dict(type='IBOT', loss_patch=dict(student_temp=0.1, centre_momentum=0.9))
+model = dict(type='IBOT', loss_patch=dict(student_temp=0.1, center_momentum=0.9))
 mask = dict(type='BlockMasking', patch_size=8, ratio=(0.0, 0.3), spread=(0.0, 0.2))
 train_dataloader = dict(dataset=dict(transform=dict(mask=mask)))

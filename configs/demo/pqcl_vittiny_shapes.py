@@ -12,6 +12,6 @@ model = dict(
     backbone=dict(type='PositionQueryViT', query_keys='image+queries'),
     data_preprocessor=dict(type='QueryBoxPreprocessor', flips=True),
     query_weight=1.0,
-    loss_query=dict(student_temp=0.1, centre_momentum=0.9),
+    loss_query=dict(student_temp=0.1, center_momentum=0.9),
 )
 train_dataloader = dict(dataset=dict(transform=dict(num_query=1, query_size=16, query_scale=(0.1, 0.4))))

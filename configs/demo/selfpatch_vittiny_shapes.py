@@ -3,7 +3,7 @@
     python tools/train.py configs/demo/selfpatch_vittiny_shapes.py
 
 The twin of ``dino_vittiny_shapes.py``; two more blocks of class attention and a second head. Its views have 4 x 4 and 2 x 2
-patches, so opposite edges do not count as neighbours: with them, every patch of a local view would be one of any other.
+patches, so opposite edges do not count as neighbors: with them, every patch of a local view would be one of any other.
 """
 
 _base_ = [
@@ -17,5 +17,5 @@ model = dict(
     type='SelfPatch',
     class_attention=dict(wrap=False, init='xavier'),
     patch_head=dict(out_dim=64),
-    loss_patch=dict(student_temp=0.1, centre_momentum=0.9),
+    loss_patch=dict(student_temp=0.1, center_momentum=0.9),
 )

@@ -30,10 +30,10 @@ train_dataloader = dict(
             local_size=24,
             num_local=2,
             query_size=8,
-            # Half the strength of DINO's colours: views of 48 pixels have little else to agree on.
-            global_1=dict(jitter=0.5, grey=0.1, blur=0.2),
-            global_2=dict(jitter=0.5, grey=0.1, solarise=0.0),
-            local=dict(jitter=0.5, grey=0.1, blur=0.1),
+            # Half the strength of DINO's colors: views of 48 pixels have little else to agree on.
+            global_1=dict(jitter=0.5, gray=0.1, blur=0.2),
+            global_2=dict(jitter=0.5, gray=0.1, solarize=0.0),
+            local=dict(jitter=0.5, gray=0.1, blur=0.1),
         )
     ),
 )

@@ -18,7 +18,7 @@ model = dict(
     head=dict(out_dim=8192),
     cls_weight=1.0,
     patch_weight=1.0,
-    loss_patch=dict(student_temp=0.1, centre_momentum=0.9, logits_mib=256),
+    loss_patch=dict(student_temp=0.1, center_momentum=0.9, logits_mib=256),
 )
 # Half of the views are whole; of the others a tenth to a half is masked.
 mask = dict(type='BlockMasking', patch_size=16, ratio=(0.0, 0.3), spread=(0.0, 0.2), start_epoch=0)

@@ -8,6 +8,6 @@ run by us.
 
 _base_ = ['../dino/vits16_small.py']
 
-model = dict(type='IBOT', loss_patch=dict(student_temp=0.1, centre_momentum=0.9))
+model = dict(type='IBOT', loss_patch=dict(student_temp=0.1, center_momentum=0.9))
 mask = dict(type='BlockMasking', patch_size=16, ratio=(0.0, 0.3), spread=(0.0, 0.2))
 train_dataloader = dict(dataset=dict(transform=dict(mask=mask)))

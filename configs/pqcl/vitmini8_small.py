@@ -11,10 +11,10 @@ _base_ = ['../dino/vitmini8_small.py']
 model = dict(
     type='PQCL',
     backbone=dict(type='PositionQueryViT', query_keys='image+queries'),
-    loss_patch=dict(student_temp=0.1, centre_momentum=0.9),
+    loss_patch=dict(student_temp=0.1, center_momentum=0.9),
     data_preprocessor=dict(type='QueryBoxPreprocessor', flips=True),
     query_weight=1.0,
-    loss_query=dict(student_temp=0.1, centre_momentum=0.9),
+    loss_query=dict(student_temp=0.1, center_momentum=0.9),
 )
 mask = dict(type='BlockMasking', patch_size=8, ratio=(0.0, 0.3), spread=(0.0, 0.2))
 train_dataloader = dict(dataset=dict(transform=dict(num_query=1, query_size=24, query_scale=(0.05, 0.3), mask=mask)))

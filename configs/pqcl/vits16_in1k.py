@@ -5,10 +5,10 @@
 The command of the authors' released code (Sherrylone/PQCL); they published no numbers for it. Not yet run by us.
 
 Two things in that code are likely mistakes and not followed: places are not flipped with their view, and the second view has
-the colours of the first. To follow it there, too:
+the colors of the first. To follow it there, too:
 
     --cfg-options model.data_preprocessor.flips=False \\
-        train_dataloader.dataset.transform.global_2.blur=1.0 train_dataloader.dataset.transform.global_2.solarise=0.0
+        train_dataloader.dataset.transform.global_2.blur=1.0 train_dataloader.dataset.transform.global_2.solarize=0.0
 
 That code trains in fp32, we in bf16 on a GPU (``--amp fp32`` for theirs).
 """
@@ -28,8 +28,8 @@ model = dict(
     cls_weight=1.0,
     patch_weight=1.0,
     query_weight=1.0,
-    loss_patch=dict(student_temp=0.1, centre_momentum=0.9, logits_mib=256),
-    loss_query=dict(student_temp=0.1, centre_momentum=0.9, logits_mib=256),
+    loss_patch=dict(student_temp=0.1, center_momentum=0.9, logits_mib=256),
+    loss_query=dict(student_temp=0.1, center_momentum=0.9, logits_mib=256),
 )
 mask = dict(type='BlockMasking', patch_size=16, ratio=(0.0, 0.3), spread=(0.0, 0.2), start_epoch=0)
 train_dataloader = dict(
@@ -42,7 +42,7 @@ train_dataloader = dict(
             query_scale=(0.05, 0.25),
             query_source='image',
             query_photometric='shared',
-            global_2=dict(blur=0.1, solarise=0.2),
+            global_2=dict(blur=0.1, solarize=0.2),
             mask=mask,
         )
     ),

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/selfpatch/vitmini8_small.py
 
-The twin of ``configs/dino/vitmini8_small.py``; only real neighbours count among its 6 x 6 and 3 x 3 patches. Run by us in
+The twin of ``configs/dino/vitmini8_small.py``; only real neighbors count among its 6 x 6 and 3 x 3 patches. Run by us in
 part: see docs/comparison.md.
 """
 
@@ -12,5 +12,5 @@ model = dict(
     type='SelfPatch',
     class_attention=dict(wrap=False, init='xavier'),
     patch_head=dict(out_dim=256),
-    loss_patch=dict(student_temp=0.1, centre_momentum=0.9),
+    loss_patch=dict(student_temp=0.1, center_momentum=0.9),
 )

@@ -3,7 +3,7 @@
     python tools/train.py configs/selfpatch/vits16_small.py
 
 Reads class folders data/images/{train,val}; labels serve k-NN only. The twin of ``configs/dino/vits16_small.py``. Views
-have 6 x 6 and 3 x 3 patches; across the edges of the small ones all patches would touch each other, so only real neighbours
+have 6 x 6 and 3 x 3 patches; across the edges of the small ones all patches would touch each other, so only real neighbors
 count. Not yet run by us.
 """
 
@@ -13,5 +13,5 @@ model = dict(
     type='SelfPatch',
     patch_head=dict(out_dim=1024),
     class_attention=dict(wrap=False),
-    loss_patch=dict(student_temp=0.1, centre_momentum=0.9),
+    loss_patch=dict(student_temp=0.1, center_momentum=0.9),
 )

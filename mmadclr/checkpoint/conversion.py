@@ -182,7 +182,7 @@ def _kept(source: Source) -> list[str]:
 
 def _kept_of(state: TrainingState) -> list[str]:
     kept = [f'{name}: {len(part)} tensors' for name, part in (('student', state.student), ('teacher', state.teacher))]
-    kept += [f'centre of {name}' for name in state.centres]
+    kept += [f'center of {name}' for name in state.centers]
     return [*kept, f'optimizer: moments of {len(state.moments)} tensors'] if state.moments is not None else kept
 
 
@@ -222,7 +222,7 @@ def _check_written(path: Path, source: Source, which: str, layout: str) -> None:
     _compare('backbone', source.backbone.state, written.state)
     state = read_training_state(checkpoint)
     if state is not None and source.state is not None:
-        for part in ('student', 'teacher', 'centres'):
+        for part in ('student', 'teacher', 'centers'):
             found = getattr(state, part)
             expected = {name: tensor for name, tensor in getattr(source.state, part).items() if name in found}
             _compare(part, expected, found)

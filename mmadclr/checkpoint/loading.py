@@ -21,7 +21,7 @@ def architecture(model: nn.Module) -> dict[str, int]:
 def describe_backbone(model: nn.Module) -> dict:
     """What no tensor tells about the backbone of a pretraining model; stored in its checkpoints as ``meta.backbone``.
 
-    ``mean`` and ``std`` of the normalisation are those of values in [0, 1].
+    ``mean`` and ``std`` of the normalization are those of values in [0, 1].
     """
     backbone, preprocessor = model.teacher['backbone'], model.data_preprocessor
     return dict(

@@ -20,7 +20,7 @@ class OpenedBackbone(NamedTuple):
     """A backbone and how it wants its images.
 
     ``model``: frozen, on the CPU. ``settings``: arguments of ``QueryViT`` that describe it. ``img_size``: (height, width)
-    it was trained with. ``mean``, ``std``: of the normalisation, per channel, of values in [0, 1].
+    it was trained with. ``mean``, ``std``: of the normalization, per channel, of values in [0, 1].
     """
 
     model: FeatureViT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -86,8 +87,16 @@ def read_checkpoint(filename: str | Path, mapped: bool = False) -> dict:
     if path.name.endswith('.index.json'):
         return {**_read_shards(shards(path)), **configuration(path.parent)}
     check_whole(path)
-    content = _read_file(path, mapped)
+    content = with_names_of_today(_read_file(path, mapped))
     return {**content, **configuration(path.parent)} if path.name in WHOLE else content
+
+
+def with_names_of_today(content: dict) -> dict:
+    """A checkpoint of this project, whose earlier versions wrote the center of a loss as ``centre``."""
+    tensors = content.get('state_dict')
+    if not isinstance(tensors, dict) or not any(str(name).endswith('.centre') for name in tensors):
+        return content
+    return {**content, 'state_dict': {re.sub(r'\.centre$', '.center', name): tensor for name, tensor in tensors.items()}}
 
 
 def weights_of(filename: str | Path) -> list[Path]:

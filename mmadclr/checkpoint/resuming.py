@@ -23,7 +23,7 @@ def write_as_ours(state: TrainingState, settings: dict) -> dict:
     """
     model = build_model(state, settings)
     tensors = {f'{part}.{name}': t for part in ('student', 'teacher') for name, t in getattr(state, part).items()}
-    tensors |= {f'{name}.centre': centre for name, centre in state.centres.items()}
+    tensors |= {f'{name}.center': center for name, center in state.centers.items()}
     _check_shapes(tensors, model.state_dict(), state.method)
     about = {key: settings[key] for key in ('img_size', 'pos_embed_resize')}
     meta = dict(

@@ -1,4 +1,4 @@
-"""Whole training states: both networks, centres, moments of the optimizer; of our runs and of official ones.
+"""Whole training states: both networks, centers, moments of the optimizer; of our runs and of official ones.
 
 Parameters bear the names they have in our models below ``student`` and ``teacher``: ``backbone.blocks.0.norm1.weight``,
 ``head.last_layer.weight_v``.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmadclr.checkpoint.names import unwrapped_name, without_wrappers
 
-# Official training scripts: our method -> (where the state of the loss lies, our loss by the name of its centre there).
+# Official training scripts: our method -> (where the state of the loss lies, our loss by the name of its center there).
 OFFICIAL = {
     'DINO': ('dino_loss', {'center': 'loss_cls'}),
     'IBOT': ('ibot_loss', {'center': 'loss_cls', 'center2': 'loss_patch'}),
@@ -31,14 +31,14 @@ MASK = re.compile(r'(?<=^backbone\.)(masked_embed|mask_token)$')  # iBOT's name,
 class TrainingState:
     """A run of self-distillation after ``epoch`` epochs.
 
-    ``method``: name of our algorithm. ``centres``: (K,) by name of the loss. ``moments``: AdamW's state by parameter of the
+    ``method``: name of our algorithm. ``centers``: (K,) by name of the loss. ``moments``: AdamW's state by parameter of the
     student, None where the file holds none. ``left_out``: what of the file is not in here.
     """
 
     method: str
     student: dict[str, Tensor]
     teacher: dict[str, Tensor]
-    centres: dict[str, Tensor]
+    centers: dict[str, Tensor]
     epoch: int
     moments: dict[str, dict] | None = None
     left_out: list[str] = field(default_factory=list)
@@ -60,10 +60,10 @@ def read_training_state(checkpoint: Mapping) -> TrainingState | None:
     """
     networks = [checkpoint.get(part) for part in ('student', 'teacher')]
     if all(isinstance(network, Mapping) for network in networks) and _has_official_head(networks[1]):
-        for method, (loss, centres) in OFFICIAL.items():
+        for method, (loss, centers) in OFFICIAL.items():
             found = checkpoint.get(loss)
-            if isinstance(found, Mapping) and _tensors(found).keys() == centres.keys():
-                return _of_official(checkpoint, method, loss, centres)
+            if isinstance(found, Mapping) and _tensors(found).keys() == centers.keys():
+                return _of_official(checkpoint, method, loss, centers)
     state = checkpoint.get('state_dict')
     return _of_ours(checkpoint) if isinstance(state, Mapping) and _is_ours(checkpoint, state) else None
 
@@ -91,19 +91,19 @@ def write_as_dino(state: TrainingState) -> dict:
     """The state as DINO's training script writes it, for its own ``restart_from_checkpoint``; what DINO has not is left out.
 
     Raises:
-        ValueError: It has no class token, or no head or centre for it.
+        ValueError: It has no class token, or no head or center for it.
     """
     if 'backbone.cls_token' not in state.student:
         raise ValueError('its vision transformer has a class token, that of this run has none')
-    if 'head.last_layer.weight_v' not in state.student or 'loss_cls' not in state.centres:
-        raise ValueError('its run has no head (head.last_layer) or no centre (loss_cls.centre) for the class token')
+    if 'head.last_layer.weight_v' not in state.student or 'loss_cls' not in state.centers:
+        raise ValueError('its run has no head (head.last_layer) or no center (loss_cls.center) for the class token')
     student, teacher = _of_dino_alone(state.student), _of_dino_alone(state.teacher)
     checkpoint = {
         'student': {f'module.{name}': tensor for name, tensor in student.items()},
         'teacher': teacher,
         'epoch': state.epoch,
         'args': None,
-        'dino_loss': {'center': state.centres['loss_cls'][None]},
+        'dino_loss': {'center': state.centers['loss_cls'][None]},
     }
     if state.moments is not None:
         checkpoint['optimizer'] = optimizer_state(state.moments, parameter_order(student, state.learns_norms))
@@ -114,7 +114,7 @@ def beside_dino(state: TrainingState) -> list[str]:
     """What of a state :func:`write_as_dino` leaves out."""
     parts = (('student', state.student), ('teacher', state.teacher))
     tensors = [f'{part}.{name}' for part, parameters in parts for name in parameters.keys() - _of_dino_alone(parameters)]
-    return [*state.left_out, *sorted(tensors), *(f'centre of {name}' for name in state.centres if name != 'loss_cls')]
+    return [*state.left_out, *sorted(tensors), *(f'center of {name}' for name in state.centers if name != 'loss_cls')]
 
 
 def _of_dino_alone(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -196,7 +196,7 @@ def _check_moments(moments: Mapping[str, dict], parameters: Mapping[str, Tensor]
             raise ValueError(f'the optimizer holds moments of another shape for {name}: its parameters are in another order')
 
 
-def _of_official(checkpoint: Mapping, method: str, loss: str, centres: Mapping[str, str]) -> TrainingState:
+def _of_official(checkpoint: Mapping, method: str, loss: str, centers: Mapping[str, str]) -> TrainingState:
     student, teacher = (_with_our_names(_tensors(checkpoint[part])) for part in ('student', 'teacher'))
     if PATCH_PROTOTYPES in student and PATCH_PROTOTYPES not in teacher:
         raise ValueError('the head of its teacher is shared between [CLS] and patches, that of its student is not')
@@ -204,7 +204,7 @@ def _of_official(checkpoint: Mapping, method: str, loss: str, centres: Mapping[s
         method=method,
         student=student,
         teacher=teacher,
-        centres={ours: checkpoint[loss][theirs].flatten() for theirs, ours in centres.items()},
+        centers={ours: checkpoint[loss][theirs].flatten() for theirs, ours in centers.items()},
         epoch=_epoch(checkpoint),
         moments=moments_by_name(checkpoint['optimizer'], student) if 'optimizer' in checkpoint else None,
         left_out=sorted(checkpoint.keys() - {'student', 'teacher', loss, 'epoch', 'optimizer'}),
@@ -232,22 +232,22 @@ def _our_name(name: str) -> str:
 
 def _of_ours(checkpoint: Mapping) -> TrainingState:
     parts: dict[str, dict[str, Tensor]] = {'student': {}, 'teacher': {}}
-    centres = {}
+    centers = {}
     tensors = _tensors(checkpoint['state_dict'])
     for name, original in without_wrappers(tensors).items():
         tensor = tensors[original]
         first, _, rest = name.partition('.')
         if first in parts:
             parts[first][rest] = tensor
-        elif name.endswith('.centre'):
-            centres[name.removesuffix('.centre')] = tensor
+        elif name.endswith('.center'):
+            centers[name.removesuffix('.center')] = tensor
     meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     optimizer = checkpoint.get('optimizer')
     return TrainingState(
         method=meta.get('method', 'DINO'),
         **parts,
-        centres=centres,
+        centers=centers,
         epoch=_epoch({'epoch': 0, **meta}),
         moments=None if optimizer is None else moments_by_name(optimizer, parts['student']),
     )

@@ -38,7 +38,7 @@ def headline(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def raw_pixels(runner: BaseRunner) -> RawPixels:
-    """The normalised pixels of a pretraining run's images as features, by its patches for dense probes."""
+    """The normalized pixels of a pretraining run's images as features, by its patches for dense probes."""
     return RawPixels(runner.model.data_preprocessor, resolve_arch(runner.cfg.model.backbone.arch)['patch_size'])
 
 

@@ -22,7 +22,7 @@ class Comparison:
 
     Args:
         methods: The first one's network is the baseline before training.
-        seeds: Of initialisation, order, augmentation and classifiers.
+        seeds: Of initialization, order, augmentation and classifiers.
         settings: Where results go, and the configs of dense tasks.
         parts: What to run and to show; the cost of pretraining is shown anyway.
         protocol: What the JSON says about the comparison.

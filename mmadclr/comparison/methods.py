@@ -97,4 +97,4 @@ def load_run(name: str, work_dir: Path) -> Method:
 
 def untrained(method: Method) -> Method:
     """The network of a method before pretraining, as a row of its own."""
-    return method._replace(name='random initialisation', trained=False, run=None)
+    return method._replace(name='random initialization', trained=False, run=None)

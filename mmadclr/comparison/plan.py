@@ -120,7 +120,7 @@ def measurement(part: str, cfg: Config, seed: int, checkpoint: Path, folder: Pat
     """k-NN, linear classifiers or patch probes, on the data of the config's validation."""
     if cfg.get('val_cfg') is None:
         raise ValueError(
-            f'part {part}: the config of {first.folder.parent.parent.name} has no val_cfg, so no labelled images'
+            f'part {part}: the config of {first.folder.parent.parent.name} has no val_cfg, so no labeled images'
         )
     tool, arguments = {'knn': knn_arguments, 'linear': linear_arguments, 'dense': probe_arguments}[part](cfg, seed)
     command = [sys.executable, str(ROOT / 'tools' / tool), str(checkpoint), *arguments, '--out', str(folder / METRICS)]
@@ -143,7 +143,7 @@ def linear_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
 
 
 def image_arguments(cfg: Config) -> list[str]:
-    """The labelled images of the config's validation, at its size."""
+    """The labeled images of the config's validation, at its size."""
     val = cfg.val_dataloader.dataset
     arguments = []
     for name, dataset in (('train', {**val, **cfg.val_cfg.bank}), ('val', val)):

@@ -31,7 +31,7 @@ COLUMNS = {
 Results = Mapping[str, Mapping[int, Mapping[str, float | str]]]  # row -> seed -> metrics
 
 
-def summarise(values: Sequence[float]) -> dict[str, float | int | None]:
+def summarize(values: Sequence[float]) -> dict[str, float | int | None]:
     """Mean, sample standard deviation (None for one value) and number of values."""
     spread = statistics.stdev(values) if len(values) > 1 else None
     return {'mean': statistics.fmean(values), 'std': spread, 'n': len(values)}
@@ -41,7 +41,7 @@ def tabulate(results: Results) -> dict[str, dict[str, dict]]:
     """Row -> column -> ``mean``, ``std``, ``n`` and the ``values`` by seed; columns without any value are left out."""
     return {
         row: {
-            column: summarise(list(values.values())) | {'values': values}
+            column: summarize(list(values.values())) | {'values': values}
             for column in COLUMNS
             if (values := {seed: metrics[column] for seed, metrics in by_seed.items() if column in metrics})
         }

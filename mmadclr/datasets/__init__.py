@@ -1,4 +1,4 @@
-from mmadclr.datasets.centre_crop import ResizeCentreCrop
+from mmadclr.datasets.center_crop import ResizeCenterCrop
 from mmadclr.datasets.class_folders import ClassFolders
 from mmadclr.datasets.dense_shapes import scenes_detection, shapes_segmentation
 from mmadclr.datasets.image_dataset import ImageDataset, ShapesDataset, UnreadableImageError
@@ -13,7 +13,7 @@ __all__ = [
     'ImageDataset',
     'MaskedImageDataset',
     'MultiCrop',
-    'ResizeCentreCrop',
+    'ResizeCenterCrop',
     'ResizeSquare',
     'ShapesDataset',
     'ShardSampler',

@@ -1,4 +1,4 @@
-"""ClassFolders: labelled images in one folder a class, or a part of them, for mmpretrain's pipelines."""
+"""ClassFolders: labeled images in one folder a class, or a part of them, for mmpretrain's pipelines."""
 
 from __future__ import annotations
 

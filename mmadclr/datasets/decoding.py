@@ -135,11 +135,11 @@ def jpeg_size(data: bytes, options: PixelOptions = AS_THEY_ARE) -> tuple[tuple[i
     if simplejpeg is None or not is_jpeg(data):
         return None, None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         return None, f'simplejpeg says: {error}'
-    if colours not in ('YCbCr', 'RGB', 'Gray'):
-        return None, f'which converts {colours} colours in its own way'
+    if colors not in ('YCbCr', 'RGB', 'Gray'):
+        return None, f'which converts {colors} colors in its own way'
     if options.bands is not None:
         return None, 'which chooses bands'
     if _is_large(width, height, options):
@@ -196,7 +196,7 @@ def opencv_agrees_with_pillow(data: bytes) -> bool:
 
 
 def _is_whole_plain_jpeg(data: bytes) -> bool:
-    """OpenCV would fill the missing part of a JPEG with grey, and converts CMYK in its own way."""
+    """OpenCV would fill the missing part of a JPEG with gray, and converts CMYK in its own way."""
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
             warnings.simplefilter('ignore')
@@ -238,7 +238,7 @@ def said(error: BaseException) -> str:
 
 
 def load_rgb(path: str | Path | io.BytesIO, options: PixelOptions = AS_THEY_ARE) -> Image.Image:
-    """Decodes an image file to 8-bit RGB; 16-bit grey levels are scaled, not cut off at 255.
+    """Decodes an image file to 8-bit RGB; 16-bit gray levels are scaled, not cut off at 255.
 
     Raises:
         READ_ERRORS: The file is no image, cut off, or of pixels whose range or bands nobody knows.

@@ -17,7 +17,7 @@ from mmadclr.datasets.pixels import DecodeError, Levels, PixelOptions, check_siz
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 TIFF_SIGNATURES = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # TIFF's SampleFormat
-RGB, PALETTE, SEPARATED, YCBCR, LAB = 2, 3, 5, 6, 8  # TIFF's PhotometricInterpretation; 0 and 1 are grey
+RGB, PALETTE, SEPARATED, YCBCR, LAB = 2, 3, 5, 6, 8  # TIFF's PhotometricInterpretation; 0 and 1 are gray
 PILLOW_DEPTHS = ((12, UNSIGNED), (16, UNSIGNED), (16, SIGNED), (32, UNSIGNED), (32, SIGNED), (32, FLOAT))  # of one band
 MAX_DEFLATED = 1032  # bytes that one byte of a deflated stream can stand for
 MAX_BYTES_PER_PIXEL = 16  # of the largest image, if it has more bands than four of floats
@@ -45,7 +45,7 @@ def read_deep_png(data: bytes, options: PixelOptions) -> Levels:
     if array is None or array.shape != (height, width, array.shape[-1]):
         raise DecodeError('the PNG is cut off or broken')
     kind = data[25]
-    if kind == 4:  # grey with alpha, which OpenCV makes four bands of
+    if kind == 4:  # gray with alpha, which OpenCV makes four bands of
         return Levels(np.stack((array[..., 0], array[..., -1]), axis=-1), colors=1, alpha=True)
     return Levels(array, colors=3, alpha=kind == 6)
 
@@ -119,7 +119,7 @@ class TiffFacts(NamedTuple):
 
     @property
     def colors(self) -> int:
-        """Bands that are colors by what the file says; of grey levels with further bands of unknown meaning none."""
+        """Bands that are colors by what the file says; of gray levels with further bands of unknown meaning none."""
         if self.photometric in (RGB, YCBCR, LAB):
             return 3
         if self.photometric == SEPARATED:

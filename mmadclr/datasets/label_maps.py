@@ -134,5 +134,5 @@ def absent_classes(present: set[int], names: Sequence[str], where: str, seen: st
     more = f' and {len(absent) - MAX_NAMED} more' if len(absent) > MAX_NAMED else ''
     return (
         f'{where}: {len(absent)} of {len(names)} classes occur in none of {seen}: {", ".join(absent[:MAX_NAMED])}{more}; '
-        'nothing is learnt or measured of those'
+        'nothing is learned or measured of those'
     )

@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from PIL import Image
 from torch import Tensor
 
-from mmadclr.datasets.centre_crop import CropFilter, check_backend
+from mmadclr.datasets.center_crop import CropFilter, check_backend
 from mmadclr.datasets.decoding import EncodedImage, Scratch
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.label_maps import (
@@ -36,7 +36,7 @@ class ResizeSquare:
 
     Args:
         size: S.
-        backend: As of :class:`mmadclr.datasets.centre_crop.ResizeCentreCrop`. Images that are higher than wide are resized
+        backend: As of :class:`mmadclr.datasets.center_crop.ResizeCenterCrop`. Images that are higher than wide are resized
             by Pillow in any case: recent versions of it filter some of them in another order.
 
     Raises:

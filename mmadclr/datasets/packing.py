@@ -60,7 +60,7 @@ def pack_shards(
 
     Bytes are unchanged, but for those of large images where ``max_side`` is given: see
     :mod:`mmadclr.datasets.shrinking`. Of those, images that cannot be read are packed as they are, named in the log and in
-    the record; training counts them. The order is random, so that neighbours in a shard are of many classes. Keys are
+    the record; training counts them. The order is random, so that neighbors in a shard are of many classes. Keys are
     running numbers over all shards. What was done is written to ``packing.json`` beside the shards.
 
     Args:

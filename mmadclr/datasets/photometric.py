@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 JITTER = ('brightness', 'contrast', 'saturation', 'hue')
-COLUMNS = ('flip', *(f'order_{i}' for i in range(4)), *JITTER, 'grey', 'blur_radius', 'solarise')
+COLUMNS = ('flip', *(f'order_{i}' for i in range(4)), *JITTER, 'gray', 'blur_radius', 'solarize')
 NUM_PARAMS = len(COLUMNS)
 NO_OP = -1.0  # entry of order_i where no jitter operation takes place
 
@@ -30,13 +30,13 @@ class PhotometricRecipe:
 
     Attributes:
         flip: Probability of a left-right flip.
-        jitter: Probability of the colour jitter; its four parts come in random order.
+        jitter: Probability of the color jitter; its four parts come in random order.
         brightness, contrast, saturation: Factors are uniform in ``1 -+ value``.
         hue: Turn of the hue circle, uniform in ``-+ value``.
-        grey: Probability of dropping colour.
+        gray: Probability of dropping color.
         blur: Probability of a Gaussian blur.
         blur_radius: Range of its standard deviation, in pixels of the crop.
-        solarise: Probability of inverting values from 128 on.
+        solarize: Probability of inverting values from 128 on.
     """
 
     flip: float = 0.5
@@ -45,13 +45,13 @@ class PhotometricRecipe:
     contrast: float = 0.4
     saturation: float = 0.2
     hue: float = 0.1
-    grey: float = 0.2
+    gray: float = 0.2
     blur: float = 0.0
     blur_radius: tuple[float, float] = (0.1, 2.0)
-    solarise: float = 0.0
+    solarize: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ('flip', 'jitter', 'grey', 'blur', 'solarise'):
+        for name in ('flip', 'jitter', 'gray', 'blur', 'solarize'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'photometric recipe: {name}={getattr(self, name)} is no probability')
         if not 0 <= self.hue <= 0.5:
@@ -75,15 +75,15 @@ class PhotometricRecipe:
         params[:, 1:5] = np.where((u[:, 1:2] < self.jitter) & (widths[order] > 0), order, NO_OP)
         params[:, 5:9] = np.array([1, 1, 1, 0]) + widths * (2 * turns - 1)
         params[:, 5:8] = params[:, 5:8].clip(min=0)
-        params[:, 9] = u[:, 2] < self.grey
+        params[:, 9] = u[:, 2] < self.gray
         params[:, 10] = np.where(u[:, 3] < self.blur, low + (high - low) * u[:, 4], 0.0)
-        params[:, 11] = u[:, 5] < self.solarise
+        params[:, 11] = u[:, 5] < self.solarize
         return params
 
 
 RECIPES = {
     'global_1': dict(blur=1.0),
-    'global_2': dict(blur=0.1, solarise=0.2),
+    'global_2': dict(blur=0.1, solarize=0.2),
     'local': dict(blur=0.5),
     # Sherrylone/PQCL, loader.py: query crops are the local crops of DINO without the flip.
     'query': dict(blur=0.5, flip=0.0),

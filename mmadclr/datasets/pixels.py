@@ -46,7 +46,7 @@ class Levels(NamedTuple):
     """Stored values.
 
     ``array``: (H, W) or (H, W, C). ``full``: the largest value there can be, where the file declares one. ``colors``: so
-    many of the first bands are known to be colors: 1 grey, 3 RGB, 0 none. ``alpha``: the band behind them is an alpha
+    many of the first bands are known to be colors: 1 gray, 3 RGB, 0 none. ``alpha``: the band behind them is an alpha
     channel. ``inverted``: 0 is white.
     """
 

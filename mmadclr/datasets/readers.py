@@ -46,7 +46,7 @@ def _found_below(root: Path) -> Found:
 
 
 def read_class_folders(root: str | Path) -> Listing:
-    """Images below ``root`` labelled by its direct subfolders, in alphabetical order (the layout of ImageNet).
+    """Images below ``root`` labeled by its direct subfolders, in alphabetical order (the layout of ImageNet).
 
     Names of classes are those of the folders as ``names.printable`` shows them.
 
@@ -88,12 +88,12 @@ def read_list(ann_file: str | Path, root: str | Path, with_label: bool = False) 
         print_log(f'{name}: left out {len(comments)} comments', 'current')
     if not with_label:
         paths = [_without_label(line) for _, line in lines]
-        labelled = sum(path != line for path, (_, line) in zip(paths, lines, strict=True))
-        if labelled:
-            print_log(f'{name}: the labels of {labelled} lines are not used (with_label=False)', 'current')
+        labeled = sum(path != line for path, (_, line) in zip(paths, lines, strict=True))
+        if labeled:
+            print_log(f'{name}: the labels of {labeled} lines are not used (with_label=False)', 'current')
         _tell_repeated(name, paths)
         return Listing(ByteStrings.of(map(os.fsencode, paths)))
-    paths, labels = zip(*(_labelled(name, number, line) for number, line in lines), strict=True)
+    paths, labels = zip(*(_labeled(name, number, line) for number, line in lines), strict=True)
     if len(set(paths)) < len(paths):
         _check_same_labels(name, paths, labels)
         _tell_repeated(name, paths)
@@ -113,7 +113,7 @@ def _without_label(line: str) -> str:
     return path if label.isdecimal() and path.lower().endswith(EXTENSIONS) else line
 
 
-def _labelled(name: str, number: int, line: str) -> tuple[str, int]:
+def _labeled(name: str, number: int, line: str) -> tuple[str, int]:
     path, label = _split(line)
     if not (path and label.isascii() and label.isdecimal()):
         raise ValueError(f'{name}, line {number}: expected "path label", got {line!r}')

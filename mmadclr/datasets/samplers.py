@@ -100,7 +100,7 @@ class ShardSampler(EpochSampler):
         shuffle: Off, the order is that of the data set, and lanes do not matter.
         seed: The runner's.
         round_up: Every process gets the same number of images.
-        shuffle_buffer: Neighbouring images that are mixed among each other.
+        shuffle_buffer: Neighboring images that are mixed among each other.
         slot_lanes: A multiple of the number of processes.
         step_lanes: A multiple of the number of workers.
 

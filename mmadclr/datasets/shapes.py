@@ -1,8 +1,8 @@
-"""A small labelled image set, drawn once and written to disk, for the demo and the tests.
+"""A small labeled image set, drawn once and written to disk, for the demo and the tests.
 
 A class ties a shape, a texture and a pair of hues together; everything else about an image varies without regard to the
-class: number, place, size, turn and phase of the objects, lighting, tint, background texture and colours, and occluding
-clutter. Raw pixels therefore say little about the class, while what is learnt from crops of the same image can.
+class: number, place, size, turn and phase of the objects, lighting, tint, background texture and colors, and occluding
+clutter. Raw pixels therefore say little about the class, while what is learned from crops of the same image can.
 Besides the images, instance masks and semantic maps are stored. :mod:`mmadclr.datasets.scenes` mixes the classes on larger
 images, for detection.
 
@@ -87,7 +87,7 @@ def draw_objects(
 
 
 def _grid(size: int) -> tuple[Field, Field]:
-    """Coordinates x, y in [0, 1], at pixel centres."""
+    """Coordinates x, y in [0, 1], at pixel centers."""
     y, x = np.mgrid[:size, :size]
     return (x + 0.5) / size, (y + 0.5) / size
 
@@ -139,7 +139,7 @@ def _pattern(texture: str, u: Field, v: Field, rng: np.random.Generator) -> Fiel
 
 
 def _paint(texture: str, hues: tuple[float, float], u: Field, v: Field, rng: np.random.Generator) -> np.ndarray:
-    """(S, S, 3) colours of a textured surface; the two hues keep their distance but not their place or strength."""
+    """(S, S, 3) colors of a textured surface; the two hues keep their distance but not their place or strength."""
     shift = rng.normal(0, 0.03)
     pair = [
         colorsys.hsv_to_rgb((hue + shift) % 1, rng.uniform(0.5, 1.0), value)
@@ -150,18 +150,18 @@ def _paint(texture: str, hues: tuple[float, float], u: Field, v: Field, rng: np.
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """(S, S, 3) random texture in two random colours, smooth or busy."""
+    """(S, S, 3) random texture in two random colors, smooth or busy."""
     x, y = _grid(size)
     angle, scale = rng.uniform(0, 2 * np.pi), rng.uniform(1, 8)
     u = scale * (np.cos(angle) * x + np.sin(angle) * y)
     v = scale * (np.cos(angle) * y - np.sin(angle) * x)
     texture = rng.choice(['stripes', 'checks', 'dots', 'grain', 'waves', 'plain'])
-    colours = rng.uniform(0.1, 0.9, (2, 3))
-    # Dull colours: what is vivid belongs to the objects.
-    colours = colours.mean(axis=1, keepdims=True) + 0.45 * (colours - colours.mean(axis=1, keepdims=True))
+    colors = rng.uniform(0.1, 0.9, (2, 3))
+    # Dull colors: what is vivid belongs to the objects.
+    colors = colors.mean(axis=1, keepdims=True) + 0.45 * (colors - colors.mean(axis=1, keepdims=True))
     mix = 0.6 * _pattern(str(texture), u, v, rng)[..., None]
     ramp = rng.uniform(-0.25, 0.25) * (x - 0.5) + rng.uniform(-0.25, 0.25) * (y - 0.5)
-    return (1 - mix) * colours[0] + mix * colours[1] + ramp[..., None]
+    return (1 - mix) * colors[0] + mix * colors[1] + ramp[..., None]
 
 
 def _light(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:

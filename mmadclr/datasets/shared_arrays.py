@@ -43,7 +43,7 @@ class SharedArrays:
         return SharedArrays, ()
 
     def take(self, shapes: Shapes, shared: bool) -> dict[str, Tensor]:
-        """Uninitialised uint8 arrays of these shapes.
+        """Uninitialized uint8 arrays of these shapes.
 
         Args:
             shapes: By name.

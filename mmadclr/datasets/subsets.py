@@ -1,4 +1,4 @@
-"""Parts of a labelled set: images held out of training, and a few of each class.
+"""Parts of a labeled set: images held out of training, and a few of each class.
 
 Pure functions of labels and seed, so that every process, and every tool, finds the same images.
 """

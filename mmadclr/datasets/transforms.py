@@ -67,7 +67,7 @@ def crop_and_resize(image: Image.Image, box: Box, size: int) -> np.ndarray:
 class MultiCrop:
     """Two global views, L local views and Q query crops of one image, with the photometric parameters of each.
 
-    The crops are uint8; flips, colour and blur are *drawn* here but applied in batches by ``ViewPreprocessor``. Boxes come
+    The crops are uint8; flips, color and blur are *drawn* here but applied in batches by ``ViewPreprocessor``. Boxes come
     first, from the size in the file's header, so that a large JPEG is decoded no larger than its crops need.
 
     Args:
@@ -76,7 +76,7 @@ class MultiCrop:
         num_local, num_query: L and Q, independent, 0 allowed. ADCLR's own Q is not known; 10 is our reconstruction.
         query_source: ``'image'`` (boxes anywhere in the image, as in the authors' released code) or ``'view'`` (inside
             the first global view).
-        query_photometric: ``'shared'`` (both views get the same pixels) or ``'per_view'`` (colour and blur drawn anew
+        query_photometric: ``'shared'`` (both views get the same pixels) or ``'per_view'`` (color and blur drawn anew
             for each view, so that the cross-view term cannot be solved by copying pixels).
         mask: Config of a ``PatchMasking`` (``BlockMasking``, ``RandomMasking``) for the global views, for methods that hide
             patches from the student; None for no masks.
@@ -197,7 +197,7 @@ class MultiCrop:
         return [self.global_size, self.local_size, self.query_size]
 
     def allocate(self, batch_size: int, shared: bool = False) -> dict[str, Tensor]:
-        """Uninitialised uint8 arrays (B, number, size, size, 3) for the crops of a batch.
+        """Uninitialized uint8 arrays (B, number, size, size, 3) for the crops of a batch.
 
         Args:
             batch_size: B.

@@ -35,7 +35,7 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
     * ``mode='reduce-overhead'`` (CUDA graphs) removes the gaps between launches and nothing else. There are such gaps at
       up to about 32 images a GPU; above, it costs memory for nothing. ``'max-autotune'`` is both. Graphs overwrite the
       memory of the step before, so each step is announced to torch. Nothing that outlives a step is affected: losses and
-      centres come from code that is not compiled, gradients are dropped before the next step, evaluation runs uncompiled.
+      centers come from code that is not compiled, gradients are dropped before the next step, evaluation runs uncompiled.
 
     Args:
         model: Student and teacher.

@@ -89,9 +89,9 @@ def teacher_findings(cfg: Mapping) -> Iterator[Finding]:
         for key in ('student_temp', 'teacher_temp'):
             if loss.get(key, 1) <= 0:
                 yield Finding(f'model.{name}.{key}={loss[key]}: a temperature must be above 0')
-        if not 0 <= loss.get('centre_momentum', 0) <= 1:
+        if not 0 <= loss.get('center_momentum', 0) <= 1:
             yield Finding(
-                f'model.{name}.centre_momentum={loss["centre_momentum"]}: must lie in [0, 1]; 1 never moves the centre'
+                f'model.{name}.center_momentum={loss["center_momentum"]}: must lie in [0, 1]; 1 never moves the center'
             )
 
 
@@ -136,7 +136,7 @@ def device_findings(cfg: Mapping) -> Iterator[Finding]:
     for key in ('val_dataloader', 'test_dataloader', 'val_cfg.bank', 'val_cfg.dense_probe'):
         found = _get(cfg, f'{key}.transform') or _get(cfg, f'{key}.dataset.transform') or {}
         if found.get('backend') == 'device':
-            yield Finding(f"{key}: a transform with backend='device' is for training; evaluation takes ResizeCentreCrop")
+            yield Finding(f"{key}: a transform with backend='device' is for training; evaluation takes ResizeCenterCrop")
     if transform.get('backend') != 'device':
         return
     kind = _get(cfg, 'model.data_preprocessor.type')
@@ -167,8 +167,8 @@ def mask_findings(cfg: Mapping) -> Iterator[Finding]:
         )
 
 
-def neighbour_findings(cfg: Mapping) -> Iterator[Finding]:
-    """Views of SelfPatch against the backbone's patches: the only patch of a view has no neighbours."""
+def neighbor_findings(cfg: Mapping) -> Iterator[Finding]:
+    """Views of SelfPatch against the backbone's patches: the only patch of a view has no neighbors."""
     path, transform = 'train_dataloader.dataset.transform', _get(cfg, 'train_dataloader.dataset.transform') or {}
     patch, counts = _patch_size(cfg), {'global': 2, 'local': transform.get('num_local', 10)}
     if _method(cfg) != 'SelfPatch' or not patch:
@@ -176,7 +176,7 @@ def neighbour_findings(cfg: Mapping) -> Iterator[Finding]:
     for kind, count in counts.items():
         if count and transform.get(f'{kind}_size') == patch:
             yield Finding(
-                f'{path}.{kind}_size={patch}: for SelfPatch, a grid of 1 x 1 patches has no neighbours: make the views at '
+                f'{path}.{kind}_size={patch}: for SelfPatch, a grid of 1 x 1 patches has no neighbors: make the views at '
                 f'least two patches wide, or the patches of {patch} pixels smaller (model.backbone.arch)'
             )
 
@@ -235,7 +235,7 @@ def batch_findings(images: int, batch: int, processes: int, accumulated: int, cf
     base, prototypes = _get(cfg, 'auto_scale_lr.base_batch_size'), _get(cfg, 'model.head.out_dim') or 65536
     if base and total < SMALL_BATCH * base:
         findings.append(
-            f'{total} images a step are few for a recipe made for {base} (auto_scale_lr.base_batch_size), and the centre of '
+            f'{total} images a step are few for a recipe made for {base} (auto_scale_lr.base_batch_size), and the center of '
             'the teacher gets noisy: accumulate batches (optim_wrapper.accumulative_counts)'
         )
     if prototypes > images:
@@ -248,7 +248,7 @@ def batch_findings(images: int, batch: int, processes: int, accumulated: int, cf
 
 CHECKS: tuple[Callable[[Mapping], Iterator[Finding]], ...] = (
     *(schedule_findings, teacher_findings, loop_findings, choice_findings),
-    *(crop_findings, device_findings, mask_findings, neighbour_findings, view_findings, path_findings),
+    *(crop_findings, device_findings, mask_findings, neighbor_findings, view_findings, path_findings),
 )
 NO_HOOK: tuple[str, Mapping] = ('', {})
 

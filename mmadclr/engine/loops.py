@@ -50,7 +50,7 @@ class FeatureEvalLoop(BaseLoop):
         runner, dataloader, evaluator: Filled in by the runner; ``evaluator`` holds configs from the metric registry,
             called with ``(bank, bank_labels, features, labels)`` and returning named numbers; those with a method
             ``of_shards`` get what this process holds of bank and images (``Shard``) instead, and nothing is gathered.
-        bank: What the bank, the labelled images that predictions are drawn from, differs in from the data set of
+        bank: What the bank, the labeled images that predictions are drawn from, differs in from the data set of
             ``dataloader``: usually ``data_root``.
         dense_probe: Settings of a ``DenseProbe`` to be run as well.
         bank_dtype: ``'fp32'``, ``'bf16'`` or ``'fp16'``, in which the features of the bank are kept; by default as the model

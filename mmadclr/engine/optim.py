@@ -114,7 +114,7 @@ def autocast_features(detector: nn.Module, device: str, dtype: torch.dtype):
 class SelfDistillationOptimWrapper(AutocastOptimWrapper):
     """The optimizer step of self-distillation, with all that belongs to it: :meth:`step`.
 
-    Beside the student's weights it moves centres and teacher, clips each gradient tensor, and can freeze parameters for a
+    Beside the student's weights it moves centers and teacher, clips each gradient tensor, and can freeze parameters for a
     while.
 
     A step whose loss or gradients are not finite is skipped, on all processes alike: parameters, moments and step counts
@@ -122,7 +122,7 @@ class SelfDistillationOptimWrapper(AutocastOptimWrapper):
     where the optimizer can take it there (fused Adam and AdamW). A gradient whose norm overflows counts as not finite.
 
     Attributes:
-        method: The model whose centres and teacher move with the step; ``SelfDistillationOptimConstructor`` sets it. None:
+        method: The model whose centers and teacher move with the step; ``SelfDistillationOptimConstructor`` sets it. None:
             there are none.
 
     Args:
@@ -156,7 +156,7 @@ class SelfDistillationOptimWrapper(AutocastOptimWrapper):
         super().backward(loss, gradient=value * 0 + 1, **kwargs)
 
     def step(self, **kwargs) -> None:
-        """The whole step of a method: check, clip, student, centres, teacher.
+        """The whole step of a method: check, clip, student, centers, teacher.
 
         A step that is not finite leaves all of them as they were. Frozen parameters lose their gradients, so that neither
         decay nor moments touch them.
@@ -172,7 +172,7 @@ class SelfDistillationOptimWrapper(AutocastOptimWrapper):
             parameter.grad = None
         self.optimizer.step(**kwargs)
         if self.method is not None:
-            self.method.after_step(self.skipped)  # centres, then teacher
+            self.method.after_step(self.skipped)  # centers, then teacher
 
 
 def can_skip_on_device(optimizer: Optimizer) -> bool:
@@ -215,7 +215,7 @@ def with_fused_kernel(optimizer: dict, device: torch.device) -> dict:
 class SelfDistillationOptimConstructor:
     """Builds the optimizer over two groups: the first decays (and follows the schedule), the second does not.
 
-    The wrapper learns of the model, whose centres and teacher its step moves.
+    The wrapper learns of the model, whose centers and teacher its step moves.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:

@@ -74,7 +74,7 @@ def _shard_network(network: nn.ModuleDict, mesh, reshard_after_forward: bool) ->
 
 
 def _replicate_input(prototypes: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
-    """Prototypes in shards (between steps, when centres move) take the input each process has in full."""
+    """Prototypes in shards (between steps, when centers move) take the input each process has in full."""
     weight = prototypes.weight_v
     if not isinstance(weight, DTensor):
         return None

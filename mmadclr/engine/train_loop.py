@@ -92,6 +92,6 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             return None
         return (
             'total batch, batches an epoch and processes were {}, {} and {} when the checkpoint was written, and are {}, {} '
-            'and {} now. Kept: weights, optimizer, centres, the order of the epoch and, to a batch, the place in it, and '
+            'and {} now. Kept: weights, optimizer, centers, the order of the epoch and, to a batch, the place in it, and '
             'the schedules by epoch. Not kept: which images meet in a batch, and which paths are dropped'
         ).format(*before, *now)

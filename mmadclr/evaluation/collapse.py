@@ -33,7 +33,7 @@ def top_share(probs: Tensor) -> Tensor:
 
 
 def feature_spread(features: Tensor) -> Tensor:
-    """Standard deviation of the normalised rows (N, D) by channel, averaged, times sqrt D.
+    """Standard deviation of the normalized rows (N, D) by channel, averaged, times sqrt D.
 
     1 where directions are spread evenly, 0 where all rows are equal (Chen and He, *Exploring simple siamese representation
     learning*, CVPR 2021, section 4.1).
@@ -43,7 +43,7 @@ def feature_spread(features: Tensor) -> Tensor:
 
 
 def rank_me(features: Tensor) -> Tensor:
-    """Effective rank of the rows (N, D): exp of the entropy of their normalised singular values, 1 to min(N, D).
+    """Effective rank of the rows (N, D): exp of the entropy of their normalized singular values, 1 to min(N, D).
 
     Garrido et al., *RankMe*, ICML 2023. Waits for the device. NaN if a value is not finite.
     """

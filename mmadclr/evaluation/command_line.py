@@ -1,6 +1,6 @@
 """What the evaluation tools share: a backbone from a checkpoint or a config, its features of two image sets, the result.
 
-The config may be any of ours for pretraining; its backbone is then the randomly initialised teacher's, the baseline.
+The config may be any of ours for pretraining; its backbone is then the randomly initialized teacher's, the baseline.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mmadclr.checkpoint.layouts import find_backbone
 from mmadclr.checkpoint.loading import architecture, describe_backbone
 from mmadclr.checkpoint.opening import OpenedBackbone, open_backbone
 from mmadclr.checkpoint.weights import fill
-from mmadclr.datasets.centre_crop import BACKENDS, short_side
+from mmadclr.datasets.center_crop import BACKENDS, short_side
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.names import printable
 from mmadclr.datasets.subsets import few_shot
@@ -45,14 +45,14 @@ from mmadclr.models.selfsup import SelfDistillation
 from mmadclr.registry import MODELS
 
 INPUTS = ('checkpoint', 'which', 'prefix', 'train', 'val')
-SEED = 0  # of random initialisation, where the config has none
+SEED = 0  # of random initialization, where the config has none
 
 
 def add_backbone_arguments(parser: ArgumentParser, batch_size: int = 128) -> None:
     """``checkpoint``, how to read it, how to load images, where to write the result, and the launcher's arguments."""
     parser.add_argument(
         'checkpoint',
-        help='file or folder of any known layout; or a config of ours (.py), whose backbone is then randomly initialised',
+        help='file or folder of any known layout; or a config of ours (.py), whose backbone is then randomly initialized',
     )
     add_weights_arguments(parser)
     parser.add_argument('--batch-size', type=positive, default=batch_size, help='images a process encodes at a time')
@@ -71,14 +71,14 @@ def add_backbone_arguments(parser: ArgumentParser, batch_size: int = 128) -> Non
 
 
 def add_image_arguments(parser: ArgumentParser) -> None:
-    """Two labelled image sets, what to take for their features, and few-shot subsets of the first."""
+    """Two labeled image sets, what to take for their features, and few-shot subsets of the first."""
     parser.add_argument('--train', required=True, metavar='DIR', help='images to learn from, in class folders')
     parser.add_argument('--val', required=True, metavar='DIR', help='images to classify, in class folders')
     parser.add_argument('--train-list', metavar='FILE', help='lines of a path below --train and an integer label')
     parser.add_argument('--val-list', metavar='FILE', help='the same for --val')
     parser.add_argument('--shards', metavar='GLOB', help="tar shards in both folders, for example '*.tar'")
     parser.add_argument('--size', type=positive, help='side of the images; that of pretraining by default')
-    parser.add_argument('--resize', type=positive, help='short side before the centre crop; 8/7 of the size by default')
+    parser.add_argument('--resize', type=positive, help='short side before the center crop; 8/7 of the size by default')
     parser.add_argument('--features', choices=FEATURES, help='feature of an image; by default what DINO takes')
     parser.add_argument('--dtype', choices=DTYPES, default='float16', help='in which features are kept')
     parser.add_argument('--cache', metavar='DIR', help='keep features there, and use those that are')
@@ -167,7 +167,7 @@ def open_config(filename: str, num_heads: int | None = None) -> OpenedBackbone:
         weights = find_backbone(dict(meta=meta, state_dict=model.state_dict()))
         settings = infer_settings(weights)
         backbone = FeatureViT(**settings)
-    print_log(f'{filename}: random initialisation', 'current')
+    print_log(f'{filename}: random initialization', 'current')
     fill(backbone, weights, filename)
     return OpenedBackbone(backbone, settings, backbone.patch_embed.img_size, weights.about['mean'], weights.about['std'])
 
@@ -227,7 +227,7 @@ def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
     draws = draw(args, datasets['train'])
     count = len(datasets['train']) if draws[0] is None else len(draws[0])
     if count < least:
-        raise ValueError(f'{count} images to learn from, but --k asks for {least} neighbours: choose fewer')
+        raise ValueError(f'{count} images to learn from, but --k asks for {least} neighbors: choose fewer')
     wanted = {'train': None if args.shots is None else np.unique(np.concatenate(draws)), 'val': None}
     loading = Loading(args.batch_size, args.workers, args.max_unreadable)
     found = []
@@ -267,7 +267,7 @@ def build_datasets(args: Namespace, size: int) -> dict[str, ImageDataset]:
 
     On all processes, which have to list the same images.
     """
-    transform = dict(type='ResizeCentreCrop', resize=args.resize or short_side(size), size=size, backend=args.read)
+    transform = dict(type='ResizeCenterCrop', resize=args.resize or short_side(size), size=size, backend=args.read)
     places = {'train': (args.train, args.train_list), 'val': (args.val, args.val_list)}
 
     def build() -> dict[str, ImageDataset]:
@@ -307,10 +307,10 @@ def check_classes(train: ImageDataset, val: ImageDataset, in_folders: bool) -> N
 def over_draws(sets: EvaluationSets, evaluate: Callable[[FeatureSet], dict]) -> dict:
     """Metrics of ``evaluate(training images)``; with several draws, mean and deviation of accuracies."""
     runs = [evaluate(sets.train if drawn is None else sets.train.select(drawn)) for drawn in sets.draws]
-    return runs[0] if len(runs) == 1 else summarise(runs)
+    return runs[0] if len(runs) == 1 else summarize(runs)
 
 
-def summarise(runs: Sequence[Mapping[str, float]]) -> dict:
+def summarize(runs: Sequence[Mapping[str, float]]) -> dict:
     """Mean and (sample) standard deviation of every accuracy over runs, and the runs themselves."""
     metrics: dict = {}
     for name in (name for name in runs[0] if 'top' in name):

@@ -57,7 +57,7 @@ def fit_linear(features: Tensor, targets: Tensor, weights: Tensor, decay: float,
 
     The problem is convex, so there is neither learning rate nor seed. ``decay``: weight of half the squared norm.
     """
-    # Without an initialisation of its own: that would draw from the generator of the training run.
+    # Without an initialization of its own: that would draw from the generator of the training run.
     layer = nn.utils.skip_init(nn.Linear, features.shape[1], targets.shape[1], device=features.device)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -80,7 +80,7 @@ class DenseProbe:
     """mIoU of two classifiers of frozen patch features, both trained on patches and scored on pixels.
 
     ``patch_knn``: every patch takes the class shares of its nearest patches of the bank, weighted ``exp(cosine / T)``.
-    ``patch_linear``: softmax regression (a 1x1 convolution) on standardised features. Class maps are enlarged bilinearly.
+    ``patch_linear``: softmax regression (a 1x1 convolution) on standardized features. Class maps are enlarged bilinearly.
 
     Args:
         train, val: Configs of ``MaskedImageDataset``; what is not given in ``val`` is as in ``train``.
@@ -116,10 +116,10 @@ class DenseProbe:
 
     def check_classes(self) -> None:
         """Reads all masks before time is spent on features, each on one process, and says which classes occur where."""
-        learnt, scored = (part.check_classes(self.label_counts(part)) for part in (self.train, self.val))
-        if scored - learnt:
+        learned, scored = (part.check_classes(self.label_counts(part)) for part in (self.train, self.val))
+        if scored - learned:
             print_log(
-                f'{self.val.mask_root}: no pixel of the training masks is of the classes {sorted(scored - learnt)}, which '
+                f'{self.val.mask_root}: no pixel of the training masks is of the classes {sorted(scored - learned)}, which '
                 'occur here: nothing can find them, and their IoU is 0',
                 'current',
                 logging.WARNING,
@@ -145,14 +145,14 @@ class DenseProbe:
 
     def classifiers(self, bank: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Classifier]:
         """Both, by the names of their metrics."""
-        centre, spread = bank.mean(dim=0), bank.std(dim=0).clamp(min=1e-6)
-        linear = fit_linear((bank - centre) / spread, targets, weights, self.decay, self.steps)
+        center, spread = bank.mean(dim=0), bank.std(dim=0).clamp(min=1e-6)
+        linear = fit_linear((bank - center) / spread, targets, weights, self.decay, self.steps)
         directions = F.normalize(bank, dim=1)
         return {
             f'patch_knn{self.k}_T{self.temperature:g}_miou': lambda x: knn_shares(
                 directions, targets, F.normalize(x, dim=1), self.k, self.temperature
             ),
-            'patch_linear_miou': lambda x: linear((x - centre) / spread),
+            'patch_linear_miou': lambda x: linear((x - center) / spread),
         }
 
     def bank(self, model: nn.Module) -> tuple[Tensor, Tensor, Tensor]:

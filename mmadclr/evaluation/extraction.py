@@ -140,7 +140,7 @@ def extract(
     indices: np.ndarray | None = None,
     sharded: bool = False,
 ) -> FeatureSet:
-    """Features of a labelled data set in memory; every process gets all of them, or keeps its own ``sharded``.
+    """Features of a labeled data set in memory; every process gets all of them, or keeps its own ``sharded``.
 
     Args:
         model: See :func:`feature_batches`.

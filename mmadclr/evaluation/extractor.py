@@ -43,7 +43,7 @@ class FeatureExtractor(nn.Module):
     """A frozen backbone that maps images to one feature each; fits ``gather_features`` and ``DenseProbe``.
 
     Args:
-        opened: Backbone and normalisation.
+        opened: Backbone and normalization.
         features: All final-normed. ``'cls'``: [CLS] (D). ``'cls4'``: [CLS] after each of the last four blocks (4 D; of all
             blocks where there are fewer). ``'mean'``: mean of the patches (D). ``'cls+mean'``: [CLS] and that mean (2 D).
         precision: ``'fp32'``, or ``'bf16'`` for torch's autocast. Features are float32 in any case.
@@ -70,7 +70,7 @@ class FeatureExtractor(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, mode: str = 'tensor') -> Tensor:
-        """Normalised images (B, 3, H, W) -> features (B, D'), or with ``mode='patches'`` those of patches (B, N, D)."""
+        """Normalized images (B, 3, H, W) -> features (B, D'), or with ``mode='patches'`` those of patches (B, N, D)."""
         bf16 = torch.autocast(images.device.type, torch.bfloat16)
         with bf16 if self.precision == 'bf16' else nullcontext():
             return self._encode(images, mode).float()

@@ -40,7 +40,7 @@ def fingerprint(opened: OpenedBackbone, dataset: Dataset, features: str, dtype: 
 
     Args:
         opened: The backbone.
-        dataset: ``ImageDataset`` with ``ResizeCentreCrop``.
+        dataset: ``ImageDataset`` with ``ResizeCenterCrop``.
         features, dtype: What is stored, and how.
         precision: Of the backbone, see ``FeatureExtractor``.
     """
@@ -77,7 +77,7 @@ def cached_features(
     loading: Loading,
     refresh: bool = False,
 ) -> FeatureSet:
-    """Features of a whole labelled data set from a cache, which is written first where there is none.
+    """Features of a whole labeled data set from a cache, which is written first where there is none.
 
     Args:
         folder: Of this image set alone, seen by all processes.

@@ -18,7 +18,7 @@ GATHER_BYTES = 2**26  # that all processes together exchange at a time
 
 
 class Shard(NamedTuple):
-    """What one process holds of the features of a labelled set.
+    """What one process holds of the features of a labeled set.
 
     ``features``: (n, D), in memory or on disk. ``rows``: (n,) place of each in the whole set, rising; every place is on one
     process only. ``labels``: (N,) of the whole set.

@@ -20,7 +20,7 @@ from mmadclr.models.wrappers import unwrapped
 
 
 class RawPixels(nn.Module):
-    """The normalised pixels themselves as features: the baseline any representation has to beat.
+    """The normalized pixels themselves as features: the baseline any representation has to beat.
 
     Of whole images (B, 3*H*W), or with ``mode='patches'`` of patches (B, N, 3*P*P).
     """
@@ -51,7 +51,7 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def extract_features(model: nn.Module, loader: DataLoader, max_unreadable: int = 100) -> tuple[Tensor, Tensor]:
-    """Features (N, D) and labels (N,) of a labelled data set, in its order, on every process.
+    """Features (N, D) and labels (N,) of a labeled data set, in its order, on every process.
 
     ``model`` takes ``data_preprocessor`` output with ``mode='tensor'``. Works with any number of processes; images that
     the sampler repeats to even out the processes count once. Images that cannot be read are logged and left out of N.
@@ -77,7 +77,7 @@ def extract_shard(
     """
     dataset = loader.dataset
     if dataset.labels is None:
-        raise ValueError(f'{dataset.data_root}: evaluation needs labels; set with_label=True on a labelled set')
+        raise ValueError(f'{dataset.data_root}: evaluation needs labels; set with_label=True on a labeled set')
     features, rows, indices = _own_features(model, loader, max_unreadable, keep=keep)
     labels = torch.tensor(dataset.labels, device=indices.device)  # a copy: they may be mapped read-only
     return Shard(features, rows, labels[indices])
@@ -86,7 +86,7 @@ def extract_shard(
 def gather_features(
     model: nn.Module, loader: DataLoader, max_unreadable: int = 100, mode: str = 'tensor'
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`extract_features`, for unlabelled sets and any ``mode`` of the model: features (N, ...) and indices (N,)."""
+    """As :func:`extract_features`, for unlabeled sets and any ``mode`` of the model: features (N, ...) and indices (N,)."""
     features, rows, indices = _own_features(model, loader, max_unreadable, mode)
     return gather_rows(features, rows, len(indices)), indices
 

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification of frozen features.
+"""Weighted k-nearest-neighbor classification of frozen features.
 
 Shape legend: N features of the bank, M queries, D channels, C classes.
 """
@@ -24,7 +24,7 @@ TOPS = (1, 5)
 
 
 class Directions:
-    """L2-normalised features in single precision, made for the rows that are asked for.
+    """L2-normalized features in single precision, made for the rows that are asked for.
 
     Args:
         features: (N, D) of any norm, in memory or on disk.
@@ -42,7 +42,7 @@ class Directions:
 
 
 @torch.no_grad()
-def nearest_neighbours(
+def nearest_neighbors(
     bank: Tensor | Directions, queries: Tensor, k: int, chunk: int = 256, bank_chunk: int = BANK_CHUNK
 ) -> tuple[Tensor, Tensor]:
     """Cosines (M, k) with the k nearest features of a bank, nearest first, and their rows (M, k).
@@ -51,16 +51,16 @@ def nearest_neighbours(
     of the result, and of ``chunk`` x ``bank_chunk`` cosines. Of equal cosines, those of the first rows count.
 
     Args:
-        bank: (N, D), L2-normalised.
-        queries: (M, D), L2-normalised, on the device to work on.
-        k: Number of neighbours.
+        bank: (N, D), L2-normalized.
+        queries: (M, D), L2-normalized, on the device to work on.
+        k: Number of neighbors.
         chunk, bank_chunk: How many of the two are compared at a time.
 
     Raises:
         ValueError: The bank has fewer than k features.
     """
     if k > len(bank):
-        raise ValueError(f'k={k} neighbours asked of a bank of {len(bank)} features: choose a smaller k')
+        raise ValueError(f'k={k} neighbors asked of a bank of {len(bank)} features: choose a smaller k')
     similarity = queries.new_full((len(queries), k), -torch.inf)
     nearest = torch.zeros(similarity.shape, dtype=torch.int64, device=queries.device)
     for start in range(0, len(bank), bank_chunk):
@@ -97,19 +97,19 @@ def in_order(values: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     return values, numbers.gather(1, places)
 
 
-def shard_neighbours(
+def shard_neighbors(
     bank: Directions, bank_rows: Tensor, queries: Directions, k: int, chunk: int = 256
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """:func:`nearest_neighbours` in a bank of which every process holds a part, for queries of which each holds some.
+    """:func:`nearest_neighbors` in a bank of which every process holds a part, for queries of which each holds some.
 
     ``QUERIES`` at a time go to all processes; each searches its part of the bank for them, and the lists go back. Memory is
-    that of ``nearest_neighbours`` for those queries, and the same on any number of processes.
+    that of ``nearest_neighbors`` for those queries, and the same on any number of processes.
 
     Args:
         bank: (n, D) of this process.
         bank_rows: (n,) their rows in the whole bank, rising, on the device to work on.
         queries: (m, D) of this process.
-        k, chunk: See ``nearest_neighbours``.
+        k, chunk: See ``nearest_neighbors``.
 
     Yields:
         Which of the queries of this process, cosines (., k) and rows in the whole bank (., k).
@@ -119,21 +119,21 @@ def shard_neighbours(
     """
     total, asked = sum(counts_of(len(bank))), max(counts_of(len(queries)))
     if k > total:
-        raise ValueError(f'k={k} neighbours asked of a bank of {total} features: choose a smaller k')
+        raise ValueError(f'k={k} neighbors asked of a bank of {total} features: choose a smaller k')
     step = max(1, QUERIES // dist.get_world_size())
     for start in range(0, asked, step):
         own = queries[start : start + step]
         length = min(step, asked - start)
         everywhere = gather_padded(own, length).flatten(0, 1)
-        found = _padded_neighbours(bank, bank_rows, everywhere, k, chunk)
+        found = _padded_neighbors(bank, bank_rows, everywhere, k, chunk)
         similarity, nearest = (part.unflatten(0, (-1, length)) for part in found)
         yield slice(start, start + len(own)), *_merged(similarity, nearest, len(own), k)
 
 
-def _padded_neighbours(bank: Directions, bank_rows: Tensor, queries: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
+def _padded_neighbors(bank: Directions, bank_rows: Tensor, queries: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
     """In one part of a bank, which may be smaller than k: the rest of the lists is worse than anything."""
     found = min(k, len(bank))
-    similarity, nearest = nearest_neighbours(bank, queries, found, chunk) if found else (queries[:, :0],) * 2
+    similarity, nearest = nearest_neighbors(bank, queries, found, chunk) if found else (queries[:, :0],) * 2
     rows = bank_rows[nearest.long()]
     return F.pad(similarity, (0, k - found), value=-torch.inf), F.pad(rows, (0, k - found), value=LAST)
 
@@ -154,7 +154,7 @@ def _merged(similarity: Tensor, nearest: Tensor, own: int, k: int) -> tuple[Tens
 
 
 def class_votes(similarity: Tensor, labels: Tensor, temperature: float, num_classes: int) -> Tensor:
-    """Cosines with and labels of neighbours (M, k) -> votes (M, C): each adds ``exp(cosine / temperature)`` to its class.
+    """Cosines with and labels of neighbors (M, k) -> votes (M, C): each adds ``exp(cosine / temperature)`` to its class.
 
     Wu et al., CVPR 2018; as facebookresearch/dino, ``eval_knn.py``.
     """
@@ -165,19 +165,19 @@ def class_votes(similarity: Tensor, labels: Tensor, temperature: float, num_clas
 def knn_votes(
     bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int, temperature: float, num_classes: int, chunk: int = 256
 ) -> Tensor:
-    """Votes (M, C) of the k nearest of a bank (N, D) with labels (N,) for queries (M, D), all L2-normalised.
+    """Votes (M, C) of the k nearest of a bank (N, D) with labels (N,) for queries (M, D), all L2-normalized.
 
     Raises:
         ValueError: The bank has fewer than k features.
     """
-    similarity, nearest = nearest_neighbours(bank, queries, k, chunk)
+    similarity, nearest = nearest_neighbors(bank, queries, k, chunk)
     return class_votes(similarity, bank_labels[nearest], temperature, num_classes)
 
 
 @torch.no_grad()
 def knn_shares(bank: Tensor, bank_shares: Tensor, queries: Tensor, k: int, temperature: float, chunk: int = 256) -> Tensor:
     """As :func:`knn_votes` for a bank of soft labels (N, C): weighted means (M, C) over the k nearest."""
-    similarity, nearest = nearest_neighbours(bank, queries, k, chunk)
+    similarity, nearest = nearest_neighbors(bank, queries, k, chunk)
     shares = (similarity / temperature).softmax(dim=1).split(chunk)
     parts = zip(shares, nearest.split(chunk), strict=True)
     return torch.cat([torch.einsum('mk,mkc->mc', weights, bank_shares[rows]) for weights, rows in parts])
@@ -199,15 +199,15 @@ def top_accuracies(votes: Tensor, labels: Tensor, tops: Sequence[int] = TOPS) ->
 class WeightedKNN:
     """k-NN accuracy in percent, named with its settings (``knn20_T0.07_top1``) because they move the number.
 
-    All settings share one search for the largest number of neighbours.
+    All settings share one search for the largest number of neighbors.
 
     Args:
-        k: Numbers of neighbours; DINO reports the best of 10, 20, 100, 200, which usually is 20.
+        k: Numbers of neighbors; DINO reports the best of 10, 20, 100, 200, which usually is 20.
         temperature: Of the votes; one or several.
         chunk: Queries handled at a time.
 
     Raises:
-        ValueError: A number of neighbours or a temperature that is not positive.
+        ValueError: A number of neighbors or a temperature that is not positive.
     """
 
     def __init__(self, k: int | Sequence[int] = 20, temperature: float | Sequence[float] = 0.07, chunk: int = 256) -> None:
@@ -222,7 +222,7 @@ class WeightedKNN:
         """Features (N, D) and (M, D) of any norm, labels (N,) and (M,) -> accuracies in percent."""
         num_classes = int(torch.cat((bank_labels, labels)).max()) + 1
         bank, queries = (Directions(features, queries.device) for features in (bank, queries))
-        similarity, nearest = nearest_neighbours(bank, queries[:], max(self.ks), self.chunk)
+        similarity, nearest = nearest_neighbors(bank, queries[:], max(self.ks), self.chunk)
         hits = self._hits(similarity, bank_labels[nearest], labels, num_classes)
         return {name: 100 * count / len(labels) for name, count in hits.items()}
 
@@ -238,7 +238,7 @@ class WeightedKNN:
             device: Where to work; where the queries are, by default.
 
         Raises:
-            ValueError: The bank has fewer features than neighbours are asked for.
+            ValueError: The bank has fewer features than neighbors are asked for.
         """
         device = queries.rows.device if device is None else device
         bank_labels, labels = bank.labels.to(device), queries.labels.to(device)
@@ -246,25 +246,25 @@ class WeightedKNN:
         own, rows = labels[queries.rows.to(device)], bank.rows.to(device)
         directions = [Directions(shard.features, device) for shard in (bank, queries)]
         totals = torch.zeros(len(self._names()), dtype=torch.int64)
-        for part, similarity, nearest in shard_neighbours(directions[0], rows, directions[1], max(self.ks), self.chunk):
+        for part, similarity, nearest in shard_neighbors(directions[0], rows, directions[1], max(self.ks), self.chunk):
             hits = self._hits(similarity, bank_labels[nearest], own[part], num_classes)
             totals += torch.tensor(list(hits.values()))
         dist.all_reduce(totals)
         return {name: 100 * count / len(labels) for name, count in zip(self._names(), totals.tolist(), strict=True)}
 
-    def _hits(self, similarity: Tensor, neighbours: Tensor, labels: Tensor, num_classes: int) -> dict[str, int]:
-        """Correctly classified queries for every setting, from cosines with and labels of the neighbours (M, k)."""
+    def _hits(self, similarity: Tensor, neighbors: Tensor, labels: Tensor, num_classes: int) -> dict[str, int]:
+        """Correctly classified queries for every setting, from cosines with and labels of the neighbors (M, k)."""
         totals = dict.fromkeys(self._names(), 0)
         for rows in torch.arange(len(labels), device=labels.device).split(self.chunk):
-            counts = self._chunk_hits(similarity[rows], neighbours[rows], labels[rows], num_classes)
+            counts = self._chunk_hits(similarity[rows], neighbors[rows], labels[rows], num_classes)
             totals = {name: total + count for (name, total), count in zip(totals.items(), counts, strict=True)}
         return totals
 
-    def _chunk_hits(self, similarity: Tensor, neighbours: Tensor, labels: Tensor, num_classes: int) -> Iterator[int]:
+    def _chunk_hits(self, similarity: Tensor, neighbors: Tensor, labels: Tensor, num_classes: int) -> Iterator[int]:
         """In the order of ``_names``."""
         for temperature in self.temperatures:
             for k in self.ks:
-                yield from top_hits(class_votes(similarity[:, :k], neighbours[:, :k], temperature, num_classes), labels)
+                yield from top_hits(class_votes(similarity[:, :k], neighbors[:, :k], temperature, num_classes), labels)
 
     def _names(self) -> list[str]:
         return [f'knn{k}_T{t:g}_top{top}' for t in self.temperatures for k in self.ks for top in TOPS]
@@ -274,6 +274,6 @@ def evaluate_knn(metric: WeightedKNN, bank: FeatureSet, queries: FeatureSet, dev
     """k-NN accuracies in percent of features in memory or on disk, of which each process searches a share.
 
     Raises:
-        ValueError: The bank has fewer features than neighbours are asked for.
+        ValueError: The bank has fewer features than neighbors are asked for.
     """
     return metric.of_shards(shard_of(bank), shard_of(queries), len(bank.classes), device)

@@ -1,6 +1,6 @@
 """Linear classifiers on stored features, one for each of many learning rates, trained side by side.
 
-The published protocols train on augmented images; stored features are those of centre crops, which makes 100 epochs a matter
+The published protocols train on augmented images; stored features are those of center crops, which makes 100 epochs a matter
 of minutes. Everything else is theirs (facebookresearch/dino, ``eval_linear.py``; bytedance/ibot, ``eval_linear_multi.py``).
 
 Shape legend: N images, D channels, C classes, R learning rates, B images of a batch.

@@ -53,7 +53,7 @@ class FeatureRows:
 
 
 class FeatureSet(NamedTuple):
-    """Features of a labelled image set, in its order; images that could not be read are left out.
+    """Features of a labeled image set, in its order; images that could not be read are left out.
 
     ``rows``: (N, D), or (n, D) of those images alone that fall to this process. ``labels``: (N,) int64. ``indices``: (N,)
     place of each image in the set, ascending. ``classes``: names. ``held``: None, or (n,) which of the images ``rows`` are

@@ -18,7 +18,7 @@ class Term(NamedTuple):
 
     prototypes: int
     teacher_temp: float
-    centre_momentum: float
+    center_momentum: float
 
 
 class Verdict(NamedTuple):
@@ -34,7 +34,7 @@ class Limits(NamedTuple):
 
     Of the demo, 12 epochs (552 iterations, 60 observations), extreme values in three sound runs (DINO, ADCLR, iBOT): entropy
     at most .21 of ln K, KL at least .22 nats (.05 of ln K), top share at most .45, spread at least .57, distance at least
-    6e-3; the cosine reaches .97, so that a high one means nothing. DINO without centring ends at a top share of .75 to .91,
+    6e-3; the cosine reaches .97, so that a high one means nothing. DINO without centering ends at a top share of .75 to .91,
     and with a teacher temperature of .1 at an entropy of .97 of ln K and a KL of .02 nats.
     """
 
@@ -85,8 +85,8 @@ def explain_uniform(name: str, now: Values, term: Term, since: int) -> str:
 def explain_one_hot(name: str, now: Values, term: Term, since: int) -> str:
     return (
         f'one-hot collapse of {name}: one prototype of {term.prototypes} takes {100 * now["top_share"]:.0f} % of all tokens '
-        f'since iteration {since}: centring does not keep up (centre_momentum={term.centre_momentum:g}; 1 never moves the '
-        f'centre). Lower centre_momentum (.9), raise the teacher temperature (now {term.teacher_temp:g}), use precision fp32'
+        f'since iteration {since}: centering does not keep up (center_momentum={term.center_momentum:g}; 1 never moves the '
+        f'center). Lower center_momentum (.9), raise the teacher temperature (now {term.teacher_temp:g}), use precision fp32'
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadclr.checkpoint.opening import OpenedBackbone
-from mmadclr.datasets.centre_crop import short_side
+from mmadclr.datasets.center_crop import short_side
 from mmadclr.export.formats import Format
 from mmadclr.export.origin import Origin
 from mmadclr.export.verification import BATCHES, Comparison
@@ -25,7 +25,7 @@ class CardText:
 
     name: str | None = None
     data: str | None = None
-    licence: str | None = None
+    license: str | None = None
     evaluations: Sequence[str | Path] = ()
 
 
@@ -105,16 +105,16 @@ def _leaves(node: Any, path: str = '') -> Iterator[tuple[str, str]]:
 
 
 def _head(form: Format, text: CardText) -> str:
-    licence = f'license: {json.dumps(text.licence)}\n' if text.licence else ''
+    license = f'license: {json.dumps(text.license)}\n' if text.license else ''
     library = f'library_name: {form.loaders}\n' if form.loaders in ('timm', 'transformers') else ''
-    return f'---\ntags:\n- image-feature-extraction\n- self-supervised\n{library}{licence}---\n'
+    return f'---\ntags:\n- image-feature-extraction\n- self-supervised\n{library}{license}---\n'
 
 
 def _input_text(opened: OpenedBackbone) -> str:
     mean, std = (STATISTICS.format(*values) for values in (opened.mean, opened.std))
     short, crop = short_side(min(opened.img_size)), _size((min(opened.img_size),) * 2)
     return (
-        f'`images`: (B, 3, H, W), values in [0, 1] normalised by mean {mean} and standard deviation {std}. Evaluations '
+        f'`images`: (B, 3, H, W), values in [0, 1] normalized by mean {mean} and standard deviation {std}. Evaluations '
         f'resize the short side to {short} (bicubic) and cut out the central {crop}.'
     )
 
@@ -133,7 +133,7 @@ def _facts(opened: OpenedBackbone, origin: Origin, text: CardText) -> list[tuple
         ('layer scale, final norm', f'{_yes(opened.settings.get("layer_scale"))}, {_yes(opened.settings["final_norm"])}'),
         ('parameters', f'{parameters:,}'),
         ('made from', f'`{origin.filename}` ({origin.which}), sha256 `{origin.sha256}`'),
-        ('licence', text.licence or 'not given'),
+        ('license', text.license or 'not given'),
     ]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmadclr.checkpoint.architecture import mlp_ratio
 from mmadclr.checkpoint.library_config import OWN_KEY
 from mmadclr.checkpoint.opening import OpenedBackbone
-from mmadclr.datasets.centre_crop import short_side
+from mmadclr.datasets.center_crop import short_side
 from mmadclr.export.formats import Features, Format, require, split_tokens
 from mmadclr.models.backbones.query_vit import QueryViT
 

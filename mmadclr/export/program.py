@@ -76,16 +76,16 @@ class ResizedPositions(nn.Module):
 
 def clamped_weights(new: Tensor, old: Tensor, step: Tensor, taps: Tensor) -> Tensor:
     """As ``F.interpolate(scale_factor=1 / step, mode='bicubic')``: four taps, which the border stops."""
-    centre = (new + 0.5) * step - 0.5  # in torch's order: other roundings move the result by 1e-5
-    indices = centre.floor()[:, None] + taps
-    weights = cubic_kernel(centre[:, None] - indices, -0.75)
+    center = (new + 0.5) * step - 0.5  # in torch's order: other roundings move the result by 1e-5
+    indices = center.floor()[:, None] + taps
+    weights = cubic_kernel(center[:, None] - indices, -0.75)
     return (weights[:, :, None] * (indices.clamp(0, old.shape[0] - 1)[:, :, None] == old)).sum(1)
 
 
 def antialiased_weights(new: Tensor, old: Tensor, step: Tensor) -> Tensor:
     """As ``F.interpolate(size=..., mode='bicubic', antialias=True)``: a kernel as wide as the step, cut at the border."""
-    centre = (new + 0.5) * step - 0.5
-    weights = cubic_kernel((centre[:, None] - old) / step.clamp(min=1), -0.5)
+    center = (new + 0.5) * step - 0.5
+    weights = cubic_kernel((center[:, None] - old) / step.clamp(min=1), -0.5)
     return weights / weights.sum(1, keepdim=True)
 
 

@@ -30,7 +30,7 @@ class Program(Format):
         # Two images, because exporters take a size of one for a constant.
         self.record(model, torch.zeros(2, 3, *opened.img_size), folder)
         config = dict(
-            input='images (batch, 3, height, width), normalised',
+            input='images (batch, 3, height, width), normalized',
             outputs=output_names(opened),
             img_size=list(opened.img_size),
             mean=opened.mean,

@@ -12,7 +12,7 @@ from timm.models import save_for_hf
 from timm.models.vision_transformer import VisionTransformer
 
 from mmadclr.checkpoint.opening import OpenedBackbone
-from mmadclr.datasets.centre_crop import short_side
+from mmadclr.datasets.center_crop import short_side
 from mmadclr.export.formats import CONFIG, WEIGHTS, Features, Format, split_tokens
 from mmadclr.export.plain import plain_vit, vision_transformer_arguments
 from mmadclr.models.backbones.query_vit import SIZES, resolve_arch

@@ -1,4 +1,4 @@
-"""Weight initialisation shared by backbones and heads."""
+"""Weight initialization shared by backbones and heads."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ SCHEMES = ('dino', 'xavier', 'mocov3')
 
 
 def init_linear_layers(module: nn.Module, scheme: str) -> None:
-    """Initialises every ``nn.Linear`` in ``module`` in place and zeroes its bias.
+    """Initializes every ``nn.Linear`` in ``module`` in place and zeroes its bias.
 
     ``'dino'``: truncated normal of std .02 (facebookresearch/dino, ``vision_transformer.py``). ``'xavier'``: uniform by
     fan-in and fan-out, for models so narrow that .02 stops the signal. ``'mocov3'``: the same, where the rows of a layer

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-GLOBAL_COLOUR, LOCAL_COLOUR, QUERY_COLOUR = 'white', 'deepskyblue', 'gold'
+GLOBAL_COLOR, LOCAL_COLOR, QUERY_COLOR = 'white', 'deepskyblue', 'gold'
 
 
 def draw_crops(images: list[Image.Image], data: dict, views: dict, mean: Tensor, std: Tensor, out: str | Path) -> Path:
@@ -24,7 +24,7 @@ def draw_crops(images: list[Image.Image], data: dict, views: dict, mean: Tensor,
         images: The B images before cropping.
         data: A collated batch of ``MultiCrop`` samples (boxes in pixels of the image).
         views: ``views`` of the preprocessor for that batch.
-        mean, std: (3, 1, 1), to undo the normalisation.
+        mean, std: (3, 1, 1), to undo the normalization.
         out: Picture file to write; returned.
     """
     groups = [views['global_views'], views['local_views'], views['query_crops'][:, 0], views['query_crops'][:, 1]]
@@ -35,12 +35,12 @@ def draw_crops(images: list[Image.Image], data: dict, views: dict, mean: Tensor,
     titles = ['image'] + [n.format(i + 1) for n, group in zip(names, groups, strict=True) for i in range(group.shape[1])]
     for row, image in enumerate(images):
         grid[row, 0].imshow(image)
-        for kind, colour, style in (
-            ('global', GLOBAL_COLOUR, '-'),
-            ('local', LOCAL_COLOUR, ':'),
-            ('query', QUERY_COLOUR, '-'),
+        for kind, color, style in (
+            ('global', GLOBAL_COLOR, '-'),
+            ('local', LOCAL_COLOR, ':'),
+            ('query', QUERY_COLOR, '-'),
         ):
-            _draw_boxes(grid[row, 0], data[f'{kind}_boxes'][row].tolist(), colour, style)
+            _draw_boxes(grid[row, 0], data[f'{kind}_boxes'][row].tolist(), color, style)
         pictures = [view for group in groups for view in group[row]]
         for axis, view in zip(grid[row, 1:], pictures, strict=True):
             axis.imshow((view * std + mean).permute(1, 2, 0).round().clamp(0, 255).byte().cpu().numpy())
@@ -69,7 +69,7 @@ def draw_curves(scalars: str | Path, out: str | Path, baselines: dict[str, float
         points = [(r['step'], r[name]) for r in records if name in r]
         accuracy.plot(*zip(*points, strict=True), marker='o', label=f'teacher, {name}')
     for (name, value), style in zip((baselines or {}).items(), ('--', ':', '-.'), strict=False):
-        accuracy.axhline(value, color='grey', linestyle=style, label=name)
+        accuracy.axhline(value, color='gray', linestyle=style, label=name)
     accuracy.set(xlabel='epoch', ylabel='k-NN top-1 (%)')
     accuracy.legend(frameon=False)
     figure.savefig(out, dpi=110)
@@ -84,7 +84,7 @@ def draw_attention(
 
     Args:
         backbone: A ``QueryViT``.
-        images: Normalised (B, 3, H, W); ``crops``: normalised (B, Q, 3, q, q).
+        images: Normalized (B, 3, H, W); ``crops``: normalized (B, Q, 3, q, q).
         shown: The B images as pictures of H x W pixels.
         crop_boxes: (B, Q, 4) where the crops were cut, in pixels of ``shown``.
         out: Picture file to write; returned.
@@ -95,13 +95,13 @@ def draw_attention(
     grid = figure.subplots(len(images), 2 + num_queries, squeeze=False)
     for row, picture in enumerate(shown):
         grid[row, 0].imshow(picture)
-        _draw_boxes(grid[row, 0], crop_boxes[row].tolist(), QUERY_COLOUR, '-')
+        _draw_boxes(grid[row, 0], crop_boxes[row].tolist(), QUERY_COLOR, '-')
         for column, heat in enumerate(maps[row]):
             axis = grid[row, column + 1]
             axis.imshow(picture.convert('L'), cmap='gray')
             axis.imshow(heat.cpu().numpy(), cmap='inferno', alpha=0.65)
             if column:
-                _draw_boxes(axis, [crop_boxes[row, column - 1].tolist()], QUERY_COLOUR, '-')
+                _draw_boxes(axis, [crop_boxes[row, column - 1].tolist()], QUERY_COLOR, '-')
     for axis, title in zip(grid[0], ['image', '[CLS]', *(f'query {i + 1}' for i in range(num_queries))], strict=True):
         axis.set_title(title, fontsize=8)
     return _save(figure, grid.flat, out)
@@ -117,12 +117,12 @@ def attention_maps(backbone, images: Tensor, crops: Tensor) -> Tensor:
     return F.interpolate(rows, size=images.shape[-2:], mode='bilinear')
 
 
-def _draw_boxes(axis: Axes, boxes: list, colour: str, style: str) -> None:
+def _draw_boxes(axis: Axes, boxes: list, color: str, style: str) -> None:
     for left, top, right, bottom in boxes:
         # Pixel i covers [i - 0.5, i + 0.5] in the coordinates of imshow.
         corner = (left - 0.5, top - 0.5)
         axis.add_patch(
-            Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=colour, linestyle=style, linewidth=1.2)
+            Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=color, linestyle=style, linewidth=1.2)
         )
 
 

@@ -166,7 +166,7 @@ def check_what_was_kept(result, model, expected, file):
 
 
 @torch.no_grad()
-def test_heads_and_centres_of_dino_are_kept(published, tmp_path):
+def test_heads_and_centers_of_dino_are_kept(published, tmp_path):
     (expected, file), heads = published('dino'), published('dino').num_heads
     result = convert(file('checkpoint'), tmp_path / 'a.pth', 'mmadclr', num_heads=heads)
     model = converted_model(tmp_path / 'a.pth', heads)
@@ -174,14 +174,14 @@ def test_heads_and_centres_of_dino_are_kept(published, tmp_path):
         network = getattr(model, which)
         logits = network['head'](network['backbone'](images(expected)[224]).cls)
         torch.testing.assert_close(logits, torch.from_numpy(expected[f'{which}/logits_224']), rtol=0, atol=3e-5)
-    assert torch.equal(model.loss_cls.centre, torch.from_numpy(expected['center'])[0])
+    assert torch.equal(model.loss_cls.center, torch.from_numpy(expected['center'])[0])
     meta = read_checkpoint(tmp_path / 'a.pth')['meta']
     assert (meta['epoch'], meta['method']) == (expected.config['epoch'], 'DINO')
     check_what_was_kept(result, model, expected, file)
 
 
 @torch.no_grad()
-def test_heads_and_centres_of_ibot_are_kept(published, tmp_path):
+def test_heads_and_centers_of_ibot_are_kept(published, tmp_path):
     (expected, file), heads = published('ibot'), published('ibot').num_heads
     result = convert(file('checkpoint'), tmp_path / 'a.pth', 'mmadclr', num_heads=heads)
     model = converted_model(tmp_path / 'a.pth', heads)
@@ -196,12 +196,12 @@ def test_heads_and_centres_of_ibot_are_kept(published, tmp_path):
     got = torch.cat((masked.cls[:, None], masked.patches), dim=1)
     torch.testing.assert_close(got, torch.from_numpy(expected['student/tokens_224_masked']), rtol=0, atol=3e-5)
     for loss, name in ((model.loss_cls, 'center'), (model.loss_patch, 'center2')):
-        assert torch.equal(loss.centre, torch.from_numpy(expected[name]).flatten())
+        assert torch.equal(loss.center, torch.from_numpy(expected[name]).flatten())
     check_what_was_kept(result, model, expected, file)
 
 
 @torch.no_grad()
-def test_heads_and_centres_of_selfpatch_are_kept(published, tmp_path):
+def test_heads_and_centers_of_selfpatch_are_kept(published, tmp_path):
     (expected, file), heads = published('selfpatch'), published('selfpatch').num_heads
     result = convert(file('checkpoint'), tmp_path / 'a.pth', 'mmadclr', num_heads=heads)
     model = converted_model(tmp_path / 'a.pth', heads)
@@ -217,16 +217,16 @@ def test_heads_and_centres_of_selfpatch_are_kept(published, tmp_path):
         for name, tensor in model.student[ours].state_dict().items():
             assert torch.equal(tensor, original['student'][f'module.{theirs}.{name}'])
     for loss, name in ((model.loss_cls, 'center'), (model.loss_patch, 'patch_center')):
-        assert torch.equal(loss.centre, torch.from_numpy(expected[name]).flatten())
+        assert torch.equal(loss.center, torch.from_numpy(expected[name]).flatten())
     assert read_checkpoint(tmp_path / 'a.pth')['meta']['method'] == 'SelfPatch'
     assert len(model.student['patch_head'].last_layer.weight_v) == expected.config['out_dim_selfpatch']
-    assert model.student['class_attention'].num_neighbours == expected.config['k_num']
+    assert model.student['class_attention'].num_neighbors == expected.config['k_num']
     check_what_was_kept(result, model, expected, file)
 
 
 def test_dino_gets_of_an_ibot_run_what_it_can_hold(tmp_path):
     result = convert(source('ibot_checkpoint'), tmp_path / 'a.pth', 'dino')
-    assert result.lost == ['args', 'student.backbone.mask_token', 'centre of loss_patch']
+    assert result.lost == ['args', 'student.backbone.mask_token', 'center of loss_patch']
     content = read_checkpoint(tmp_path / 'a.pth')
     student = official_student()
     student.load_state_dict(content['student'], strict=True)

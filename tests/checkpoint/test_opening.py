@@ -203,7 +203,7 @@ def test_official_files_are_opened_without_running_what_is_in_them(name, monkeyp
     assert open_backbone(GOLDEN_CHECKPOINTS / f'{name}.pth', num_heads=3).settings['arch']['depth'] == 2
 
 
-def test_published_sizes_are_recognised():
+def test_published_sizes_are_recognized():
     for name, heads in {'vit_small_patch16_224': 6, 'vit_base_patch16_224': 12, 'vit_large_patch16_224': 16}.items():
         with torch.device('meta'):
             state = timm.create_model(name, num_classes=0).state_dict()

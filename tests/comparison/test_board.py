@@ -28,7 +28,7 @@ def compare(tmp_path, monkeypatch):
             command = ['sh', '-c', script, str(settings.failing)]
             return Job(folder, command, {'value': value}, lambda *_: value, needs=needs)
 
-        is_random = row.name == 'random initialisation'
+        is_random = row.name == 'random initialization'
         first = make('pretraining', {'pixels_knn': 20.0} if is_random else {'images_per_s': 100.0 + seed})
         return {'pretraining': first, 'knn': make('knn', {'knn': 10.0 * len(row.name) + seed}, first)}
 
@@ -48,11 +48,11 @@ def compare(tmp_path, monkeypatch):
 def test_every_job_runs_once_and_fills_its_cell(compare, tmp_path):
     failed, ran, content = compare()
     assert (failed, ran) == ([], 3 * 2 * 2)
-    assert list(content['rows']) == ['raw pixels', 'random initialisation', 'a', 'bb']
+    assert list(content['rows']) == ['raw pixels', 'random initialization', 'a', 'bb']
     assert content['rows']['bb']['knn'] == {'mean': 20.5, 'std': 0.5**0.5, 'n': 2, 'values': {'0': 20.0, '1': 21.0}}
     assert content['rows']['raw pixels'] == {'knn': {'mean': 20.0, 'std': 0.0, 'n': 2, 'values': {'0': 20.0, '1': 20.0}}}
     assert 'images_per_s' in content['rows']['a']
-    assert 'pixels_knn' not in content['rows']['random initialisation']
+    assert 'pixels_knn' not in content['rows']['random initialization']
     assert content['protocol'] == {'epochs': 3}
     assert content['notes'] == ['note', 'bb is one finished run: its spread is that of the measurements']
     assert '| a | 10.5 ± 0.7 (2) | 100 ± 1 (2) |' in (tmp_path / 'table.md').read_text()

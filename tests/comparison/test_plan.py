@@ -56,7 +56,7 @@ def test_evaluations_repeat_the_validation_of_the_config(tmp_path):
     assert (dense['--num-classes'], dense['--max-images'], dense['--bank-size']) == (['11'], ['300'], ['2000'])
 
 
-def test_lists_and_shards_of_labelled_images_are_passed_on(tmp_path):
+def test_lists_and_shards_of_labeled_images_are_passed_on(tmp_path):
     (method,) = methods('dino')
     method.cfg.val_dataloader.dataset = dict(
         type='ImageDataset',
@@ -87,7 +87,7 @@ def test_untrained_network_is_a_row_of_its_own(tmp_path):
     row = untrained(methods('adclr')[0])
     jobs = plan(row, 0, Settings(tmp_path, {}), KNN)
     assert jobs['pretraining'].command[1:3] == ['-m', 'mmadclr.comparison.baselines']
-    assert jobs['knn'].command[2].endswith('random_initialisation/seed0/pretraining/random.pth')
+    assert jobs['knn'].command[2].endswith('random_initialization/seed0/pretraining/random.pth')
 
 
 def test_untrained_network_does_not_depend_on_how_long_others_train(tmp_path):
@@ -121,7 +121,7 @@ def test_a_finished_run_is_measured_as_it_is(tmp_path):
     assert plan(method._replace(run=run), 1, Settings(tmp_path / 'out', {}), KNN)['knn'].fingerprint() != before
 
 
-def test_knn_with_20_neighbours_is_the_one_reported(tmp_path):
+def test_knn_with_20_neighbors_is_the_one_reported(tmp_path):
     measured = {'knn10_T0.07_top1': 1.0, 'knn10_T0.07_top5': 2.0, 'knn20_T0.07_top1': 3.0, 'features': 'cls'}
     (tmp_path / 'metrics.json').write_text(json.dumps(measured))
     assert read_measurement('knn', tmp_path, 0.0) == {'knn': 3.0, 'knn_features': 'cls'}

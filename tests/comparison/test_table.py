@@ -2,18 +2,18 @@
 
 import pytest
 
-from mmadclr.comparison.table import COLUMNS, feature_notes, markdown, summarise, tabulate
+from mmadclr.comparison.table import COLUMNS, feature_notes, markdown, summarize, tabulate
 
 
 def test_mean_and_sample_deviation():
     # 1, 2, ..., n: mean (n + 1) / 2, sample variance n (n + 1) / 12.
-    assert summarise([3.0, 1.0, 2.0]) == {'mean': 2.0, 'std': 1.0, 'n': 3}
-    found = summarise([float(x) for x in range(1, 9)])
+    assert summarize([3.0, 1.0, 2.0]) == {'mean': 2.0, 'std': 1.0, 'n': 3}
+    found = summarize([float(x) for x in range(1, 9)])
     assert found == {'mean': 4.5, 'std': pytest.approx(6**0.5), 'n': 8}
 
 
 def test_one_seed_has_no_spread():
-    assert summarise([7.0]) == {'mean': 7.0, 'std': None, 'n': 1}
+    assert summarize([7.0]) == {'mean': 7.0, 'std': None, 'n': 1}
 
 
 def test_missing_cells_stay_empty_and_count():

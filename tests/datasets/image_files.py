@@ -22,7 +22,7 @@ def values(low, high, bands=0, dtype='uint16'):
 
 
 def png(array):
-    """16 bits, of 1 (grey), 2 (grey, alpha), 3 or 4 bands."""
+    """16 bits, of 1 (gray), 2 (gray, alpha), 3 or 4 bands."""
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[array.shape[2] if array.ndim == 3 else 1]
 
     def chunk(name, data):
@@ -62,14 +62,14 @@ def pages(count=3):
 ROUND = Image.fromarray(values(0, 255, 4, 'uint8'), 'RGBA')
 TRANSPARENT = {
     'png': saved(ROUND, 'png'),
-    'png grey': saved(ROUND.convert('LA'), 'png'),
+    'png gray': saved(ROUND.convert('LA'), 'png'),
     'png palette': saved(ROUND.convert('RGB').quantize(), 'png', transparency=3),
     'png color': saved(ROUND.convert('RGB'), 'png', transparency=(0, 0, 0)),
     'webp': saved(ROUND, 'webp', lossless=True),
     'webp lossy': saved(ROUND, 'webp'),
     'gif': saved(ROUND.convert('RGB').quantize(), 'gif', transparency=3),
     'tiff': saved(ROUND, 'tiff'),
-    'tiff grey': saved(ROUND.convert('LA'), 'tiff'),
+    'tiff gray': saved(ROUND.convert('LA'), 'tiff'),
     'png deep': png(values(0, 65535, 4)),
-    'png deep grey': png(values(0, 65535, 2)),
+    'png deep gray': png(values(0, 65535, 2)),
 }

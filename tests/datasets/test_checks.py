@@ -180,7 +180,7 @@ def test_mistakes_in_masks_are_named(segmentation, kwargs, message):
 
 
 @pytest.mark.parametrize('scope', ['mmadclr', 'mmdet'])
-def test_unlabelled_images_are_decoded_too(scope):
+def test_unlabeled_images_are_decoded_too(scope):
     prefix = '' if scope == 'mmadclr' else 'mmadclr.'
     transform = dict(type=f'{prefix}ResizeSquare', size=8)
     cfg = dict(type=f'{prefix}ImageDataset', data_root='tests/data/bad_images', transform=transform)

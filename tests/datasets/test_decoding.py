@@ -33,14 +33,14 @@ FILES = {
     'jpeg': encoded('RGB', 'jpeg', quality=90),
     'jpeg 444': encoded('RGB', 'jpeg', subsampling=0),
     'jpeg progressive': encoded('RGB', 'jpeg', progressive=True),
-    'jpeg grey': encoded('L', 'jpeg'),
+    'jpeg gray': encoded('L', 'jpeg'),
     'jpeg in rgb': encoded('RGB', 'jpeg', keep_rgb=True),
     'png': encoded('RGB', 'png'),
     'png alpha': encoded('RGBA', 'png'),
-    'png grey alpha': encoded('LA', 'png'),
+    'png gray alpha': encoded('LA', 'png'),
     'png palette': encoded('P', 'png'),
     'png transparent palette': encoded('P', 'png', transparency=3),
-    'png transparent colour': encoded('RGB', 'png', transparency=(0, 0, 0)),
+    'png transparent color': encoded('RGB', 'png', transparency=(0, 0, 0)),
     'png bits': encoded('1', 'png'),
     'bmp': encoded('RGB', 'bmp'),
     'bmp palette': encoded('P', 'bmp'),
@@ -129,14 +129,14 @@ def test_what_the_fast_decoder_refuses_and_pillow_reads_is_named():
     assert message.startswith('a.jpg: decoded by Pillow, simplejpeg says: Corrupt JPEG data')
     image = EncodedImage(CMYK, 'b.jpg')
     assert np.array_equal(image.decode(), by_pillow(CMYK))
-    assert image.fallbacks == ['b.jpg: decoded by Pillow, which converts CMYK colours in its own way']
+    assert image.fallbacks == ['b.jpg: decoded by Pillow, which converts CMYK colors in its own way']
     cut = FILES['png'][:-14]  # the end marker is gone, the pixels are all there
     assert EncodedImage(cut, 'c.png').fallbacks == ['c.png: decoded by Pillow, OpenCV cannot read it']
 
 
 @pytest.mark.parametrize('name', FILES)
 @pytest.mark.parametrize('with_simplejpeg', [True, False])
-def test_cut_files_are_errors_not_grey_areas(name, with_simplejpeg, monkeypatch):
+def test_cut_files_are_errors_not_gray_areas(name, with_simplejpeg, monkeypatch):
     if not with_simplejpeg:
         monkeypatch.setattr(decoding, 'simplejpeg', None)
     data = FILES[name]
@@ -154,7 +154,7 @@ def test_absurd_sizes_are_left_to_pillow(monkeypatch):
 
 def test_opencv_takes_jpeg_where_simplejpeg_is_missing(monkeypatch):
     monkeypatch.setattr(decoding, 'simplejpeg', None)
-    for name in ('jpeg', 'jpeg grey', 'jpeg progressive'):
+    for name in ('jpeg', 'jpeg gray', 'jpeg progressive'):
         assert decoding.opencv_agrees_with_pillow(FILES[name])
         got = EncodedImage(FILES[name], name)
         assert abs(got.decode().astype(int) - by_pillow(FILES[name])).max() <= 2
@@ -210,7 +210,7 @@ def test_opencv_is_asked_about_known_kinds_alone():
     assert decoding.opencv_agrees_with_pillow(png)
     assert not decoding.opencv_agrees_with_pillow(animated)
     assert decoding.opencv_agrees_with_pillow(bmp)
-    assert not decoding.opencv_agrees_with_pillow(bmp[:28] + b'\x10\0' + bmp[30:])  # 5 bits a colour
+    assert not decoding.opencv_agrees_with_pillow(bmp[:28] + b'\x10\0' + bmp[30:])  # 5 bits a color
     assert not any(decoding.opencv_agrees_with_pillow(png[:length]) for length in range(1, 24))
 
 

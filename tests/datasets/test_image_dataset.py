@@ -14,7 +14,7 @@ from mmadclr.datasets.decoding import load_rgb
 from mmadclr.datasets.readers import read_class_folders, read_folder, read_list
 
 CROPS = dict(type='MultiCrop', global_size=16, local_size=8, query_size=8, num_local=2, num_query=2)
-CENTRE = dict(type='ResizeCentreCrop', resize=16, size=16)
+CENTER = dict(type='ResizeCenterCrop', resize=16, size=16)
 
 
 def loader(root, workers, epoch, seed=0, **kwargs):
@@ -71,8 +71,8 @@ def test_text_list(image_folder, tmp_path):
     paths = [os.fsdecode(path) for path in read_folder(root).paths]
     (tmp_path / 'list.txt').write_text('\n'.join(paths[:2]) + '\n\n')
     assert [os.fsdecode(path) for path in read_list(tmp_path / 'list.txt', root).paths] == paths[:2]
-    (tmp_path / 'labelled.txt').write_text('a file with spaces.png 3\nb.png 0\n')
-    listing = read_list(tmp_path / 'labelled.txt', root, with_label=True)
+    (tmp_path / 'labeled.txt').write_text('a file with spaces.png 3\nb.png 0\n')
+    listing = read_list(tmp_path / 'labeled.txt', root, with_label=True)
     assert list(listing.paths) == [b'a file with spaces.png', b'b.png']
     assert listing.labels.tolist() == [3, 0]
 
@@ -107,25 +107,25 @@ def test_bad_sources_are_explained(tmp_path, image_folder):
 
 def test_every_pillow_mode_becomes_rgb(tmp_path):
     ramp = np.tile(np.arange(64, dtype=np.uint8) * 4, (8, 1))
-    grey = Image.fromarray(ramp)
-    colour = grey.convert('RGB')
+    gray = Image.fromarray(ramp)
+    color = gray.convert('RGB')
     pictures = {
-        'grey.png': grey,
-        'alpha.png': colour.convert('RGBA'),
-        'grey_alpha.png': grey.convert('LA'),
-        'print.jpg': colour.convert('CMYK'),
-        'palette.gif': colour.quantize(),
+        'gray.png': gray,
+        'alpha.png': color.convert('RGBA'),
+        'gray_alpha.png': gray.convert('LA'),
+        'print.jpg': color.convert('CMYK'),
+        'palette.gif': color.quantize(),
     }
     for name, picture in pictures.items():
         picture.save(tmp_path / name)
         got = load_rgb(tmp_path / name)
         assert got.mode == 'RGB'
         assert abs(np.asarray(got).astype(int) - ramp[..., None]).max() <= 8, name
-    grey.convert('1').save(tmp_path / 'bits.png')
+    gray.convert('1').save(tmp_path / 'bits.png')
     assert set(np.unique(load_rgb(tmp_path / 'bits.png'))) == {0, 255}
 
 
-def test_16_bit_grey_levels_are_scaled(tmp_path):
+def test_16_bit_gray_levels_are_scaled(tmp_path):
     ramp = np.tile(np.linspace(0, 65535, 256).astype(np.uint16), (4, 1))
     Image.fromarray(ramp).save(tmp_path / 'deep.png')
     got = np.asarray(load_rgb(tmp_path / 'deep.png'))
@@ -254,7 +254,7 @@ def test_views_of_a_worker_lie_in_shared_memory(image_folder):
 
 
 def test_transforms_without_batch_arrays_are_collated_as_ever(image_folder):
-    dataset = ImageDataset(image_folder(), CENTRE)
+    dataset = ImageDataset(image_folder(), CENTER)
     batch = collate_samples(dataset.__getitems__([3, 1]))
     assert torch.equal(batch['images'], torch.stack([dataset[3]['images'], dataset[1]['images']]))
     assert batch['unreadable'] == batch['fallbacks'] == []
@@ -265,7 +265,7 @@ def test_slower_decoders_are_named_in_the_batch(image_folder):
     Image.new('CMYK', (48, 40)).save(root / 'class0' / '000.jpg')
     dataset = ImageDataset(root, CROPS)
     batch = collate_samples(dataset.__getitems__(range(5)))
-    assert batch['fallbacks'] == [f'{root}/class0/000.jpg: decoded by Pillow, which converts CMYK colours in its own way']
+    assert batch['fallbacks'] == [f'{root}/class0/000.jpg: decoded by Pillow, which converts CMYK colors in its own way']
     assert batch['unreadable'] == []
     assert dataset[0]['fallbacks'] == batch['fallbacks']
 
@@ -286,7 +286,7 @@ def test_messages_about_unreadable_images_are_always_the_same(image_folder):
 
 def test_shapes_are_drawn_once_and_consistent(tmp_path):
     root = tmp_path / 'shapes'
-    arguments = dict(data_root=str(root), num_train=20, num_val=10, image_size=48, transform=CENTRE, with_label=True)
+    arguments = dict(data_root=str(root), num_train=20, num_val=10, image_size=48, transform=CENTER, with_label=True)
     train = ShapesDataset(split='train', **arguments)
     before = {path: path.stat().st_mtime_ns for path in root.rglob('*.png')}
     val = ShapesDataset(split='val', **arguments)
@@ -306,20 +306,20 @@ def test_shapes_are_drawn_once_and_consistent(tmp_path):
 
 def test_shapes_of_other_settings_are_not_overwritten(tmp_path):
     root = tmp_path / 'shapes'
-    ShapesDataset(str(root), 'val', num_train=10, num_val=10, image_size=32, transform=CENTRE)
+    ShapesDataset(str(root), 'val', num_train=10, num_val=10, image_size=32, transform=CENTER)
     with pytest.raises(FileExistsError, match='other settings'):
-        ShapesDataset(str(root), 'val', num_train=10, num_val=20, image_size=32, transform=CENTRE)
+        ShapesDataset(str(root), 'val', num_train=10, num_val=20, image_size=32, transform=CENTER)
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'thesis.tex').write_text('precious')
     with pytest.raises(FileExistsError, match='neither empty nor a complete set'):
-        ShapesDataset(str(tmp_path / 'full'), 'val', transform=CENTRE)
+        ShapesDataset(str(tmp_path / 'full'), 'val', transform=CENTER)
 
 
 def test_raw_pixels_of_shapes_say_little(tmp_path):
-    """What the demo rests on: neighbours in pixel space find the class of fewer than half of the images."""
+    """What the demo rests on: neighbors in pixel space find the class of fewer than half of the images."""
     from mmadclr.evaluation.knn import WeightedKNN
 
-    arguments = dict(data_root=str(tmp_path / 's'), num_train=400, num_val=100, transform=CENTRE, with_label=True)
+    arguments = dict(data_root=str(tmp_path / 's'), num_train=400, num_val=100, transform=CENTER, with_label=True)
     features, labels = {}, {}
     for split in ('train', 'val'):
         samples = collate_samples([*ShapesDataset(split=split, **arguments)])

@@ -11,7 +11,7 @@ import pytest
 from image_files import RNG, TRANSPARENT, pages, png, pnm, saved, tiff, values
 from PIL import Image
 
-from mmadclr.datasets import ResizeCentreCrop, centre_crop
+from mmadclr.datasets import ResizeCenterCrop, center_crop
 from mmadclr.datasets.any_image import read_rgb
 from mmadclr.datasets.decoding import EncodedImage
 from mmadclr.datasets.pixels import DecodeError, pixel_options
@@ -51,7 +51,7 @@ def test_headers_that_lie_about_bands_are_errors():
         read_rgb(bytes(data), pixel_options(bands=(0, 1, 2)))
 
 
-@pytest.mark.parametrize('name', ['png deep', 'png deep grey', 'ppm', 'ppm text', 'tiff color', 'tiff bands', 'tiff float'])
+@pytest.mark.parametrize('name', ['png deep', 'png deep gray', 'ppm', 'ppm text', 'tiff color', 'tiff bands', 'tiff float'])
 def test_cut_files_are_errors(name):
     data = {
         'ppm': lambda: pnm(values(0, 65535, 3), 65535),
@@ -75,7 +75,7 @@ from mmadclr.datasets import ImageDataset
 from mmadclr.api import evaluation_transform
 folder = sys.argv[1]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for name, backend in product(('ResizeCentreCrop', 'MultiCrop'), ('fast', 'pillow')):
+for name, backend in product(('ResizeCenterCrop', 'MultiCrop'), ('fast', 'pillow')):
     sample = ImageDataset(folder, dict(type=name, backend=backend))
     for index in range(len(sample)):
         assert sample[index]['unreadable'] == []
@@ -99,10 +99,10 @@ def test_strips_cost_no_gigabytes(tmp_path):
 @pytest.mark.parametrize('size', [(700, 37), (41, 900), (90, 60), (64, 64)])
 def test_the_middle_of_a_long_image_is_what_the_whole_gives(size, backend, monkeypatch):
     image = Image.fromarray(RNG.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    transform = ResizeCentreCrop(resize=40, size=32, backend=backend)
-    monkeypatch.setattr(centre_crop, 'MAX_RESIZED', 10**9)
+    transform = ResizeCenterCrop(resize=40, size=32, backend=backend)
+    monkeypatch.setattr(center_crop, 'MAX_RESIZED', 10**9)
     whole = transform({'image': image})['images']
-    monkeypatch.setattr(centre_crop, 'MAX_RESIZED', 0)
+    monkeypatch.setattr(center_crop, 'MAX_RESIZED', 0)
     part = transform({'image': image})['images']
     assert abs(whole.int() - part.int()).max() <= 1
 

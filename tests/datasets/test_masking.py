@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmadclr.datasets import MultiCrop, ResizeCentreCrop
+from mmadclr.datasets import MultiCrop, ResizeCenterCrop
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.datasets.masking import BlockMasking, RandomMasking
@@ -17,7 +17,7 @@ SMALL = dict(global_size=32, local_size=16, num_local=1)
 MASK = dict(type='BlockMasking', patch_size=8)
 
 
-def neighbour_rate(masks, axis):
+def neighbor_rate(masks, axis):
     """Given a masked patch, how often the next one along the axis is masked too."""
     first = np.delete(masks, -1, axis)
     return (first & np.delete(masks, 0, axis)).sum() / first.sum()
@@ -43,8 +43,8 @@ def test_statistics_are_those_of_the_published_sampler(golden, name):
         step = 1 / case['grid'] ** 2
         assert (shares < quantile - step).mean() <= level + 0.05 * noise
         assert (shares < quantile + step).mean() >= level - 0.05 * noise
-    for axis, key in ((2, 'right_neighbour_masked'), (1, 'lower_neighbour_masked')):
-        assert neighbour_rate(masks, axis) == pytest.approx(float(case[key]), rel=0, abs=0.015 * noise), key
+    for axis, key in ((2, 'right_neighbor_masked'), (1, 'lower_neighbor_masked')):
+        assert neighbor_rate(masks, axis) == pytest.approx(float(case[key]), rel=0, abs=0.015 * noise), key
     np.testing.assert_allclose(masks.mean(axis=0), case['mask_probability_map'], rtol=0, atol=0.08 * noise)
 
 
@@ -95,7 +95,7 @@ def test_masks_begin_with_their_epoch():
     assert not sample(epoch=2, **SMALL, mask=mask)['masks'].any()
     assert sample(epoch=3, **SMALL, mask=mask)['masks'].any(dim=(1, 2)).all()
     assert 'epoch' not in sample(epoch=3, **SMALL, mask=mask)
-    assert 'epoch' not in sample(epoch=3, transform=ResizeCentreCrop, resize=32, size=32)
+    assert 'epoch' not in sample(epoch=3, transform=ResizeCenterCrop, resize=32, size=32)
     with pytest.raises(ValueError, match='start_epoch=3: the data set does not tell the epoch of its samples'):
         sample(**SMALL, mask=mask)
 

@@ -17,7 +17,7 @@ from mmadclr.datasets.names import is_hidden, printable, read_lines
 from mmadclr.datasets.packing import pack_shards
 from mmadclr.datasets.readers import read_list
 
-CENTRE = dict(type='ResizeCentreCrop', resize=16, size=16)
+CENTER = dict(type='ResizeCenterCrop', resize=16, size=16)
 LATIN = os.fsdecode(b'caf\xe9.png')
 ODD = [
     LATIN,
@@ -76,7 +76,7 @@ def test_hidden_names():
 
 
 def test_images_of_odd_names_are_read_and_named_in_valid_unicode(odd_root):
-    dataset = ImageDataset(str(odd_root), CENTRE, with_label=True)
+    dataset = ImageDataset(str(odd_root), CENTER, with_label=True)
     assert len(dataset) == 2 * len(ODD)
     assert dataset.metainfo['classes'] == ('b', '\\xe4')
     for index in range(len(dataset)):
@@ -96,13 +96,13 @@ def test_images_of_odd_names_are_read_and_named_in_valid_unicode(odd_root):
 def test_odd_names_go_into_shards_and_come_out(odd_root, tmp_path):
     pack_shards(odd_root, tmp_path / 'out', images_per_shard=7, with_label=True)
     assert (tmp_path / 'out' / 'classes.txt').read_text() == 'b\n\\xe4\n'
-    dataset = ImageDataset(str(tmp_path / 'out'), CENTRE, shards='*.tar', with_label=True)
+    dataset = ImageDataset(str(tmp_path / 'out'), CENTER, shards='*.tar', with_label=True)
     assert sorted(dataset.labels.tolist()) == [0] * len(ODD) + [1] * len(ODD)
     assert dataset.metainfo['classes'] == ('b', '\\xe4')
     members = {os.fsdecode(b'caf\xe9/1.jpg'): image_bytes(0), 'l\nf.jpg': image_bytes(1)}
     write_tar(tmp_path / 'names' / '0.tar', members)
     for _ in range(2):  # scanned, and from the cache
-        source = ImageDataset(str(tmp_path / 'names'), CENTRE, shards='*.tar').source
+        source = ImageDataset(str(tmp_path / 'names'), CENTER, shards='*.tar').source
         assert [source.name(i).partition(': ')[2] for i in range(2)] == ['caf\\xe9/1.jpg', 'l\\nf.jpg']
         assert source.key(0) == b'0.tar: caf\xe9/1.jpg'
 
@@ -114,7 +114,7 @@ def test_hidden_members_of_shards_are_left_out_and_counted(tmp_path, monkeypatch
     write_tar(tmp_path / '0.tar', members)
     (tmp_path / '._0.tar').write_bytes(b'Mac OS X')
     for _ in range(2):
-        assert len(ImageDataset(str(tmp_path), CENTRE, shards='*.tar')) == 1
+        assert len(ImageDataset(str(tmp_path), CENTER, shards='*.tar')) == 1
         assert f'{tmp_path}: left out 3 hidden members of shards (a/._1.jpg)' in messages
         assert f"{tmp_path}: left out 1 hidden files that match shards='*.tar'" in messages
         messages.clear()
@@ -146,7 +146,7 @@ def test_lists_in_every_encoding_and_with_every_line_end(root, tmp_path, encodin
     listing = read_list(path, root, with_label=True)
     assert [os.fsdecode(path) for path in listing.paths] == ['é.png', 'a b.png']
     assert listing.labels.tolist() == [1, 0]
-    assert ImageDataset(str(root), CENTRE, ann_file=path, with_label=True)[0]['unreadable'] == []
+    assert ImageDataset(str(root), CENTER, ann_file=path, with_label=True)[0]['unreadable'] == []
 
 
 def test_marks_of_big_endian_texts(tmp_path):
@@ -157,7 +157,7 @@ def test_marks_of_big_endian_texts(tmp_path):
 def test_a_list_names_files_that_are_no_unicode_and_hidden_ones(root, tmp_path):
     path = tmp_path / 'list.txt'
     path.write_bytes(b'caf\xe9.png\n.hidden.png\n')
-    dataset = ImageDataset(str(root), CENTRE, ann_file=path)
+    dataset = ImageDataset(str(root), CENTER, ann_file=path)
     assert [dataset[i]['unreadable'] for i in range(2)] == [[], []]
     assert [dataset.path(i).name for i in range(2)] == [LATIN, '.hidden.png']
 
@@ -224,5 +224,5 @@ def test_lists_of_class_folders_from_windows_with_a_hidden_image(tmp_path):
 def test_names_of_classes_may_be_of_any_language_and_system(tmp_path):
     write_tar(tmp_path / '0.tar', {'1.jpg': image_bytes(0), '1.cls': b'2'})
     (tmp_path / 'classes.txt').write_bytes('\ufeffcat\r\n\r\n犬\r\n'.encode())
-    dataset = ImageDataset(str(tmp_path), CENTRE, shards='*.tar', with_label=True)
+    dataset = ImageDataset(str(tmp_path), CENTER, shards='*.tar', with_label=True)
     assert dataset.metainfo['classes'] == ('cat', '', '犬')

@@ -26,7 +26,7 @@ def photo(width, height, seed):
 
 @pytest.fixture
 def folder(tmp_path):
-    """JPEG small and large enough to be shrunk, PNG, a turned JPEG, grey, CMYK; and between them two broken ones."""
+    """JPEG small and large enough to be shrunk, PNG, a turned JPEG, gray, CMYK; and between them two broken ones."""
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     photo(90, 60, 0).save(tmp_path / '0.jpg')

@@ -15,7 +15,7 @@ from mmadclr.datasets.packing import pack_shards
 from mmadclr.datasets.pixels import PixelOptions
 from mmadclr.datasets.readers import read_class_folders
 
-CENTRE = dict(type='ResizeCentreCrop', resize=16, size=16)
+CENTER = dict(type='ResizeCenterCrop', resize=16, size=16)
 
 
 @pytest.fixture(autouse=True)
@@ -37,15 +37,15 @@ def test_bytes_and_labels_survive(image_folder, tmp_path):
     expected = sorted(
         ((root / os.fsdecode(path)).read_bytes(), label) for path, label in zip(listing.paths, listing.labels, strict=True)
     )
-    dataset = ImageDataset(tmp_path / 'out', CENTRE, shards='{000000..000002}.tar', with_label=True)
+    dataset = ImageDataset(tmp_path / 'out', CENTER, shards='{000000..000002}.tar', with_label=True)
     got = [(dataset.source.read(index), int(dataset.labels[index])) for index in range(len(dataset))]
     assert sorted(got) == expected
-    assert got != expected  # neighbours are mixed
+    assert got != expected  # neighbors are mixed
     assert np.bincount(dataset.source.shard_of).tolist() == [5, 5, 2]
-    assert dataset.metainfo == ImageDataset(root, CENTRE, with_label=True).metainfo
+    assert dataset.metainfo == ImageDataset(root, CENTER, with_label=True).metainfo
     (tmp_path / 'out' / 'classes.txt').write_text('class0\n')
     with pytest.raises(ValueError, match=r'classes\.txt names 1 classes, but labels of the shards go up to 2'):
-        ImageDataset(tmp_path / 'out', CENTRE, shards='*.tar', with_label=True)
+        ImageDataset(tmp_path / 'out', CENTER, shards='*.tar', with_label=True)
 
 
 def test_without_labels_there_are_images_alone(image_folder, tmp_path):
@@ -79,14 +79,14 @@ def members(shards):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Above 64 pixels: a JPEG on its side, a grey one, a line, PNG with alpha and of 16 bits, and what cannot be read."""
+    """Above 64 pixels: a JPEG on its side, a gray one, a line, PNG with alpha and of 16 bits, and what cannot be read."""
     root = tmp_path / 'photos'
     root.mkdir()
     turned = Image.Exif()
     turned[0x0112] = 6
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
     picture((120, 80)).save(root / 'turned.jpg', quality=95, exif=turned, icc_profile=profile)
-    picture((100, 300)).convert('L').save(root / 'grey.jpg', icc_profile=b'\0' * 16 + b'GRAY' + b'\0' * 200)
+    picture((100, 300)).convert('L').save(root / 'gray.jpg', icc_profile=b'\0' * 16 + b'GRAY' + b'\0' * 200)
     picture((64, 10)).save(root / 'small.JPEG')
     picture((65, 1)).save(root / 'line.bmp')
     alpha = picture((90, 90))
@@ -110,7 +110,7 @@ def test_large_images_become_smaller_jpeg(photos, tmp_path, monkeypatch):
             f'{files.index(photos / name):09d}{(photos / name).suffix.lower()}',
             (photos / name).read_bytes(),
         )
-    sizes = {'turned.jpg': (43, 64), 'grey.jpg': (21, 64), 'line.bmp': (64, 1), 'alpha.png': (64, 64), 'deep.png': (64, 64)}
+    sizes = {'turned.jpg': (43, 64), 'gray.jpg': (21, 64), 'line.bmp': (64, 1), 'alpha.png': (64, 64), 'deep.png': (64, 64)}
     for name, size in sizes.items():
         key, data = packed[name]
         assert key.endswith('.jpg')

@@ -24,7 +24,7 @@ from mmadclr.datasets.pixels import (
     to_8_bits,
 )
 
-CENTRE = dict(type='ResizeCentreCrop', resize=16, size=16)
+CENTER = dict(type='ResizeCenterCrop', resize=16, size=16)
 CROPS = dict(type='MultiCrop', global_size=16, local_size=8, query_size=8, num_local=2, num_query=0)
 
 
@@ -44,12 +44,12 @@ def scaled(array, low, high):
 # --- depth -----------------------------------------------------------------------------------------------------------------
 
 DEEP = {
-    'png grey': lambda bits: (png, values(0, bits)),
+    'png gray': lambda bits: (png, values(0, bits)),
     'png color': lambda bits: (png, values(0, bits, 3)),
     'ppm': lambda bits: (lambda a: pnm(a, 65535), values(0, bits, 3)),
     'pgm': lambda bits: (lambda a: pnm(a, 65535), values(0, bits)),
     'ppm text': lambda bits: (lambda a: pnm(a, 65535, text=True), values(0, bits, 3)),
-    'tiff grey': lambda bits: (tiff, values(0, bits)),
+    'tiff gray': lambda bits: (tiff, values(0, bits)),
     'tiff big-endian': lambda bits: (lambda a: tiff(a, byteorder='>'), values(0, bits)),
     'tiff color': lambda bits: (lambda a: tiff(a, photometric='rgb'), values(0, bits, 3)),
     'tiff planes': lambda bits: (lambda a: tiff(a, photometric='rgb', planarconfig='separate'), values(0, bits, 3)),
@@ -136,7 +136,7 @@ def test_values_beyond_the_range_are_cut_off_and_said():
         read(tiff(np.array([[1.0, np.nan]], dtype=np.float32)), value_range=(0, 10))
 
 
-def test_grey_levels_in_which_0_is_white_are_turned_round():
+def test_gray_levels_in_which_0_is_white_are_turned_round():
     array = values(0, 65535)
     assert np.array_equal(read(tiff(array, photometric='miniswhite'))[0][..., 0], 255 - (array >> 8))
 
@@ -233,7 +233,7 @@ def test_cmyk_is_said_and_bands_of_it_can_be_had():
 
 @pytest.mark.parametrize('kind', ['png', 'jpeg', 'bmp', 'webp', 'tiff'])
 @pytest.mark.parametrize('backend', ['fast', 'pillow'])
-def test_bands_are_chosen_of_every_format_and_grey_stays(tmp_path, kind, backend):
+def test_bands_are_chosen_of_every_format_and_gray_stays(tmp_path, kind, backend):
     (first,) = pages(1)
     first.save(tmp_path / f'a.{kind}')
     first.convert('L').save(tmp_path / f'b.{kind}')
@@ -241,8 +241,8 @@ def test_bands_are_chosen_of_every_format_and_grey_stays(tmp_path, kind, backend
     plain = ImageDataset(str(tmp_path), CROPS | dict(backend=backend))
     for index in range(2):
         assert torch.equal(swapped[index]['global_views'], plain[index]['global_views'].flip(1))
-    grey = plain[1]['global_views']
-    assert torch.equal(grey, grey.flip(1))
+    gray = plain[1]['global_views']
+    assert torch.equal(gray, gray.flip(1))
 
 
 # --- data sets -------------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_bands_are_chosen_of_every_format_and_grey_stays(tmp_path, kind, backend
 def test_a_data_set_reads_deep_images_as_told_and_names_what_is_lost(tmp_path):
     (tmp_path / 'a.png').write_bytes(png(values(0, 4095)))
     (tmp_path / 'b.png').write_bytes(TRANSPARENT['png'])
-    for transform in (CENTRE, CROPS, CROPS | dict(backend='pillow')):
+    for transform in (CENTER, CROPS, CROPS | dict(backend='pillow')):
         told = ImageDataset(str(tmp_path), transform, value_range=(0, 4095))
         batch = collate_samples(told.__getitems__([0, 1]))
         assert batch['unreadable'] == []
@@ -283,4 +283,4 @@ def test_what_is_lost_is_counted_with_the_first_of_each_kind():
 )
 def test_options_that_cannot_be_meant_are_errors(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        ImageDataset(str(tmp_path), CENTRE, **options)
+        ImageDataset(str(tmp_path), CENTER, **options)

@@ -151,7 +151,7 @@ def test_every_worker_reads_shards_of_its_own(monkeypatch, world_size, workers):
         numbers = np.array(indices(monkeypatch, rank, world_size))
         steps = np.arange(len(numbers)) // batch
         readers += [set(numbers[steps % workers == worker] // PER_SHARD) for worker in range(workers)]
-    # A run may begin and end inside a shard, which its neighbour then reads, too: 8 lanes make 7 such places.
+    # A run may begin and end inside a shard, which its neighbor then reads, too: 8 lanes make 7 such places.
     assert sum(len(shards) for shards in readers) <= SHARDS + 7
     assert max(len(shards) for shards in readers) <= SHARDS / (world_size * workers) + 8 / (world_size * workers) + 1
 

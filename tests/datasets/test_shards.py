@@ -47,10 +47,10 @@ def test_samples_are_those_of_the_same_files(tmp_path):
 
 
 def test_labels_come_from_text_or_json(tmp_path):
-    labelled = ImageDataset(write_shards(tmp_path / 'a'), CROPS, with_label=True, shards='*.tar')
-    assert labelled.labels.tolist() == [n % 3 for n in range(12)]
-    assert labelled.metainfo['classes'] == ('0', '1', '2')
-    assert labelled[4]['label'] == 1
+    labeled = ImageDataset(write_shards(tmp_path / 'a'), CROPS, with_label=True, shards='*.tar')
+    assert labeled.labels.tolist() == [n % 3 for n in range(12)]
+    assert labeled.metainfo['classes'] == ('0', '1', '2')
+    assert labeled[4]['label'] == 1
     members = {'x.jpg': image_bytes(0), 'x.json': json.dumps(dict(label=7, caption='a')).encode()}
     write_tar(tmp_path / 'b' / '0.tar', members)
     assert ImageDataset(tmp_path / 'b', CROPS, with_label=True, shards='*.tar').labels.tolist() == [7]

@@ -11,7 +11,7 @@ import torchvision
 from PIL import Image
 from torchvision.transforms.functional import _compute_resized_output_size
 
-from mmadclr.datasets import ResizeCentreCrop, centre_crop
+from mmadclr.datasets import ResizeCenterCrop, center_crop
 from mmadclr.datasets.decoding import EncodedImage
 from mmadclr.datasets.transforms import (
     ImageTooSmallError,
@@ -220,7 +220,7 @@ def test_fast_samples_have_the_draws_and_nearly_the_pixels_of_pillow():
 
 
 def test_crops_are_antialiased():
-    """A fine check pattern becomes grey in a small crop; sampling without a filter would leave black and white."""
+    """A fine check pattern becomes gray in a small crop; sampling without a filter would leave black and white."""
     check = Image.fromarray((np.indices((128, 128)).sum(axis=0) % 2 * 255).astype(np.uint8)).convert('RGB')
     for backend in ('fast', 'pillow'):
         views = sample(check, query_scale=(0.9, 1.0), backend=backend)['query_views']
@@ -328,7 +328,7 @@ def test_image_smaller_than_a_query_crop():
     assert sample(tiny, num_query=0)['global_views'].shape == (2, 3, 32, 32)
 
 
-def torchvision_centre_crop(resize, size):
+def torchvision_center_crop(resize, size):
     return torchvision.transforms.Compose(
         [
             torchvision.transforms.Resize(resize, torchvision.transforms.InterpolationMode.BICUBIC),
@@ -341,11 +341,11 @@ def torchvision_centre_crop(resize, size):
 # 49: times the rounded 40 / 49 or 256 / 49, multiples of 49 fall below a whole number.
 @pytest.mark.parametrize('size', [(90, 60), (60, 90), (41, 97), (40, 40), (49, 49), (49, 98), (147, 49), (1, 3), (500, 7)])
 @pytest.mark.parametrize(('resize', 'crop'), [(40, 32), (40, 33), (256, 224)])
-def test_centre_crop_equals_torchvision(size, resize, crop):
+def test_center_crop_equals_torchvision(size, resize, crop):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-    found = ResizeCentreCrop(resize, crop, 'pillow')(dict(image=image))['images']
-    assert torch.equal(found, torchvision_centre_crop(resize, crop)(image))
+    found = ResizeCenterCrop(resize, crop, 'pillow')(dict(image=image))['images']
+    assert torch.equal(found, torchvision_center_crop(resize, crop)(image))
 
 
 class SizedImage:
@@ -365,21 +365,21 @@ class SizedImage:
 
 
 @pytest.mark.parametrize(('resize', 'crop'), [(16, 4), (37, 5), (48, 4), (224, 5), (256, 4), (257, 4), (518, 5), (585, 5)])
-def test_sizes_and_boxes_of_centre_crops_are_those_of_torchvision_for_every_size(resize, crop, monkeypatch):
+def test_sizes_and_boxes_of_center_crops_are_those_of_torchvision_for_every_size(resize, crop, monkeypatch):
     """All sides from 1 to 120, and every seventh to 1500."""
-    monkeypatch.setattr(centre_crop, 'MAX_RESIZED', math.inf)
+    monkeypatch.setattr(center_crop, 'MAX_RESIZED', math.inf)
     sides = [*range(1, 120), *range(120, 1500, 7)]
     for short in sides[::3]:
         for long in [short, *sides]:
             for size in ((short, long), (long, short)):
                 image = SizedImage(size)
-                ResizeCentreCrop(resize, crop, 'pillow')(dict(image=image))
+                ResizeCenterCrop(resize, crop, 'pillow')(dict(image=image))
                 height, width = _compute_resized_output_size((size[1], size[0]), [resize])
                 assert image.resized == (width, height), (size, resize)
                 left, top = round((width - crop) / 2.0), round((height - crop) / 2.0)
                 assert image.box == (left, top, left + crop, top + crop), (size, resize)
 
 
-def test_centre_crop_larger_than_the_image_is_explained():
+def test_center_crop_larger_than_the_image_is_explained():
     with pytest.raises(ValueError, match='size=64 must not exceed resize=32'):
-        ResizeCentreCrop(32, 64)
+        ResizeCenterCrop(32, 64)

@@ -16,11 +16,11 @@ from mmadclr.engine import listing
 from mmadclr.evaluation import feature_cache
 from mmadclr.evaluation.extraction import Loading
 
-CENTRE = dict(type='ResizeCentreCrop', resize=16, size=16)
+CENTER = dict(type='ResizeCenterCrop', resize=16, size=16)
 
 
 def outcome(case: str) -> str:
-    cfg = dict(type='ImageDataset', data_root=case, transform=CENTRE, with_label=True)
+    cfg = dict(type='ImageDataset', data_root=case, transform=CENTER, with_label=True)
     if case == 'list':
         cfg['ann_file'] = 'list/list.txt'
     if case == 'class folders':
@@ -44,7 +44,7 @@ def shared(case: str, root: Path, rank: int) -> dict:
     if case == 'unseen' and rank == 1:
         listing.socket.gethostname = lambda: 'elsewhere'
         listing.is_visible = shared_listing.is_visible = lambda found: str(root) not in found.folder
-    cfg = dict(type='ImageDataset', data_root=case, transform=CENTRE, with_label=True)
+    cfg = dict(type='ImageDataset', data_root=case, transform=CENTER, with_label=True)
     if case == 'other list':
         cfg['ann_file'] = f'{case}/list.txt'
     try:

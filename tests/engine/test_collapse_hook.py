@@ -27,8 +27,8 @@ MONITOR = {
 }
 
 
-class GreyImages(Hook):
-    """All images are grey."""
+class GrayImages(Hook):
+    """All images are gray."""
 
     def before_train(self, runner) -> None:
         def blank(preprocessor, args, output) -> None:
@@ -38,8 +38,8 @@ class GreyImages(Hook):
         runner.model.data_preprocessor.register_forward_hook(blank)
 
 
-class FavourOnePrototype(Hook):
-    """All tokens begin near the first prototype, which centring has to make up for."""
+class FavorOnePrototype(Hook):
+    """All tokens begin near the first prototype, which centering has to make up for."""
 
     def before_train(self, runner) -> None:
         for network in (runner.model.student, runner.model.teacher):
@@ -52,7 +52,7 @@ def schedule(**settings):
     return {f'default_hooks.schedule.{name}': (value, value) for name, value in settings.items()}
 
 
-# Method, settings, hook, verdicts. Grey images need weights that stay, else the student soon says the same of all, too.
+# Method, settings, hook, verdicts. Gray images need weights that stay, else the student soon says the same of all, too.
 CASES = {
     'ADCLR': ('adclr', {}, None, set()),
     'DINO': ('dino', {}, None, set()),
@@ -64,13 +64,13 @@ CASES = {
         None,
         {('teacher-equals-student', '')},
     ),
-    'centring off': ('dino', {'model.loss_cls.centre_momentum': 1.0}, FavourOnePrototype, {('one-hot', 'cls')}),
-    'centring on': ('dino', {'model.loss_cls.centre_momentum': 0.5}, FavourOnePrototype, set()),
+    'centering off': ('dino', {'model.loss_cls.center_momentum': 1.0}, FavorOnePrototype, {('one-hot', 'cls')}),
+    'centering on': ('dino', {'model.loss_cls.center_momentum': 0.5}, FavorOnePrototype, set()),
     'temperature too high': ('dino', schedule(teacher_temp=2.0), None, {('uniform', 'cls')}),
-    'grey images': (
+    'gray images': (
         'dino',
-        schedule(teacher_temp=0.1) | {'model.loss_cls.centre_momentum': 1.0, 'optim_wrapper.optimizer.lr': 1e-3},
-        GreyImages,
+        schedule(teacher_temp=0.1) | {'model.loss_cls.center_momentum': 1.0, 'optim_wrapper.optimizer.lr': 1e-3},
+        GrayImages,
         {('features', 'cls')},
     ),
     'bidirectional': (

@@ -167,7 +167,7 @@ def test_cuda_graphs_are_told_of_each_step_once(monkeypatch, mode):
         ({}, False),
     ],
 )
-def test_options_with_cuda_graphs_are_recognised(options, expected):
+def test_options_with_cuda_graphs_are_recognized(options, expected):
     assert uses_cuda_graphs(options) == expected
 
 

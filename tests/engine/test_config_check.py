@@ -84,7 +84,7 @@ def test_configs_of_the_tree_have_no_dead_keys(path):
         ({'model.backbone.type': 'mmadclr.QueryVit'}, r"no component 'mmadclr\.QueryVit'; did you mean QueryViT\?"),
     ],
 )
-def test_misspelt_keys_are_named_with_a_hint(cfg, override, message):
+def test_misspelled_keys_are_named_with_a_hint(cfg, override, message):
     cfg.merge_from_dict(override)
     with pytest.raises(ConfigError, match=message):
         check_config(cfg)
@@ -160,7 +160,7 @@ def test_a_config_dumped_by_a_run_passes(tmp_path, told):
     """Its variables are written out where they were used, so that no line refers to them any more."""
     dumped = tmp_path / 'dumped.py'
     Config.fromfile(REPO / 'configs/demo/adclr_vittiny_shapes.py').dump(dumped)
-    assert 'colours = ' in dumped.read_text()
+    assert 'colors = ' in dumped.read_text()
     check_config(Config.fromfile(dumped))
     assert not told
 

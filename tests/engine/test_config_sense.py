@@ -60,7 +60,7 @@ SCHEDULE, CROPS = 'default_hooks.schedule.', 'train_dataloader.dataset.transform
         ({f'{SCHEDULE}weight_decay': (0.1, -0.4)}, r'weight_decay=\(0\.1, -0\.4\) must not be negative'),
         ({'param_scheduler': dict(type='LinearLR')}, r'param_scheduler: default_hooks\.schedule sets .*remove one'),
         ({'model.loss_cls.student_temp': 0}, r'model\.loss_cls\.student_temp=0: a temperature must be above 0'),
-        ({'model.loss_query.centre_momentum': 1.1}, r'loss_query\.centre_momentum=1\.1: must lie in \[0, 1\]'),
+        ({'model.loss_query.center_momentum': 1.1}, r'loss_query\.center_momentum=1\.1: must lie in \[0, 1\]'),
         ({'optim_wrapper.precision': 'fp16'}, r"optim_wrapper\.precision='fp16': choose 'auto', 'fp32', 'bf16'"),
         ({'compile': 'yes'}, r"compile='yes': choose True, False"),
         ({f'{CROPS}global_size': 225}, r'global_size=225 is no multiple of the 16 pixels of a patch'),
@@ -74,11 +74,11 @@ SCHEDULE, CROPS = 'default_hooks.schedule.', 'train_dataloader.dataset.transform
         ),
         (
             {'model.type': 'SelfPatch', f'{CROPS}num_query': 0, f'{CROPS}local_size': 16},
-            r'local_size=16: .* a grid of 1 x 1 patches has no neighbours: make the views at least two patches wide',
+            r'local_size=16: .* a grid of 1 x 1 patches has no neighbors: make the views at least two patches wide',
         ),
         (
             {'model.type': 'SelfPatch', f'{CROPS}num_query': 0, f'{CROPS}num_local': 0, f'{CROPS}global_size': 16},
-            r'global_size=16: .* no neighbours',
+            r'global_size=16: .* no neighbors',
         ),
         ({'val_dataloader.dataset.transform.size': 220}, r'val_dataloader\.dataset\.transform\.size=220 is no multiple'),
         (

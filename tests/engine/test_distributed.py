@@ -1,4 +1,4 @@
-"""Two processes, with whole and with sharded parameters, do what one process does: losses, weights, centres, files."""
+"""Two processes, with whole and with sharded parameters, do what one process does: losses, weights, centers, files."""
 
 import json
 import os
@@ -119,19 +119,19 @@ def test_two_processes_equal_one(runs, name):
 
 
 def test_the_recipe_moves_all_that_is_compared(runs):
-    """The last layer stays in the first epoch and moves in the second; centres and everything else move in both."""
+    """The last layer stays in the first epoch and moves in the second; centers and everything else move in both."""
     states = [runs.checkpoint('single', epoch)['state_dict'] for epoch in (1, 2)]
     last_layer = {name for name in states[0] if 'student' in name and name.endswith('last_layer.weight_v')}
     assert len(last_layer) == 2
     assert not any(torch.equal(states[0][name], states[1][name]) for name in last_layer)
     moments = [runs.checkpoint('single', epoch)['optimizer']['state'] for epoch in (1, 2)]
     assert len(moments[1]) - len(moments[0]) == len(last_layer)
-    assert all(states[0][f'loss_{kind}.centre'].any() for kind in ('cls', 'query'))
+    assert all(states[0][f'loss_{kind}.center'].any() for kind in ('cls', 'query'))
 
 
 @pytest.mark.parametrize('name', ['fsdp', 'fsdp_accumulated', 'fsdp_grad_op'])
 def test_each_process_holds_half_of_the_parameters(runs, name):
-    whole = sum(value.numel() for key, value in runs.checkpoint('single', 2)['state_dict'].items() if 'centre' not in key)
+    whole = sum(value.numel() for key, value in runs.checkpoint('single', 2)['state_dict'].items() if 'center' not in key)
     held = [int((runs.root / name / f'held_by_rank{rank}').read_text()) for rank in (0, 1)]
     assert sum(held) == whole
     assert max(held) < 0.6 * whole

@@ -424,7 +424,7 @@ def test_verdicts_are_those_of_all_observations(monitor, bad):
     """Of 60 observations, the first 20 are not judged; those that are begin with the twenty-first, iteration 1,050."""
     rows = [GOOD] * (60 - bad) + [BAD] * bad
     loss = monitor.losses['cls']
-    term = Term(len(loss.centre), loss.teacher_temp, loss.centre_momentum)
+    term = Term(len(loss.center), loss.teacher_temp, loss.center_momentum)
     columns = {key: [float(v) for v in column] for key, column in zip(TERM, zip(*rows, strict=True), strict=False)}
     columns = {key: column[20:] for key, column in columns.items()} | {'iteration': list(range(1050, 3001, 50))}
     got = monitor.judge(hub_of(observed(BoundedHistory, rows)), 'cls', TERM)

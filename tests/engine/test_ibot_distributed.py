@@ -81,6 +81,6 @@ def test_two_processes_equal_one(folder, name):
 
 def test_the_recipe_moves_what_is_compared(folder):
     states = [state_of(folder, 'single', epoch) for epoch in (1, 2)]
-    for name in ('student.backbone.mask_token', 'loss_patch.centre', 'teacher.backbone.cls_token'):
+    for name in ('student.backbone.mask_token', 'loss_patch.center', 'teacher.backbone.cls_token'):
         assert not torch.equal(states[0][name], states[1][name]), name
     assert all(value > 0 for value in logged(folder, 'single', 'loss_patch'))

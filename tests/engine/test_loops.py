@@ -31,7 +31,7 @@ def loop(tmp_path):
             path = tmp_path / split / f'class{number % 3}' / f'{number}.png'
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 150 + 40 * (number % 3), (16, 16, 3), dtype=np.uint8)).save(path)
-    transform = dict(type='mmadclr.ResizeCentreCrop', resize=16, size=16)
+    transform = dict(type='mmadclr.ResizeCenterCrop', resize=16, size=16)
     dataset = dict(type='mmadclr.ImageDataset', data_root=str(tmp_path / 'val'), with_label=True, transform=transform)
     sampler = dict(type='mmadclr.EpochSampler', shuffle=False)
     loader = dict(dataset=dataset, sampler=sampler, collate_fn=dict(type='mmadclr.collate_samples'), batch_size=4)

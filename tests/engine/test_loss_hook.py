@@ -58,7 +58,7 @@ class CountSyncs(Hook):
 
 
 def test_backward_optimizer_and_updates_never_wait_for_the_device(small_config):
-    """Clipping, AdamW, centres and teacher."""
+    """Clipping, AdamW, centers and teacher."""
     hook = CountSyncs()
     run(small_config({'optim_wrapper.max_norm': 1.0}), hook)
     assert hook.counts == [[]] * 6
@@ -123,12 +123,12 @@ def test_weights_that_break_after_the_last_loss_are_not_saved(small_config, tmp_
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             if runner.iter == 1:
                 with torch.no_grad():
-                    runner.model.loss_query.centre[0] = math.inf
+                    runner.model.loss_query.center[0] = math.inf
 
     checkpoint = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 2}
     runner = Runner.from_cfg(small_config(checkpoint))
     runner.register_hook(Break(), priority='NORMAL')
-    with pytest.raises(FloatingPointError, match=r'^loss_query\.centre: weights not finite after iteration 1'):
+    with pytest.raises(FloatingPointError, match=r'^loss_query\.center: weights not finite after iteration 1'):
         runner.train()
     assert not list((tmp_path / 'work').glob('*.pth'))
 

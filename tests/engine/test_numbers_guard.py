@@ -32,7 +32,7 @@ def train(cfg, *hooks):
 
 
 def assert_same_run(got, want) -> None:
-    """Parameters of both networks, centres, moments and step counts, to the bit."""
+    """Parameters of both networks, centers, moments and step counts, to the bit."""
     assert_same_state(want.model.state_dict(), got.model.state_dict())
     moments = [runner.optim_wrapper.optimizer.state_dict()['state'] for runner in (want, got)]
     assert moments[0].keys() == moments[1].keys()

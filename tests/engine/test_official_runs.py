@@ -15,7 +15,7 @@ def sizes_of(system, config):
     epochs, patch = config['epoch'], config['patch_size']
     own = {
         'ibot': {'train_dataloader.dataset.transform.mask.patch_size': patch},
-        # Two patches a side: of a single one there are no neighbours.
+        # Two patches a side: of a single one there are no neighbors.
         'selfpatch': {
             'model.head.norm_last_layer': True,
             'model.patch_head.out_dim': config.get('out_dim_selfpatch'),
@@ -67,4 +67,4 @@ def test_official_runs_go_on(golden, system, small_config, tmp_path):
     assert witness.weights.keys() == converted['state_dict'].keys()
     assert all(torch.equal(tensor, converted['state_dict'][name]) for name, tensor in witness.weights.items())
     assert (runner.epoch, runner.iter) == (published['epoch'] + 1, 3 * (published['epoch'] + 1))  # 12 images, 4 a batch
-    assert not torch.equal(runner.model.state_dict()['loss_cls.centre'], witness.weights['loss_cls.centre'])
+    assert not torch.equal(runner.model.state_dict()['loss_cls.center'], witness.weights['loss_cls.center'])

@@ -28,7 +28,7 @@ def test_training_moves_both_networks_and_reports_knn(train):
     first, second = (state_dict(f'{runner.work_dir}/epoch_{epoch}.pth') for epoch in (1, 2))
     still = {name for name in first if torch.equal(first[name], second[name])}
     assert still == {f'{network}.head.last_layer.weight_g' for network in ('student', 'teacher')}
-    assert {'loss_cls.centre', 'loss_query.centre'} < set(first)
+    assert {'loss_cls.center', 'loss_query.center'} < set(first)
     assert len(losses(runner)) == 6
     scalars = open(f'{runner.log_dir}/vis_data/scalars.json').read()
     for key in ('knn5_T0.07_top1', 'images_per_s', 'lr', 'weight_decay', 'teacher_momentum', 'teacher_temp', 'loss_query'):
@@ -88,7 +88,7 @@ def test_teacher_moves_once_per_step_with_the_scheduled_momentum(train, monkeypa
 
 
 def test_resumed_equals_uninterrupted(train):
-    """With drop path, so that torch's random state matters too; weights, centres, optimizer and losses."""
+    """With drop path, so that torch's random state matters too; weights, centers, optimizer and losses."""
     random = {'model.backbone.drop_path_rate': 0.3}
     whole = train(random, work_dir='whole')
     resumed = train(

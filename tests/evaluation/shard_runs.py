@@ -23,10 +23,10 @@ from mmadclr.evaluation import DenseProbe, RawPixels, WeightedKNN, extract_featu
 from mmadclr.evaluation.extraction import Loading, extract
 from mmadclr.evaluation.feature_shards import shard_of
 from mmadclr.evaluation.features import extract_shard
-from mmadclr.evaluation.knn import Directions, evaluate_knn, shard_neighbours
+from mmadclr.evaluation.knn import Directions, evaluate_knn, shard_neighbors
 from mmadclr.models.preprocessors import ViewPreprocessor
 
-TRANSFORM = dict(type='mmadclr.ResizeCentreCrop', resize=16, size=16)
+TRANSFORM = dict(type='mmadclr.ResizeCenterCrop', resize=16, size=16)
 METRIC = WeightedKNN((1, 5), (0.07, 0.2))
 BROKEN = {'images/train/05.png', 'images/val/02.png', 'labeled/class1/04.png'}
 
@@ -72,10 +72,10 @@ def tied_sets():
     return bank, queries._replace(rows=type(bank.rows)([parts[1]]))
 
 
-def neighbours(bank, queries, k):
+def neighbors(bank, queries, k):
     """Of the queries of this process."""
     bank, queries = shard_of(bank), shard_of(queries)
-    found = shard_neighbours(Directions(bank.features, 'cpu'), bank.rows, Directions(queries.features, 'cpu'), k, chunk=3)
+    found = shard_neighbors(Directions(bank.features, 'cpu'), bank.rows, Directions(queries.features, 'cpu'), k, chunk=3)
     parts = [(queries.rows[part], similarity, rows) for part, similarity, rows in found]
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 
@@ -117,7 +117,7 @@ def found(root: Path) -> dict:
         probe_with_workers=probed(root, 2),
         **from_labeled(root),
         knn_of_many=evaluate_knn(METRIC, *sets, 'cpu'),
-        tied=neighbours(*tied_sets(), 15),
+        tied=neighbors(*tied_sets(), 15),
         tied_knn=evaluate_knn(METRIC, *tied_sets(), 'cpu'),
         refused=refused(root),
     )

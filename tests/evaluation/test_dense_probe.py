@@ -48,7 +48,7 @@ def test_mean_iou_is_that_of_mmseg():
     assert mean_iou(confusion_matrix(prediction, masks, 6)) == pytest.approx(100 * np.nanmean(expected))
 
 
-def test_shares_of_hard_labels_are_normalised_votes():
+def test_shares_of_hard_labels_are_normalized_votes():
     bank, queries = F.normalize(torch.randn(50, 8), dim=1), F.normalize(torch.randn(7, 8), dim=1)
     labels = torch.randint(0, 4, (50,))
     votes = knn_votes(bank, labels, queries, k=5, temperature=0.1, num_classes=4)
@@ -69,13 +69,13 @@ def test_linear_probe_is_at_the_minimum_of_its_convex_loss():
 
 @pytest.fixture
 def painted(tmp_path):
-    """Images of 32 pixels in blocks of 8, each class a colour of its own, with their masks; returns the folder."""
+    """Images of 32 pixels in blocks of 8, each class a color of its own, with their masks; returns the folder."""
     rng = np.random.default_rng(0)
-    colours = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
+    colors = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
     for split, count in (('train', 8), ('val', 4)):
         for number in range(count):
             labels = rng.integers(0, 3, (4, 4)).repeat(8, axis=0).repeat(8, axis=1).astype(np.uint8)
-            for folder, pixels in (('images', colours[labels]), ('masks', labels)):
+            for folder, pixels in (('images', colors[labels]), ('masks', labels)):
                 file = tmp_path / folder / split / 'sub' / f'{number}.png'
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(file)

@@ -27,7 +27,7 @@ def opened():
 
 
 def dataset_of(root, resize=32, read='fast'):
-    return ImageDataset(str(root), dict(type='ResizeCentreCrop', resize=resize, size=32, backend=read), with_label=True)
+    return ImageDataset(str(root), dict(type='ResizeCenterCrop', resize=resize, size=32, backend=read), with_label=True)
 
 
 class Cases:
@@ -232,7 +232,7 @@ def test_what_images_lose_is_counted_and_said_again(cases, shard_rows, monkeypat
 
 def test_another_range_of_values_is_another_cache(cases):
     def cached(**pixels):
-        dataset = ImageDataset(str(cases.root), dict(type='ResizeCentreCrop', resize=32, size=32), with_label=True, **pixels)
+        dataset = ImageDataset(str(cases.root), dict(type='ResizeCenterCrop', resize=32, size=32), with_label=True, **pixels)
         expected = fingerprint(cases.opened, dataset, 'cls', 'float32')
         return cached_features(cases.folder, FeatureExtractor(cases.opened, 'cls'), dataset, expected, LOADING)
 

@@ -83,7 +83,7 @@ def test_accuracies_are_those_of_one_process(case, name):
         assert alone[name][0] == alone[name][1]  # spread out or not
 
 
-def test_of_equal_neighbours_the_first_of_the_bank_count(case):
+def test_of_equal_neighbors_the_first_of_the_bank_count(case):
     bank, queries = shard_runs.tied_sets()
     cosines = F.normalize(queries.rows[:], dim=1) @ F.normalize(bank.rows[:], dim=1).T
     similarity, nearest = cosines.sort(dim=1, descending=True, stable=True)

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from mmadclr.datasets import UnreadableImageError
 from mmadclr.evaluation import RawPixels, WeightedKNN, extract_features, knn_votes, top_accuracies
-from mmadclr.evaluation.knn import Directions, evaluate_knn, first_largest, nearest_neighbours
+from mmadclr.evaluation.knn import Directions, evaluate_knn, first_largest, nearest_neighbors
 from mmadclr.models.preprocessors import ViewPreprocessor
 
 
@@ -20,7 +20,7 @@ def case(golden):
     return arrays, [torch.from_numpy(arrays[k]) for k in ('train_features', 'train_labels', 'test_features', 'test_labels')]
 
 
-def neighbours(arrays):
+def neighbors(arrays):
     found = sorted({int(k.split('/')[1][1:]) for k in arrays if k.startswith('official/k')})
     assert found
     return found
@@ -28,7 +28,7 @@ def neighbours(arrays):
 
 def test_equals_published_accuracies(case):
     arrays, (bank, bank_labels, queries, labels) = case
-    config, ks = arrays.config, neighbours(arrays)
+    config, ks = arrays.config, neighbors(arrays)
     temperature, classes = config['temperature'], config['num_classes']
     assert int(torch.cat((bank_labels, labels)).max()) < classes
     metrics = WeightedKNN(ks, temperature)(bank, bank_labels, queries, labels)
@@ -55,17 +55,17 @@ def top5_bounds(votes, labels):
 @pytest.mark.parametrize('chunk', [1, 7, 10_000])
 def test_chunks_change_nothing(case, chunk):
     arrays, (bank, bank_labels, queries, _) = case
-    settings = max(neighbours(arrays)), arrays.config['temperature'], arrays.config['num_classes']
+    settings = max(neighbors(arrays)), arrays.config['temperature'], arrays.config['num_classes']
     whole = knn_votes(bank, bank_labels, queries, *settings)
     torch.testing.assert_close(knn_votes(bank, bank_labels, queries, *settings, chunk=chunk), whole, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(('chunk', 'bank_chunk'), [(256, 65_536), (7, 11), (100, 1), (50, -1), (None, 0)])
-def test_chunks_of_bank_and_queries_find_the_same_neighbours(case, chunk, bank_chunk):
+def test_chunks_of_bank_and_queries_find_the_same_neighbors(case, chunk, bank_chunk):
     arrays, (bank, _, queries, _) = case
-    k = max(neighbours(arrays))
+    k = max(neighbors(arrays))
     bank_chunk = len(bank) + bank_chunk if bank_chunk < 1 else bank_chunk
-    similarity, nearest = nearest_neighbours(bank, queries, k, chunk or len(queries), bank_chunk)
+    similarity, nearest = nearest_neighbors(bank, queries, k, chunk or len(queries), bank_chunk)
     cosines = queries.double() @ bank.double().T
     largest = cosines.sort(dim=1, descending=True).values[:, :k]
     assert all(len(row.unique()) == k for row in nearest)
@@ -84,10 +84,10 @@ def test_of_equals_the_first_count(k):
 
 
 @pytest.mark.parametrize(('chunk', 'bank_chunk'), [(256, 65_536), (7, 11), (2, 1)])
-def test_equal_neighbours_come_in_the_order_of_the_bank(chunk, bank_chunk):
+def test_equal_neighbors_come_in_the_order_of_the_bank(chunk, bank_chunk):
     bank, queries = torch.eye(3)[torch.randint(0, 3, (50,))], torch.eye(3)
     expected = (queries @ bank.T).sort(dim=1, descending=True, stable=True)
-    similarity, nearest = nearest_neighbours(bank, queries, 30, chunk, bank_chunk)
+    similarity, nearest = nearest_neighbors(bank, queries, 30, chunk, bank_chunk)
     assert torch.equal(similarity, expected.values[:, :30])
     assert torch.equal(nearest, expected.indices[:, :30])
 
@@ -124,7 +124,7 @@ def test_memory_does_not_grow_with_bank_times_queries():
     for count in (2_000, 20_000):
         bank, queries = torch.randn(count, 16).half(), F.normalize(torch.randn(1000, 16), dim=1)
         with PeakBytes() as memory:
-            nearest_neighbours(Directions(bank, 'cpu'), queries, 10, chunk=100, bank_chunk=1000)
+            nearest_neighbors(Directions(bank, 'cpu'), queries, 10, chunk=100, bank_chunk=1000)
         peaks.append(memory.most)
     assert peaks[0] == peaks[1] < 20_000 * 1000  # bytes, where all cosines take four times that
 
@@ -135,9 +135,9 @@ def test_features_of_any_norm_are_accepted(case):
     assert WeightedKNN(20)(*scaled) == pytest.approx(WeightedKNN(20)(bank, bank_labels, queries, labels))
 
 
-def test_too_many_neighbours_are_explained(case):
+def test_too_many_neighbors_are_explained(case):
     _, (bank, bank_labels, queries, labels) = case
-    with pytest.raises(ValueError, match=f'k=5000 neighbours asked of a bank of {len(bank)} features'):
+    with pytest.raises(ValueError, match=f'k=5000 neighbors asked of a bank of {len(bank)} features'):
         WeightedKNN(5000)(bank, bank_labels, queries, labels)
 
 
@@ -152,7 +152,7 @@ def build_loader(root, with_label=True, **kwargs):
             type='mmadclr.ImageDataset',
             data_root=str(root),
             with_label=with_label,
-            transform=dict(type='ResizeCentreCrop', resize=16, size=16),
+            transform=dict(type='ResizeCenterCrop', resize=16, size=16),
         ),
         sampler=dict(type='mmadclr.EpochSampler', shuffle=False),
         collate_fn=dict(type='mmadclr.collate_samples'),
@@ -172,7 +172,7 @@ def test_features_come_in_the_order_of_the_data_set(image_folder):
     assert torch.equal(labels, shuffled_labels)
     assert labels.tolist() == build_loader(root).dataset.labels.tolist()
     first = build_loader(root).dataset[0]['images']
-    assert torch.equal(features[0], ViewPreprocessor().normalise(first.float()).flatten())
+    assert torch.equal(features[0], ViewPreprocessor().normalize(first.float()).flatten())
 
 
 def test_unreadable_images_are_left_out_and_limited(image_folder):

@@ -43,7 +43,7 @@ def test_features_are_those_of_the_backbone(dino, published):
     torch.testing.assert_close(FeatureExtractor(dino, 'cls')(images, mode='patches'), output.patches)
 
 
-def test_pixels_are_normalised_as_the_checkpoint_says(dino):
+def test_pixels_are_normalized_as_the_checkpoint_says(dino):
     extractor = FeatureExtractor(dino._replace(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0)))
     images = extractor.data_preprocessor({'images': torch.full((1, 3, 16, 16), 51, dtype=torch.uint8)})['images']
     torch.testing.assert_close(images[0, :, 0, 0], torch.tensor([0.2, 0.0, -0.1]))

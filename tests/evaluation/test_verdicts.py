@@ -11,7 +11,7 @@ from places import GOLDEN
 from mmadclr.evaluation.verdicts import LIMITS, Term, judge_teacher, judge_term, trailing
 
 K = 4096
-TERM = Term(prototypes=K, teacher_temp=0.04, centre_momentum=0.9)
+TERM = Term(prototypes=K, teacher_temp=0.04, center_momentum=0.9)
 HEALTHY = dict(entropy=0.4, kl=1.0, prototypes=500.0, top_share=0.02, spread=0.8, rank=50.0, cosine=0.7, leak=0.0)
 TEACHER = dict(distance=0.01, momentum=0.996)
 
@@ -102,7 +102,7 @@ def test_messages_name_numbers_and_remedies():
     assert 'entropy 100.0 % of ln K) since iteration 50. Lower the teacher temperature (now 0.04; .02' in text
     (text,) = texts(BAD['one-hot'])
     assert 'one prototype of 4096 takes 98 % of all tokens since iteration 50' in text
-    assert 'centre_momentum=0.9' in text
+    assert 'center_momentum=0.9' in text
     (text,) = texts(BAD['leak'])
     assert 'backbone.bidirectional=True' in text
     (text,) = texts(dict(teacher_distance=0.0, teacher_momentum=0.0))
@@ -124,7 +124,7 @@ def test_trailing():
 # train_cfg.max_epochs=12 (8 with bidirectional=True); the last three with what their names say.
 RECORDED = json.loads((GOLDEN.parent / 'monitored_runs.json').read_text())
 EXPECTED = {
-    'dino, centre_momentum=1': {('one-hot', 'cls')},
+    'dino, center_momentum=1': {('one-hot', 'cls')},
     'dino, teacher_temp=.1': {('uniform', 'cls')},
     'adclr, bidirectional': {('leak', 'query')},
 }

@@ -61,7 +61,7 @@ def test_snippets_of_the_cards_run_without_this_package(dinov2_folders):
 def test_the_card(checkpoint, tmp_path):
     file = checkpoint(build_backbone(), method='ADCLR', epoch=7, cfg=CONFIG)
     (tmp_path / 'knn.json').write_text(json.dumps(EVALUATION))
-    text = CardText('my-vit', licence='cc-by-4.0', evaluations=[tmp_path / 'knn.json'])
+    text = CardText('my-vit', license='cc-by-4.0', evaluations=[tmp_path / 'knn.json'])
     comparisons = export_backbone(file, tmp_path / 'out', 'timm', text=text)
     card = (tmp_path / 'out' / 'README.md').read_text()
     with open(file, 'rb') as content:
@@ -125,7 +125,7 @@ def test_positions_are_resized_on_request_only(checkpoint, tmp_path, to):
 
 
 @pytest.mark.parametrize('value', [1e-3, float('nan')])
-def test_a_wrong_artefact_is_detected_and_leaves_nothing(checkpoint, tmp_path, monkeypatch, value):
+def test_a_wrong_artifact_is_detected_and_leaves_nothing(checkpoint, tmp_path, monkeypatch, value):
     write = TimmFolder.write
 
     def tampered(self, opened, folder):

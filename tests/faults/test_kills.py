@@ -85,7 +85,7 @@ def test_killed_at_random_moments_and_resumed_equals_left_alone(training, record
         'all processes killed (SIGKILL) at a random moment',
         f'{processes} process(es), {"2 workers" if WORKERS[0] in options else "no workers"}, '
         f'{"accumulated, " if ACCUMULATED[0] in options else ""}after iterations {", ".join(map(str, killed_at))}',
-        'resumed with --resume: losses, weights, moments, centres and teacher equal to the bit',
+        'resumed with --resume: losses, weights, moments, centers and teacher equal to the bit',
         times=3,
     )
 

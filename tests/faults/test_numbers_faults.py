@@ -47,7 +47,7 @@ def test_nan_images_are_skipped(training, tmp_path, record_fault, processes):
     record_fault(
         'NaN in an image',
         f'in 2 of 8 iterations, on one of {processes} process(es)',
-        'these steps skipped on all processes: no parameter, moment, centre or teacher moved; images named',
+        'these steps skipped on all processes: no parameter, moment, center or teacher moved; images named',
         times=2,
     )
 

@@ -26,13 +26,13 @@ from mmadclr.datasets.loaders import hidden_turn, size_problem
 WIDTH, HEIGHT = 31, 24
 RNG = np.random.default_rng(0)
 COLORS = RNG.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-GREYS = RNG.integers(0, 65536, (HEIGHT, WIDTH), dtype=np.uint16)
+GRAYS = RNG.integers(0, 65536, (HEIGHT, WIDTH), dtype=np.uint16)
 MULTI_CROP = dict(type='MultiCrop', global_size=16, local_size=8, num_local=1, query_size=8, num_query=1)
 READERS = {
     'fast': dict(transform=dict(MULTI_CROP, backend='fast')),
     'pillow': dict(transform=dict(MULTI_CROP, backend='pillow')),
     'bands': dict(transform=dict(MULTI_CROP, backend='fast'), bands=(2, 0, 1), value_range=(0, 1000)),
-    'small': dict(transform=dict(type='ResizeCentreCrop', size=16, resize=20), value_range=(-1, 1), max_pixels=2**16),
+    'small': dict(transform=dict(type='ResizeCenterCrop', size=16, resize=20), value_range=(-1, 1), max_pixels=2**16),
 }
 
 
@@ -58,13 +58,13 @@ def files():
     color = Image.fromarray(COLORS)
     clear = color.copy()
     clear.putalpha(color.convert('L'))
-    grey, deep, real = color.convert('L'), Image.fromarray(GREYS), Image.fromarray(GREYS / np.float32(65535))
+    gray, deep, real = color.convert('L'), Image.fromarray(GRAYS), Image.fromarray(GRAYS / np.float32(65535))
     more = dict(save_all=True, append_images=[ImageOps.mirror(color), color])
     made = {
         'jpeg': saved(color, 'jpeg'),
         'jpeg turned': saved(color, 'jpeg', exif=turned()),
         'jpeg progressive': saved(color, 'jpeg', progressive=True, subsampling=0),
-        'jpeg grey': saved(grey, 'jpeg'),
+        'jpeg gray': saved(gray, 'jpeg'),
         'jpeg cmyk': saved(color.convert('CMYK'), 'jpeg'),
         'png': saved(color, 'png'),
         'png turned': saved(color, 'png', exif=turned()),
@@ -72,7 +72,7 @@ def files():
         'png palette': saved(color.quantize(16), 'png', transparency=3),
         'png bits': saved(color.convert('1'), 'png'),
         'png deep': saved(deep, 'png'),
-        'png deep color': encoded('.png', np.stack([GREYS] * 3, axis=-1)),
+        'png deep color': encoded('.png', np.stack([GRAYS] * 3, axis=-1)),
         'png animated': saved(color, 'png', **more),
         'bmp': saved(color, 'bmp'),
         'bmp palette': saved(color.quantize(16), 'bmp'),
@@ -84,9 +84,9 @@ def files():
         'gif': saved(color.quantize(16), 'gif', transparency=1),
         'gif animated': saved(color, 'gif', **more),
         'tiff': saved(color, 'tiff'),
-        'tiff grey': saved(grey, 'tiff'),
+        'tiff gray': saved(gray, 'tiff'),
         'tiff deep': saved(deep, 'tiff'),
-        'tiff deep color': encoded('.tif', np.stack([GREYS] * 3, axis=-1)),
+        'tiff deep color': encoded('.tif', np.stack([GRAYS] * 3, axis=-1)),
         'tiff real': saved(real, 'tiff'),
         'tiff pages': saved(color, 'tiff', **more),
         'tiff cmyk': saved(color.convert('CMYK'), 'tiff'),

@@ -114,7 +114,7 @@ def shard(members):
 
 MEMBERS = [('1.png', b'abc'), ('1.cls', b'0'), ('a/2.jpg', b'de' * 300), ('a/2.json', b'{"label": 1}'), ('._3.png', b'x')]
 SHARDS = {
-    'labelled': shard(MEMBERS),
+    'labeled': shard(MEMBERS),
     'long names': shard([('x' * 150 + '.png', b'0'), ('x' * 150 + '.cls', b'0')]),
     'no label': shard(MEMBERS[:1]),
 }

@@ -37,27 +37,27 @@ def turned():
     return exif
 
 
-GREY = Image.fromarray(LABELS.astype(np.uint8))
+GRAY = Image.fromarray(LABELS.astype(np.uint8))
 PALETTE = Image.fromarray(LABELS.astype(np.uint8))
 PALETTE.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
 FILES = {
-    'grey': saved(GREY),
+    'gray': saved(GRAY),
     'palette': saved(PALETTE),
     'bits': saved(Image.fromarray(LABELS > 2)),
     'deep': saved(Image.fromarray(LABELS.astype(np.uint16))),
-    'color': saved(GREY.convert('RGB')),
-    'alpha': saved(GREY.convert('LA')),
-    'turned': saved(GREY, exif=turned()),
-    'bmp': saved(GREY, 'bmp'),
+    'color': saved(GRAY.convert('RGB')),
+    'alpha': saved(GRAY.convert('LA')),
+    'turned': saved(GRAY, exif=turned()),
+    'bmp': saved(GRAY, 'bmp'),
     'gif': saved(PALETTE, 'gif'),
-    'tiff': saved(GREY, 'tiff'),
-    'tiff pages': saved(GREY, 'tiff', save_all=True, append_images=[GREY]),
+    'tiff': saved(GRAY, 'tiff'),
+    'tiff pages': saved(GRAY, 'tiff', save_all=True, append_images=[GRAY]),
     'tiff real': saved(Image.fromarray(LABELS.astype(np.float32)), 'tiff'),
     'tiff signed': saved(Image.fromarray(LABELS.astype(np.int32)), 'tiff'),
     'tiff deep': cv2.imencode('.tif', LABELS.astype(np.uint16))[1].tobytes(),
-    'jpeg': saved(GREY, 'jpeg'),
-    'webp': saved(GREY.convert('RGB'), 'webp', lossless=True),
-    'pgm': saved(GREY, 'ppm'),
+    'jpeg': saved(GRAY, 'jpeg'),
+    'webp': saved(GRAY.convert('RGB'), 'webp', lossless=True),
+    'pgm': saved(GRAY, 'ppm'),
 }
 
 
@@ -92,7 +92,7 @@ def root(tmp_path_factory):
         (root / folder).mkdir()
     for number in range(2):
         Image.new('RGB', (WIDTH, HEIGHT)).save(root / 'img' / f'{number}.jpg')
-        (root / 'mask' / f'{number}.png').write_bytes(FILES['grey'])
+        (root / 'mask' / f'{number}.png').write_bytes(FILES['gray'])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image, 'MAX_IMAGE_PIXELS', 2**22)
         yield root

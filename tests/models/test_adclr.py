@@ -68,8 +68,8 @@ def reference_positions(weights, grid):
 
 
 def layer_norm(x, weights, name):
-    centred = x - x.mean(-1, keepdim=True)
-    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    centered = x - x.mean(-1, keepdim=True)
+    scaled = centered / (centered.square().mean(-1, keepdim=True) + 1e-6).sqrt()
     return scaled * weights[f'{name}.weight'] + weights[f'{name}.bias']
 
 
@@ -126,27 +126,27 @@ def reference_head(weights, x):
     return x @ (weights['head.last_layer.weight_g'] * direction / direction.norm(dim=1, keepdim=True)).T
 
 
-def cross_entropy(teacher, student, centre, teacher_temp, student_temp=0.1):
-    target = ((teacher - centre) / teacher_temp).softmax(-1)
+def cross_entropy(teacher, student, center, teacher_temp, student_temp=0.1):
+    target = ((teacher - center) / teacher_temp).softmax(-1)
     return -(target * (student / student_temp).log_softmax(-1)).sum()
 
 
-def reference_losses(student, teacher, views, centres, temps, rule):
+def reference_losses(student, teacher, views, centers, temps, rule):
     cls_terms, query_terms = [], []
     for image in range(len(views['global_views'])):
         pairs = zip(views['global_views'][image], views['query_crops'][image], strict=True)
         per_view = [(view, crops) for view, crops in pairs]
         with torch.no_grad():
             taught = [reference_forward(teacher, view, crops, rule) for view, crops in per_view]
-        learnt = [reference_forward(student, view, crops, rule) for view, crops in per_view]
-        learnt += [reference_forward(student, view, [], rule) for view in views['local_views'][image]]
+        learned = [reference_forward(student, view, crops, rule) for view, crops in per_view]
+        learned += [reference_forward(student, view, [], rule) for view in views['local_views'][image]]
         for u, (teacher_cls, teacher_queries) in enumerate(taught):
-            for v, (student_cls, student_queries) in enumerate(learnt):
+            for v, (student_cls, student_queries) in enumerate(learned):
                 if u == v:
                     continue
-                cls_terms.append(cross_entropy(teacher_cls, student_cls, centres[0], temps[0]))
+                cls_terms.append(cross_entropy(teacher_cls, student_cls, centers[0], temps[0]))
                 for t, s in zip(teacher_queries, student_queries, strict=True) if v < len(taught) else ():
-                    query_terms.append(cross_entropy(t, s, centres[1], temps[1]))
+                    query_terms.append(cross_entropy(t, s, centers[1], temps[1]))
     return torch.stack(cls_terms).mean(), torch.stack(query_terms).mean()
 
 
@@ -157,14 +157,14 @@ def test_losses_and_gradients_equal_the_slow_reference(query_keys, num_local, qu
         query_keys=query_keys, query_weight=0.7, loss_cls=dict(teacher_temp=0.5), loss_query=dict(teacher_temp=0.3)
     )
     for loss in model.distillation_losses():
-        loss.centre.normal_()
+        loss.center.normal_()
     views = make_views(num_local=num_local, query_side=query_side)
     losses = model.loss(**views)
     sum(losses.values()).backward()
 
     student = {k: v.detach().clone().requires_grad_() for k, v in model.student.state_dict().items()}
-    centres = (model.loss_cls.centre, model.loss_query.centre)
-    expected = reference_losses(student, model.teacher.state_dict(), views, centres, (0.5, 0.3), RULES[query_keys])
+    centers = (model.loss_cls.center, model.loss_query.center)
+    expected = reference_losses(student, model.teacher.state_dict(), views, centers, (0.5, 0.3), RULES[query_keys])
     (expected[0] + 0.7 * expected[1]).backward()
     torch.testing.assert_close(losses['loss_cls'], expected[0], rtol=0, atol=1e-10)
     torch.testing.assert_close(losses['loss_query'], 0.7 * expected[1], rtol=0, atol=1e-10)
@@ -172,7 +172,7 @@ def test_losses_and_gradients_equal_the_slow_reference(query_keys, num_local, qu
         torch.testing.assert_close(parameter.grad, student[name].grad, rtol=0, atol=1e-9, msg=name)
 
 
-def test_centres_are_separate_and_follow_their_own_tokens():
+def test_centers_are_separate_and_follow_their_own_tokens():
     model = build()
     views = make_views()
     model.loss(**views)
@@ -183,8 +183,8 @@ def test_centres_are_separate_and_follow_their_own_tokens():
         cls.append(logits[0])
         queries.extend(logits[1])
     model.after_step()
-    torch.testing.assert_close(model.loss_cls.centre, 0.1 * torch.stack(cls).mean(0), rtol=0, atol=1e-10)
-    torch.testing.assert_close(model.loss_query.centre, 0.1 * torch.stack(queries).mean(0), rtol=0, atol=1e-10)
+    torch.testing.assert_close(model.loss_cls.center, 0.1 * torch.stack(cls).mean(0), rtol=0, atol=1e-10)
+    torch.testing.assert_close(model.loss_query.center, 0.1 * torch.stack(queries).mean(0), rtol=0, atol=1e-10)
 
 
 def test_without_queries_adclr_is_dino_exactly():
@@ -202,7 +202,7 @@ def test_without_queries_adclr_is_dino_exactly():
     for (name, a), b in zip(adclr.student.named_parameters(), dino.student.parameters(), strict=True):
         assert torch.equal(a, b), name
     assert all(torch.equal(a, b) for a, b in zip(adclr.teacher.parameters(), dino.teacher.parameters(), strict=True))
-    assert torch.equal(adclr.loss_cls.centre, dino.loss_cls.centre)
+    assert torch.equal(adclr.loss_cls.center, dino.loss_cls.center)
 
 
 def test_cls_term_does_not_depend_on_queries():

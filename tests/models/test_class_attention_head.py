@@ -8,7 +8,7 @@ from golden_files import enlarged
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.models.backbones import QueryViT
 from mmadclr.models.heads import ClassAttentionHead
-from mmadclr.models.heads.neighbours import neighbours
+from mmadclr.models.heads.neighbors import neighbors
 
 # --- published numbers -----------------------------------------------------------------------------------------------------
 
@@ -20,7 +20,7 @@ def published_head(arrays, tensors):
     config, state = arrays.config, tensors(arrays, 'head/params/')
     depth = len({name.split('.')[1] for name in state if name.startswith('cls_blocks.')})
     ratio = len(state['cls_blocks.0.mlp.fc1.weight']) / config['embed_dim']
-    sizes = dict(depth=depth, mlp_ratio=ratio, num_neighbours=config['k_num'])
+    sizes = dict(depth=depth, mlp_ratio=ratio, num_neighbors=config['k_num'])
     head = ClassAttentionHead(config['embed_dim'], config['num_heads'], **sizes)
     head.load_state_dict(state)
     return head
@@ -53,12 +53,12 @@ def test_backbone_without_class_token_and_norm_is_the_published_one(golden, tens
     torch.testing.assert_close(got, torch.from_numpy(arrays[f'backbone/tokens/{size}']), rtol=0, atol=1e-4)
 
 
-@pytest.mark.golden_names('number', 'selfpatch_head', r'neighbours(\d+)')
-def test_neighbours_are_the_published_ones(golden, number):
+@pytest.mark.golden_names('number', 'selfpatch_head', r'neighbors(\d+)')
+def test_neighbors_are_the_published_ones(golden, number):
     arrays = golden('selfpatch_head')
-    expected = torch.from_numpy(arrays[f'neighbours{number}'])
+    expected = torch.from_numpy(arrays[f'neighbors{number}'])
     assert expected.shape == (int(number), arrays.config['kernel'] ** 2 - 1)
-    around = neighbours(*(2 * [round(int(number) ** 0.5)]), wrap=True)
+    around = neighbors(*(2 * [round(int(number) ** 0.5)]), wrap=True)
     assert torch.equal(around.index, expected)
     assert around.absent is None
 
@@ -74,7 +74,7 @@ def test_a_published_checkpoint_gives_its_outputs(golden, tensors, which):
     }
     sizes = {key: config[key] for key in ('embed_dim', 'depth', 'num_heads', 'patch_size')}
     backbone = QueryViT(sizes, img_size=config['img_size'], class_token=False, final_norm=False).eval()
-    head = ClassAttentionHead(config['embed_dim'], config['num_heads'], num_neighbours=config['k_num'])
+    head = ClassAttentionHead(config['embed_dim'], config['num_heads'], num_neighbors=config['k_num'])
     for prefix, part in (('backbone.', backbone), ('ca_head.', head)):
         part.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     for size, image in ((224, enlarged(arrays)), (96, arrays['image_96'])):
@@ -107,7 +107,7 @@ def reference_class_attention(head, tokens):
     return head.norm(cls)[0]
 
 
-def reference_neighbours(patch, height, width, wrap):
+def reference_neighbors(patch, height, width, wrap):
     """By distance: those at most one step away in both directions, across the edges if ``wrap``."""
 
     def distance(a, b, size):
@@ -127,17 +127,17 @@ GRIDS_AND_EDGES = pytest.mark.parametrize(
 
 
 @GRIDS_AND_EDGES
-def test_neighbours_of_any_grid(grid, wrap):
-    around = neighbours(*grid, wrap)
+def test_neighbors_of_any_grid(grid, wrap):
+    around = neighbors(*grid, wrap)
     for patch in range(grid[0] * grid[1]):
         row = around.index[patch] if around.absent is None else around.index[patch][~around.absent[patch]]
-        assert row.tolist() == reference_neighbours(patch, *grid, wrap)
+        assert row.tolist() == reference_neighbors(patch, *grid, wrap)
 
 
 @GRIDS_AND_EDGES
 @pytest.mark.parametrize('count', [1, 4, 8])
 def test_outputs_and_gradients_equal_the_slow_reference(grid, wrap, count):
-    head = ClassAttentionHead(12, num_heads=3, num_neighbours=count, wrap=wrap).double()
+    head = ClassAttentionHead(12, num_heads=3, num_neighbors=count, wrap=wrap).double()
     with torch.no_grad():
         for p in head.parameters():
             p.add_(0.3 * torch.randn_like(p))
@@ -145,7 +145,7 @@ def test_outputs_and_gradients_equal_the_slow_reference(grid, wrap, count):
     expected = []
     for image in patches:
         for number, patch in enumerate(image):
-            around = reference_neighbours(number, *grid, wrap)
+            around = reference_neighbors(number, *grid, wrap)
             similar = F.cosine_similarity(patch, image[around], dim=-1)
             nearest = sorted(range(len(around)), key=lambda i: -similar[i])[:count]
             expected.append(reference_class_attention(head, image[[around[i] for i in nearest]]))
@@ -167,8 +167,8 @@ def test_outputs_and_gradients_equal_the_slow_reference(grid, wrap, count):
 
 
 @pytest.mark.parametrize('wrap', [True, False])
-def test_a_single_patch_has_no_neighbours(wrap):
-    with pytest.raises(ValueError, match='a grid of 1 x 1 patches has no neighbours: make the views at least two patches'):
+def test_a_single_patch_has_no_neighbors(wrap):
+    with pytest.raises(ValueError, match='a grid of 1 x 1 patches has no neighbors: make the views at least two patches'):
         ClassAttentionHead(12, num_heads=3, wrap=wrap)(torch.randn(2, 1, 12), (1, 1))
 
 
@@ -176,5 +176,5 @@ def test_impossible_settings():
     with pytest.raises(ValueError, match='num_heads=5 does not divide the 12 channels'):
         ClassAttentionHead(12, num_heads=5)
     for count in (0, 9):
-        with pytest.raises(ValueError, match=f'num_neighbours={count}: a patch has 1 to 8'):
-            ClassAttentionHead(12, num_heads=3, num_neighbours=count)
+        with pytest.raises(ValueError, match=f'num_neighbors={count}: a patch has 1 to 8'):
+            ClassAttentionHead(12, num_heads=3, num_neighbors=count)

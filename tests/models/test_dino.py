@@ -88,7 +88,7 @@ def run_published_steps(arrays, model, dtype):
         assert exempt['weight_decay'] == 0
         yield (
             *(loss.item(), decayed['lr'], exempt['lr'], decayed['weight_decay'], model.teacher_momentum),
-            *(model.loss_cls.centre.numpy().copy(), [norms[name] for name in arrays['trainable_names'].tolist()]),
+            *(model.loss_cls.center.numpy().copy(), [norms[name] for name in arrays['trainable_names'].tolist()]),
         )
 
 
@@ -100,13 +100,13 @@ def published_run(golden, tensors):
     return arrays, model, list(run_published_steps(arrays, model, torch.float64))
 
 
-def test_losses_schedules_and_centre_of_the_published_run(published_run):
+def test_losses_schedules_and_center_of_the_published_run(published_run):
     arrays, _, log = published_run
-    losses, lr, lr_undecayed, weight_decay, momentum, centre, norms = map(np.array, zip(*log, strict=True))
+    losses, lr, lr_undecayed, weight_decay, momentum, center, norms = map(np.array, zip(*log, strict=True))
     np.testing.assert_allclose(losses, arrays['loss_f64'], rtol=0, atol=1e-9)
     for got, key in ((lr, 'lr'), (lr_undecayed, 'lr'), (weight_decay, 'weight_decay'), (momentum, 'momentum')):
         np.testing.assert_allclose(got, arrays[key], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(centre, arrays['center'], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(center, arrays['center'], rtol=0, atol=1e-9)
     np.testing.assert_allclose(norms, arrays['grad_norm_before_clip'], rtol=1e-9, atol=1e-9)
 
 

@@ -47,7 +47,7 @@ def test_prototypes_have_the_norm_weight_g(case):
     torch.testing.assert_close(head.last_layer(identity).T, expected['effective_last_weight'], rtol=0, atol=2e-6)
 
 
-def test_no_parameter_escapes_initialisation():
+def test_no_parameter_escapes_initialization():
     head = DINOHead(**SIZES)
     for parameter in head.parameters():
         torch.nn.init.constant_(parameter, float('nan'))
@@ -55,7 +55,7 @@ def test_no_parameter_escapes_initialisation():
     assert not any(p.isnan().any() for p in head.parameters())
 
 
-def test_initialisation_is_dinos():
+def test_initialization_is_dinos():
     state = DINOHead(in_dim=384, out_dim=1024).state_dict()
     for i in (0, 2, 4):
         assert state[f'mlp.{i}.weight'].std().item() == pytest.approx(0.02, rel=0.02)
@@ -88,7 +88,7 @@ def test_ibot_head_equals_the_published_one(golden, tensors, name):
         torch.testing.assert_close(logits, torch.from_numpy(arrays[f'{name}/{key}']), rtol=0, atol=1e-5, msg=key)
 
 
-def test_initialisation_draws_all_prototypes_anew():
+def test_initialization_draws_all_prototypes_anew():
     head = IBOTHead(patch_out_dim=40, **SIZES)
     for parameter in head.parameters():
         torch.nn.init.constant_(parameter, float('nan'))

@@ -120,7 +120,7 @@ def run_published_steps(arrays, model, dtype):
         yield (
             *(losses[name].item() for name in ('loss', 'loss_cls', 'loss_patch')),
             *(group['lr'], group['weight_decay'], model.teacher_momentum),
-            *(loss.centre.numpy().copy() for loss in (model.loss_cls, model.loss_patch)),
+            *(loss.center.numpy().copy() for loss in (model.loss_cls, model.loss_patch)),
             [norms[name] for name in names],
         )
 
@@ -140,7 +140,7 @@ def published_run(golden):
     return arrays, model, list(run_published_steps(arrays, model, torch.float64))
 
 
-def test_losses_schedules_and_centres_of_the_published_run(published_run):
+def test_losses_schedules_and_centers_of_the_published_run(published_run):
     arrays, _, log = published_run
     names = ('loss_f64', 'loss_cls_f64', 'loss_patch_f64', 'lr', 'weight_decay', 'momentum', 'center', 'center2')
     for name, column in zip((*names, 'grad_norm_before_clip'), zip(*log, strict=True), strict=True):
@@ -227,7 +227,7 @@ def make_masks(batch=3):
 
 
 def cross_entropy(teacher, student, loss):
-    target = ((teacher - loss.centre) / loss.teacher_temp).softmax(-1)
+    target = ((teacher - loss.center) / loss.teacher_temp).softmax(-1)
     return -(target * (student / loss.student_temp).log_softmax(-1)).sum(-1)
 
 
@@ -243,12 +243,12 @@ def definition(model, global_views, local_views, masks):
     for image, local, mask in zip(global_views, local_views, masks, strict=True):
         with torch.no_grad():
             taught = [logits(model.teacher, view) for view in image]
-        learnt = [logits(model.student, view, m[None]) for view, m in zip(image, mask, strict=True)]
-        every_cls = [cls for cls, _ in learnt] + [logits(model.student, view)[0] for view in local]
+        learned = [logits(model.student, view, m[None]) for view, m in zip(image, mask, strict=True)]
+        every_cls = [cls for cls, _ in learned] + [logits(model.student, view)[0] for view in local]
         for u, (teacher_cls, teacher_patches) in enumerate(taught):
             cls_terms += [cross_entropy(teacher_cls, s, model.loss_cls) for v, s in enumerate(every_cls) if u != v]
             hidden = mask[u].flatten()
-            terms = cross_entropy(teacher_patches, learnt[u][1], model.loss_patch) * hidden
+            terms = cross_entropy(teacher_patches, learned[u][1], model.loss_patch) * hidden
             patch_terms.append(terms.sum() / hidden.sum().clamp(min=1))
     return torch.stack(cls_terms).mean(), torch.stack(patch_terms).mean()
 
@@ -264,7 +264,7 @@ def test_losses_and_gradients_equal_the_definition(head, logits_mib, num_local):
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
     for loss in model.distillation_losses():
-        loss.centre.normal_()
+        loss.center.normal_()
     views, masks = make_views(num_local), make_masks()
     results = []
     for cls, patch in (model.loss(**views, masks=PatchMasks.of(masks)).values(), definition(model, **views, masks=masks)):
@@ -281,7 +281,7 @@ def test_losses_and_gradients_equal_the_definition(head, logits_mib, num_local):
 
 
 @heads
-def test_the_centre_of_patches_is_the_mean_over_hidden_and_visible_ones(head):
+def test_the_center_of_patches_is_the_mean_over_hidden_and_visible_ones(head):
     model = build(head=head).double()
     views = make_views()
     model.loss(**views, masks=PatchMasks.of(make_masks()))
@@ -289,7 +289,7 @@ def test_the_centre_of_patches_is_the_mean_over_hidden_and_visible_ones(head):
     patches = head.project(model.teacher['backbone'](views['global_views'].flatten(0, 1)).patches).features
     expected = getattr(head, 'last_layer2', head.last_layer)(patches).flatten(0, 1).mean(0)
     model.after_step()
-    torch.testing.assert_close(model.loss_patch.centre, 0.1 * expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(model.loss_patch.center, 0.1 * expected, rtol=0, atol=1e-12)
 
 
 def test_of_the_students_patches_hidden_ones_alone_pass_the_head():
@@ -307,14 +307,14 @@ def test_accumulated_batches_are_the_joint_batch():
     for batches in ([views | dict(masks=masks)], parts):
         model.zero_grad()
         for loss in model.distillation_losses():
-            loss.centre.zero_()
+            loss.center.zero_()
         for batch in batches:
             batch = batch | dict(masks=PatchMasks.of(batch['masks']))
             (sum(model.loss(**batch).values()) / len(batches)).backward()
         for loss in model.distillation_losses():
-            loss.update_centre()
-        centres = [loss.centre.clone() for loss in model.distillation_losses()]
-        results.append([p.grad.clone() for p in model.student.parameters() if p.requires_grad] + centres)
+            loss.update_center()
+        centers = [loss.center.clone() for loss in model.distillation_losses()]
+        results.append([p.grad.clone() for p in model.student.parameters() if p.requires_grad] + centers)
     for joint, accumulated in zip(*results, strict=True):
         torch.testing.assert_close(accumulated, joint, rtol=0, atol=1e-12)
 
@@ -331,7 +331,7 @@ def test_a_batch_without_masked_patches_costs_nothing_and_has_zero_gradients(hea
     assert all(gradient.isfinite().all() for gradient in gradients.values())  # none is None: processes need the same ones
     assert not gradients['backbone.mask_token'].any()
     model.after_step()
-    assert model.loss_patch.centre.any()  # it follows all patches, masked or not
+    assert model.loss_patch.center.any()  # it follows all patches, masked or not
 
 
 def test_the_mask_token_is_the_students_alone():

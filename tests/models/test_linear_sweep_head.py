@@ -68,7 +68,7 @@ def test_all_classifiers_start_alike():
     assert all((classifier.bias == 0).all() for classifier in head.classifiers)
 
 
-def test_only_the_classifiers_are_optimised_each_at_its_rate():
+def test_only_the_classifiers_are_optimized_each_at_its_rate():
     head = LinearSweepHead(4, 6, RATES)
     groups = LinearSweepOptimConstructor(SGD)(Classifier(head)).optimizer.param_groups
     assert [group['lr'] for group in groups] == list(RATES)

@@ -47,13 +47,13 @@ def test_blur_radii_are_per_image(pictures):
     assert torch.equal(got, to_batch(expected))
 
 
-def test_grey_and_solarise_equal_pillow_exactly(pictures):
+def test_gray_and_solarize_equal_pillow_exactly(pictures):
     batch = to_batch(pictures)
-    assert torch.equal(ops.to_grey(batch).expand(-1, 3, -1, -1), to_batch([TF.to_grayscale(p, 3) for p in pictures]))
-    assert torch.equal(ops.solarise(batch), to_batch([ImageOps.solarize(p) for p in pictures]))
+    assert torch.equal(ops.to_gray(batch).expand(-1, 3, -1, -1), to_batch([TF.to_grayscale(p, 3) for p in pictures]))
+    assert torch.equal(ops.solarize(batch), to_batch([ImageOps.solarize(p) for p in pictures]))
 
 
-def test_hue_over_the_whole_colour_cube():
+def test_hue_over_the_whole_color_cube():
     levels = np.arange(0, 256, 5, dtype=np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
     picture = Image.fromarray(cube)
@@ -70,8 +70,8 @@ def test_published_operations(golden):
     def expected(key):
         return torch.from_numpy(arrays[key]).permute(2, 0, 1)[None].float()
 
-    assert torch.equal(ops.solarise(batch), expected('solarize/image'))
-    assert torch.equal(ops.to_grey(batch).expand(-1, 3, -1, -1), expected('gray/image'))
+    assert torch.equal(ops.solarize(batch), expected('solarize/image'))
+    assert torch.equal(ops.to_gray(batch).expand(-1, 3, -1, -1), expected('gray/image'))
     for key in [k for k in arrays if k.startswith('blur/') and k.endswith('radius')]:
         got = ops.gaussian_blur(batch, ops.box_taps(torch.from_numpy(arrays[key])[None]))
         torch.testing.assert_close(got, expected(key.replace('radius', 'image')), rtol=0, atol=1)
@@ -88,28 +88,28 @@ views = pytest.mark.parametrize('view', VIEWS)
 def operations(arrays, view):
     """Operations of a view by name, as read from DINO's constructed transforms."""
     names = [operation['op'] for operation in arrays[view]]
-    solarised = ['Solarization'] * (view == 'global_2')
-    jitter = ['RandomApply', 'RandomGrayscale', 'GaussianBlur', *solarised]
+    solarized = ['Solarization'] * (view == 'global_2')
+    jitter = ['RandomApply', 'RandomGrayscale', 'GaussianBlur', *solarized]
     assert names == ['RandomResizedCrop', 'RandomHorizontalFlip', *jitter, 'ToTensor', 'Normalize']
     return dict(zip(names, arrays[view], strict=True))
 
 
-def half_width(bounds, centre):
-    assert bounds[0] + bounds[1] == pytest.approx(2 * centre)
-    return pytest.approx(bounds[1] - centre)
+def half_width(bounds, center):
+    assert bounds[0] + bounds[1] == pytest.approx(2 * center)
+    return pytest.approx(bounds[1] - center)
 
 
 def published_recipe(found):
-    (colour,) = found['RandomApply']['of']
+    (color,) = found['RandomApply']['of']
     return dict(
         flip=found['RandomHorizontalFlip']['p'],
         jitter=found['RandomApply']['p'],
-        **{name: half_width(colour[f'{name}_range'], 1) for name in ('brightness', 'contrast', 'saturation')},
-        hue=half_width(colour['hue_range'], 0),
-        grey=found['RandomGrayscale']['p'],
+        **{name: half_width(color[f'{name}_range'], 1) for name in ('brightness', 'contrast', 'saturation')},
+        hue=half_width(color['hue_range'], 0),
+        gray=found['RandomGrayscale']['p'],
         blur=found['GaussianBlur']['p'],
         blur_radius=(found['GaussianBlur']['radius_min'], found['GaussianBlur']['radius_max']),
-        solarise=found.get('Solarization', {'p': 0.0})['p'],
+        solarize=found.get('Solarization', {'p': 0.0})['p'],
     )
 
 
@@ -119,22 +119,22 @@ def test_default_recipes_are_the_published_ones(golden, view):
 
 
 @views
-def test_values_are_normalised_and_inverted_as_published(golden, view):
+def test_values_are_normalized_and_inverted_as_published(golden, view):
     found = operations(golden('dino_augment'), view)
-    normalise = ViewPreprocessor()
+    normalize = ViewPreprocessor()
     for name in ('mean', 'std'):
-        np.testing.assert_allclose(getattr(normalise, name).flatten() / 255, found['Normalize'][name], rtol=0, atol=1e-7)
+        np.testing.assert_allclose(getattr(normalize, name).flatten() / 255, found['Normalize'][name], rtol=0, atol=1e-7)
     if 'Solarization' in found:
         levels = torch.arange(256.0)
         threshold = found['Solarization']['threshold']
-        assert torch.equal(ops.solarise(levels), torch.where(levels >= threshold, 255 - levels, levels))
+        assert torch.equal(ops.solarize(levels), torch.where(levels >= threshold, 255 - levels, levels))
 
 
 def test_draws_follow_the_recipe():
     recipe = build_recipe('global_2', None)
     rng = np.random.default_rng(0)
     draws = dict(zip(COLUMNS, np.stack([recipe.draw(rng) for _ in range(4000)]).T, strict=True))
-    for name, share in (('flip', 0.5), ('grey', 0.2), ('solarise', 0.2)):
+    for name, share in (('flip', 0.5), ('gray', 0.2), ('solarize', 0.2)):
         assert draws[name].mean() == pytest.approx(share, abs=0.03), name
     assert (draws['order_0'] != NO_OP).mean() == pytest.approx(0.8, abs=0.03)
     assert (draws['blur_radius'] > 0).mean() == pytest.approx(0.1, abs=0.02)
@@ -156,7 +156,8 @@ def test_jitter_of_zero_width_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ('overrides', 'message'), [(dict(flip=1.5), 'flip=1.5'), (dict(hue=0.6), 'hue=0.6'), (dict(gray=0.2), 'gray')]
+    ('overrides', 'message'),
+    [(dict(flip=1.5), 'flip=1.5'), (dict(hue=0.6), 'hue=0.6'), (dict(grey=0.2), 'unknown key grey')],
 )
 def test_bad_recipes_are_explained(overrides, message):
     with pytest.raises(ValueError, match=message):

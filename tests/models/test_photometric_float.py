@@ -18,8 +18,8 @@ def crops():
     return torch.cat((views, noise.float()))
 
 
-def grey_levels(name, crops, values):
-    """Absolute difference from the 8-bit operation in grey levels: mean, 99.9th percentile, maximum."""
+def gray_levels(name, crops, values):
+    """Absolute difference from the 8-bit operation in gray levels: mean, 99.9th percentile, maximum."""
     args = () if values is None else (values,)
     difference = getattr(ops, name)(crops.clone(), *args) - getattr(exact, name)(crops.clone(), *args)
     levels = difference.abs().flatten().sort().values
@@ -27,46 +27,46 @@ def grey_levels(name, crops, values):
 
 
 # Pillow truncates after brightness, contrast and saturation (half a level on average), rounds the mean of the contrast and
-# the grey of the saturation, and knows 256 hues and saturations: a step of hue is up to 6 levels.
+# the gray of the saturation, and knows 256 hues and saturations: a step of hue is up to 6 levels.
 BOUNDS = {
     'adjust_brightness': ((0.6, 1.4), (0.5, 1.0, 1.0)),
     'adjust_contrast': ((0.6, 1.4), (0.5, 1.2, 1.2)),
     'adjust_saturation': ((0.8, 1.2), (0.5, 1.1, 1.1)),
     'adjust_hue': ((-0.1, 0.1), (0.5, 9.0, 17.0)),
-    'to_grey': (None, (0.26, 0.51, 0.51)),
-    'solarise': (None, (0.0, 0.0, 0.0)),
+    'to_gray': (None, (0.26, 0.51, 0.51)),
+    'solarize': (None, (0.0, 0.0, 0.0)),
 }
 
 
 @pytest.mark.parametrize('name', BOUNDS)
 def test_difference_from_8_bit_arithmetic(crops, name):
     amounts, bounds = BOUNDS[name]
-    found = grey_levels(name, crops, None if amounts is None else torch.linspace(*amounts, len(crops)))
+    found = gray_levels(name, crops, None if amounts is None else torch.linspace(*amounts, len(crops)))
     assert all(value <= bound for value, bound in zip(found, bounds, strict=True)), found
 
 
 def test_blur_difference_from_8_bit_arithmetic(crops):
     """Pillow rounds after each of six passes."""
-    found = grey_levels('gaussian_blur', crops, exact.box_taps(torch.linspace(0.1, 2, len(crops))))
+    found = gray_levels('gaussian_blur', crops, exact.box_taps(torch.linspace(0.1, 2, len(crops))))
     assert all(value <= bound for value, bound in zip(found, (0.45, 2.4, 3.0), strict=True)), found
 
 
 @pytest.mark.parametrize('shift', [-0.5, -0.1, 0.0, 0.07, 0.37, 0.5])
 def test_hue_is_a_turn_in_hsv(shift):
-    """Against the standard library, over a cube of colours with all ties of channels."""
+    """Against the standard library, over a cube of colors with all ties of channels."""
     levels = torch.linspace(0, 1, 9)
-    colours = torch.cartesian_prod(levels, levels, levels)
+    colors = torch.cartesian_prod(levels, levels, levels)
 
-    def turned(colour):
-        hue, saturation, value = colorsys.rgb_to_hsv(*colour)
+    def turned(color):
+        hue, saturation, value = colorsys.rgb_to_hsv(*color)
         return colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value)
 
-    expected = torch.tensor([turned(colour) for colour in colours.tolist()])
-    got = ops.adjust_hue(255 * colours.T.reshape(1, 3, 27, 27), torch.tensor([shift])).reshape(3, -1).T / 255
+    expected = torch.tensor([turned(color) for color in colors.tolist()])
+    got = ops.adjust_hue(255 * colors.T.reshape(1, 3, 27, 27), torch.tensor([shift])).reshape(3, -1).T / 255
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
-def test_hue_leaves_grey_and_nearly_grey_pixels():
+def test_hue_leaves_gray_and_nearly_gray_pixels():
     pixels = torch.linspace(0, 255, 64).reshape(1, 1, 8, 8).repeat(1, 3, 1, 1)
     torch.testing.assert_close(ops.adjust_hue(pixels.clone(), torch.tensor([0.3])), pixels, rtol=0, atol=1e-4)
     pixels[:, 0] += 1e-5
@@ -74,7 +74,7 @@ def test_hue_leaves_grey_and_nearly_grey_pixels():
 
 
 def test_contrast_and_saturation_mean_what_they_say(crops):
-    """Factor 0 leaves the mean grey, and the grey of each pixel; factor 1 leaves all."""
+    """Factor 0 leaves the mean gray, and the gray of each pixel; factor 1 leaves all."""
     zero, one = torch.zeros(len(crops)), torch.ones(len(crops))
     weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
     luma = (crops * weights).sum(1, keepdim=True)

@@ -45,7 +45,7 @@ def spread(model):
             if 'pos_embed' not in name:
                 p.add_(0.2 * torch.randn_like(p))
     for loss in model.distillation_losses():
-        loss.centre.normal_()
+        loss.center.normal_()
     return model
 
 
@@ -84,7 +84,7 @@ TERMS = {'cls': 'center', 'patch': 'center2', 'query': 'center3'}
 
 
 def published_model(config, logits_mib):
-    losses = dict(logits_mib=logits_mib, student_temp=config['student_temp'], centre_momentum=config['center_momentum'])
+    losses = dict(logits_mib=logits_mib, student_temp=config['student_temp'], center_momentum=config['center_momentum'])
     weights = dict(cls_weight=config['lambda1'], patch_weight=config['lambda2'], query_weight=config['lambda3'])
     head = HEAD | dict(out_dim=config['out_dim'])
     return build(head=head, **weights, **{f'loss_{kind}': losses for kind in TERMS})
@@ -123,12 +123,12 @@ def test_equals_the_published_loss(golden, monkeypatch, logits_mib, dtype):
         total.backward()
         assert total.item() == pytest.approx(arrays[f'official/loss{suffix}'][call], rel=0, abs=2 * atol)
         for loss in model.distillation_losses():
-            loss.update_centre()
-        for kind, centre in TERMS.items():
+            loss.update_center()
+        for kind, center in TERMS.items():
             expected = arrays[f'official/loss_{kind}{suffix}'][call]
             assert got[f'loss_{kind}'].item() == pytest.approx(expected, rel=0, abs=atol), kind
-            found = getattr(model, f'loss_{kind}').centre.numpy()
-            np.testing.assert_allclose(found, arrays[f'official/{centre}'][call].ravel(), rtol=0, atol=1e-6)
+            found = getattr(model, f'loss_{kind}').center.numpy()
+            np.testing.assert_allclose(found, arrays[f'official/{center}'][call].ravel(), rtol=0, atol=1e-6)
         for kind, values in student.items():
             expected = torch.from_numpy(arrays[f'official/grad_student_{kind}'][call]).to(dtype)
             torch.testing.assert_close(values.grad, expected, rtol=0, atol=1e-6, msg=kind)
@@ -167,7 +167,7 @@ def definition(model, views, boxes):
     ):
         with torch.no_grad():
             target = torch.cat([teacher['head'](teacher['backbone'](crop[None]).patches[0]) for crop in crops])
-        target = ((target - model.loss_query.centre) / model.loss_query.teacher_temp).softmax(-1)
+        target = ((target - model.loss_query.center) / model.loss_query.teacher_temp).softmax(-1)
         for view, mask, boxes_of_view in zip(image, masks, image_boxes, strict=True):
             places = [
                 [4 * (left + j * (right - left) / 2), 4 * (top + i * (bottom - top) / 2)]

@@ -192,7 +192,7 @@ def test_outputs_equal_the_plain_timm_model():
     torch.testing.assert_close(ours(images).cls, theirs(images), rtol=0, atol=1e-5)
 
 
-def test_no_parameter_escapes_initialisation():
+def test_no_parameter_escapes_initialization():
     """Every value is overwritten: NaN put in everywhere beforehand is gone afterwards."""
     model = build(mask_token=True)
     for parameter in model.parameters():
@@ -201,7 +201,7 @@ def test_no_parameter_escapes_initialisation():
     assert not [name for name, p in model.named_parameters() if p.isnan().any()]
 
 
-def test_initialisation_is_dinos():
+def test_initialization_is_dinos():
     model = QueryViT(dict(embed_dim=192, depth=2, num_heads=3, patch_size=8), img_size=224)
     state = model.state_dict()
     for name in ('pos_embed', 'blocks.0.attn.qkv.weight', 'blocks.1.mlp.fc2.weight', 'blocks.1.attn.proj.weight'):

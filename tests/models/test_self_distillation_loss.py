@@ -30,7 +30,7 @@ def logits(values):
 
 def published_loss(config, logits_mib, momentum='center_momentum', **kwargs):
     """The loss with the settings of a golden file."""
-    settings = dict(student_temp=config['student_temp'], centre_momentum=config[momentum])
+    settings = dict(student_temp=config['student_temp'], center_momentum=config[momentum])
     return SelfDistillationLoss(**settings, logits_mib=logits_mib, **kwargs)
 
 
@@ -44,7 +44,7 @@ def published_temperatures(arrays, kind='', schedule='teacher_temp_schedule'):
 
 
 def run(case, config, temperatures, dtype, logits_mib):
-    """Losses, student gradients and centres of the calls in a row."""
+    """Losses, student gradients and centers of the calls in a row."""
     student, teacher = (torch.from_numpy(case[k]).to(dtype) for k in ('student', 'teacher'))
     batch = config['batch']
     assert len(student[0]) == batch * case['n_crops']
@@ -55,8 +55,8 @@ def run(case, config, temperatures, dtype, logits_mib):
         s = s.unflatten(0, (-1, batch)).requires_grad_()
         loss = loss_fn(logits(s), logits(t.unflatten(0, (-1, batch))))
         loss.backward()
-        loss_fn.update_centre()
-        results.append((loss.detach(), s.grad.flatten(0, 1), loss_fn.centre.clone()))
+        loss_fn.update_center()
+        results.append((loss.detach(), s.grad.flatten(0, 1), loss_fn.center.clone()))
     return [torch.stack(part) for part in zip(*results, strict=True)]
 
 
@@ -65,10 +65,10 @@ def run(case, config, temperatures, dtype, logits_mib):
 def test_equals_published_dino_loss(golden, name, logits_mib):
     arrays = golden('dino_loss')
     case, temperatures = arrays.below(f'{name}/'), published_temperatures(arrays)
-    losses, gradients, centres = run(case, arrays.config, temperatures, torch.float32, logits_mib)
+    losses, gradients, centers = run(case, arrays.config, temperatures, torch.float32, logits_mib)
     torch.testing.assert_close(losses, torch.from_numpy(case['loss']), rtol=3e-6, atol=1e-5)
     torch.testing.assert_close(gradients, torch.from_numpy(case['grad_student']), rtol=0, atol=1e-6)
-    torch.testing.assert_close(centres, torch.from_numpy(case['center'])[:, 0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(centers, torch.from_numpy(case['center'])[:, 0], rtol=0, atol=1e-6)
     losses, _, _ = run(case, arrays.config, temperatures, torch.float64, logits_mib)
     np.testing.assert_allclose(losses.numpy(), case['loss_f64'], rtol=0, atol=1e-10)
 
@@ -87,10 +87,10 @@ def test_cross_view_query_term(golden, logits_mib):
         )
         assert student.shape[1:3] == (arrays.config['batch'], arrays.config['num_queries'])
         loss = loss_fn(logits(student), logits(teacher))
-        loss_fn.update_centre()
+        loss_fn.update_center()
         assert loss.item() == pytest.approx(float(arrays['ref64/cross_view/loss_query'][call]), abs=1e-10)
-        centre = arrays['ref64/cross_view/center'][call]
-        np.testing.assert_allclose(loss_fn.centre.numpy(), centre.ravel(), rtol=0, atol=1e-10)
+        center = arrays['ref64/cross_view/center'][call]
+        np.testing.assert_allclose(loss_fn.center.numpy(), center.ravel(), rtol=0, atol=1e-10)
 
 
 @FORMS
@@ -106,11 +106,11 @@ def test_released_query_term(golden, logits_mib):
         teacher = torch.from_numpy(arrays['teacher_query'][call]).expand(2, -1, -1, -1)
         loss = weight * loss_fn(logits(student), logits(teacher))
         loss.backward()
-        loss_fn.update_centre()
+        loss_fn.update_center()
         assert loss.item() == pytest.approx(float(arrays['official/loss_query'][call]), abs=1e-5)
         expected = arrays['official/grad_student_query'][call]
         np.testing.assert_allclose(student.grad.flatten(0, 1).numpy(), expected, rtol=0, atol=1e-6)
-        np.testing.assert_allclose(loss_fn.centre.numpy(), arrays['official/center3'][call].ravel(), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(loss_fn.center.numpy(), arrays['official/center3'][call].ravel(), rtol=0, atol=1e-6)
 
 
 def ibot_losses(config, logits_mib):
@@ -139,27 +139,27 @@ def test_equals_published_ibot_loss(golden, tensors, name, logits_mib, dtype):
         _, rows, weights = PatchMasks.of(case['masks'][call].transpose(0, 1))
         assert case['masks'].shape[-2:] == (config['grid'], config['grid'])
         student, teacher = (x.flatten(0, 1)[None] for x in (leaves['student_patch'], case['teacher_patch'][call].to(dtype)))
-        patch = loss_patch(logits(student[:, rows]), logits(teacher[:, rows]), weights, centre_from=logits(teacher))
+        patch = loss_patch(logits(student[:, rows]), logits(teacher[:, rows]), weights, center_from=logits(teacher))
         patch = config['lambda2'] * patch
         (cls + patch).backward()
-        loss_cls.update_centre()
-        loss_patch.update_centre()
+        loss_cls.update_center()
+        loss_patch.update_center()
         for got, key in ((cls, 'loss_cls'), (patch, 'loss_patch'), (cls + patch, 'loss')):
             assert got.item() == pytest.approx(case[f'{key}{suffix}'][call].item(), rel=0, abs=atol), key
-        for got, key in ((loss_cls.centre, 'center'), (loss_patch.centre, 'center2')):
+        for got, key in ((loss_cls.center, 'center'), (loss_patch.center, 'center2')):
             torch.testing.assert_close(got, case[key][call].flatten().to(dtype), rtol=0, atol=1e-6, msg=key)
         for key, leaf in leaves.items():
             torch.testing.assert_close(leaf.grad, case[f'grad_{key}'][call].to(dtype), rtol=0, atol=1e-6, msg=key)
 
 
-def slow_loss(student, teacher, centre, student_temp, teacher_temp, keep):
+def slow_loss(student, teacher, center, student_temp, teacher_temp, keep):
     """The definition: every pair, image and token by itself."""
     terms = []
     for u, v in itertools.product(range(len(teacher)), range(len(student))):
         if not keep(u, v):
             continue
         for index in itertools.product(*map(range, student.shape[1:-1])):
-            target = ((teacher[u][index] - centre) / teacher_temp).softmax(-1)
+            target = ((teacher[u][index] - center) / teacher_temp).softmax(-1)
             terms.append(-(target * (student[v][index] / student_temp).log_softmax(-1)).sum())
     return torch.stack(terms).mean()
 
@@ -173,9 +173,9 @@ def test_equals_explicit_loop(pairing, views, tokens, logits_mib):
     student = torch.randn(num_student, 3, *tokens, 7, dtype=torch.float64)
     teacher = torch.randn(num_teacher, 3, *tokens, 7, dtype=torch.float64)
     loss_fn = SelfDistillationLoss(7, student_temp=0.2, teacher_temp=0.3, pairing=pairing, logits_mib=logits_mib).double()
-    loss_fn.centre.normal_()
+    loss_fn.center.normal_()
     keep = (lambda u, v: u != v) if pairing == 'cross-view' else (lambda u, v: u == v)
-    expected = slow_loss(student, teacher, loss_fn.centre, 0.2, 0.3, keep)
+    expected = slow_loss(student, teacher, loss_fn.center, 0.2, 0.3, keep)
     torch.testing.assert_close(loss_fn(logits(student), logits(teacher)), expected, rtol=0, atol=1e-12)
 
 
@@ -186,35 +186,35 @@ def test_uniform_outputs_cost_ln_k():
     )
 
 
-def test_centre_over_accumulated_batches_is_that_of_the_joint_batch():
+def test_center_over_accumulated_batches_is_that_of_the_joint_batch():
     teacher = torch.randn(2, 8, 5)
     joint, parts = SelfDistillationLoss(5), SelfDistillationLoss(5)
     joint(logits(teacher), logits(teacher))
-    joint.update_centre()
+    joint.update_center()
     for part in teacher.split((2, 6), dim=1):  # of unequal size, on purpose
         parts(logits(part), logits(part))
-    parts.update_centre()
-    torch.testing.assert_close(parts.centre, joint.centre)
-    torch.testing.assert_close(joint.centre, 0.1 * teacher.mean(dim=(0, 1)))
+    parts.update_center()
+    torch.testing.assert_close(parts.center, joint.center)
+    torch.testing.assert_close(joint.center, 0.1 * teacher.mean(dim=(0, 1)))
 
 
-def test_centre_stays_without_teacher_rows_and_in_evaluation():
+def test_center_stays_without_teacher_rows_and_in_evaluation():
     loss_fn = SelfDistillationLoss(5)
-    loss_fn.centre.normal_()
-    before = loss_fn.centre.clone()
-    loss_fn.update_centre()
+    loss_fn.center.normal_()
+    before = loss_fn.center.clone()
+    loss_fn.update_center()
     loss_fn.eval()
     loss_fn(logits(torch.randn(2, 3, 5)), logits(torch.randn(2, 3, 5)))
-    loss_fn.update_centre()
-    assert torch.equal(loss_fn.centre, before)
+    loss_fn.update_center()
+    assert torch.equal(loss_fn.center, before)
 
 
-def test_targets_carry_no_gradient_and_centre_is_saved():
+def test_targets_carry_no_gradient_and_center_is_saved():
     loss_fn = SelfDistillationLoss(5)
     teacher = torch.randn(2, 3, 5, requires_grad=True)
     loss_fn(logits(torch.randn(2, 3, 5, requires_grad=True)), logits(teacher)).backward()
     assert teacher.grad is None
-    assert set(loss_fn.state_dict()) == {'centre'}
+    assert set(loss_fn.state_dict()) == {'center'}
 
 
 def test_bf16_logits_are_evaluated_in_fp32():
@@ -274,19 +274,19 @@ def test_no_rows_at_all_cost_nothing(logits_mib):
     head = both_heads()[0]
     loss_fn = SelfDistillationLoss(40, pairing='same-view', logits_mib=logits_mib).double()
     nothing, seen = torch.empty(1, 0, 6, dtype=torch.float64), torch.randn(1, 5, 6, dtype=torch.float64)
-    loss = loss_fn(head.project(nothing), head.project(nothing), torch.empty(0), centre_from=head.project(seen))
+    loss = loss_fn(head.project(nothing), head.project(nothing), torch.empty(0), center_from=head.project(seen))
     loss.backward()
     assert loss.item() == 0
     assert not any(p.grad.any() for p in head.parameters())
-    loss_fn.update_centre()
-    torch.testing.assert_close(loss_fn.centre, 0.1 * head(seen).mean((0, 1)), rtol=0, atol=1e-12)
+    loss_fn.update_center()
+    torch.testing.assert_close(loss_fn.center, 0.1 * head(seen).mean((0, 1)), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize('weighted', [False, True])
 @pytest.mark.parametrize('logits_mib', [1e-4, 0.01, 0.02, 64])
 @pytest.mark.parametrize('tokens', [(), (3,)])
 @pytest.mark.parametrize('pairing', ['cross-view', 'same-view'])
-def test_chunks_change_neither_value_nor_gradients_nor_centre(logits_mib, tokens, pairing, weighted):
+def test_chunks_change_neither_value_nor_gradients_nor_center(logits_mib, tokens, pairing, weighted):
     heads = both_heads()
     weights = torch.rand(5, *tokens) if weighted else None
     student = torch.randn(4, 5, *tokens, 6, dtype=torch.float64)
@@ -296,23 +296,23 @@ def test_chunks_change_neither_value_nor_gradients_nor_centre(logits_mib, tokens
         heads[0].zero_grad()
         x = student.clone().requires_grad_()
         loss_fn = SelfDistillationLoss(40, logits_mib=size, pairing=pairing).double()
-        loss_fn.centre.normal_(generator=torch.Generator().manual_seed(1))
+        loss_fn.center.normal_(generator=torch.Generator().manual_seed(1))
         loss = loss_fn(heads[0].project(x), heads[1].project(teacher), weights)
         (3 * loss).backward()
-        loss_fn.update_centre()
-        results.append([loss.detach(), x.grad, loss_fn.centre, *(p.grad.clone() for p in heads[0].parameters())])
+        loss_fn.update_center()
+        results.append([loss.detach(), x.grad, loss_fn.center, *(p.grad.clone() for p in heads[0].parameters())])
         assert all(p.grad is None for p in heads[1].parameters())
     for plain, chunked in zip(*results, strict=True):
         torch.testing.assert_close(chunked, plain, rtol=1e-12, atol=1e-12)
 
 
-def test_centre_is_the_mean_of_the_logits():
+def test_center_is_the_mean_of_the_logits():
     heads = both_heads()
     teacher = torch.randn(2, 5, 3, 6, dtype=torch.float64)
     loss_fn = SelfDistillationLoss(40).double()
     loss_fn(heads[0].project(teacher), heads[1].project(teacher))
-    loss_fn.update_centre()
-    torch.testing.assert_close(loss_fn.centre, 0.1 * heads[1](teacher).flatten(0, -2).mean(0), rtol=0, atol=1e-12)
+    loss_fn.update_center()
+    torch.testing.assert_close(loss_fn.center, 0.1 * heads[1](teacher).flatten(0, -2).mean(0), rtol=0, atol=1e-12)
 
 
 def test_second_backward_pass_is_refused():

@@ -49,7 +49,7 @@ def projections(parts, batch):
 
 
 def published_model(config, logits_mib):
-    losses = dict(logits_mib=logits_mib, student_temp=config['student_temp'], centre_momentum=config['center_momentum'])
+    losses = dict(logits_mib=logits_mib, student_temp=config['student_temp'], center_momentum=config['center_momentum'])
     return build(
         head=TINY['head'] | dict(out_dim=config['out_dim']),
         patch_head=dict(out_dim=config['out_dim_selfpatch']),
@@ -91,7 +91,7 @@ def test_equals_the_published_loss(golden, tensors, monkeypatch, logits_mib, dty
         got = model.loss(**views)
         sum(got.values()).backward()
         for loss in model.distillation_losses():
-            loss.update_centre()
+            loss.update_center()
         patch = config['patch_loss_weight'] * arrays[f'loss_patch{suffix}'][call]
         assert got['loss_cls'].item() == pytest.approx(arrays[f'loss_cls{suffix}'][call], rel=0, abs=atol)
         assert got['loss_patch'].item() == pytest.approx(patch, rel=0, abs=atol)
@@ -100,14 +100,14 @@ def test_equals_the_published_loss(golden, tensors, monkeypatch, logits_mib, dty
             expected = torch.from_numpy(arrays[f'grad_student/{name}'][call]).to(dtype)
             torch.testing.assert_close(values.grad, expected, rtol=0, atol=1e-6, msg=name)
         for loss, name in ((model.loss_cls, 'center'), (model.loss_patch, 'patch_center')):
-            np.testing.assert_allclose(loss.centre.numpy(), arrays[name][call].ravel(), rtol=0, atol=1e-6)
+            np.testing.assert_allclose(loss.center.numpy(), arrays[name][call].ravel(), rtol=0, atol=1e-6)
 
 
 # --- a slow reference ------------------------------------------------------------------------------------------------------
 
 
 def cross_entropy(teacher, student, loss):
-    target = ((teacher - loss.centre) / loss.teacher_temp).softmax(-1)
+    target = ((teacher - loss.center) / loss.teacher_temp).softmax(-1)
     return -(target * (student / loss.student_temp).log_softmax(-1)).sum(-1)
 
 
@@ -124,10 +124,10 @@ def definition(model, global_views, local_views):
         views = [*image, *local]
         with torch.no_grad():
             taught = [logits(model.teacher, view, True) for view in views]
-        learnt = [logits(model.student, view, False) for view in views]
+        learned = [logits(model.student, view, False) for view in views]
         for u, (teacher_cls, teacher_patches) in enumerate(taught):
-            patch_terms.append(cross_entropy(teacher_patches, learnt[u][1], model.loss_patch).mean())
-            others = [cls for v, (cls, _) in enumerate(learnt) if u != v] if u < 2 else []
+            patch_terms.append(cross_entropy(teacher_patches, learned[u][1], model.loss_patch).mean())
+            others = [cls for v, (cls, _) in enumerate(learned) if u != v] if u < 2 else []
             cls_terms += [cross_entropy(teacher_cls, cls, model.loss_cls) for cls in others]
     return torch.stack(cls_terms).mean(), torch.stack(patch_terms).mean()
 
@@ -147,7 +147,7 @@ def test_losses_and_gradients_equal_the_definition(logits_mib, num_local, wrap):
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
     for loss in model.distillation_losses():
-        loss.centre.normal_()
+        loss.center.normal_()
     views = make_views(num_local)
     results = []
     for (cls, patch), weight in ((model.loss(**views).values(), 1.0), (definition(model, **views), 0.7)):
@@ -162,14 +162,14 @@ def test_losses_and_gradients_equal_the_definition(logits_mib, num_local, wrap):
     assert all(p.grad is None for p in model.teacher.parameters())
 
 
-def test_centres_follow_the_teachers_tokens_of_all_views():
+def test_centers_follow_the_teachers_tokens_of_all_views():
     model = build().double()
     views = make_views()
     model.loss(**views)
-    cls, patches = model.project_views(model.teacher, list(views.values()), summarise=True)
+    cls, patches = model.project_views(model.teacher, list(views.values()), summarize=True)
     model.after_step()
-    torch.testing.assert_close(model.loss_cls.centre, 0.1 * cls.logits().mean((0, 1)), rtol=0, atol=1e-12)
-    torch.testing.assert_close(model.loss_patch.centre, 0.1 * patches.logits().mean((0, 1)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(model.loss_cls.center, 0.1 * cls.logits().mean((0, 1)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(model.loss_patch.center, 0.1 * patches.logits().mean((0, 1)), rtol=0, atol=1e-12)
     assert cls.features.shape[:2] == (5, 2)
     assert patches.features.shape[1] == 2 * (2 * 16 + 3 * 4)
 
@@ -202,5 +202,5 @@ def test_weights_are_drawn_anew_and_the_teacher_starts_from_them():
 
 
 def test_local_views_of_one_patch_are_explained():
-    with pytest.raises(ValueError, match=r'1 x 1 patches has no neighbours: .*\(global_size and local_size of MultiCrop\)'):
+    with pytest.raises(ValueError, match=r'1 x 1 patches has no neighbors: .*\(global_size and local_size of MultiCrop\)'):
         build().loss(**make_views(dtype=torch.float32, local_size=8))

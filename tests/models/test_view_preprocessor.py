@@ -35,10 +35,10 @@ def views():
 def draws():
     """(40, NUM_PARAMS) in which every operation takes place and is left out."""
     rng = np.random.default_rng(1)
-    recipes = [build_recipe(view, dict(solarise=0.3, blur=0.5)) for view in RECIPES]
+    recipes = [build_recipe(view, dict(solarize=0.3, blur=0.5)) for view in RECIPES]
     rows = torch.from_numpy(np.stack([recipes[i % 4].draw(rng) for i in range(40)]))
     shares = {
-        name: (rows[:, COLUMNS.index(name)] > 0).float().mean() for name in ('flip', 'grey', 'blur_radius', 'solarise')
+        name: (rows[:, COLUMNS.index(name)] > 0).float().mean() for name in ('flip', 'gray', 'blur_radius', 'solarize')
     }
     assert all(0 < share < 1 for share in shares.values()), shares
     return rows
@@ -49,7 +49,7 @@ def test_pillow_arithmetic_equals_pillow_view_by_view(views, draws):
     got = preprocessor.augment(views.unflatten(0, (10, 4)), draws.unflatten(0, (10, 4)))
     rendered = [render_with_pillow(*pair) for pair in zip(to_pictures(views), draws, strict=True)]
     expected = torch.stack([TF.pil_to_tensor(picture) for picture in rendered])
-    torch.testing.assert_close(got.flatten(0, 1), preprocessor.normalise(expected.float()))
+    torch.testing.assert_close(got.flatten(0, 1), preprocessor.normalize(expected.float()))
 
 
 def test_float_arithmetic_stays_close_to_pillow():
@@ -62,21 +62,21 @@ def test_float_arithmetic_stays_close_to_pillow():
     assert all(value <= bound for value, bound in zip(found, (1.3, 6.0, 13.0), strict=True)), found
 
 
-def test_published_normalisation_and_flip(golden):
+def test_published_normalization_and_flip(golden):
     arrays = golden('dino_augment_ops')
     batch = torch.from_numpy(arrays['image']).permute(2, 0, 1)[None]
     flipped = torch.from_numpy(arrays['flip/image']).permute(2, 0, 1)[None]
     preprocessor = ViewPreprocessor()
-    normalised = preprocessor.normalise(batch.float())[0]
-    torch.testing.assert_close(normalised, torch.from_numpy(arrays['normalize/tensor']), rtol=0, atol=2e-6)
-    assert torch.equal(preprocessor.augment(batch, parameters(flip=1.0)), preprocessor.normalise(flipped.float()))
+    normalized = preprocessor.normalize(batch.float())[0]
+    torch.testing.assert_close(normalized, torch.from_numpy(arrays['normalize/tensor']), rtol=0, atol=2e-6)
+    assert torch.equal(preprocessor.augment(batch, parameters(flip=1.0)), preprocessor.normalize(flipped.float()))
 
 
 @both
 def test_identity_parameters_leave_pixels_alone(views, arithmetic):
     preprocessor = ViewPreprocessor(arithmetic=arithmetic)
     before = views.clone()
-    assert torch.equal(preprocessor.augment(views, parameters().expand(40, -1)), preprocessor.normalise(views.float()))
+    assert torch.equal(preprocessor.augment(views, parameters().expand(40, -1)), preprocessor.normalize(views.float()))
     assert torch.equal(views, before)
 
 
@@ -170,9 +170,9 @@ def test_queries_are_drawn_per_view_or_shared():
     assert torch.equal(shared[:, 0], shared[:, 1])
 
 
-def test_evaluation_images_are_normalised(views):
+def test_evaluation_images_are_normalized(views):
     preprocessor = ViewPreprocessor()
-    assert torch.equal(preprocessor({'images': views})['images'], preprocessor.normalise(views.float()))
+    assert torch.equal(preprocessor({'images': views})['images'], preprocessor.normalize(views.float()))
 
 
 def test_bad_input_is_explained(views, draws):

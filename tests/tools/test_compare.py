@@ -69,7 +69,7 @@ def test_comparison_measures_goes_on_and_starts_anew(compare):
     first = run(2)
     content = json.loads((out / 'table.json').read_text())
     rows = content['rows']
-    assert list(rows) == ['raw pixels', 'random initialisation', 'dino_vittiny_shapes', 'adclr_vittiny_shapes']
+    assert list(rows) == ['raw pixels', 'random initialization', 'dino_vittiny_shapes', 'adclr_vittiny_shapes']
     for method in ('dino_vittiny_shapes', 'adclr_vittiny_shapes'):
         for seed in ('0', '1'):  # the tool measures what the run's last validation measured
             validated = logged(out / method / f'seed{seed}' / 'pretraining', 'knn5_T0.07_top1')[-1]
@@ -103,5 +103,5 @@ def test_comparison_measures_goes_on_and_starts_anew(compare):
     assert (
         broken.stderr.strip()
         .splitlines()[-1]
-        .startswith('error: 12 jobs failed: random initialisation, seed 0, pretraining;')
+        .startswith('error: 12 jobs failed: random initialization, seed 0, pretraining;')
     )

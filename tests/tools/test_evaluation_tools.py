@@ -28,7 +28,7 @@ from mmadclr.evaluation.command_line import (
     open_source,
     over_draws,
     start_processes,
-    summarise,
+    summarize,
 )
 from mmadclr.evaluation.knn import WeightedKNN, evaluate_knn
 from mmadclr.evaluation.linear import LinearRecipe, evaluate_linear
@@ -40,7 +40,7 @@ TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--np
 
 
 def write_classes(root, per_class, seed, names=('blue', 'green', 'red')):
-    """Noisy pictures whose colour tells the class."""
+    """Noisy pictures whose color tells the class."""
     rng = np.random.default_rng(seed)
     for channel, name in enumerate(names):
         (root / name).mkdir(parents=True)
@@ -154,7 +154,7 @@ def test_networks_of_other_trainers_are_chosen_on_the_command_line(folders, tmp_
     assert sets.about['inputs']['prefix'] == 'student_backbone.vit'
 
 
-def test_a_config_stands_for_its_random_initialisation(folders):
+def test_a_config_stands_for_its_random_initialization(folders):
     before = torch.get_rng_state()
     first, second = open_config(SMALL_CONFIG), open_config(SMALL_CONFIG)
     assert torch.equal(torch.get_rng_state(), before)
@@ -164,7 +164,7 @@ def test_a_config_stands_for_its_random_initialisation(folders):
     for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     sets = load_features(parsed(SMALL_CONFIG, *places(folders), '--dtype', 'float32'), 'linear')
-    images = ImageDataset(str(folders[1]), dict(type='ResizeCentreCrop', resize=37, size=32))[3]['images']
+    images = ImageDataset(str(folders[1]), dict(type='ResizeCenterCrop', resize=37, size=32))[3]['images']
     tokens = first.model.intermediate_tokens(normalize(images / 255, first.mean, first.std)[None], 4)
     torch.testing.assert_close(sets.val.rows[3:4], torch.cat([part[:, 0] for part in tokens], dim=1), rtol=0, atol=1e-5)
 
@@ -223,7 +223,7 @@ def test_few_shot_encodes_the_drawn_images_alone(folders):
 
 def test_summaries_average_accuracies_alone():
     runs = [dict(linear_top1=top1, linear_lr=lr) for top1, lr in ((50.0, 0.1), (60.0, 0.3))]
-    assert summarise(runs) == dict(linear_top1=55.0, linear_top1_std=pytest.approx(50**0.5), runs=runs)
+    assert summarize(runs) == dict(linear_top1=55.0, linear_top1_std=pytest.approx(50**0.5), runs=runs)
 
 
 def test_lists_name_images_and_labels(folders, tmp_path):
@@ -274,7 +274,7 @@ def test_options_that_cannot_be_met_are_explained(folders):
         load_features(parsed(*DINO, *places(folders), '--refresh'), 'knn')
     with pytest.raises(ValueError, match='shots=12: class blue has only 11 images'):
         load_features(parsed(*DINO, *places(folders), '--shots', 12), 'knn')
-    with pytest.raises(ValueError, match='6 images to learn from, but --k asks for 7 neighbours: choose fewer'):
+    with pytest.raises(ValueError, match='6 images to learn from, but --k asks for 7 neighbors: choose fewer'):
         load_features(parsed(*DINO, *places(folders), '--shots', 2), 'knn', least=7)
     with pytest.raises(ValueError, match='--num-heads 3: .* says how many heads its backbone has'):
         open_source(parsed(SMALL_CONFIG, '--num-heads', 3, *places(folders)))
@@ -309,7 +309,7 @@ def test_a_config_with_another_backbone_is_refused(tmp_path):
 def test_mistakes_end_with_a_message_not_a_traceback(folders, tmp_path):
     done = tool('knn', *DINO, *places(folders), '--k', 34, '--out', tmp_path / 'result.json', check=False)
     assert done.returncode != 0
-    assert 'error: 33 images to learn from, but --k asks for 34 neighbours: choose fewer' in done.stderr
+    assert 'error: 33 images to learn from, but --k asks for 34 neighbors: choose fewer' in done.stderr
     assert 'Traceback' not in done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -337,8 +337,8 @@ def test_images_of_12_bits_are_read_as_told(folders, tmp_path):
     """The same images in 8 bits, and in 12 of 16 bits."""
     for folder in folders:
         for path in folder.rglob('*.png'):
-            grey = np.asarray(Image.open(path).convert('L'))
-            for kind, levels in (('8', grey), ('12', grey.astype(np.uint16) * 16)):
+            gray = np.asarray(Image.open(path).convert('L'))
+            for kind, levels in (('8', gray), ('12', gray.astype(np.uint16) * 16)):
                 target = tmp_path / kind / folder.name / path.relative_to(folder)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(levels).save(target)

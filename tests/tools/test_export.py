@@ -24,7 +24,7 @@ def test_a_student_with_everything_for_the_card(tmp_path):
     done = export(
         GOLDEN_CHECKPOINTS / 'dino_checkpoint.pth', tmp_path / 'out', '--format', 'timm', '--num-heads', 3,
         '--which', 'student', '--evaluation', tmp_path / 'knn.json',
-        '--name', 'my-vit', '--data', 'four pictures', '--licence', 'apache-2.0',
+        '--name', 'my-vit', '--data', 'four pictures', '--license', 'apache-2.0',
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert 'images of 224x224: largest difference' in done.stdout
@@ -32,7 +32,7 @@ def test_a_student_with_everything_for_the_card(tmp_path):
     student = torch.load(GOLDEN_CHECKPOINTS / 'dino_checkpoint.pth', weights_only=False)['student']
     assert torch.equal(tensors['cls_token'], student['module.backbone.cls_token'])
     card = (tmp_path / 'out' / 'README.md').read_text()
-    for line in ('# my-vit', '| data | four pictures |', '| licence | apache-2.0 |', '| knn.json | knn/top1_k20 | 74.5 |'):
+    for line in ('# my-vit', '| data | four pictures |', '| license | apache-2.0 |', '| knn.json | knn/top1_k20 | 74.5 |'):
         assert line in card
     assert "timm.create_model('local-dir:out', pretrained=True)" in card
 

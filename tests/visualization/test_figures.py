@@ -55,7 +55,7 @@ def test_crops_picture_draws_every_box_and_view(tmp_path, monkeypatch):
         right - left,
         bottom - top,
     )
-    # The drawn pixels are the augmented ones, denormalised exactly.
+    # The drawn pixels are the augmented ones, denormalized exactly.
     shown = axes[1].images[0].get_array()
     expected = preprocessor.augment(data['global_views'], data['global_photometric'])[0, 0] * preprocessor.std
     assert np.array_equal(shown, (expected + preprocessor.mean).round().byte().permute(1, 2, 0).numpy())

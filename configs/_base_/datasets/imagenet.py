@@ -23,7 +23,7 @@ train_dataloader = dict(
     ),
 )
 
-# Features of the training images are the bank in which the validation images look for neighbours.
+# Features of the training images are the bank in which the validation images look for neighbors.
 val_dataloader = dict(
     batch_size=128,
     num_workers=8,
@@ -34,7 +34,7 @@ val_dataloader = dict(
         type='ImageDataset',
         data_root='data/imagenet/val',
         with_label=True,
-        transform=dict(type='ResizeCentreCrop', resize=256, size=224),
+        transform=dict(type='ResizeCenterCrop', resize=256, size=224),
     ),
 )
 val_cfg = dict(type='FeatureEvalLoop', bank=dict(data_root='data/imagenet/train'))

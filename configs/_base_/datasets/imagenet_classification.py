@@ -1,4 +1,4 @@
-"""ImageNet-1k in class folders below data/imagenet/{train,val}: random crops and flips, test on the centre crop of 224."""
+"""ImageNet-1k in class folders below data/imagenet/{train,val}: random crops and flips, test on the center crop of 224."""
 
 train_dataloader = dict(
     batch_size=128,

@@ -1,6 +1,6 @@
-"""Generated shapes, drawn into data/shapes on first use; small views with mild colour changes, k-NN as validation."""
+"""Generated shapes, drawn into data/shapes on first use; small views with mild color changes, k-NN as validation."""
 
-colours = dict(jitter=0.5, brightness=0.3, contrast=0.3, saturation=0.2, hue=0.05, grey=0.0, blur=0.0, solarise=0.0)
+colors = dict(jitter=0.5, brightness=0.3, contrast=0.3, saturation=0.2, hue=0.05, gray=0.0, blur=0.0, solarize=0.0)
 
 train_dataloader = dict(
     batch_size=64,
@@ -22,10 +22,10 @@ train_dataloader = dict(
             num_local=2,
             query_size=8,
             num_query=0,
-            global_1=colours,
-            global_2=colours,
-            local=colours,
-            query=colours,
+            global_1=colors,
+            global_2=colors,
+            local=colors,
+            query=colors,
         ),
     ),
 )
@@ -39,7 +39,7 @@ val_dataloader = dict(
         data_root='data/shapes',
         split='val',
         with_label=True,
-        transform=dict(type='ResizeCentreCrop', resize=32, size=32),
+        transform=dict(type='ResizeCenterCrop', resize=32, size=32),
     ),
 )
 val_cfg = dict(

@@ -37,7 +37,7 @@ val_dataloader = dict(
         type='ImageDataset',
         data_root='data/images/val',
         with_label=True,
-        transform=dict(type='ResizeCentreCrop', resize=96, size=96),
+        transform=dict(type='ResizeCenterCrop', resize=96, size=96),
     ),
 )
 val_cfg = dict(type='FeatureEvalLoop', bank=dict(data_root='data/images/train'))

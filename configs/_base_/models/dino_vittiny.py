@@ -1,4 +1,4 @@
-"""DINO with a vision transformer of 0.16 M parameters for 32-pixel images: 64 prototypes, Xavier initialisation."""
+"""DINO with a vision transformer of 0.16 M parameters for 32-pixel images: 64 prototypes, Xavier initialization."""
 
 model = dict(
     type='DINO',
@@ -9,5 +9,5 @@ model = dict(
         init='xavier',
     ),
     head=dict(type='DINOHead', out_dim=64, hidden_dim=128, bottleneck_dim=32, norm_last_layer=True, init='xavier'),
-    loss_cls=dict(student_temp=0.1, centre_momentum=0.9),
+    loss_cls=dict(student_temp=0.1, center_momentum=0.9),
 )

@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: colours of a query crop drawn anew for each view, so copying pixels does not solve it."""
+"""Ablation of ADCLR ViT-S/16: colors of a query crop drawn anew for each view, so copying pixels does not solve it."""
 
 _base_ = ['../vits16_in1k.py']
 

@@ -172,7 +172,7 @@ class CollapseMonitorHook(Hook):
         if name == TEACHER:
             return judge_teacher(columns, self.patience)
         loss = self.losses[name]
-        return judge_term(columns, name, Term(len(loss.centre), loss.teacher_temp, loss.centre_momentum), self.patience)
+        return judge_term(columns, name, Term(len(loss.center), loss.teacher_temp, loss.center_momentum), self.patience)
 
     def tell(self, runner, verdict: Verdict) -> None:
         if verdict[:2] not in self.told:

@@ -37,7 +37,7 @@ class DistillationScheduleHook(Hook):
 
     Raises:
         ValueError: A momentum or temperature is out of range, ``teacher_temp_of`` has unknown keys or names no loss of the
-            model, or the run is not organised in epochs.
+            model, or the run is not organized in epochs.
     """
 
     priority = 'HIGHEST'  # before RuntimeInfoHook logs the learning rate

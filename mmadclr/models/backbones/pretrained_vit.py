@@ -26,7 +26,7 @@ class PretrainedViT(QueryViT):
             do the first n blocks, and the final norm if these are all.
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` with, if needed, ``which``, ``prefix`` and ``allow`` of
             :func:`mmadclr.checkpoint.load_weights`; the path is that of a file, or of a folder of transformers or timm.
-            ``checkpoint=None``: random initialisation.
+            ``checkpoint=None``: random initialization.
         **kwargs: See ``QueryViT``.
 
     Raises:

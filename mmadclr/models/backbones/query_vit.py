@@ -142,7 +142,7 @@ class QueryViT(VisionTransformer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """DINO's initialisation: linear layers, [CLS] and positions; the patch convolution keeps torch's default.
+        """DINO's initialization: linear layers, [CLS] and positions; the patch convolution keeps torch's default.
 
         With ``init='mocov3'`` all but positions is that of MoCo v3.
         """

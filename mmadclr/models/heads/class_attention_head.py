@@ -1,6 +1,6 @@
-"""The head of SelfPatch: a class token that reads all patches of an image, or a few neighbours of one patch.
+"""The head of SelfPatch: a class token that reads all patches of an image, or a few neighbors of one patch.
 
-Shape legend: B images, N = h * w patches, E neighbours of a patch, k of them read, S tokens read, D channels, H heads.
+Shape legend: B images, N = h * w patches, E neighbors of a patch, k of them read, S tokens read, D channels, H heads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from timm.layers import Mlp
 from timm.models.cait import ClassAttn
 from torch import Tensor, nn
 
-from mmadclr.models.heads.neighbours import Neighbours, neighbours
+from mmadclr.models.heads.neighbors import Neighbors, neighbors
 from mmadclr.models.init import init_linear_layers
 from mmadclr.models.losses.chunked_cross_entropy import at_least_fp32
 from mmadclr.registry import MODELS
@@ -64,7 +64,7 @@ class ClassAttentionBlock(nn.Module):
 class ClassAttentionHead(nn.Module):
     """Two blocks of class attention over the patches of a backbone without class token, and a norm.
 
-    alinlab/SelfPatch, ``selfpatch_vision_transformer.py: SelfPatchHead``. There, every neighbourhood is a sequence that
+    alinlab/SelfPatch, ``selfpatch_vision_transformer.py: SelfPatchHead``. There, every neighborhood is a sequence that
     passes the blocks; here each patch is projected once and its keys and values are gathered, with the same result.
 
     Args:
@@ -72,12 +72,12 @@ class ClassAttentionHead(nn.Module):
         num_heads: Attention heads.
         depth: Blocks.
         mlp_ratio: Width of their MLPs over D.
-        num_neighbours: k, how many of its neighbours stand for a patch in the teacher: the most similar ones.
-        wrap: Opposite edges of the grid touch each other, as published. Otherwise patches at an edge have fewer neighbours.
+        num_neighbors: k, how many of its neighbors stand for a patch in the teacher: the most similar ones.
+        wrap: Opposite edges of the grid touch each other, as published. Otherwise patches at an edge have fewer neighbors.
         init: Scheme of the linear layers, ``'dino'`` or ``'xavier'``.
 
     Raises:
-        ValueError: ``num_heads`` does not divide the channels, or ``num_neighbours`` is none of 1 to 8.
+        ValueError: ``num_heads`` does not divide the channels, or ``num_neighbors`` is none of 1 to 8.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ClassAttentionHead(nn.Module):
         num_heads: int,
         depth: int = 2,
         mlp_ratio: float = 4.0,
-        num_neighbours: int = 4,
+        num_neighbors: int = 4,
         wrap: bool = True,
         init: str = 'dino',
     ) -> None:
@@ -95,9 +95,9 @@ class ClassAttentionHead(nn.Module):
             raise ValueError(
                 f'ClassAttentionHead: num_heads={num_heads} does not divide the {in_dim} channels of the backbone'
             )
-        if not 1 <= num_neighbours <= 8:
-            raise ValueError(f'ClassAttentionHead: num_neighbours={num_neighbours}: a patch has 1 to 8 neighbours')
-        self.num_neighbours, self.wrap, self.init = num_neighbours, wrap, init
+        if not 1 <= num_neighbors <= 8:
+            raise ValueError(f'ClassAttentionHead: num_neighbors={num_neighbors}: a patch has 1 to 8 neighbors')
+        self.num_neighbors, self.wrap, self.init = num_neighbors, wrap, init
         self.cls_token = nn.Parameter(torch.empty(1, 1, in_dim))
         self.cls_blocks = nn.ModuleList(ClassAttentionBlock(in_dim, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(in_dim, eps=1e-6)
@@ -114,7 +114,7 @@ class ClassAttentionHead(nn.Module):
         """Patches (B, N, D) -> [CLS] (B, D) and patches (B, N, D), final-normed.
 
         The patches are those given (the student's), or with the ``grid`` (h, w) of the N, what class tokens of their own
-        read from the most similar neighbours of each (the teacher's).
+        read from the most similar neighbors of each (the teacher's).
 
         Raises:
             ValueError: A grid of one patch.
@@ -124,14 +124,14 @@ class ClassAttentionHead(nn.Module):
         for block, (keys, values) in zip(self.cls_blocks, read, strict=True):
             cls = block(cls, keys, values)
         if grid is not None:
-            patches = self.from_neighbours(patches, read, grid)
+            patches = self.from_neighbors(patches, read, grid)
         return self.norm(cls), self.norm(patches)
 
     project = forward  # the method that ``shard_model`` expects of every part beside the backbone
 
-    def from_neighbours(self, patches: Tensor, read: list[tuple[Tensor, Tensor]], grid: tuple[int, int]) -> Tensor:
-        """Class tokens (B, N, D), one a patch, that read its neighbours; ``read``: keys and values (B, N, D) by block."""
-        chosen, absent = most_similar(patches, neighbours(*grid, self.wrap, patches.device), self.num_neighbours)
+    def from_neighbors(self, patches: Tensor, read: list[tuple[Tensor, Tensor]], grid: tuple[int, int]) -> Tensor:
+        """Class tokens (B, N, D), one a patch, that read its neighbors; ``read``: keys and values (B, N, D) by block."""
+        chosen, absent = most_similar(patches, neighbors(*grid, self.wrap, patches.device), self.num_neighbors)
         rows = (chosen + patches.shape[1] * torch.arange(len(patches), device=patches.device)[:, None, None]).flatten()
         cls = self.cls_token.expand(patches.shape)
         for block, parts in zip(self.cls_blocks, read, strict=True):
@@ -141,8 +141,8 @@ class ClassAttentionHead(nn.Module):
 
 
 @torch.no_grad()
-def most_similar(patches: Tensor, around: Neighbours, count: int) -> tuple[Tensor, Tensor | None]:
-    """Of its neighbours, the ``count`` (or as many as there are) whose cosine similarity with a patch is highest.
+def most_similar(patches: Tensor, around: Neighbors, count: int) -> tuple[Tensor, Tensor | None]:
+    """Of its neighbors, the ``count`` (or as many as there are) whose cosine similarity with a patch is highest.
 
     Patches (B, N, D) -> their numbers (B, N, k), and where there are fewer than k (B, N, k; None if nowhere).
     """

@@ -26,7 +26,7 @@ class Prototypes(nn.Module):
         self.weight_g = nn.Parameter(linear.weight.new_ones(num_prototypes, 1), requires_grad=learn_norm)
 
     def init_weights(self) -> None:
-        """torch's default for linear layers, norm 1: DINO initialises this layer before it sets std .02 elsewhere."""
+        """torch's default for linear layers, norm 1: DINO initializes this layer before it sets std .02 elsewhere."""
         bound = self.weight_v.shape[1] ** -0.5
         nn.init.uniform_(self.weight_v, -bound, bound)
         nn.init.ones_(self.weight_g)
@@ -38,13 +38,13 @@ class Prototypes(nn.Module):
 
 @MODELS.register_module()
 class DINOHead(nn.Module):
-    """MLP, L2 normalisation, weight-normed prototypes (facebookresearch/dino, ``vision_transformer.py: DINOHead``).
+    """MLP, L2 normalization, weight-normed prototypes (facebookresearch/dino, ``vision_transformer.py: DINOHead``).
 
     Args:
         in_dim: Channels D of the backbone.
         out_dim: Number K of prototypes.
         hidden_dim, bottleneck_dim, num_layers: Sizes of the MLP.
-        norm_last_layer: Keep the norm of every prototype at 1. True stabilises larger models, False lifts small ones.
+        norm_last_layer: Keep the norm of every prototype at 1. True stabilizes larger models, False lifts small ones.
         init: Scheme of the MLP, ``'dino'`` or ``'xavier'``.
     """
 
@@ -79,7 +79,7 @@ class DINOHead(nn.Module):
         return self.project(x).logits()
 
     def project(self, x: Tensor) -> Projection:
-        """Features (..., D) -> what meets the prototypes, normalised to length 1, and the prototypes."""
+        """Features (..., D) -> what meets the prototypes, normalized to length 1, and the prototypes."""
         return Projection(F.normalize(self.mlp(x), dim=-1), self.last_layer)
 
 

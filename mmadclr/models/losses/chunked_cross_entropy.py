@@ -31,7 +31,7 @@ class Prototyped(NamedTuple):
 class Settings(NamedTuple):
     """What the loss is besides its two sides; see :func:`chunked_cross_entropy`."""
 
-    centre: Tensor
+    center: Tensor
     pairs: Tensor
     weights: Tensor | None
     student_temp: float
@@ -47,7 +47,7 @@ def at_least_fp32(x: Tensor) -> Tensor:
 def chunked_cross_entropy(
     student: Prototyped,
     teacher: Prototyped,
-    centre: Tensor,
+    center: Tensor,
     pairs: Tensor,
     student_temp: float,
     teacher_temp: float,
@@ -63,16 +63,16 @@ def chunked_cross_entropy(
 
     Args:
         student, teacher: The two sides; no gradient reaches the teacher.
-        centre: (K,), subtracted from the teacher's logits.
+        center: (K,), subtracted from the teacher's logits.
         pairs: (U, V) weights.
         student_temp, teacher_temp: Temperatures.
         max_bytes: Of the logits and probabilities that exist at a time; holds one row of every view at least.
         weights: (M,) of the rows in the sum over them; by default their mean is taken.
     """
-    row_bytes = (3 * len(student.x) + len(teacher.x)) * len(centre) * centre.element_size()
+    row_bytes = (3 * len(student.x) + len(teacher.x)) * len(center) * center.element_size()
     device = student.x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else at_least_fp32(student.x).dtype
-    settings = Settings(centre, pairs, weights, student_temp, teacher_temp, max(1, max_bytes // row_bytes), dtype)
+    settings = Settings(center, pairs, weights, student_temp, teacher_temp, max(1, max_bytes // row_bytes), dtype)
     return _ChunkedCrossEntropy.apply(*student, teacher, settings)
 
 
@@ -131,7 +131,7 @@ class _Accumulator:
 
     def targets(self, x: Tensor) -> Tensor:
         """For every student view the weighted sum of the targets it is paired with (V, m, K)."""
-        logits = _logits(x, self.teacher_v).mul_(self.teacher_scale).sub_(self.settings.centre)
+        logits = _logits(x, self.teacher_v).mul_(self.teacher_scale).sub_(self.settings.center)
         targets = logits.div_(self.settings.teacher_temp).softmax(-1)
         return (self.pairs.T @ targets.flatten(1)).unflatten(1, targets.shape[1:])
 

@@ -1,4 +1,4 @@
-"""Cross-entropy between teacher and student views, with a centred teacher.
+"""Cross-entropy between teacher and student views, with a centered teacher.
 
 Shape legend: U teacher views, V student views, B images, D channels, K prototypes; token axes may follow B.
 """
@@ -64,16 +64,16 @@ def paired_cross_entropy(targets: Tensor, log_probs: Tensor, pairs: Tensor, weig
 class SelfDistillationLoss(nn.Module):
     """DINO's loss for one kind of token (facebookresearch/dino, ``main_dino.py: DINOLoss``).
 
-    ``p_t = softmax((teacher - centre) / teacher_temp)``, ``p_s = softmax(student / student_temp)``, mean cross-entropy
-    over the paired views. The centre is a buffer, so it travels with the checkpoint. Where DINO moves it inside every
-    forward pass, here :meth:`update_centre` moves it once per optimizer step with the mean over all teacher rows seen
+    ``p_t = softmax((teacher - center) / teacher_temp)``, ``p_s = softmax(student / student_temp)``, mean cross-entropy
+    over the paired views. The center is a buffer, so it travels with the checkpoint. Where DINO moves it inside every
+    forward pass, here :meth:`update_center` moves it once per optimizer step with the mean over all teacher rows seen
     since, whatever the number of processes and of accumulated batches; for one batch a step that is DINO's rule.
 
     Args:
         out_dim: Number K of prototypes.
         student_temp: Temperature of the student.
         teacher_temp: Temperature of the teacher; the schedule hook overwrites it every epoch.
-        centre_momentum: Share of the old centre kept at an update.
+        center_momentum: Share of the old center kept at an update.
         pairing: ``'cross-view'`` or ``'same-view'``.
         logits_mib: MiB of logits and probabilities that exist at a time (``chunked_cross_entropy``); same value and
             gradients for every choice. None keeps all of them for the backward pass: the plain form.
@@ -87,7 +87,7 @@ class SelfDistillationLoss(nn.Module):
         out_dim: int,
         student_temp: float = 0.1,
         teacher_temp: float = 0.04,
-        centre_momentum: float = 0.9,
+        center_momentum: float = 0.9,
         pairing: str = 'cross-view',
         logits_mib: float | None = 64,
     ) -> None:
@@ -98,10 +98,10 @@ class SelfDistillationLoss(nn.Module):
             raise ValueError(f'logits_mib={logits_mib}: use a number of MiB above 0, or None for all logits at once')
         self.student_temp = student_temp
         self.teacher_temp = teacher_temp
-        self.centre_momentum = centre_momentum
+        self.center_momentum = center_momentum
         self.pairing = pairing
         self.logits_mib = logits_mib
-        self.register_buffer('centre', torch.zeros(out_dim))
+        self.register_buffer('center', torch.zeros(out_dim))
         self.pending: list[PendingMean] = []
 
     def forward(
@@ -109,31 +109,31 @@ class SelfDistillationLoss(nn.Module):
         student: Projection,
         teacher: Projection,
         weights: Tensor | None = None,
-        centre_from: Projection | None = None,
+        center_from: Projection | None = None,
     ) -> Tensor:
         """Student (V views) and teacher (U views) -> scalar loss in nats.
 
         Args:
             student, teacher: Tokens of the same images, at the same places.
             weights: (B, ...), of every token in the sum over them; by default their mean is taken.
-            centre_from: The teacher's tokens whose mean the centre follows; by default those the student is compared with.
+            center_from: The teacher's tokens whose mean the center follows; by default those the student is compared with.
 
         Raises:
             ValueError: Nothing to compare: no pair of views, other tokens on the two sides, or other weights than tokens.
         """
         check_tokens(student.features, teacher.features, weights)
         num_teacher, num_student = len(teacher.features), len(student.features)
-        pairs = PAIRINGS[self.pairing](num_teacher, num_student, self.centre.device)
+        pairs = PAIRINGS[self.pairing](num_teacher, num_student, self.center.device)
         if self.pairing == 'cross-view' and num_teacher == num_student == 1:
             raise ValueError(f'{self.pairing} pairing of {num_teacher} teacher and {num_student} student views is empty')
         if self.training:
-            self.pending.append(PendingMean.of(centre_from or teacher))
+            self.pending.append(PendingMean.of(center_from or teacher))
         if self.logits_mib is None:
             return self.plain(student, teacher, pairs, weights)
         return chunked_cross_entropy(
             student.prototyped(),
             teacher.prototyped(),
-            self.centre,
+            self.center,
             pairs,
             self.student_temp,
             self.teacher_temp,
@@ -150,15 +150,15 @@ class SelfDistillationLoss(nn.Module):
 
     @torch.no_grad()
     def targets(self, logits: Tensor) -> Tensor:
-        """Centred and sharpened teacher probabilities (U, B, ..., K)."""
-        return ((at_least_fp32(logits) - self.centre) / self.teacher_temp).softmax(dim=-1)
+        """Centered and sharpened teacher probabilities (U, B, ..., K)."""
+        return ((at_least_fp32(logits) - self.center) / self.teacher_temp).softmax(dim=-1)
 
     @torch.no_grad()
-    def update_centre(self, skipped: Tensor | None = None) -> None:
-        """Moves the centre towards the mean teacher logits since the last update, over all processes.
+    def update_center(self, skipped: Tensor | None = None) -> None:
+        """Moves the center toward the mean teacher logits since the last update, over all processes.
 
         To be called before the teacher moves: the mean logits are those of its prototypes of this step. Where ``skipped`` ()
-        is 1, those logits are forgotten and the centre stays; the device decides.
+        is 1, those logits are forgotten and the center stays; the device decides.
         """
         pending, self.pending = self.pending, []
         if pending:
@@ -166,8 +166,8 @@ class SelfDistillationLoss(nn.Module):
             with torch.autocast(total.device.type, enabled=False):
                 mean = pending[0].prototypes(total[:-1] / total[-1])
             if skipped is not None:
-                mean = torch.where(skipped.bool(), self.centre, mean)
-            self.centre.lerp_(mean, 1 - self.centre_momentum)
+                mean = torch.where(skipped.bool(), self.center, mean)
+            self.center.lerp_(mean, 1 - self.center_momentum)
 
 
 def check_tokens(student: Tensor, teacher: Tensor, weights: Tensor | None) -> None:

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GREY_WEIGHTS = (19595, 38470, 7471)  # Pillow, Convert.c: ITU-R 601-2 luma in 1/65536
+GRAY_WEIGHTS = (19595, 38470, 7471)  # Pillow, Convert.c: ITU-R 601-2 luma in 1/65536
 
 
-def to_grey(x: Tensor) -> Tensor:
+def to_gray(x: Tensor) -> Tensor:
     """Luma (N, 1, H, W) of RGB images."""
     red, green, blue = x.unbind(dim=1)
-    weighted = GREY_WEIGHTS[0] * red + GREY_WEIGHTS[1] * green + GREY_WEIGHTS[2] * blue
+    weighted = GRAY_WEIGHTS[0] * red + GRAY_WEIGHTS[1] * green + GRAY_WEIGHTS[2] * blue
     return ((weighted + 32768) / 65536).floor().unsqueeze(1)
 
 
@@ -29,12 +29,12 @@ def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
-    mean = to_grey(x).to(torch.float64).mean(dim=(1, 2, 3), keepdim=True)
+    mean = to_gray(x).to(torch.float64).mean(dim=(1, 2, 3), keepdim=True)
     return blend((mean + 0.5).floor().to(x.dtype), x, factor)
 
 
 def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
-    return blend(to_grey(x), x, factor)
+    return blend(to_gray(x), x, factor)
 
 
 def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def gaussian_blur(x: Tensor, taps: Tensor) -> Tensor:
     return x.to(dtype)
 
 
-def solarise(x: Tensor, threshold: int = 128) -> Tensor:
+def solarize(x: Tensor, threshold: int = 128) -> Tensor:
     """Inverts values that are not below ``threshold``."""
     return torch.where(x < threshold, x, 255 - x)
 
@@ -97,8 +97,8 @@ def _rgb_to_hsv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     sector = torch.where(red == value, bc - gc, torch.where(green == value, second, third))
     hue = (torch.remainder(sector.double() / 6 + 1, 1).float().double() * 255).trunc().float()
     saturation = ((chroma / value.clamp(min=1)).double() * 255).trunc().float()
-    grey = chroma == 0
-    return hue.masked_fill(grey, 0), saturation.masked_fill(grey, 0), value
+    gray = chroma == 0
+    return hue.masked_fill(gray, 0), saturation.masked_fill(gray, 0), value
 
 
 def _hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:

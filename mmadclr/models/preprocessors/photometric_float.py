@@ -4,14 +4,14 @@ The operations, their order and their cuts to [0, 255] are those of :mod:`.photo
 arithmetic; here nothing is rounded, so an operation costs a few passes over the pixels. Functions take float tensors
 (N, 3, H, W) in [0, 255], **may overwrite them**, and return the result; per-image parameters are tensors (N,).
 
-Absolute difference from Pillow and torchvision in grey levels of 255 (mean / 99.9th percentile / maximum; bounds in the
+Absolute difference from Pillow and torchvision in gray levels of 255 (mean / 99.9th percentile / maximum; bounds in the
 tests), for single operations on generated 8-bit crops (soft shapes, noise), and for DINO's recipes as a whole:
 
     brightness, contrast, saturation    0.5 / 1.1 / 1.1    Pillow truncates: half a level on average
     hue                                 0.5 / 8.8 / 16.2   Pillow has 256 hues, steps of up to 6 levels
-    grey                                0.2 / 0.5 / 0.5
+    gray                                0.2 / 0.5 / 0.5
     blur                                0.4 / 2.3 / 2.8    Pillow rounds after each of six passes
-    solarise, flip                      0
+    solarize, flip                      0
     all, DINO's recipes                 1.2 / 5.7 / 16.5   mostly what Pillow truncates: views are 1.1 brighter here
 """
 
@@ -20,7 +20,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mmadclr.models.preprocessors.photometric import GREY_WEIGHTS, box_taps
+from mmadclr.models.preprocessors.photometric import GRAY_WEIGHTS, box_taps
 
 __all__ = [
     'adjust_brightness',
@@ -29,16 +29,16 @@ __all__ = [
     'adjust_saturation',
     'box_taps',
     'gaussian_blur',
-    'solarise',
-    'to_grey',
+    'solarize',
+    'to_gray',
 ]
 
-LUMA = tuple(weight / 65536 for weight in GREY_WEIGHTS)
+LUMA = tuple(weight / 65536 for weight in GRAY_WEIGHTS)
 PASSES = 3  # box blurs that make a Gaussian one
 TILE = 32  # rows of a banded product on a CPU: skips most zeros, still long enough for a fast product
 
 
-def to_grey(x: Tensor) -> Tensor:
+def to_gray(x: Tensor) -> Tensor:
     """Luma (N, 1, H, W) of RGB images."""
     red, green, blue = x.split(1, dim=1)
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
@@ -56,15 +56,15 @@ def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
 
 def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
     factor = _per_image(factor)
-    rest = to_grey(x).mul_(1 - factor)
+    rest = to_gray(x).mul_(1 - factor)
     return x.mul_(factor).add_(rest).clamp_(0, 255)
 
 
 def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
     """Turns the hue by ``shift``, a fraction of the circle in [-0.5, 0.5]; value and chroma (max - min) stay.
 
-    On the HSV hexagon, the turn between a colour and cyan is ``(max + r - g - b + max - min) / (6 chroma)``, with the sign
-    of ``b - g``: no case distinction by the largest channel. A grey pixel has chroma 0 and stays.
+    On the HSV hexagon, the turn between a color and cyan is ``(max + r - g - b + max - min) / (6 chroma)``, with the sign
+    of ``b - g``: no case distinction by the largest channel. A gray pixel has chroma 0 and stays.
     """
     red, green, blue = x.unbind(dim=1)
     value = torch.maximum(red, green).clamp_(min=blue)
@@ -82,7 +82,7 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
     return x
 
 
-def solarise(x: Tensor) -> Tensor:
+def solarize(x: Tensor) -> Tensor:
     """Inverts values from 128 on. For integers ``min(x, 255 - x)`` is that, and between 127 and 128 it has no jump."""
     return torch.minimum(x, 255 - x, out=x)
 
@@ -145,6 +145,6 @@ def _placement(size: int, radius: int, device: torch.device) -> Tensor:
 @lru_cache(maxsize=32)
 def _spread(short: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Rows (size,) of the short matrix that a long one repeats, and the columns (size, short) where they go."""
-    row, centre = torch.arange(size, device=device), short // 2
-    first = (row - centre).clamp_(0, size - short)
+    row, center = torch.arange(size, device=device), short // 2
+    first = (row - center).clamp_(0, size - short)
     return row - first, first[:, None] + torch.arange(short, device=device)

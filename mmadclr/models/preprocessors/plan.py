@@ -104,7 +104,7 @@ def send_tensors(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor
 
 
 def _operations(table: np.ndarray, taps: np.ndarray) -> list[Operation]:
-    """All operations in DINO's order: flip, the jitter as drawn, grey, blur, solarise."""
+    """All operations in DINO's order: flip, the jitter as drawn, gray, blur, solarize."""
     values = dict(zip(COLUMNS, np.ascontiguousarray(table.T), strict=True))
     jitter = [
         Operation(f'adjust_{name}', values[f'order_{position}'] == index, values[name])
@@ -114,9 +114,9 @@ def _operations(table: np.ndarray, taps: np.ndarray) -> list[Operation]:
     return [
         Operation('flip', values['flip'] > 0),
         *jitter,
-        Operation('grey', values['grey'] > 0),
+        Operation('gray', values['gray'] > 0),
         Operation('gaussian_blur', values['blur_radius'] > 0, taps),
-        Operation('solarise', values['solarise'] > 0),
+        Operation('solarize', values['solarize'] > 0),
     ]
 
 

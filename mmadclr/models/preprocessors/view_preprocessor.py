@@ -1,4 +1,4 @@
-"""Photometric augmentation and normalisation of a batch on the device."""
+"""Photometric augmentation and normalization of a batch on the device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FEW_ROWS = 16  # up to here, rows are stored one by one, which is faster than by
 
 @MODELS.register_module()
 class ViewPreprocessor(BaseDataPreprocessor):
-    """uint8 crops and their drawn parameters -> normalised float32 views, in the order of DINO's pipeline.
+    """uint8 crops and their drawn parameters -> normalized float32 views, in the order of DINO's pipeline.
 
     Which images an operation touches is worked out from the parameters, which stay on the CPU, so nothing here waits for
     the device. uint8 crops may be on the CPU or there already, and in any memory layout.
@@ -58,9 +58,9 @@ class ViewPreprocessor(BaseDataPreprocessor):
         (``MultiCrop(backend='device')``) the crops are cut first.
         """
         if 'images' in data:
-            return {'images': self.normalise(self._to_device(data['images']).float())}
+            return {'images': self.normalize(self._to_device(data['images']).float())}
         data = with_views(data, self.mean.device)
-        crops = self._to_device(data['query_views']).unsqueeze(1)  # the same pixels for every draw of colours
+        crops = self._to_device(data['query_views']).unsqueeze(1)  # the same pixels for every draw of colors
         draws = data['query_photometric']
         crops = crops.expand(-1, draws.shape[1], -1, -1, -1, -1)
         pairs = [(data[f'{kind}_views'], data[f'{kind}_photometric']) for kind in ('global', 'local')]
@@ -72,14 +72,14 @@ class ViewPreprocessor(BaseDataPreprocessor):
         return {'views': views}
 
     def augment(self, views: Tensor, params: Tensor) -> Tensor:
-        """uint8 views (..., 3, H, W) with parameters (..., NUM_PARAMS) -> normalised float views of the same shape.
+        """uint8 views (..., 3, H, W) with parameters (..., NUM_PARAMS) -> normalized float views of the same shape.
 
         Raises:
             ValueError: The parameters are not on the CPU, or have another length.
         """
         return self._augment([(views, params)])[0]
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 
     def _augment(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
@@ -102,7 +102,7 @@ class ViewPreprocessor(BaseDataPreprocessor):
         return result.view(views.shape)
 
     def _run_steps(self, pixels: Tensor, steps: list[Step]) -> Tensor:
-        """uint8 images (N, 3, H, W) -> normalised float images."""
+        """uint8 images (N, 3, H, W) -> normalized float images."""
         x = torch.empty(pixels.shape, dtype=self.mean.dtype, device=pixels.device).copy_(pixels)
         for step in steps:
             x = _apply(self._operation(step.name), x, step.rows, () if step.values is None else (step.values,))
@@ -112,8 +112,8 @@ class ViewPreprocessor(BaseDataPreprocessor):
         operations = ARITHMETIC[self.arithmetic]
         if name == 'flip':
             return lambda x: x.flip(-1)
-        if name == 'grey':
-            return lambda x: x.copy_(operations.to_grey(x))
+        if name == 'gray':
+            return lambda x: x.copy_(operations.to_gray(x))
         return getattr(operations, name)
 
     def _to_device(self, tensor: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class ADCLR(QueryTerm, DINO):
 
     Args:
         query_weight: lambda; 1 in the released code.
-        loss_query: Config of the query loss, which has a centre of its own.
+        loss_query: Config of the query loss, which has a center of its own.
         shared_head: Query tokens use the head of [CLS], so that the method adds no parameter, as the paper states; or
             a second head of the same sizes.
         teacher_queries: ``'with_view'`` (the teacher's query tokens read its view, so targets differ between views) or

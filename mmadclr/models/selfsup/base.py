@@ -23,7 +23,7 @@ class SelfDistillation(BaseModel):
     """Student and teacher of one architecture; the teacher is the moving average of the student.
 
     The teacher holds no gradient, shares no storage with the student and stays in evaluation mode (so it never drops
-    paths). The optimizer's step calls :meth:`after_step`, which moves the centres of the losses and then the teacher, once
+    paths). The optimizer's step calls :meth:`after_step`, which moves the centers of the losses and then the teacher, once
     per *optimizer* step (``SelfDistillationOptimWrapper.step``).
 
     Args:
@@ -80,7 +80,7 @@ class SelfDistillation(BaseModel):
 
     @abstractmethod
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
-        """Named losses whose sum is minimised."""
+        """Named losses whose sum is minimized."""
 
     def check_views(self, views: dict) -> None:
         """Raises a ValueError for inputs that the samples carry and the method does not take, such as masks."""
@@ -103,14 +103,14 @@ class SelfDistillation(BaseModel):
 
     @torch.no_grad()
     def after_step(self, skipped: Tensor | None = None) -> None:
-        """Moves the centres and then the teacher, after an optimizer step.
+        """Moves the centers and then the teacher, after an optimizer step.
 
         Args:
             skipped: () 0 or 1, on the device: where it is 1, the student stayed, and so does everything here. None: it
                 did not stay.
         """
         for loss in self.distillation_losses():
-            loss.update_centre(skipped)
+            loss.update_center(skipped)
         update_teacher(self.teacher, self.student, self.teacher_momentum, skipped)
 
     def distillation_losses(self) -> list[SelfDistillationLoss]:

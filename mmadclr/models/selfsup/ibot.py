@@ -25,13 +25,13 @@ class IBOT(DINO):
     the teacher's output for the same patch of the same view, which the teacher sees whole. The teacher has no mask token.
 
     The published code forms the logits of all patches and multiplies most of them by 0. Here hidden patches alone go through
-    the student's head and meet prototypes. The centre of patches is the mean over all of the teacher's, as there.
+    the student's head and meet prototypes. The center of patches is the mean over all of the teacher's, as there.
 
     Args:
         backbone: Config of a ``QueryViT``; ``mask_token=True`` is understood.
         head: ``DINOHead``: patches meet the prototypes of [CLS], as in all published models; ``IBOTHead``: their own.
         cls_weight, patch_weight: lambda_1 and lambda_2.
-        loss_patch: Config of the loss of patches, which has a centre and temperatures of its own.
+        loss_patch: Config of the loss of patches, which has a center and temperatures of its own.
         **kwargs: See ``DINO``.
 
     Raises:
@@ -80,7 +80,7 @@ class IBOT(DINO):
     ) -> dict[str, Tensor]:
         """Both losses, from the student's [CLS] and hidden patches and the teacher's [CLS] and all patches."""
         teacher_hidden = teacher_patches._replace(features=teacher_patches.features[:, masks.rows])
-        loss_patch = self.loss_patch(student_hidden, teacher_hidden, masks.weights, centre_from=teacher_patches)
+        loss_patch = self.loss_patch(student_hidden, teacher_hidden, masks.weights, center_from=teacher_patches)
         return {
             'loss_cls': self.cls_weight * self.loss_cls(student_cls, teacher_cls),
             'loss_patch': self.patch_weight * loss_patch,

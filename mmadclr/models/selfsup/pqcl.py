@@ -29,7 +29,7 @@ class PQCL(QueryTerm, IBOT):
     queries in both views. All tokens meet the same prototypes.
 
     That code departs from iBOT in two more points, both choices of configs: it has no local views, and both global views
-    have the colours of the first. Ours departs from that code in one: its blocks (``models/pos_transformer.py``) draw
+    have the colors of the first. Ours departs from that code in one: its blocks (``models/pos_transformer.py``) draw
     whether a sample's path is dropped once for the tokens of the image and once more for the queries; ours
     (``QueryBlock``) share the draw.
 
@@ -37,7 +37,7 @@ class PQCL(QueryTerm, IBOT):
         backbone: Config of a ``PositionQueryViT``.
         data_preprocessor: Config of a ``QueryBoxPreprocessor`` (the default), which says how flips of views count.
         query_weight: lambda_3.
-        loss_query: Config of the query loss, which has a centre and temperatures of its own.
+        loss_query: Config of the query loss, which has a center and temperatures of its own.
         **kwargs: See ``IBOT``.
 
     Raises:
@@ -71,7 +71,7 @@ class PQCL(QueryTerm, IBOT):
         places = self.places(query_crops, query_boxes, grid=tuple(masks.hidden.shape[2:]))
         with torch.no_grad():
             teacher = self.project_with_patches(self.teacher, global_views)
-            teacher_query = self.project_alone(query_crops[:, :1])  # one target, whatever colours the views' crops have
+            teacher_query = self.project_alone(query_crops[:, :1])  # one target, whatever colors the views' crops have
         *student, student_query = self.project_with_patches(
             self.student, global_views, local_views, masks, queries=flat(places)
         )

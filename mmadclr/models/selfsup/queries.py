@@ -25,7 +25,7 @@ class QueryTerm:
 
         Args:
             weight: lambda.
-            loss: Config of the loss, which has a centre of its own; ``defaults`` is what it need not say.
+            loss: Config of the loss, which has a center of its own; ``defaults`` is what it need not say.
             teacher_queries: ``'with_view'`` (the teacher's query tokens read its view, so targets differ between views) or
                 ``'alone'`` (each crop encoded by itself as a small image, its patch tokens the targets).
 

@@ -24,7 +24,7 @@ class QueryIBOT(QueryTerm, IBOT):
 
     Args:
         query_weight: lambda.
-        loss_query: Config of the query loss, which has a centre of its own.
+        loss_query: Config of the query loss, which has a center of its own.
         teacher_queries: See ``ADCLR``.
         **kwargs: See ``IBOT``.
 

@@ -1,4 +1,4 @@
-"""SelfPatch: DINO on a class token that attends to patches last, and patches that predict their neighbourhoods.
+"""SelfPatch: DINO on a class token that attends to patches last, and patches that predict their neighborhoods.
 
 Shape legend: B images, V = 2 global views, L local views, N = h * w patches a view (fewer in local views), D channels,
 R = all patches of the batch.
@@ -19,14 +19,14 @@ from mmadclr.registry import MODELS, ConfigOf
 
 @MODELS.register_module()
 class SelfPatch(DINO):
-    """``L = L_cls + lambda L_patch``: DINO, and the teacher's summary of a patch's neighbours for the student's patch.
+    """``L = L_cls + lambda L_patch``: DINO, and the teacher's summary of a patch's neighbors for the student's patch.
 
     Yun et al., *Patch-level representation learning for self-supervised vision transformers*, CVPR 2022; reproduces
     alinlab/SelfPatch, ``main_selfpatch.py``. The backbone has patches alone; a ``ClassAttentionHead`` reads [CLS] from them.
-    With it, the teacher summarises for every patch the most similar of its neighbours; the student's patch at the same
+    With it, the teacher summarizes for every patch the most similar of its neighbors; the student's patch at the same
     place of the same view predicts that. The teacher sees local views too, for this term only.
 
-    Both centres follow the teacher's tokens of all views, and one temperature serves both terms, as published.
+    Both centers follow the teacher's tokens of all views, and one temperature serves both terms, as published.
 
     Args:
         backbone: Config of a ``QueryViT``; ``class_token=False, final_norm=False`` is understood.
@@ -34,7 +34,7 @@ class SelfPatch(DINO):
         patch_head: What of the head of patches differs from it (published: 4096 prototypes).
         class_attention: Options of the ``ClassAttentionHead``; it has the number of heads of the backbone.
         patch_weight: lambda.
-        loss_patch: Config of the loss of patches, which has a centre of its own.
+        loss_patch: Config of the loss of patches, which has a center of its own.
         **kwargs: See ``DINO``.
 
     Raises:
@@ -66,26 +66,26 @@ class SelfPatch(DINO):
         """``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w); SelfPatch has no use for query crops."""
         groups = [views for views in (global_views, local_views) if views.shape[1]]
         with torch.no_grad():
-            every_cls, teacher_patches = self.project_views(self.teacher, groups, summarise=True)
+            every_cls, teacher_patches = self.project_views(self.teacher, groups, summarize=True)
             teacher_cls = every_cls._replace(features=every_cls.features[: global_views.shape[1]])
         student_cls, student_patches = self.project_views(self.student, groups)
         weights = self.patch_weights(groups)
         return {
-            'loss_cls': self.loss_cls(student_cls, teacher_cls, centre_from=every_cls),
+            'loss_cls': self.loss_cls(student_cls, teacher_cls, center_from=every_cls),
             'loss_patch': self.patch_weight * self.loss_patch(student_patches, teacher_patches, weights),
         }
 
     def project_views(
-        self, network: nn.ModuleDict, groups: list[Tensor], summarise: bool = False
+        self, network: nn.ModuleDict, groups: list[Tensor], summarize: bool = False
     ) -> tuple[Projection, Projection]:
         """[CLS] (V + L, B, D) and all patches (1, R, D) of views grouped by size, projected by their heads.
 
-        ``summarise`` has every patch stand for its neighbours.
+        ``summarize`` has every patch stand for its neighbors.
         """
         every_cls, every_patch = [], []
         outputs = network['backbone'].encode(*(ViewGroup(flat(views)) for views in groups))
         for views, output in zip(groups, outputs, strict=True):
-            grid = self.grid_of(views) if summarise else None
+            grid = self.grid_of(views) if summarize else None
             cls, patches = network['class_attention'](output.patches, grid)
             every_cls.append(by_view(cls, views.shape[1]))
             every_patch.append(patches.flatten(0, 1))

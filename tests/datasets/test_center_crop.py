@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmadclr.datasets import ImageDataset, MaskedImageDataset, ResizeCentreCrop, ResizeSquare, centre_crop, collate_samples
-from mmadclr.datasets.centre_crop import CropFilter
+from mmadclr.datasets import ImageDataset, MaskedImageDataset, ResizeCenterCrop, ResizeSquare, center_crop, collate_samples
+from mmadclr.datasets.center_crop import CropFilter
 from mmadclr.datasets.decoding import EncodedImage, decode_by_pillow
 
 
@@ -41,7 +41,7 @@ FORMATS = [('jpeg', dict(quality=90)), ('jpeg', dict(quality=75, progressive=Tru
 @pytest.mark.parametrize('size', [(500, 375), (333, 500), (1200, 900), (256, 256), (224, 300), (150, 120)])
 def test_photographs_are_those_of_pillow_within_two_levels(kind, options, size):
     data = encoded(photograph(np.random.default_rng(size), *size), kind, **options)
-    for name, kwargs in ((ResizeCentreCrop, {}), (ResizeSquare, dict(size=320))):
+    for name, kwargs in ((ResizeCenterCrop, {}), (ResizeSquare, dict(size=320))):
         off = levels_off(data, [name(**kwargs), name(**kwargs, backend='pillow')])
         assert off.max() <= 2
         assert off.float().mean() <= 0.01
@@ -51,7 +51,7 @@ def test_the_tag_that_turns_an_image_is_heeded():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(photograph(np.random.default_rng(0), 90, 60), 'jpeg', exif=exif, quality=95)
-    assert levels_off(data, [ResizeCentreCrop(64, 48), ResizeCentreCrop(64, 48, 'pillow')]).max() <= 2
+    assert levels_off(data, [ResizeCenterCrop(64, 48), ResizeCenterCrop(64, 48, 'pillow')]).max() <= 2
 
 
 def whole(pixels, size):
@@ -81,11 +81,11 @@ def test_a_part_is_that_of_the_whole_for_any_size():
 
 def test_long_images_take_the_same_part_in_either_form(monkeypatch):
     data = encoded(photograph(np.random.default_rng(0), 900, 41), 'png')
-    monkeypatch.setattr(centre_crop, 'MAX_RESIZED', 0)
-    assert levels_off(data, [ResizeCentreCrop(40, 32), ResizeCentreCrop(40, 32, 'pillow')]).max() == 0
+    monkeypatch.setattr(center_crop, 'MAX_RESIZED', 0)
+    assert levels_off(data, [ResizeCenterCrop(40, 32), ResizeCenterCrop(40, 32, 'pillow')]).max() == 0
 
 
-@pytest.mark.parametrize('name', [ResizeCentreCrop, ResizeSquare])
+@pytest.mark.parametrize('name', [ResizeCenterCrop, ResizeSquare])
 def test_unknown_backends_are_explained(name):
     with pytest.raises(ValueError, match="backend='cv2': choose 'fast' or 'pillow'"):
         name(size=16, backend='cv2')
@@ -93,7 +93,7 @@ def test_unknown_backends_are_explained(name):
 
 @pytest.mark.parametrize('backend', ['fast', 'pillow'])
 def test_a_batch_is_written_in_place_and_equals_its_samples(image_folder, backend):
-    dataset = ImageDataset(image_folder(count=5), dict(type='ResizeCentreCrop', resize=40, size=33, backend=backend))
+    dataset = ImageDataset(image_folder(count=5), dict(type='ResizeCenterCrop', resize=40, size=33, backend=backend))
     assert dataset._decodes_late == (backend == 'fast')
     batch = collate_samples(dataset.__getitems__(range(5)))
     assert batch['images'].is_contiguous()

@@ -1,6 +1,6 @@
 """The patches around a patch, on a grid of any size.
 
-Shape legend: N = h * w patches, row by row; E = up to 8 neighbours of each.
+Shape legend: N = h * w patches, row by row; E = up to 8 neighbors of each.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 STEPS = [step for step in product((-1, 0, 1), repeat=2) if step != (0, 0)]
 
 
-class Neighbours(NamedTuple):
-    """Rows of ``index`` (N, E): the neighbours of each patch, ascending, each once; at ``absent`` places (N, E; None where
+class Neighbors(NamedTuple):
+    """Rows of ``index`` (N, E): the neighbors of each patch, ascending, each once; at ``absent`` places (N, E; None where
     all patches have as many) there is none."""
 
     index: Tensor
@@ -24,7 +24,7 @@ class Neighbours(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def neighbours(height: int, width: int, wrap: bool, device: torch.device | str = 'cpu') -> Neighbours:
+def neighbors(height: int, width: int, wrap: bool, device: torch.device | str = 'cpu') -> Neighbors:
     """The patches that touch each patch of a grid, at a corner too; itself not included.
 
     Args:
@@ -33,18 +33,18 @@ def neighbours(height: int, width: int, wrap: bool, device: torch.device | str =
         device: Of the result.
 
     Raises:
-        ValueError: A grid of one patch, which has no neighbours.
+        ValueError: A grid of one patch, which has no neighbors.
     """
     if height * width == 1:
         raise ValueError(
-            'a grid of 1 x 1 patches has no neighbours: make the views at least two patches wide (global_size and '
+            'a grid of 1 x 1 patches has no neighbors: make the views at least two patches wide (global_size and '
             'local_size of MultiCrop), or the patches smaller'
         )
     rows = [_around(row, column, height, width, wrap) for row, column in product(range(height), range(width))]
     most = max(map(len, rows))
     index = torch.tensor([row + [-1] * (most - len(row)) for row in rows])
     absent = index < 0
-    return Neighbours(index.clamp(min=0).to(device), absent.to(device) if absent.any() else None)
+    return Neighbors(index.clamp(min=0).to(device), absent.to(device) if absent.any() else None)
 
 
 def _around(row: int, column: int, height: int, width: int, wrap: bool) -> list[int]:

@@ -20,7 +20,7 @@ MAX_RESIZED = 2**25  # pixels of a resized image that is made as a whole: of one
 
 
 def short_side(size: int) -> int:
-    """Short side of an image before a centre crop of ``size`` pixels is evaluated: 8/7 of it, 256 for 224."""
+    """Short side of an image before a center crop of ``size`` pixels is evaluated: 8/7 of it, 256 for 224."""
     return round(size * 8 / 7)
 
 
@@ -36,7 +36,7 @@ def check_backend(backend: str) -> str:
 
 
 @TRANSFORMS.register_module()
-class ResizeCentreCrop:
+class ResizeCenterCrop:
     """Short side to ``resize`` pixels (bicubic), then the central ``size`` x ``size`` pixels: the evaluation input.
 
     Sizes are those of ``torchvision.transforms.Resize`` and ``CenterCrop``, and so are pixels with ``backend='pillow'``.
@@ -87,7 +87,7 @@ class ResizeCentreCrop:
         return results
 
     def allocate(self, batch_size: int, shared: bool = False) -> dict[str, Tensor]:
-        """Uninitialised ``images`` of a batch, (B, 3, size, size) uint8; ``shared`` as for ``MultiCrop``."""
+        """Uninitialized ``images`` of a batch, (B, 3, size, size) uint8; ``shared`` as for ``MultiCrop``."""
         return self._arrays.take({'images': (batch_size, 3, self.size, self.size)}, shared)
 
     def _crop(self, image: Image.Image | EncodedImage, size: tuple[int, int], box: Box) -> np.ndarray:
