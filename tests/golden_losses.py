@@ -274,8 +274,8 @@ def ibot_masks() -> dict:
             ratio_histogram=np.histogram(shares, edges)[0], ratio_mean=shares.mean(), ratio_std=shares.std(),
             ratio_quantiles=np.quantile(shares, levels), fraction_without_mask=(shares == 0).mean(),
             mask_probability_map=masks.mean(0).astype(np.float32),
-            right_neighbor_masked=(masks[:, :, 1:] & masks[:, :, :-1]).sum() / masks[:, :, :-1].sum(),
-            lower_neighbor_masked=(masks[:, 1:] & masks[:, :-1]).sum() / masks[:, :-1].sum(),
+            right_neighbour_masked=(masks[:, :, 1:] & masks[:, :, :-1]).sum() / masks[:, :, :-1].sum(),
+            lower_neighbour_masked=(masks[:, 1:] & masks[:, :-1]).sum() / masks[:, :-1].sum(),
         )  # fmt: skip
         found |= {f'{name}/{key}': np.array(value) for key, value in stats.items()}
     return found

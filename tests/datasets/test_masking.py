@@ -43,7 +43,7 @@ def test_statistics_are_those_of_the_published_sampler(golden, name):
         step = 1 / case['grid'] ** 2
         assert (shares < quantile - step).mean() <= level + 0.05 * noise
         assert (shares < quantile + step).mean() >= level - 0.05 * noise
-    for axis, key in ((2, 'right_neighbor_masked'), (1, 'lower_neighbor_masked')):
+    for axis, key in ((2, 'right_neighbour_masked'), (1, 'lower_neighbour_masked')):
         assert neighbor_rate(masks, axis) == pytest.approx(float(case[key]), rel=0, abs=0.015 * noise), key
     np.testing.assert_allclose(masks.mean(axis=0), case['mask_probability_map'], rtol=0, atol=0.08 * noise)
 
