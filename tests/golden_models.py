@@ -203,7 +203,7 @@ def selfpatch_head() -> dict:
     found |= named('backbone/params/', backbone) | named('head/params/', head)
     for size, side in dict(**{'global': img_size}, local=12).items():
         number = (side // 3) ** 2
-        found[f'neighbors{number}'] = plain.around(side // 3, side // 3)
+        found[f'neighbours{number}'] = plain.around(side // 3, side // 3)
         for _ in range(50):  # until no rounding can choose another neighbor
             image, given = rounded(2, 3, side, side), rounded(2, number, 12)
             tokens = plain.vit(backbone, image, heads)

@@ -53,10 +53,10 @@ def test_backbone_without_class_token_and_norm_is_the_published_one(golden, tens
     torch.testing.assert_close(got, torch.from_numpy(arrays[f'backbone/tokens/{size}']), rtol=0, atol=1e-4)
 
 
-@pytest.mark.golden_names('number', 'selfpatch_head', r'neighbors(\d+)')
+@pytest.mark.golden_names('number', 'selfpatch_head', r'neighbours(\d+)')
 def test_neighbors_are_the_published_ones(golden, number):
     arrays = golden('selfpatch_head')
-    expected = torch.from_numpy(arrays[f'neighbors{number}'])
+    expected = torch.from_numpy(arrays[f'neighbours{number}'])
     assert expected.shape == (int(number), arrays.config['kernel'] ** 2 - 1)
     around = neighbors(*(2 * [round(int(number) ** 0.5)]), wrap=True)
     assert torch.equal(around.index, expected)
