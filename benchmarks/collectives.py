@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from mmadclr.engine.optim import SelfDistillationOptimConstructor
-from mmadclr.engine.sharding import local_tensors, shard_model
+from mmadclr.distributed.shards import local_tensors
+from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor
+from mmadclr.engine.runners.sharding import shard_model
 
 PROCESSES, LOG_INTERVAL = 2, 50
 COLLECTIVES = ('all_reduce', 'all_gather_into_tensor', 'reduce_scatter_tensor', 'broadcast', 'all_gather')

@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from mmadclr.checkpoint.opening import open_backbone
 from mmadclr.datasets.center_crop import MAX_RESIZED, short_side
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.evaluation.extraction import Loading, Progress, feature_batches
 from mmadclr.evaluation.extractor import FeatureExtractor
 from mmadclr.evaluation.features import report_lost, report_unreadable
+from mmadclr.hub.opening import open_backbone
 from mmadclr.models.backbones.feature_vit import FeatureViT
 
 
@@ -37,7 +37,7 @@ def load_backbone(
         device: Where the model goes.
         size: Side of the transformed images; that of pretraining by default. The model takes images of any size.
         **kwargs: ``which`` ('teacher' or 'student'), ``prefix``, ``num_heads``; see
-            :func:`mmadclr.checkpoint.opening.open_backbone`.
+            :func:`mmadclr.hub.opening.open_backbone`.
 
     Returns:
         The model, which maps (B, 3, H, W) to ``cls`` (B, D) and ``patches`` (B, N, D), both final-normed; and a transform

@@ -13,6 +13,8 @@ from golden_files import GoldenArrays, GoldenFolder
 from mmengine.registry import DefaultScope
 from PIL import Image
 
+pytest_plugins = ['short_runs']
+
 FOLDER = pytest.StashKey[GoldenFolder]()
 DENSE = all(importlib.util.find_spec(name) for name in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain'))
 

@@ -14,10 +14,10 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
+from mmadclr.cli.launch import leave_process_group
+from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine import Runner
-from mmadclr.engine.launch import leave_process_group
 from mmadclr.models.backbones.query_block import DropPath
-from mmadclr.models.wrappers import unwrapped
 
 beta, factors = np.random.beta, DropPath.factors
 

@@ -12,10 +12,10 @@ from mmengine.config import Config, ConfigDict
 from PIL import Image
 from places import REPO
 
+from mmadclr.config.loading import spell_out
 from mmadclr.datasets.scenes import write_scenes
 from mmadclr.datasets.shapes import write_shapes
 from mmadclr.engine import Runner
-from mmadclr.engine.launch import spell_out
 from mmadclr.models.backbones import QueryViT
 from mmadclr.models.backbones.query_vit import resolve_arch
 

@@ -18,8 +18,8 @@ from places import REPO
 from torchvision import transforms
 
 from mmadclr.checkpoint import read_checkpoint
+from mmadclr.config.loading import spell_out
 from mmadclr.engine import Runner
-from mmadclr.engine.launch import spell_out
 from mmadclr.models.backbones import QueryViT
 from mmadclr.models.backbones.query_vit import resolve_arch
 

@@ -7,8 +7,8 @@ import torch
 from mmengine.config import Config
 from places import REPO
 
+from mmadclr.config.check import check_config
 from mmadclr.engine import Runner
-from mmadclr.engine.config_check import check_config
 
 CONFIGS = sorted(
     path for path in (REPO / 'configs').rglob('*.py') if not {'_base_', 'benchmarks', 'mmpretrain'} & set(path.parts)

@@ -11,10 +11,10 @@ import torch
 from mmengine.config import Config
 from places import REPO
 
-from mmadclr.checkpoint.opening import open_backbone
-from mmadclr.comparison.table import markdown
+from mmadclr.compare.table import markdown
+from mmadclr.config.check import ConfigError, check_config
 from mmadclr.engine import Runner
-from mmadclr.engine.config_check import ConfigError, check_config
+from mmadclr.hub.opening import open_backbone
 from mmadclr.models.losses.self_distillation import paired_cross_entropy
 
 MEASURED = re.compile(r'^<!-- (comparison/\w+\.json) -->\n\n(.*?)\n\n<!-- end -->$', re.MULTILINE | re.DOTALL)

@@ -5,10 +5,10 @@ import torch
 from mmengine.config import Config
 from places import REPO
 
-from mmadclr.checkpoint.opening import open_backbone
+from mmadclr.config.check import ConfigError, check_config
+from mmadclr.config.sense import check_sense
 from mmadclr.engine import Runner
-from mmadclr.engine.config_check import ConfigError, check_config
-from mmadclr.engine.config_sense import check_sense
+from mmadclr.hub.opening import open_backbone
 from mmadclr.models.preprocessors import MMPretrainPreprocessor
 
 

@@ -8,8 +8,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.registry import init_default_scope
 
+from mmadclr.cli.launch import add_config_arguments, report_bad_input
+from mmadclr.config.loading import load_config
 from mmadclr.datasets.checks import DatasetError, check_dataset
-from mmadclr.engine.launch import add_config_arguments, load_config, report_bad_input
 
 
 def parse_args() -> argparse.Namespace:

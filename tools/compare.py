@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.config import DictAction
 
-from mmadclr.comparison.board import Comparison
-from mmadclr.comparison.dense_tasks import DENSE_TASKS, add_dense_arguments, chosen_tasks
-from mmadclr.comparison.methods import load_methods
-from mmadclr.comparison.plan import PARTS, load_settings
-from mmadclr.comparison.protocol import ASPECTS, check_alike
-from mmadclr.engine.argument_types import natural, positive
-from mmadclr.engine.launch import report_bad_input
+from mmadclr.cli.argument_types import natural, positive
+from mmadclr.cli.launch import report_bad_input
+from mmadclr.compare.board import Comparison
+from mmadclr.compare.dense_tasks import DENSE_TASKS, add_dense_arguments, chosen_tasks
+from mmadclr.compare.methods import load_methods
+from mmadclr.compare.plan import PARTS, load_settings
+from mmadclr.compare.protocol import ASPECTS, check_alike
 
 
 def parse_args() -> argparse.Namespace:

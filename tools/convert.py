@@ -10,10 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmadclr.checkpoint.arguments import add_weights_arguments
-from mmadclr.checkpoint.conversion import LAYOUTS, convert
-from mmadclr.engine.argument_types import positive
-from mmadclr.engine.launch import report_bad_input
+from mmadclr.cli.argument_types import positive
+from mmadclr.cli.launch import report_bad_input
+from mmadclr.cli.weights_arguments import add_weights_arguments
+from mmadclr.hub.conversion import LAYOUTS, convert
 
 
 def parse_args() -> argparse.Namespace:

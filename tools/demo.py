@@ -24,13 +24,14 @@ from mmengine.runner import find_latest_checkpoint
 from PIL import Image
 
 import mmadclr
-from mmadclr.comparison.baselines import headline, raw_pixels
-from mmadclr.comparison.dense_tasks import DENSE_TASKS, add_dense_arguments
+from mmadclr.cli.launch import add_config_arguments, report_bad_input
+from mmadclr.compare.baselines import headline, raw_pixels
+from mmadclr.compare.dense_tasks import DENSE_TASKS, add_dense_arguments
+from mmadclr.config.loading import load_config
 from mmadclr.datasets import collate_samples
 from mmadclr.datasets.image_dataset import load_rgb
 from mmadclr.datasets.transforms import crop_and_resize
 from mmadclr.engine import Runner
-from mmadclr.engine.launch import add_config_arguments, load_config, report_bad_input
 from mmadclr.visualization import draw_attention, draw_crops, draw_curves
 
 NUM_SHOWN = 6

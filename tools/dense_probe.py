@@ -11,10 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.device import get_device
 
-from mmadclr.engine.argument_types import positive
-from mmadclr.engine.launch import report_bad_input
-from mmadclr.evaluation import DenseProbe
-from mmadclr.evaluation.command_line import (
+from mmadclr.cli.argument_types import positive
+from mmadclr.cli.evaluation import (
     add_backbone_arguments,
     add_pixel_arguments,
     finish,
@@ -22,6 +20,8 @@ from mmadclr.evaluation.command_line import (
     pixel_arguments,
     start_processes,
 )
+from mmadclr.cli.launch import report_bad_input
+from mmadclr.evaluation import DenseProbe
 from mmadclr.evaluation.extractor import FeatureExtractor
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmadclr.checkpoint.arguments import add_weights_arguments
-from mmadclr.engine.argument_types import positive
-from mmadclr.engine.launch import report_bad_input
-from mmadclr.export import FORMATS, CardText, export_backbone
+from mmadclr.cli.argument_types import positive
+from mmadclr.cli.launch import report_bad_input
+from mmadclr.cli.weights_arguments import add_weights_arguments
+from mmadclr.hub.export import FORMATS, CardText, export_backbone
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,9 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.device import get_device
 
-from mmadclr.engine.argument_types import positive
-from mmadclr.engine.launch import report_bad_input
-from mmadclr.evaluation.command_line import (
+from mmadclr.cli.argument_types import positive
+from mmadclr.cli.evaluation import (
     add_backbone_arguments,
     add_image_arguments,
     finish,
@@ -21,6 +20,7 @@ from mmadclr.evaluation.command_line import (
     over_draws,
     start_processes,
 )
+from mmadclr.cli.launch import report_bad_input
 from mmadclr.evaluation.knn import WeightedKNN, evaluate_knn
 
 

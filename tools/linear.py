@@ -16,9 +16,8 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 
-from mmadclr.engine.argument_types import positive
-from mmadclr.engine.launch import report_bad_input
-from mmadclr.evaluation.command_line import (
+from mmadclr.cli.argument_types import positive
+from mmadclr.cli.evaluation import (
     add_backbone_arguments,
     add_image_arguments,
     finish,
@@ -26,6 +25,7 @@ from mmadclr.evaluation.command_line import (
     over_draws,
     start_processes,
 )
+from mmadclr.cli.launch import report_bad_input
 from mmadclr.evaluation.linear import LEARNING_RATES, LinearRecipe, LinearResult, evaluate_linear
 from mmadclr.files import atomic_path
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmadclr.cli.launch import report_bad_input
 from mmadclr.datasets.packing import pack_shards
 from mmadclr.datasets.pixels import pixel_options
-from mmadclr.engine.launch import report_bad_input
 
 
 def parse_args() -> argparse.Namespace:

@@ -9,8 +9,9 @@ sys.path.insert(0, str(CLONE))  # runs from a clone that is not installed, too
 
 from mmengine.config import Config
 
-from mmadclr.engine.config_origin import find_origins, render, select
-from mmadclr.engine.launch import add_config_arguments, load_config, report_bad_input, spell_out
+from mmadclr.cli.launch import add_config_arguments, report_bad_input
+from mmadclr.config.loading import load_config, spell_out
+from mmadclr.config.origin import find_origins, render, select
 from mmadclr.files import atomic_path
 
 

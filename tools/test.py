@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
+from mmadclr.cli.launch import add_config_arguments, add_launcher_arguments, report_bad_input
+from mmadclr.config.loading import load_config
 from mmadclr.engine import Runner
-from mmadclr.engine.launch import add_config_arguments, add_launcher_arguments, load_config, report_bad_input
 
 # What the packages call the metric that stores predictions. mmdet's packs masks; mmseg's are tensors already.
 DUMPERS = {'mmdet': 'DumpDetResults', 'mmseg': 'mmengine.DumpResults', 'mmpretrain': 'mmengine.DumpResults'}

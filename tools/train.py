@@ -6,9 +6,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed, too
 
+from mmadclr.checkpoint.run_files import checkpoints
+from mmadclr.cli.launch import add_config_arguments, add_launcher_arguments, report_bad_input
+from mmadclr.config.loading import load_config
 from mmadclr.engine import Runner
-from mmadclr.engine.checkpoint_files import checkpoints
-from mmadclr.engine.launch import add_config_arguments, add_launcher_arguments, load_config, report_bad_input
 
 
 def parse_args() -> argparse.Namespace:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mmadclr.engine.optim import resolve_precision
+from mmadclr.engine.optimizers.precision import resolve_precision
 from mmadclr.files import atomic_path
 
 FULL_SIZE = dict(queries=10, locals=10, prototypes=65536)

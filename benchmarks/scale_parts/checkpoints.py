@@ -10,9 +10,9 @@ import torch
 from common import Row
 
 from mmadclr.checkpoint.reading import read_checkpoint
-from mmadclr.engine.checkpoint_files import find_damage, read_state, write_checkpoint
-from mmadclr.engine.checkpoint_writer import CheckpointWriter
-from mmadclr.engine.run_state import snapshot
+from mmadclr.checkpoint.run_files import find_damage, read_state, write_checkpoint
+from mmadclr.checkpoint.snapshots import snapshot
+from mmadclr.checkpoint.writer import CheckpointWriter
 from scale_parts.measured import MB, cost
 
 

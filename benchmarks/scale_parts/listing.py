@@ -17,10 +17,10 @@ import common
 import numpy as np
 from common import Row
 
-from mmadclr.datasets.names import is_hidden
 from mmadclr.datasets.readers import read_class_folders
 from mmadclr.datasets.sources import FileSource
 from mmadclr.datasets.walking import EXTENSIONS
+from mmadclr.names import is_hidden
 
 MEMORY = Path('/dev/shm')
 FILES = 1000  # in a folder

@@ -11,10 +11,10 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from mmadclr.datasets.byte_strings import ByteStrings
-from mmadclr.datasets.names import is_hidden, printable, read_lines
 from mmadclr.datasets.readers import Listing, existing_folder, read_class_folders
 from mmadclr.datasets.subsets import few_shot, held_out
 from mmadclr.datasets.walking import EXTENSIONS, subfolders
+from mmadclr.names import is_hidden, printable, read_lines
 from mmadclr.registry import DATASETS
 
 PARTS = ('all', 'train', 'held_out')

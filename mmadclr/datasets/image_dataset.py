@@ -18,15 +18,16 @@ from mmadclr.datasets.decoding import (
     warn_without_simplejpeg,
 )
 from mmadclr.datasets.loading import SampleList
-from mmadclr.datasets.names import printable
 from mmadclr.datasets.packed_images import PackedSamples
 from mmadclr.datasets.pixels import pixel_options
-from mmadclr.datasets.remote import StoreError, is_url, shown
+from mmadclr.datasets.remote import StoreError
 from mmadclr.datasets.samplers import SampleKey
 from mmadclr.datasets.shapes import write_shapes
 from mmadclr.datasets.sources import FileSource, find_source
 from mmadclr.datasets.transforms import ImageTooSmallError
+from mmadclr.names import printable
 from mmadclr.registry import DATASETS, TRANSFORMS
+from mmadclr.urls import is_url, shown
 
 __all__ = ['READ_ERRORS', 'ImageDataset', 'SampleKey', 'ShapesDataset', 'UnreadableImageError', 'load_rgb']
 

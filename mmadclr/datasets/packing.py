@@ -21,10 +21,10 @@ import PIL
 from mmengine.logging import print_log
 
 import mmadclr
-from mmadclr.datasets.names import printable
 from mmadclr.datasets.pixels import PixelOptions
 from mmadclr.datasets.readers import read_class_folders, read_folder
 from mmadclr.datasets.shrinking import FILTER, SUBSAMPLING, Shrinking, Shrunk, checked, shrink
+from mmadclr.names import printable
 
 RECORD = 'packing.json'
 LOG_SECONDS = 30.0

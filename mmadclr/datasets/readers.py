@@ -13,8 +13,8 @@ import numpy as np
 from mmengine.logging import print_log
 
 from mmadclr.datasets.byte_strings import ByteStrings
-from mmadclr.datasets.names import printable, read_lines
 from mmadclr.datasets.walking import EXTENSIONS, Found, report, walk
+from mmadclr.names import printable, read_lines
 
 MAX_CLASSES = 1_000_000  # a larger label is none: classes are numbered without gaps
 

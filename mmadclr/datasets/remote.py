@@ -13,21 +13,19 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from mmengine.logging import print_log
 
-from mmadclr.datasets.names import is_hidden, printable
+from mmadclr.names import is_hidden, printable
+from mmadclr.urls import WEB, shown
 
 T = TypeVar('T')
 TRIES = 6  # without a byte gained in between
 PAUSE, MAX_PAUSE = 1.0, 30.0  # seconds before the second try, doubled before each further one; pauses in all: 31 s
 TIMEOUT = 60.0  # seconds without a byte; s3fs and gcsfs have limits of their own
 THREADS = 16
-URL = re.compile(r'[\w+.:-]+://')
-WEB = ('http://', 'https://')
 # What file systems call the version of a file, the strictest first.
 TAGS = (
     *('generation', 'ETag', 'etag', 'md5Hash', 'Content-MD5'),
@@ -40,30 +38,6 @@ JITTER = random.SystemRandom()  # leaves the seeded generators alone
 
 class StoreError(OSError, ValueError):
     """A store does not give what it should, or its shards cannot be kept: no other image stands in for that."""
-
-
-def is_url(place: str | Path) -> bool:
-    """Whether it is the URL of something that fsspec reads, and no path."""
-    return isinstance(place, str) and URL.match(place) is not None
-
-
-def shown(place: str | Path) -> str:
-    """A path or URL as messages show it: printable, without user, password or the query of a web address."""
-    text = printable(place)
-    if is_url(text):
-        text = re.sub(r'//[^/]*@', '//', text)
-        if text.startswith(WEB):
-            text = text.partition('?')[0]
-    return text
-
-
-def has_secrets(place: str) -> bool:
-    """Whether a URL holds a password or a query, which may be a signature, that is not left to environment variables."""
-    if not is_url(place):
-        return False
-    query = place.partition('?')[2] if place.startswith(WEB) else ''
-    password = re.match(r'[\w+.:-]+://[^/@]*:([^/@]+)@', place)
-    return any(secret and '$' not in secret for secret in (query, password and password[1]))
 
 
 def expanded(url: str) -> str:

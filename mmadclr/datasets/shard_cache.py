@@ -29,7 +29,8 @@ from urllib.parse import unquote
 
 from mmengine.logging import print_log
 
-from mmadclr.datasets.remote import StoreError, Tries, file_system, shown, version, versions
+from mmadclr.datasets.remote import StoreError, Tries, file_system, version, versions
+from mmadclr.urls import shown
 
 T = TypeVar('T')
 CHUNK = 16 << 20  # bytes of a request

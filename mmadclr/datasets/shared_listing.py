@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
-from mmadclr.datasets.names import printable
+from mmadclr.names import printable
 
 PREFIX = 'listing-'
 HASHED = 1 << 24  # bytes at a time

@@ -10,13 +10,14 @@ from typing import Protocol
 
 import numpy as np
 
-from mmadclr.datasets.names import is_hidden, printable, read_lines
 from mmadclr.datasets.readers import Listing, existing_folder, read_class_folders, read_folder, read_list
-from mmadclr.datasets.remote import expanded, is_url, join, read_small, shown
+from mmadclr.datasets.remote import expanded, join, read_small
 from mmadclr.datasets.shard_cache import RemoteShards
 from mmadclr.datasets.shared_listing import digest, shared_source
 from mmadclr.datasets.tar_index import read_shards
 from mmadclr.datasets.walking import directly_below
+from mmadclr.names import is_hidden, printable, read_lines
+from mmadclr.urls import is_url, shown
 
 MAX_OPEN_SHARDS = 256
 MAX_LOOSE = 100_000  # images directly in a folder of which each process makes a list

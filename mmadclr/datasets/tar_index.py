@@ -28,12 +28,12 @@ from mmengine.logging import print_log
 
 from mmadclr.datasets import remote
 from mmadclr.datasets.byte_strings import ByteStrings
-from mmadclr.datasets.names import is_hidden, printable
 from mmadclr.datasets.readers import MAX_CLASSES, existing_folder
-from mmadclr.datasets.remote import is_url, shown
 from mmadclr.datasets.shard_cache import RemoteShards, cache_folder
 from mmadclr.datasets.tar_headers import FILE, LINK, OTHER, SPARSE, TarBytes, members
 from mmadclr.datasets.walking import EXTENSIONS
+from mmadclr.names import is_hidden, printable
+from mmadclr.urls import is_url, shown
 
 BLOCK = 512  # zeros, that end a tar file
 NO_LABEL = -1

@@ -16,7 +16,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from mmadclr.datasets.byte_strings import ByteStrings
-from mmadclr.datasets.names import is_hidden, printable
+from mmadclr.names import is_hidden, printable
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.gif')
 # Every way to write an extension: a name is looked up as it is, without making a lower-case copy.

@@ -10,16 +10,12 @@ from mmadclr.engine.hooks import (
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.hooks.class_names_hook import ClassNamesHook
 from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
-from mmadclr.engine.linear_sweep import LinearSweepLoop, LinearSweepOptimConstructor, SweepAccuracy
-from mmadclr.engine.loops import FeatureEvalLoop
-from mmadclr.engine.optim import (
-    AutocastOptimWrapper,
-    LayerDecayOptimConstructor,
-    SelfDistillationOptimConstructor,
-    SelfDistillationOptimWrapper,
-)
-from mmadclr.engine.runner import Runner
-from mmadclr.engine.train_loop import ResumableEpochLoop
+from mmadclr.engine.optimizers.constructors import LayerDecayOptimConstructor, SelfDistillationOptimConstructor
+from mmadclr.engine.optimizers.wrappers import AutocastOptimWrapper, SelfDistillationOptimWrapper
+from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
+from mmadclr.engine.runners.feature_loop import FeatureEvalLoop
+from mmadclr.engine.runners.linear_sweep import LinearSweepLoop, LinearSweepOptimConstructor, SweepAccuracy
+from mmadclr.engine.runners.runner import Runner
 
 __all__ = [
     'AutocastOptimWrapper',

@@ -16,9 +16,9 @@ from mmengine import dist
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmadclr.datasets.listing import built_alike
 from mmadclr.datasets.loading import collate_samples
-from mmadclr.engine.listing import built_alike
-from mmadclr.evaluation.extraction import together
+from mmadclr.distributed.agreement import together
 from mmadclr.evaluation.features import frozen, report_lost, report_unreadable
 from mmadclr.evaluation.knn import knn_shares
 from mmadclr.evaluation.patches import choose_patches, count_usable, over_masks, patch_batches, patch_labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.loading import collate_samples
+from mmadclr.distributed.agreement import together
 from mmadclr.evaluation.feature_shards import gather_rows, gather_uneven, share
 from mmadclr.evaluation.features import report_lost, report_unreadable
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
@@ -96,26 +97,6 @@ class Progress:
                 message = f'{self.where}: {self.done} of {self.total} images, {rate:.0f} images/s, {left:.0f} min left'
                 print_log(message, 'current')
             yield batch
-
-
-def together(work: Callable[[], T]) -> T:
-    """Runs a part of the work on every process; an error on one ends all, where else they would wait for it.
-
-    Raises:
-        ValueError: Another process failed.
-    """
-    result, error = None, None
-    try:
-        result = work()
-    except Exception as caught:
-        error = caught
-    failures = dist.all_gather_object(None if error is None else f'{type(error).__name__}: {error}')
-    if error is not None:
-        raise error
-    for rank, failure in enumerate(failures):
-        if failure is not None:
-            raise ValueError(f'process {rank} failed: {failure}')
-    return result
 
 
 def to_dtype(features: torch.Tensor, dtype: str) -> np.ndarray:

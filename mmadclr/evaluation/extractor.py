@@ -11,7 +11,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmadclr.checkpoint.opening import OpenedBackbone
+from mmadclr.hub.opening import OpenedBackbone
 from mmadclr.models.backbones.feature_vit import FeatureViT
 from mmadclr.models.preprocessors import ViewPreprocessor
 

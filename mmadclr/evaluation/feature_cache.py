@@ -21,11 +21,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import mmadclr
-from mmadclr.checkpoint.opening import OpenedBackbone
-from mmadclr.evaluation.extraction import Loading, Progress, feature_batches, share, to_dtype, together
+from mmadclr.distributed.agreement import together
+from mmadclr.evaluation.extraction import Loading, Progress, feature_batches, to_dtype
+from mmadclr.evaluation.feature_shards import share
 from mmadclr.evaluation.features import lost_lines, report_unreadable
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 from mmadclr.files import atomic_path
+from mmadclr.hub.opening import OpenedBackbone
 
 INDEX = 'cache.json'
 READING, PRECISION = 'reading (--read)', 'precision (--precision)'

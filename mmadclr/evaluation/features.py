@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from mmadclr.datasets.accounts import LostAccount
 from mmadclr.datasets.image_dataset import UnreadableImageError
+from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.evaluation.feature_shards import Shard, gather_rows, gather_uneven
-from mmadclr.models.wrappers import unwrapped
 
 
 class RawPixels(nn.Module):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmadclr.datasets.label_maps import LabelMapError
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.loading import collate_samples
-from mmadclr.evaluation.extraction import together
+from mmadclr.distributed.agreement import together
 from mmadclr.evaluation.feature_shards import share
 
 

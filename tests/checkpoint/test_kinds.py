@@ -7,9 +7,9 @@ import transformers
 from torch import nn
 from torchvision.models import VisionTransformer as OfTorchvision
 
-from mmadclr.checkpoint.conversion import convert
-from mmadclr.checkpoint.opening import open_backbone
 from mmadclr.checkpoint.weights import load_weights
+from mmadclr.hub.conversion import convert
+from mmadclr.hub.opening import open_backbone
 from mmadclr.models.backbones import QueryViT
 
 HF = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8, intermediate_size=64)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from mmadclr.checkpoint.opening import open_backbone
 from mmadclr.checkpoint.reading import read_checkpoint, weights_of
 from mmadclr.checkpoint.weights import read_backbone
+from mmadclr.hub.opening import open_backbone
 from mmadclr.models.backbones import QueryViT
 
 ARCH = dict(embed_dim=64, depth=1, num_heads=1, patch_size=8)

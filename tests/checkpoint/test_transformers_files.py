@@ -8,9 +8,9 @@ import transformers
 from safetensors.torch import save_file
 
 from mmadclr.api import load_backbone
-from mmadclr.checkpoint.conversion import convert
-from mmadclr.checkpoint.opening import open_backbone
 from mmadclr.checkpoint.weights import load_weights, read_backbone
+from mmadclr.hub.conversion import convert
+from mmadclr.hub.opening import open_backbone
 from mmadclr.models.backbones import DenseViT
 
 COMMON = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8)

@@ -15,13 +15,14 @@ from shards import image_bytes, write_shards
 from torch.utils.data import DataLoader
 from web_store import running
 
+from mmadclr.config.check import ConfigError
+from mmadclr.config.loading import check_secrets
 from mmadclr.datasets import ImageDataset, collate_samples, remote, shard_cache
 from mmadclr.datasets.packing import pack_shards
-from mmadclr.datasets.remote import StoreError, has_secrets, join, shown
+from mmadclr.datasets.remote import StoreError, join
 from mmadclr.datasets.shard_cache import RemoteShards, copies_folder, size_limit
 from mmadclr.datasets.sources import TarSource
-from mmadclr.engine.config_check import ConfigError
-from mmadclr.engine.launch import check_secrets
+from mmadclr.urls import has_secrets, shown
 
 pytest.importorskip('aiohttp')
 CROPS = dict(type='MultiCrop', global_size=16, local_size=8, query_size=8, num_local=2, num_query=2)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from mmadclr.datasets import ImageDataset, collate_samples, shared_arrays
 from mmadclr.datasets.shared_arrays import HEADER, KEPT, MOST, LentBatch, SharedArrays
-from mmadclr.engine.loader_guard import DevicePrefetcher
+from mmadclr.reliability.loader_guard import DevicePrefetcher
 
 CROPS = dict(type='MultiCrop', global_size=32, local_size=16, query_size=8, num_local=2, num_query=2)
 KINDS = [f'{kind}_views' for kind in ('global', 'local', 'query')]

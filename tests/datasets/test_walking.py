@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from mmadclr.datasets import ClassFolders, walking
-from mmadclr.datasets.names import is_hidden
 from mmadclr.datasets.readers import read_class_folders, read_folder
 from mmadclr.datasets.walking import subfolders, walk
+from mmadclr.names import is_hidden
 
 
 def decoded(names) -> list[str]:

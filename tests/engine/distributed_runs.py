@@ -8,10 +8,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from mmengine.config import Config
 
+from mmadclr.cli.launch import leave_process_group
+from mmadclr.distributed.shards import local_tensors
+from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine import Runner
-from mmadclr.engine.launch import leave_process_group
-from mmadclr.engine.sharding import local_tensors
-from mmadclr.models.wrappers import unwrapped
 
 
 def train(path: str) -> None:

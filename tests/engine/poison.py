@@ -7,7 +7,7 @@ from collections.abc import Container
 
 from mmengine.hooks import Hook
 
-from mmadclr.models.wrappers import unwrapped
+from mmadclr.distributed.wrappers import unwrapped
 
 
 class NaNImages(Hook):

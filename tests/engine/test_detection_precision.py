@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from places import REPO
 from torch import nn
 
-from mmadclr.engine.optim import AutocastOptimWrapper
+from mmadclr.engine.optimizers.wrappers import AutocastOptimWrapper
 
 pytestmark = pytest.mark.dense
 CHANNELS, SIZE, STRIDES = 16, (800, 1344), (4, 8, 16, 32, 64)

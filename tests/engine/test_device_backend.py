@@ -12,9 +12,10 @@ from mmengine.config import Config
 from places import REPO
 
 from mmadclr.checkpoint import read_checkpoint
-from mmadclr.engine import Runner, config_sense
-from mmadclr.engine.config_check import ConfigError, check_config
-from mmadclr.engine.config_sense import check_sense
+from mmadclr.config import sense as config_sense
+from mmadclr.config.check import ConfigError, check_config
+from mmadclr.config.sense import check_sense
+from mmadclr.engine import Runner
 
 DEVICE = {'train_dataloader.dataset.transform.backend': 'device'}
 METHODS = ['adclr', 'dino', 'ibot', 'selfpatch', 'pqcl', 'mocov3', 'adclr_mocov3']

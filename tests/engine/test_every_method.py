@@ -13,7 +13,7 @@ from places import REPO
 
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.engine import Runner
-from mmadclr.engine.compilation import compile_blocks
+from mmadclr.engine.runners.compilation import compile_blocks
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.registry import MODELS
 

@@ -6,8 +6,8 @@ import os
 import pytest
 from mmengine.hooks import Hook
 
+from mmadclr.config.check import check_config
 from mmadclr.engine import Runner
-from mmadclr.engine.config_check import check_config
 from mmadclr.engine.hooks import GarbageCollectionHook
 
 EVERY = {'default_hooks.garbage': dict(type='GarbageCollectionHook', interval=2)}

@@ -15,11 +15,12 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 
 from mmadclr.checkpoint import read_checkpoint
+from mmadclr.checkpoint.snapshots import find_placeholders
 from mmadclr.engine import Runner
-from mmadclr.engine.history import BoundedHistories, BoundedHistory, bound_histories
 from mmadclr.engine.hooks import collapse_hook
 from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
-from mmadclr.engine.run_state import find_placeholders, history_of, plain_history
+from mmadclr.engine.runners.history import BoundedHistories, BoundedHistory, bound_histories
+from mmadclr.engine.runners.run_state import history_of, plain_history
 from mmadclr.evaluation.verdicts import Term, judge_teacher, judge_term
 from mmadclr.models.losses.self_distillation import SelfDistillationLoss
 

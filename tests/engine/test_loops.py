@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmadclr.engine.loops import BankForm, FeatureEvalLoop
+from mmadclr.engine.runners.feature_loop import BankForm, FeatureEvalLoop
 from mmadclr.evaluation import RawPixels, WeightedKNN, extract_features
 from mmadclr.models.preprocessors import ViewPreprocessor
 

@@ -13,9 +13,9 @@ from poison import LeaveOut, NaNImages, Record
 from torch import nn
 
 from mmadclr.checkpoint import read_checkpoint
+from mmadclr.cli.launch import report_bad_input
 from mmadclr.engine import Runner
-from mmadclr.engine.launch import report_bad_input
-from mmadclr.engine.optim import SelfDistillationOptimConstructor
+from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor
 
 DEMOS = {name: f'configs/demo/{name}_vittiny_shapes.py' for name in ('adclr', 'dino', 'ibot')}
 DROP = {'model.backbone.drop_path_rate': 0.3}  # so that torch's random state matters too

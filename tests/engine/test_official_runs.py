@@ -6,8 +6,8 @@ from mmengine.hooks import Hook
 from places import GOLDEN_CHECKPOINTS
 
 from mmadclr.checkpoint import read_checkpoint
-from mmadclr.checkpoint.conversion import convert
 from mmadclr.engine import Runner
+from mmadclr.hub.conversion import convert
 
 
 def sizes_of(system, config):

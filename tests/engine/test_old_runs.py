@@ -8,7 +8,7 @@ from mmengine.config import Config
 from places import DATA
 
 from mmadclr.checkpoint import read_checkpoint
-from mmadclr.engine.config_check import ConfigError, check_config
+from mmadclr.config.check import ConfigError, check_config
 
 RUN = DATA / 'old_run'
 SETTINGS = {

@@ -4,12 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmadclr.engine.optim import (
-    SelfDistillationOptimConstructor,
-    SelfDistillationOptimWrapper,
-    clip_each_tensor,
-    resolve_precision,
-)
+from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor
+from mmadclr.engine.optimizers.precision import resolve_precision
+from mmadclr.engine.optimizers.wrappers import SelfDistillationOptimWrapper, clip_each_tensor
 
 
 def test_every_tensor_is_clipped_by_itself():

@@ -14,10 +14,11 @@ from comparisons import assert_same_state
 from mmengine.hooks import Hook
 
 from mmadclr.checkpoint import read_checkpoint
+from mmadclr.checkpoint.snapshots import find_placeholders
 from mmadclr.engine import Runner
-from mmadclr.engine.agreement import PREEMPTED, PreemptedError
-from mmadclr.engine.history import BoundedHistory
-from mmadclr.engine.run_state import find_placeholders, plain_history
+from mmadclr.engine.runners.history import BoundedHistory
+from mmadclr.engine.runners.run_state import plain_history
+from mmadclr.reliability.stop_signals import PREEMPTED, PreemptedError
 
 EVERY_ITERATION = {
     'default_hooks.checkpoint.by_epoch': False,

@@ -11,7 +11,7 @@ from PIL import Image
 from mmadclr.datasets import UnreadableImageError
 from mmadclr.engine import Runner
 from mmadclr.engine.hooks.training_hooks import one_line
-from mmadclr.engine.skipped_steps import Step, add_to_record, describe_batches, explain
+from mmadclr.reliability.skipped_steps import Step, add_to_record, describe_batches, explain
 
 
 @pytest.fixture

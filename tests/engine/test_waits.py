@@ -15,9 +15,9 @@ from places import REPO
 from torch import distributed
 
 from mmadclr.datasets import MultiCrop, collate_samples
-from mmadclr.engine.optim import SelfDistillationOptimConstructor
-from mmadclr.engine.sharding import shard_model
-from mmadclr.models.wrappers import unwrapped
+from mmadclr.distributed.wrappers import unwrapped
+from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor
+from mmadclr.engine.runners.sharding import shard_model
 from mmadclr.registry import MODELS
 
 METHODS = ['dino', 'adclr', 'ibot', 'adclr_ibot', 'pqcl', 'selfpatch', 'mocov3', 'adclr_mocov3']

@@ -11,12 +11,13 @@ from mmengine import dist
 from PIL import Image
 from places import GOLDEN_CHECKPOINTS
 
-from mmadclr.checkpoint.opening import open_backbone
 from mmadclr.datasets import ImageDataset, UnreadableImageError
+from mmadclr.distributed.agreement import together
 from mmadclr.evaluation import extraction, feature_cache, features
-from mmadclr.evaluation.extraction import Loading, extract, to_dtype, together
+from mmadclr.evaluation.extraction import Loading, extract, to_dtype
 from mmadclr.evaluation.extractor import FeatureExtractor
 from mmadclr.evaluation.feature_cache import cached_features, fingerprint
+from mmadclr.hub.opening import open_backbone
 
 LOADING = Loading(batch_size=5)
 

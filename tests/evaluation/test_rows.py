@@ -7,9 +7,9 @@ from feature_sets import feature_set
 from golden_files import enlarged
 from places import GOLDEN_CHECKPOINTS
 
-from mmadclr.checkpoint.opening import open_backbone
 from mmadclr.evaluation.extractor import FeatureExtractor, default_features
 from mmadclr.evaluation.rows import FeatureRows
+from mmadclr.hub.opening import open_backbone
 from mmadclr.models.backbones.feature_vit import FeatureViT
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from injection import WORKERS, train_image
 
-from mmadclr.engine.watchdog import EXIT_HUNG
+from mmadclr.reliability.watchdog import EXIT_HUNG
 
 pytestmark = pytest.mark.slow
 

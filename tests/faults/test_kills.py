@@ -17,8 +17,8 @@ import torch
 from injection import WORKERS, Training
 
 from mmadclr.checkpoint import read_checkpoint
-from mmadclr.engine.agreement import PREEMPTED
-from mmadclr.engine.checkpoint_files import checkpoints, find_damage
+from mmadclr.checkpoint.run_files import checkpoints, find_damage
+from mmadclr.reliability.stop_signals import PREEMPTED
 
 pytestmark = pytest.mark.slow
 

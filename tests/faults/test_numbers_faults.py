@@ -12,7 +12,7 @@ from mmengine.config import Config
 from places import REPO
 
 from mmadclr.checkpoint import read_checkpoint
-from mmadclr.engine.checkpoint_files import checkpoints
+from mmadclr.checkpoint.run_files import checkpoints
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,8 @@ from mmengine.config import Config
 from places import REPO
 
 from mmadclr.checkpoint import read_checkpoint
-from mmadclr.engine.agreement import PREEMPTED, REPEAT_S
-from mmadclr.engine.checkpoint_files import checkpoints, find_damage
+from mmadclr.checkpoint.run_files import checkpoints, find_damage
+from mmadclr.reliability.stop_signals import PREEMPTED, REPEAT_S
 
 pytestmark = pytest.mark.slow
 

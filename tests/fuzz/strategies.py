@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from mmadclr.engine.launch import report_bad_input
+from mmadclr.cli.launch import report_bad_input
 
 HEADER = 96  # bytes in which most formats say what they hold
 MAX_SECONDS, MAX_MEGABYTES = 15, 256

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from strategies import JSON, TEXTS, Refusal, damaged, mutated, outcome
 
-from mmadclr.checkpoint.conversion import LAYOUTS, convert
 from mmadclr.checkpoint.loading import check_state_dict
 from mmadclr.checkpoint.names import WRAPPERS
-from mmadclr.checkpoint.opening import open_backbone
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.weights import load_weights
+from mmadclr.hub.conversion import LAYOUTS, convert
+from mmadclr.hub.opening import open_backbone
 from mmadclr.models.backbones import QueryViT
 
 ARCH = dict(embed_dim=64, depth=2, num_heads=1, patch_size=8, mlp_ratio=1.0)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from strategies import TEXTS, Refusal, damaged, outcome
 
 from mmadclr.datasets.class_folders import ClassFolders
-from mmadclr.datasets.names import is_hidden, printable, read_lines
 from mmadclr.datasets.readers import read_list
 from mmadclr.datasets.sources import find_source
+from mmadclr.names import is_hidden, printable, read_lines
 
 NAMES = ['cat/cat_1.png', 'cat/a b.jpg', 'dog/dog_2.png', 'dog/#1.png', 'dog/caf\udce9.png', 'dog/.hidden.png']
 LABELS = {name: int(name.startswith('dog')) for name in NAMES}

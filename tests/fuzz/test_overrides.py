@@ -13,9 +13,10 @@ from mmengine.config import Config, DictAction
 from places import REPO
 from strategies import Refusal, outcome, places
 
-from mmadclr.datasets.names import printable
-from mmadclr.engine.launch import add_config_arguments, load_config
-from mmadclr.engine.overrides import parse_value
+from mmadclr.cli.launch import add_config_arguments
+from mmadclr.config.loading import load_config
+from mmadclr.config.overrides import parse_value
+from mmadclr.names import printable
 
 CONFIG = REPO / 'configs' / 'demo' / 'adclr_vittiny_shapes.py'
 SOUND = Config.fromfile(CONFIG).to_dict()

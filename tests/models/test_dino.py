@@ -10,7 +10,7 @@ from mmengine.logging import MessageHub
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmadclr.engine.hooks import DistillationScheduleHook
-from mmadclr.engine.optim import SelfDistillationOptimConstructor, split_by_decay
+from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor, split_by_decay
 from mmadclr.models.selfsup import update_teacher
 from mmadclr.registry import MODELS
 

@@ -12,7 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.engine.hooks import DistillationScheduleHook
 from mmadclr.engine.hooks.schedule_hook import temperature_table
-from mmadclr.engine.optim import SelfDistillationOptimConstructor, split_by_decay
+from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor, split_by_decay
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.registry import MODELS
 

@@ -11,7 +11,8 @@ from mmengine.registry import DefaultScope
 from places import REPO
 from torch import nn
 
-from mmadclr.engine.optim import AutocastOptimWrapper, LayerDecayOptimConstructor
+from mmadclr.engine.optimizers.constructors import LayerDecayOptimConstructor
+from mmadclr.engine.optimizers.wrappers import AutocastOptimWrapper
 from mmadclr.models.backbones import DenseViT
 
 DEPTH, TOP = 4, 5

@@ -13,9 +13,9 @@ from PIL import Image
 from mmadclr.datasets import ImageDataset, collate_samples
 from mmadclr.datasets.image_dataset import SampleKey
 from mmadclr.datasets.pixels import DecodeError
-from mmadclr.engine.loader_guard import pixels_on
 from mmadclr.models.preprocessors import QueryBoxPreprocessor, ViewPreprocessor, packed_views
 from mmadclr.models.preprocessors.packed_views import with_views
+from mmadclr.reliability.loader_guard import pixels_on
 
 CROPS = dict(type='MultiCrop', global_size=32, local_size=16, query_size=8, num_local=3, num_query=2)
 WHOLE = CROPS | dict(backend='device')

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmadclr.engine.schedules import linear_warmup
+from mmadclr.engine.optimizers.schedules import linear_warmup
 from mmadclr.models.backbones import PositionQueryViT
 from mmadclr.models.heads.dino_head import Prototypes
 from mmadclr.models.losses.self_distillation import Projection

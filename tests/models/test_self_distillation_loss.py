@@ -7,7 +7,7 @@ import pytest
 import torch
 from counters import PeakBytes
 
-from mmadclr.engine.schedules import linear_warmup
+from mmadclr.engine.optimizers.schedules import linear_warmup
 from mmadclr.models.heads.dino_head import DINOHead, Prototypes
 from mmadclr.models.losses.self_distillation import (
     Projection,

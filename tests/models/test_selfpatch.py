@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmadclr.engine.optim import split_by_decay
-from mmadclr.engine.schedules import linear_warmup
+from mmadclr.engine.optimizers.constructors import split_by_decay
+from mmadclr.engine.optimizers.schedules import linear_warmup
 from mmadclr.models.heads.dino_head import Prototypes
 from mmadclr.models.losses.self_distillation import Projection
 from mmadclr.registry import MODELS

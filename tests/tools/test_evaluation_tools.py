@@ -17,10 +17,7 @@ from places import GOLDEN_CHECKPOINTS, REPO
 from test_tools import run, tool
 from torchvision.transforms.functional import normalize
 
-from mmadclr.checkpoint.opening import open_backbone
-from mmadclr.datasets import ImageDataset, UnreadableImageError
-from mmadclr.engine import Runner
-from mmadclr.evaluation.command_line import (
+from mmadclr.cli.evaluation import (
     add_backbone_arguments,
     add_image_arguments,
     load_features,
@@ -30,9 +27,12 @@ from mmadclr.evaluation.command_line import (
     start_processes,
     summarize,
 )
+from mmadclr.datasets import ImageDataset, UnreadableImageError
+from mmadclr.engine import Runner
 from mmadclr.evaluation.knn import WeightedKNN, evaluate_knn
 from mmadclr.evaluation.linear import LinearRecipe, evaluate_linear
 from mmadclr.files import UnwritableError
+from mmadclr.hub.opening import open_backbone
 
 DINO = [GOLDEN_CHECKPOINTS / 'dino_backbone.pth', '--num-heads', 3]
 SMALL_CONFIG = 'configs/adclr/vitmini8_small.py'

@@ -9,7 +9,7 @@ import torch
 from places import GOLDEN_CHECKPOINTS, REPO
 from safetensors.torch import load_file
 
-from mmadclr.export import export_backbone
+from mmadclr.hub.export import export_backbone
 
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
 

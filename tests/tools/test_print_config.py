@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 from places import REPO
 
-from mmadclr.engine.config_origin import find_origins, render, select, settings_of
+from mmadclr.config.origin import find_origins, render, select, settings_of
 
 CONFIGS = sorted(path for path in (REPO / 'configs').rglob('*.py') if '_base_' not in path.parts)
 PLAIN = [path for path in CONFIGS if 'benchmarks' not in path.parts]

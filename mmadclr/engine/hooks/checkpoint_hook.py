@@ -12,10 +12,11 @@ from pathlib import Path
 from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 
-from mmadclr.engine.agreement import PREEMPTED, Agreement, PreemptedError, StopSignals
-from mmadclr.engine.checkpoint_files import clear_away
-from mmadclr.engine.checkpoint_writer import CheckpointWriter
+from mmadclr.checkpoint.run_files import clear_away
+from mmadclr.checkpoint.writer import CheckpointWriter
+from mmadclr.distributed.agreement import Agreement
 from mmadclr.registry import HOOKS
+from mmadclr.reliability.stop_signals import PREEMPTED, PreemptedError, StopSignals
 
 PATIENCE_S = 8.0  # of a process that has left a validation for the others, within the 30 s that torchrun gives all
 

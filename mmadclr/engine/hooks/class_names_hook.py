@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mmengine.hooks import Hook
 
-from mmadclr.models.wrappers import unwrapped
+from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.registry import HOOKS
 
 

@@ -15,16 +15,16 @@ from mmengine.hooks import Hook, LoggerHook
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mmadclr.engine.checkpoint_files import write_checkpoint
+from mmadclr.checkpoint.run_files import write_checkpoint
+from mmadclr.distributed.shards import whole_norms
+from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import ends_step
 from mmadclr.engine.hooks.schedule_hook import DistillationScheduleHook
-from mmadclr.engine.sharding import whole_norms
 from mmadclr.evaluation import collapse
 from mmadclr.evaluation.collapse import evenly
 from mmadclr.evaluation.verdicts import KINDS, Term, Verdict, judge_teacher, judge_term
 from mmadclr.models.losses.self_distillation import PAIRINGS, Projection, SelfDistillationLoss
 from mmadclr.models.selfsup.base import SelfDistillation
-from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import HOOKS
 
 TEACHER = 'teacher'  # the name, among those of terms, of what is said about the whole model

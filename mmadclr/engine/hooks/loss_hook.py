@@ -8,10 +8,12 @@ from pathlib import Path
 from mmengine import dist
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 
-from mmadclr.engine.checkpoint_files import write_synced
+from mmadclr.checkpoint.run_files import write_synced
+from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import ends_step
-from mmadclr.engine.run_state import random_state
-from mmadclr.engine.skipped_steps import (
+from mmadclr.engine.runners.run_state import random_state
+from mmadclr.registry import HOOKS
+from mmadclr.reliability.skipped_steps import (
     Step,
     add_to_record,
     broken_weights,
@@ -20,8 +22,6 @@ from mmadclr.engine.skipped_steps import (
     fetch,
     newest_checkpoint,
 )
-from mmadclr.models.wrappers import unwrapped
-from mmadclr.registry import HOOKS
 
 REMEDIES = 'Lower the learning rate, clip gradients (optim_wrapper.max_norm), use precision fp32, or look at the images.'
 

@@ -9,9 +9,9 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmadclr.engine.schedules import cosine_schedule, linear_warmup
+from mmadclr.distributed.wrappers import unwrapped
+from mmadclr.engine.optimizers.schedules import cosine_schedule, linear_warmup
 from mmadclr.models.losses import SelfDistillationLoss
-from mmadclr.models.wrappers import unwrapped
 from mmadclr.registry import HOOKS
 
 

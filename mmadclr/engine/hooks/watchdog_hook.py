@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mmengine.hooks import Hook
 
-from mmadclr.engine.watchdog import EXIT_HUNG, Watchdog, WorkerStacks, frames, waits_for, write_stacks
 from mmadclr.registry import HOOKS
+from mmadclr.reliability.watchdog import EXIT_HUNG, Watchdog, WorkerStacks, frames, waits_for, write_stacks
 
 
 @HOOKS.register_module()

@@ -7,8 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from mmadclr.checkpoint import load_weights
 from mmadclr.models.backbones.query_vit import QueryViT
+from mmadclr.registry import WEIGHT_INITIALIZERS
 
 MAX_SIZES = 32  # input sizes whose positions are kept
 INIT_KEYS = {'type', 'checkpoint', 'which', 'prefix', 'allow'}
@@ -52,11 +52,9 @@ class PretrainedViT(QueryViT):
     def init_weights(self) -> None:
         """Draws the weights, then loads those of ``init_cfg``; called by the runner before training."""
         self.reset_parameters()
-        settings = {key: value for key, value in (self.init_cfg or {}).items() if key not in ('type', 'checkpoint')}
-        checkpoint = (self.init_cfg or {}).get('checkpoint')
-        if checkpoint is not None:
+        if (self.init_cfg or {}).get('checkpoint') is not None:
             unused = ('norm.*',) if isinstance(self.norm, nn.Identity) else ()
-            load_weights(self, checkpoint, **settings, unused=unused)
+            WEIGHT_INITIALIZERS.build({**self.init_cfg, 'type': 'mmadclr.Pretrained', 'unused': unused})(self)
 
     def position_embedding(self, height: int, width: int) -> Tensor:
         if self.pos_embed.requires_grad and (self.training or torch.is_grad_enabled()):

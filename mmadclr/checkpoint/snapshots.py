@@ -1,0 +1,33 @@
+"""Copies of a state that is about to be written, and what of one that was read is unusable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mmadclr.checkpoint.reading import Untrusted
+
+
+def find_placeholders(node: Any, path: str = '') -> Iterator[str]:
+    """Paths of the objects in a checkpoint that were not rebuilt because their classes are not trusted."""
+    if isinstance(node, Untrusted):
+        yield path
+    elif isinstance(node, Mapping):
+        for name, child in node.items():
+            yield from find_placeholders(child, f'{path}.{name}' if path else str(name))
+    elif isinstance(node, (list, tuple)):
+        for index, child in enumerate(node):
+            yield from find_placeholders(child, f'{path}.{index}')
+
+
+def snapshot(node: Any) -> Any:
+    """A copy of nested dicts and lists with all tensors on the CPU, in memory of their own."""
+    if isinstance(node, Tensor):
+        return node.detach().to('cpu', copy=True)
+    if isinstance(node, Mapping):
+        return {name: snapshot(child) for name, child in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(snapshot(child) for child in node) if type(node) in (list, tuple) else node
+    return node

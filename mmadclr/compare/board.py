@@ -1,0 +1,99 @@
+"""Runs the jobs of a comparison in turn, and keeps its table up to date."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmadclr.compare.jobs import JobError, result_of, run_job
+from mmadclr.compare.methods import Method, untrained
+from mmadclr.compare.plan import Settings, plan
+from mmadclr.compare.table import Results, feature_notes, markdown, tabulate
+from mmadclr.files import atomic_path
+
+PIXELS_ROW = 'raw pixels'
+
+
+class Comparison:
+    """All jobs of a comparison by method, seed and part; ``run`` runs those whose result does not exist.
+
+    Jobs go seed by seed, so that early tables compare all methods.
+
+    Args:
+        methods: The first one's network is the baseline before training.
+        seeds: Of initialization, order, augmentation and classifiers.
+        settings: Where results go, and the configs of dense tasks.
+        parts: What to run and to show; the cost of pretraining is shown anyway.
+        protocol: What the JSON says about the comparison.
+        notes: Lines below the table.
+    """
+
+    def __init__(
+        self,
+        methods: Sequence[Method],
+        seeds: Sequence[int],
+        settings: Settings,
+        parts: Sequence[str],
+        protocol: dict,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.rows = [untrained(methods[0]), *methods]
+        self.seeds, self.settings, self.parts = seeds, settings, parts
+        self.protocol, self.notes = protocol, notes
+        self.jobs = {
+            (row.name, seed, part): job
+            for seed in seeds
+            for row in self.rows
+            for part, job in plan(row, seed, settings, parts).items()
+        }
+
+    def run(self) -> list[str]:
+        """Runs what is missing and writes the table after every job; returns the names of jobs that failed."""
+        failed = []
+        for (row, seed, part), job in self.jobs.items():
+            name = f'{row}, seed {seed}, {part}'
+            if part not in self.parts:
+                continue
+            if result_of(job) is not None:
+                print(f'done before: {name}', flush=True)
+                continue
+            print(f'running: {name}', flush=True)
+            try:
+                print(f'  {run_job(job)}', flush=True)
+            except JobError as error:
+                failed.append(name)
+                print(f'FAILED: {name}: {error}', flush=True)
+            self.write()
+        self.write()
+        return failed
+
+    def results(self) -> Results:
+        """Row -> seed -> all metrics there are, raw pixels first."""
+        found: dict[str, dict[int, dict]] = {PIXELS_ROW: {}} | {row.name: {} for row in self.rows}
+        for (row, seed, _), job in self.jobs.items():
+            metrics = result_of(job) or {}
+            pixels = {name.removeprefix('pixels_'): value for name, value in metrics.items() if name.startswith('pixels_')}
+            found[PIXELS_ROW].setdefault(seed, {}).update(pixels)
+            own = {name: value for name, value in metrics.items() if not name.startswith('pixels_')}
+            found[row].setdefault(seed, {}).update(own)
+        return found
+
+    def write(self) -> None:
+        """Writes ``table.json`` and ``table.md``."""
+        results = self.results()
+        content = {'protocol': self.protocol, 'notes': self.all_notes(results), 'rows': tabulate(results)}
+        self._write('table.json', json.dumps(content, indent=1, default=str) + '\n')
+        self._write('table.md', markdown(content['rows'], content['notes']))
+
+    def markdown(self) -> str:
+        results = self.results()
+        return markdown(tabulate(results), self.all_notes(results))
+
+    def all_notes(self, results: Results) -> list[str]:
+        runs = [f'{row.name} is one finished run: its spread is that of the measurements' for row in self.rows if row.run]
+        return [*self.notes, *runs, *feature_notes(results)]
+
+    def _write(self, name: str, text: str) -> None:
+        with atomic_path(Path(self.settings.out, name)) as temporary:
+            temporary.write_text(text)

@@ -1,0 +1,210 @@
+"""The jobs of a comparison: for every network and seed, pretraining and what is measured from it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.config import Config
+
+from mmadclr.compare.baselines import PIXELS, RANDOM, knn_top1
+from mmadclr.compare.dense_tasks import DENSE_TASKS, ROOT, DenseTask
+from mmadclr.compare.jobs import Job, cost, last_logged
+from mmadclr.compare.methods import Method
+from mmadclr.config.loading import load_config
+from mmadclr.models.backbones.query_vit import resolve_arch
+
+PARTS = ('pretraining', 'knn', 'linear', 'dense', *DENSE_TASKS)
+METRICS = 'metrics.json'
+DECIDES_UNTRAINED = ('model', 'randomness', 'val_dataloader', 'val_cfg', 'val_evaluator')
+
+
+class Settings(NamedTuple):
+    """``dense``: resolved config of every dense task that is asked for."""
+
+    out: Path
+    dense: Mapping[str, Config]
+
+
+def load_settings(out: str, tasks: Mapping[str, tuple[str | None, Mapping]]) -> Settings:
+    """``tasks``: config file (None: the demo's) and overrides for every dense task asked for."""
+    dense = {}
+    for part, (file, options) in tasks.items():
+        file = file or str(ROOT / DENSE_TASKS[part].config)
+        dense[part] = load_config(Namespace(config=file, cfg_options=dict(options), work_dir=None))
+    return Settings(Path(out), dense)
+
+
+def plan(method: Method, seed: int, settings: Settings, parts: Sequence[str]) -> dict[str, Job]:
+    """Jobs of one method and seed by part, ``pretraining`` always among them.
+
+    Raises:
+        ValueError: The config does not say what one of the parts needs, or a dense task is made for another network.
+    """
+    folder = settings.out / method.name.replace(' ', '_') / f'seed{seed}'
+    first = pretraining(method, seed, folder / 'pretraining')
+    name = f'epoch_{method.cfg.train_cfg.max_epochs}.pth' if method.trained else RANDOM
+    checkpoint = method.run or first.folder / name
+    jobs = {'pretraining': first}
+    for part in parts:
+        if part in DENSE_TASKS:
+            check_network(part, settings.dense[part], method)
+            cfg = seeded(settings.dense[part], seed)
+            cfg.merge_from_dict({'model.backbone.class_token': method.class_token})
+            jobs[part] = finetuning(DENSE_TASKS[part], cfg, checkpoint, folder / part, first)
+        elif part != 'pretraining':
+            jobs[part] = measurement(part, method.cfg, seed, checkpoint, folder / part, first)
+    return jobs
+
+
+def check_network(part: str, cfg: Config, method: Method) -> None:
+    """Whether a dense task is made for the network that a method trains; numbers of heads may differ.
+
+    Raises:
+        ValueError: It is not.
+    """
+    arch = cfg.model.backbone.get('arch')
+    task, trained = (resolve_arch(each) for each in (arch, method.cfg.model.backbone.arch))
+    for key in ('embed_dim', 'depth', 'patch_size'):
+        if task[key] != trained[key]:
+            raise ValueError(
+                f'part {part}: {method.name} trains a network of {key}={trained[key]}, and the config of the task is made '
+                f'for {task[key]}: name another with --{part}-config, or leave the part out of --parts'
+            )
+
+
+def seeded(cfg: Config, seed: int) -> Config:
+    copy = Config(cfg.to_dict())
+    copy.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+    return copy
+
+
+def pretraining(method: Method, seed: int, folder: Path) -> Job:
+    if method.run is not None:
+        return finished(method, folder)
+    cfg = seeded(method.cfg, seed)
+    file = str(folder / 'config.py')
+    trains = [str(ROOT / 'tools' / 'train.py'), file, '--resume']
+    program = trains if method.trained else ['-m', 'mmadclr.compare.baselines', file]
+    return Job(
+        folder,
+        [sys.executable, *program, '--work-dir', str(folder)],
+        {'trained': method.trained, 'cfg': identity_of(cfg) if method.trained else cut_to(cfg, DECIDES_UNTRAINED)},
+        partial(read_pretraining, method.parameters) if method.trained else read_baselines,
+        config=cfg,
+    )
+
+
+def finished(method: Method, folder: Path) -> Job:
+    """What is known of a run that somebody else trained, which is left as it is."""
+    stat = method.run.stat()
+    identity = {'checkpoint': str(method.run.resolve()), 'bytes': stat.st_size, 'written': stat.st_mtime_ns}
+    return Job(folder, None, identity, lambda *_: read_pretraining(method.parameters, method.run.parent, memory=0.0))
+
+
+def read_pretraining(parameters: int, folder: Path, memory: float) -> dict[str, float]:
+    return {**cost(folder, memory), 'parameters': parameters}
+
+
+def read_baselines(folder: Path, memory: float) -> dict[str, float]:
+    """Metrics of raw pixels, under names that are none of the row's own."""
+    return {f'pixels_{name}': value for name, value in json.loads((folder / PIXELS).read_text()).items()}
+
+
+def measurement(part: str, cfg: Config, seed: int, checkpoint: Path, folder: Path, first: Job) -> Job:
+    """k-NN, linear classifiers or patch probes, on the data of the config's validation."""
+    if cfg.get('val_cfg') is None:
+        raise ValueError(
+            f'part {part}: the config of {first.folder.parent.parent.name} has no val_cfg, so no labeled images'
+        )
+    tool, arguments = {'knn': knn_arguments, 'linear': linear_arguments, 'dense': probe_arguments}[part](cfg, seed)
+    command = [sys.executable, str(ROOT / 'tools' / tool), str(checkpoint), *arguments, '--out', str(folder / METRICS)]
+    command += ['--workers', str(cfg.val_dataloader.get('num_workers', 0))]
+    return Job(folder, command, {'tool': tool, 'arguments': arguments}, partial(read_measurement, part), needs=first)
+
+
+def knn_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
+    """The k-NN of the config's validation, with the same numbers."""
+    evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
+    knn = next((each for each in evaluators if each.type.endswith('WeightedKNN')), {})
+    settings = {name: knn.get(name, default) for name, default in (('k', 20), ('temperature', 0.07))}
+    lists = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in settings.items()}
+    chosen = [text for name, values in lists.items() for text in (f'--{name}', *map(str, values))]
+    return 'knn.py', [*image_arguments(cfg), *chosen]
+
+
+def linear_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
+    return 'linear.py', [*image_arguments(cfg), '--seed', str(seed)]
+
+
+def image_arguments(cfg: Config) -> list[str]:
+    """The labeled images of the config's validation, at its size."""
+    val = cfg.val_dataloader.dataset
+    arguments = []
+    for name, dataset in (('train', {**val, **cfg.val_cfg.bank}), ('val', val)):
+        arguments += [f'--{name}', str(Path(dataset['data_root'], dataset.get('split', '')))]
+        if dataset.get('ann_file'):
+            arguments += [f'--{name}-list', dataset['ann_file']]
+    if val.get('shards'):
+        arguments += ['--shards', val.shards]
+    sizes = ['--size', str(val.transform.size), '--resize', str(val.transform.resize)]
+    sizes += ['--read', val.transform.get('backend', 'fast')]
+    return [*arguments, *sizes, '--dtype', 'float32', '--batch-size', str(cfg.val_dataloader.batch_size)]
+
+
+def probe_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
+    """The patch probes of the config's validation; the tool's limit of images holds for training and validation alike.
+
+    Raises:
+        ValueError: The validation has none.
+    """
+    probe = cfg.val_cfg.get('dense_probe')
+    if probe is None:
+        raise ValueError('part dense: val_cfg has no dense_probe, which says where masks lie; leave the part out of --parts')
+    train = probe.train
+    arguments = ['--data-root', train.data_root, '--num-classes', str(train.num_classes)]
+    for name, part in (('train', train), ('val', {**train, **probe.get('val', {})})):
+        arguments += [f'--{name}', part['img_dir'], part['mask_dir']]
+    given = {**{key: train.get(key) for key in ('size', 'max_images', 'ignore_index')}, 'bank_size': probe.get('bank_size')}
+    given |= {'k': probe.get('k'), 'read': train.get('backend', 'fast')}
+    for key, value in given.items():
+        arguments += [] if value is None else [f'--{key.replace("_", "-")}', str(value)]
+    return 'dense_probe.py', arguments + (['--reduce-zero-label'] if train.get('reduce_zero_label') else [])
+
+
+def read_measurement(part: str, folder: Path, memory: float) -> dict[str, float | str]:
+    metrics = json.loads((folder / METRICS).read_text())
+    if part == 'knn':
+        return {'knn': knn_top1(metrics), 'knn_features': metrics['features']}
+    if part == 'linear':
+        return {'linear': metrics['linear_top1'], 'linear_features': metrics['features']}
+    return {'patch_knn_miou': next(iter(metrics.values())), 'probe_miou': metrics['patch_linear_miou']}
+
+
+def finetuning(task: DenseTask, cfg: Config, checkpoint: Path, folder: Path, first: Job) -> Job:
+    """A dense task from the checkpoint of a pretraining."""
+    identity = identity_of(cfg)
+    cfg.merge_from_dict({'model.backbone.init_cfg.checkpoint': str(checkpoint)})
+    train = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(folder / 'config.py'), '--resume']
+    return Job(
+        folder,
+        [*train, '--work-dir', str(folder)],
+        {'metrics': task.metrics, 'cfg': identity},
+        lambda folder, memory: task.read(partial(last_logged, folder)),
+        config=cfg,
+        needs=first,
+    )
+
+
+def identity_of(cfg: Config) -> dict:
+    """What of a config decides a result; where it is written to does not."""
+    return cut_to(cfg, set(cfg.keys()) - {'work_dir'})
+
+
+def cut_to(cfg: Config, keys: Collection[str]) -> dict:
+    return {key: value for key, value in cfg.to_dict().items() if key in keys}

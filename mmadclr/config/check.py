@@ -1,0 +1,343 @@
+"""Finds keys of a config that nothing would ever read, before anything is built."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, get_args, get_type_hints
+
+import torch
+from mmengine import registry as root_registries
+from mmengine.logging import print_log
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from mmadclr import registry as our_registries
+from mmadclr.config.names import Reader, read_names
+from mmadclr.names import printable
+from mmadclr.registry import ConfigOf
+
+
+class ConfigError(ValueError):
+    """A config names components or arguments that do not exist."""
+
+
+# Keys that mmengine itself takes out of a component's dict before it calls the component.
+CONSUMED = {
+    'type',
+    '_scope_',
+    '_delete_',
+    'constructor',
+    'paramwise_cfg',
+    'convert_to_iter_based',
+}
+LOOPS = {'train_cfg': ('EpochBasedTrainLoop', 'IterBasedTrainLoop'), 'val_cfg': ('ValLoop',), 'test_cfg': ('TestLoop',)}
+# Settings that are read without naming a type, by the last parts of their path: their keys, or the components that get them.
+UNTYPED = {
+    'auto_scale_lr': {'enable', 'base_batch_size'},
+    'randomness': {'seed', 'diff_rank_seed', 'deterministic'},
+    'dataset_check': {'num_items', 'allow_other_categories'},
+    'custom_imports': {'imports', 'allow_failed_imports'},
+    'env_cfg': {'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'},
+    'env_cfg.mp_cfg': {'mp_start_method', 'opencv_num_threads'},
+    'env_cfg.dist_cfg': {'init_backend', 'port', *inspect.signature(torch.distributed.init_process_group).parameters},
+    'log_processor': ('LogProcessor',),
+    'model_wrapper_cfg': ('MMDistributedDataParallel',),
+    'optim_wrapper': ('SelfDistillationOptimWrapper', 'OptimWrapper'),
+    # mmengine's, mmdet's and mmpretrain's constructors, and ours.
+    'paramwise_cfg': {
+        *('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult', 'dwconv_decay_mult'),
+        *('dcn_offset_lr_mult', 'bypass_duplicate', 'layer_decay_rate', 'decay_type', 'num_layers'),
+        *('decay_rate', 'no_decay'),
+    },
+}
+# The same at the top alone: models have a ``train_cfg`` of their own.
+UNTYPED_TOP = {
+    **LOOPS,
+    'data_preprocessor': ('ViewPreprocessor',),
+    'compile': {'target', 'scope', 'activation_memory_budget', *inspect.signature(torch.compile).parameters} - {'model'},
+}
+# Their members are components, each of which must say its type.
+LISTS_OF_COMPONENTS = ('default_hooks', 'custom_hooks', 'visualizer.vis_backends')
+# Keys beyond the signature of the named type, read by whoever builds it, by the last part of their path.
+EXTRA = {
+    'norm_cfg': {'requires_grad'},  # mmcv
+    'backbone_norm_cfg': {'requires_grad'},
+    'dcn': {'fallback_on_stride'},  # mmdet
+    'loss_cls': {'bg_cls_weight'},
+    'init_cfg': {'which', 'prefix', 'allow'},  # DenseViT
+}
+# The same for all components of a collection.
+EXTRA_IN = {
+    'default_hooks': {'priority'},
+    'custom_hooks': {'priority'},
+    'policies': {'magnitude_key', 'magnitude_range'},  # mmpretrain's RandAugment
+}
+LOADER_KEYS = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch', 'disable_subprocess_warning'}
+RUNNER_KEYS = {
+    *inspect.signature(Runner.__init__).parameters,
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'sync_bn',
+    'compile',
+    'activation_checkpointing',
+    'efficient_conv_bn_eval',
+    'custom_imports',
+    'dataset_check',
+    'sharding',
+} - {'self', 'cfg'}
+
+
+# Read by the test tools of mmdet, mmseg and mmpretrain.
+OTHER_TOOLS = {'tta_model', 'tta_pipeline', 'tta_cfg'}
+
+
+def check_config(cfg: Mapping, overrides: Iterable[str] = ()) -> None:
+    """Checks every component of a config against the signature it will be called with.
+
+    A name at the top that no part of a run reads must be used by another line of the config files, as a variable is. From
+    the command line (``overrides``: dotted keys) it is an error in any case: an override that changes nothing is one.
+
+    Raises:
+        ConfigError: Lists all problems, each with its key path and where possible the nearest valid name.
+    """
+    scope = cfg.get('default_scope') or our_registries.SCOPE
+    registries = _registries(scope)
+    problems = [*_unread_names(cfg, overrides), *_useless_overrides(overrides), *_bank(cfg, registries)]
+    for name, value in cfg.items():
+        if name == 'data_preprocessor' and scope != our_registries.SCOPE:
+            continue  # merged into the model's by mmengine
+        problems += _walk(name, value, registries)
+    if problems:
+        raise ConfigError('\n  '.join(('the config has keys that nothing would read:', *map(printable, problems))))
+
+
+def _unread_names(cfg: Mapping, overrides: Iterable[str]) -> Iterator[str]:
+    """Names at the top that neither a run nor another line of the config files reads."""
+    reader = read_names(getattr(cfg, 'text', ''))
+    given = {key.split('.')[0] for key in overrides}
+    for name in cfg.keys() - RUNNER_KEYS - OTHER_TOOLS - given:
+        close = difflib.get_close_matches(name, RUNNER_KEYS, n=1, cutoff=0.85)
+        if close:
+            yield f'{name}: did you mean {close[0]}?'
+        elif name not in reader.own - reader.used:
+            continue
+        elif reader.refers_to_names:
+            yield f'{name}: {_no_use(name, cfg, reader)}'
+        elif cfg[name] not in _below_top(cfg):
+            print_log(f'{name}: {_no_use(name, cfg, reader)}', 'current', logging.WARNING)
+
+
+def _no_use(name: str, cfg: Mapping, reader: Reader) -> str:
+    """What to do about a name that is not used: say where such a key is known, if there is one place."""
+    places = [path for path in _paths(dict(cfg.items())) if path.rpartition('.')[2] == name]
+    hint = f'; did you mean {" or ".join(places)}?' if 0 < len(places) <= 3 else _hint(name, RUNNER_KEYS)
+    return f'no part of a run and no other line of {reader.files} reads it{hint or "; remove it"}'
+
+
+def _below_top(cfg: Mapping) -> list:
+    """All values but those at the top: where nothing is referred to, variables have been copied there."""
+    return [value for node in cfg.values() for value in _values(node)]
+
+
+def _values(node: Any) -> Iterator[Any]:
+    for child in node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ():
+        yield child
+        yield from _values(child)
+
+
+def _paths(node: Any, path: str = '') -> Iterator[str]:
+    """Dotted paths of all keys below the top."""
+    for key, child in node.items() if isinstance(node, Mapping) else ():
+        below = f'{path}.{key}' if path else str(key)
+        if path:
+            yield below
+        yield from _paths(child, below)
+
+
+def _useless_overrides(overrides: Iterable[str]) -> Iterator[str]:
+    for key in overrides:
+        top = key.split('.')[0]
+        if top not in RUNNER_KEYS:
+            yield f'{key}: no part of a run is called {top}{_hint(top, RUNNER_KEYS)}'
+
+
+def _bank(cfg: Mapping, registries: Sequence[Registry]) -> Iterator[str]:
+    """The bank of a ``FeatureEvalLoop`` is the data set of the loop's loader with a few keys changed."""
+    for part in ('val', 'test'):
+        bank = (cfg.get(f'{part}_cfg') or {}).get('bank')
+        dataset = (cfg.get(f'{part}_dataloader') or {}).get('dataset')
+        if isinstance(bank, Mapping) and 'type' not in bank and isinstance(dataset, Mapping) and 'type' in dataset:
+            component = _find(dataset['type'], registries)
+            if component is not None:
+                yield from _unknown(f'{part}_cfg.bank', bank, accepted_arguments(component), dataset['type'])
+
+
+def _walk(path: str, node: Any, registries: Sequence[Registry], declared: str | type | None = None) -> Iterator[str]:
+    """Problems of a config node and all below it; ``declared``: what a node without a type is, by the class that gets it."""
+    if isinstance(node, (list, tuple)):
+        for i, child in enumerate(node):
+            yield from _walk(f'{path}.{i}', child, registries)
+    if not isinstance(node, Mapping):
+        return
+    kind = node.get('type', declared)
+    if isinstance(kind, (str, type)):
+        yield from _check_component(path, node, kind, registries)
+    elif path.endswith('dataloader'):
+        yield from _unknown(path, node, LOADER_KEYS, 'a data loader')
+    elif path.rpartition('.')[0] in LISTS_OF_COMPONENTS:
+        yield f'{path}: has no type, so nothing says what it is'
+    elif (known := _untyped(path)) is not None:
+        accepted = _accepted_by_all(known, registries) if isinstance(known, tuple) else known
+        yield from _unknown(path, node, accepted, path.rpartition('.')[2])
+    if isinstance(node.get('constructor'), str):
+        yield from _check_name(f'{path}.constructor', node['constructor'], node, registries)
+    parts = _declared_parts(node, kind, registries)
+    for name, child in node.items():
+        yield from _walk(f'{path}.{name}', child, registries, parts.get(name))
+
+
+def _declared_parts(node: Mapping, kind: Any, registries: Sequence[Registry]) -> dict[str, str | type]:
+    """What the arguments of a component are the configs of, as its class declares it."""
+    component = _find(kind, registries) if isinstance(kind, str) else kind
+    declared = declared_configs(component) if inspect.isclass(component) else {}
+    types = {name: child.get('type') for name, child in node.items() if isinstance(child, Mapping)}
+    return {name: types.get(part.like) or part.component for name, part in declared.items()}
+
+
+def _untyped(path: str) -> set[str] | tuple[str, ...] | None:
+    """What a node without a type may hold, if that is known."""
+    parts = path.split('.')
+    if len(parts) == 1 and path in UNTYPED_TOP:
+        return UNTYPED_TOP[path]
+    return UNTYPED.get('.'.join(parts[-2:]), UNTYPED.get(parts[-1]))
+
+
+def _accepted_by_all(names: Iterable[str], registries: Sequence[Registry]) -> set[str] | None:
+    """What components can be called with, together."""
+    accepted = [accepted_arguments(_find(name, registries)) for name in names]
+    return None if None in accepted else {'by_epoch'}.union(*accepted)  # mmengine chooses a loop by it
+
+
+def _check_component(path: str, node: Mapping, kind: str | type, registries: Sequence[Registry]) -> Iterator[str]:
+    name = kind if isinstance(kind, str) else kind.__name__
+    component = _find(kind, registries) if isinstance(kind, str) else kind
+    if component is None:
+        yield from _check_name(path, name, node, registries)
+        return
+    accepted = accepted_arguments(component)
+    if accepted is not None:
+        collection, _, last = path.rpartition('.')
+        accepted |= EXTRA.get(last, set()) | EXTRA_IN.get(collection.rpartition('.')[2], set())
+    yield from _unknown(path, node, accepted, name)
+
+
+def _check_name(path: str, name: str, node: Mapping, registries: Sequence[Registry]) -> Iterator[str]:
+    """A component that no registry lists; other packages and dotted names of Python are looked up when it is built."""
+    scope, _, own = name.rpartition('.')
+    elsewhere = scope not in ('', our_registries.SCOPE) or '_scope_' in node
+    if _find(name, registries) is None and not elsewhere and not _is_mmcv_op(name):
+        known = {key for registry in registries for key in registry.module_dict}
+        yield f'{path}: there is no component {name!r}{_hint(own, known)}'
+
+
+def _unknown(path: str, node: Mapping, accepted: set[str] | None, owner: str) -> Iterator[str]:
+    for key in node.keys() - CONSUMED - (accepted or node.keys()):
+        yield f'{path}.{key}: {owner} has no such argument{_hint(key, accepted)}'
+
+
+def accepted_arguments(component: Callable) -> set[str] | None:
+    """Names a class or function can be called with; None if it takes anything.
+
+    A ``**kwargs`` in a constructor stands for the arguments of the next constructor along the inheritance.
+    """
+    if not inspect.isclass(component):
+        parameters = inspect.signature(component).parameters
+        return None if _takes_anything(parameters) else set(parameters)
+    accepted: set[str] = set()
+    for constructor in _constructors(component):
+        parameters = inspect.signature(constructor).parameters
+        accepted |= parameters.keys()
+        if not _takes_anything(parameters):
+            return accepted
+    return None
+
+
+def declared_configs(component: type) -> dict[str, ConfigOf]:
+    """Arguments of a class annotated as the config of a part, those of constructors it passes others on to included."""
+    declared: dict[str, ConfigOf] = {}
+    for constructor in _constructors(component):
+        try:
+            hints = get_type_hints(constructor, include_extras=True)
+        except (NameError, TypeError, AttributeError):  # annotations that mean something to a type checker alone
+            hints = {}
+        for name, hint in hints.items():
+            if (part := next(_parts_of(hint), None)) is not None:
+                declared.setdefault(name, part)
+        if not _takes_anything(inspect.signature(constructor).parameters):
+            break
+    return declared
+
+
+def _constructors(component: type) -> Iterator[Callable]:
+    """Along the inheritance; each may pass on to the next what it does not name."""
+    return (vars(cls)['__init__'] for cls in component.__mro__ if '__init__' in vars(cls))
+
+
+def _parts_of(hint: Any) -> Iterator[ConfigOf]:
+    """Annotations of this kind in a type, also as a choice (``... | None``)."""
+    yield from (part for part in getattr(hint, '__metadata__', ()) if isinstance(part, ConfigOf))
+    if not hasattr(hint, '__metadata__'):
+        for choice in get_args(hint):
+            yield from _parts_of(choice)
+
+
+def _takes_anything(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def _find(name: str, registries: Sequence[Registry]) -> Any:
+    for registry in registries:
+        try:
+            component = registry.get(name)
+        except (RuntimeError, ValueError, TypeError, ImportError, AttributeError):
+            return None  # no name of anything: mmengine has tried to import it
+        if component is not None:
+            return component
+    return None
+
+
+def _is_mmcv_op(name: str) -> bool:
+    """mmdet names operations (``RoIAlign``, ``nms``) that no registry lists."""
+    ops = sys.modules.get('mmcv.ops')
+    return hasattr(ops, name)
+
+
+def _registries(scope: str) -> list[Registry]:
+    """Those of the config's scope first, then ours; each falls back to its parent, mmengine's of the same kind."""
+    modules = [our_registries]
+    if scope not in (our_registries.SCOPE, 'mmengine'):
+        modules.insert(0, _registry_module(scope))
+    found = [value for module in modules for value in vars(module).values() if isinstance(value, Registry)]
+    children = [registry for registry in found if registry.scope != 'mmengine']  # the modules import the parents too
+    parents = {registry.parent.name for registry in children if registry.parent is not None}
+    roots = [value for value in vars(root_registries).values() if isinstance(value, Registry)]
+    return children + [registry for registry in roots if registry.name not in parents]
+
+
+def _registry_module(scope: Any) -> ModuleType:
+    try:
+        return importlib.import_module(f'{scope}.registry')
+    except (ImportError, TypeError, ValueError) as error:
+        raise ConfigError(f'default_scope={scope!r}: there is no such package with registries ({error})') from error
+
+
+def _hint(name: str, known: Iterable[str] | None) -> str:
+    close = difflib.get_close_matches(name, [*(known or ())], n=1)
+    return f'; did you mean {close[0]}?' if close else ''

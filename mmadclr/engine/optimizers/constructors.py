@@ -1,0 +1,111 @@
+"""Optimizers of a model: what decays, what has which rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from mmadclr.distributed.wrappers import unwrapped
+from mmadclr.engine.optimizers.wrappers import SelfDistillationOptimWrapper
+from mmadclr.models.selfsup.base import SelfDistillation
+from mmadclr.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, root
+
+
+def split_by_decay(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> tuple[list, list]:
+    """Trainable parameters with and without weight decay: biases and vectors have none.
+
+    [CLS], position embeddings and a trainable ``weight_g`` do decay, as in facebookresearch/dino, ``utils.py:
+    get_params_groups``; most recipes for supervised ViTs exempt them.
+    """
+    decayed, exempt = [], []
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            (exempt if name.endswith('.bias') or parameter.ndim == 1 else decayed).append(parameter)
+    return decayed, exempt
+
+
+def with_fused_kernel(optimizer: dict, device: torch.device) -> dict:
+    """Config of an optimizer with ``fused=True`` where torch has one kernel for the whole step, unless it says otherwise."""
+    has_kernel = optimizer['type'] in ('Adam', 'AdamW', 'SGD') and device.type in ('cpu', 'cuda')
+    return optimizer if optimizer.keys() & {'fused', 'foreach'} or not has_kernel else {**optimizer, 'fused': True}
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class SelfDistillationOptimConstructor:
+    """Builds the optimizer over two groups: the first decays (and follows the schedule), the second does not.
+
+    The wrapper learns of the model, whose centers and teacher its step moves.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        if paramwise_cfg:
+            raise ValueError('paramwise_cfg has no effect with SelfDistillationOptimConstructor: remove it')
+        self.cfg = optim_wrapper_cfg
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        model = unwrapped(model)
+        cfg = {'type': 'SelfDistillationOptimWrapper', **self.cfg}
+        decayed, exempt = split_by_decay(model.named_parameters())
+        groups = [{'params': decayed}, {'params': exempt, 'weight_decay': 0.0}]
+        settings = with_fused_kernel(cfg.pop('optimizer'), next(model.parameters()).device)
+        optimizer = root.OPTIMIZERS.build({**settings, 'params': groups})
+        wrapper = OPTIM_WRAPPERS.build({**cfg, 'optimizer': optimizer})
+        if isinstance(model, SelfDistillation) and isinstance(wrapper, SelfDistillationOptimWrapper):
+            wrapper.method = model
+        return wrapper
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimConstructor:
+    """Smaller learning rates for earlier blocks: ``lr * decay_rate ** (top - depth)``, for any model over a ``DenseViT``.
+
+    Depths are the backbone's own (``DenseViT.get_layer_depth``): embeddings 0, block i at i + 1, everything else the
+    top. Vectors and biases do not decay, as bytedance/ibot, ``mmcv_custom/layer_decay_optimizer_constructor.py``. That
+    code means to exempt [CLS] and positions too, but compares names that never match; its published numbers were
+    obtained with both decayed, hence the default of ``no_decay``.
+
+    Args:
+        optim_wrapper_cfg: Config of the optimizer wrapper.
+        paramwise_cfg: ``decay_rate`` in (0, 1], and ``no_decay``: further parameters of the backbone without weight decay,
+            by the first part of their name (``('pos_embed', 'cls_token')``).
+
+    Raises:
+        ValueError: Unknown or impossible settings, or a model whose backbone knows no depths.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        settings = {'no_decay': (), **(paramwise_cfg or {})}
+        if settings.keys() != {'decay_rate', 'no_decay'} or not 0 < settings['decay_rate'] <= 1:
+            raise ValueError(f'paramwise_cfg={paramwise_cfg}: set decay_rate in (0, 1] and, if needed, no_decay')
+        if isinstance(settings['no_decay'], str):
+            raise ValueError(f'no_decay={settings["no_decay"]!r}: give a list of names, [{settings["no_decay"]!r}]')
+        self.cfg, self.decay_rate, self.no_decay = optim_wrapper_cfg, settings['decay_rate'], tuple(settings['no_decay'])
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        cfg = {'type': 'AutocastOptimWrapper', **self.cfg}
+        settings = dict(cfg.pop('optimizer'))
+        groups = self.groups(unwrapped(model), settings['lr'], settings.get('weight_decay', 0.0))
+        optimizer = root.OPTIMIZERS.build({**settings, 'params': groups})
+        return OPTIM_WRAPPERS.build({**cfg, 'optimizer': optimizer})
+
+    def groups(self, model: nn.Module, lr: float, weight_decay: float) -> list[dict]:
+        """One parameter group for each depth with and without weight decay, each with the names of its parameters."""
+        backbone = getattr(model, 'backbone', None)
+        if not hasattr(backbone, 'get_layer_depth'):
+            raise ValueError(f'layer-wise learning rates need a DenseViT as backbone, not {type(backbone).__name__}')
+        groups: dict[tuple[int, bool], dict] = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            depth, num_depths = backbone.get_layer_depth(name, 'backbone.')
+            first = name.removeprefix('backbone.').split('.')[0]
+            decays = parameter.ndim > 1 and not name.endswith('.bias') and first not in self.no_decay
+            scale = self.decay_rate ** (num_depths - 1 - depth)
+            empty = dict(params=[], names=[], lr=lr * scale, weight_decay=weight_decay if decays else 0.0)
+            group = groups.setdefault((depth, decays), empty)
+            group['params'].append(parameter)
+            group['names'].append(name)
+        return list(groups.values())

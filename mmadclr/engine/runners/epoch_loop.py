@@ -1,0 +1,97 @@
+"""Training by epochs that can stop after any iteration and go on with the next sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine import dist
+from mmengine.runner import EpochBasedTrainLoop
+
+from mmadclr.engine.runners.run_state import random_state, set_random_state
+from mmadclr.registry import LOOPS
+
+
+@LOOPS.register_module()
+class ResumableEpochLoop(EpochBasedTrainLoop):
+    """mmengine's loop over epochs, which can start in the middle of one.
+
+    The order of an epoch is a function of (seed, epoch), so its first samples are left out by the sampler without reading
+    them: going on takes the same time wherever a run stopped. A validation that was due when the run stopped is made up for.
+    """
+
+    first_batch = 0  # of the epoch at hand: how many are done already
+    validated = 0  # epochs after which the last validation took place
+    to_restore: dict[str, Any] | None = None  # random states to be put back before the next iteration
+
+    def run(self):
+        """Trains, and validates as often as ``val_interval`` says."""
+        self.runner.call_hook('before_train')
+        if self._epoch and not self.first_batch:
+            self.validate_if_due()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self.validate_if_due()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def validate_if_due(self) -> None:
+        self._decide_current_val_interval()
+        is_due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
+        if self.runner.val_loop is not None and self._epoch >= self.val_begin and is_due and self.validated < self._epoch:
+            self.runner.val_loop.run()
+            self.validated = self._epoch
+
+    def run_epoch(self) -> None:
+        """The rest of an epoch."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        first, self.first_batch = self.first_batch, 0
+        if first:
+            self.dataloader.sampler.skip(first * self.dataloader.batch_sampler.batch_size)
+        if self.to_restore is not None:
+            set_random_state(self.to_restore)
+            self.to_restore = None
+        for index, batch in enumerate(self.dataloader, first):
+            self.run_iter(index, batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    @property
+    def total_batch(self) -> int:
+        """Images of an iteration, over all processes."""
+        return self.dataloader.batch_sampler.batch_size * dist.get_world_size()
+
+    def position(self, done: int) -> dict[str, Any]:
+        """What :meth:`go_to` needs to go on after ``done`` iterations of the run; a collective call.
+
+        ``epoch`` and ``batch``: those of the next iteration. ``images``: of this epoch that have been seen, over all
+        processes.
+        """
+        begun = done - self._epoch * len(self.dataloader)
+        epochs, batch = divmod(begun, len(self.dataloader))
+        return {
+            'epoch': self._epoch + epochs,
+            'batch': batch,
+            'images': batch * self.total_batch,
+            'total_batch': self.total_batch,
+            'batches_per_epoch': len(self.dataloader),
+            'validated': self.validated,
+            'random': dist.all_gather_object(random_state()),
+        }
+
+    def go_to(self, position: dict[str, Any]) -> str | None:
+        """Continues from a position; returns what could not be kept, in words, if another batch or number of processes."""
+        now = (self.total_batch, len(self.dataloader), dist.get_world_size())
+        before = (position['total_batch'], position['batches_per_epoch'], len(position['random']))
+        self._epoch, self.validated = position['epoch'], position['validated']
+        self.first_batch = min(position['images'] // self.total_batch, len(self.dataloader) - 1)
+        self._iter = self._epoch * len(self.dataloader) + self.first_batch
+        if before[2] == now[2] and self.first_batch:  # at the start of an epoch, EpochSeedHook seeds
+            self.to_restore = position['random'][dist.get_rank()]
+        if before == now:
+            return None
+        return (
+            'total batch, batches an epoch and processes were {}, {} and {} when the checkpoint was written, and are {}, {} '
+            'and {} now. Kept: weights, optimizer, centers, the order of the epoch and, to a batch, the place in it, and '
+            'the schedules by epoch. Not kept: which images meet in a batch, and which paths are dropped'
+        ).format(*before, *now)

@@ -1,0 +1,164 @@
+"""What a sweep over learning rates of linear classifiers needs beside its head: optimizer, metric and loops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.optim import OptimWrapper
+from mmengine.runner import BaseLoop
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mmadclr.config.check import check_config
+from mmadclr.distributed.wrappers import unwrapped
+from mmadclr.models.heads.linear_sweep_head import LinearSweepHead
+from mmadclr.registry import LOOPS, METRICS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, root
+
+# What decides which images `ClassFolders` holds out.
+SPLIT_SETTINGS = ('data_root', 'split', 'list_file', 'held_out_fraction', 'held_out_seed')
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LinearSweepOptimConstructor:
+    """Builds the optimizer over one group for each classifier of a ``LinearSweepHead``, at its own learning rate.
+
+    Args:
+        optim_wrapper_cfg: Config of the optimizer wrapper; its optimizer names no ``lr``.
+        paramwise_cfg: None; there is nothing to set.
+
+    Raises:
+        ValueError: A rate outside the head, ``paramwise_cfg``, another head, or a backbone that is not frozen.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        if paramwise_cfg:
+            raise ValueError('paramwise_cfg has no effect with LinearSweepOptimConstructor: remove it')
+        if 'lr' in optim_wrapper_cfg['optimizer']:
+            raise ValueError('optimizer.lr has no effect on a sweep: set model.head.learning_rates')
+        self.cfg = optim_wrapper_cfg
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        model = unwrapped(model)
+        if not isinstance(model.head, LinearSweepHead):
+            raise ValueError(f'LinearSweepOptimConstructor is for LinearSweepHead, not {type(model.head).__name__}')
+        if any(parameter.requires_grad for parameter in model.backbone.parameters()):
+            raise ValueError('a sweep is for a frozen backbone: set model.backbone.frozen_stages to its number of blocks')
+        groups = [
+            dict(params=list(classifier.parameters()), lr=rate)
+            for rate, classifier in zip(model.head.learning_rates, model.head.classifiers, strict=True)
+        ]
+        cfg = {'type': 'AutocastOptimWrapper', **self.cfg}
+        # The optimizer's own rate, which no group uses, is what the log calls base_lr: that of the fastest classifier.
+        lr = max(model.head.learning_rates)
+        optimizer = root.OPTIMIZERS.build({**cfg.pop('optimizer'), 'lr': lr, 'params': groups})
+        return OPTIM_WRAPPERS.build({**cfg, 'optimizer': optimizer})
+
+
+@METRICS.register_module()
+class SweepAccuracy(BaseMetric):
+    """Top-1 accuracy in percent of every classifier of a sweep, by its number, each as mmpretrain's ``Accuracy``."""
+
+    default_prefix = 'sweep'
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        self.results += [(sample['pred_label'].cpu(), sample['gt_label'].cpu()) for sample in data_samples]
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        from mmpretrain.evaluation import Accuracy
+
+        predicted, labels = (torch.stack(column) for column in zip(*results, strict=True))
+        return {str(number): Accuracy.calculate(column, labels[:, 0]).item() for number, column in enumerate(predicted.T)}
+
+
+@LOOPS.register_module()
+class LinearSweepLoop(BaseLoop):
+    """Scores every classifier of a sweep on held-out images of the training set, then on those of the evaluation.
+
+    Reports, in percent:
+
+    * ``linear_top1``: accuracy on the evaluation images at the rate that is best on the held-out ones. This is the number
+      to quote: no evaluation image had a part in choosing the rate.
+    * ``linear_top1_best_on_val``: the best accuracy on the evaluation images over all rates, as iBOT and others report it;
+      too high by what choosing on the evaluation set is worth.
+    * ``linear_lr``, ``linear_lr_best_on_val``: those two rates, as the head names them, and ``linear_top1_held_out``.
+    * ``linear_top1_by_lr/<rate>``: every accuracy on the evaluation images.
+
+    Args:
+        runner, dataloader, evaluator: Filled in by the runner.
+        held_out: What the held-out images' data set differs in from that of ``dataloader``.
+        stage: ``'val'`` in ``val_cfg``, ``'test'`` in ``test_cfg``.
+
+    Raises:
+        ConfigError: ``held_out`` has keys the data set does not know.
+        ValueError: The classifiers are trained on held-out images.
+    """
+
+    def __init__(
+        self, runner, dataloader: dict, evaluator: dict | Sequence[dict], held_out: dict, stage: str = 'val'
+    ) -> None:
+        super().__init__(runner, dataloader)
+        self.stage = stage
+        held_out_dataloader = {**dataloader, 'dataset': {**dataloader['dataset'], **held_out}}
+        check_config({'default_scope': runner.default_scope.scope_name, 'held_out_dataloader': held_out_dataloader})
+        self.held_out_dataloader = runner.build_dataloader(held_out_dataloader, seed=runner.seed)
+        self.evaluator = runner.build_evaluator(evaluator)
+        self.evaluator.dataset_meta = runner.visualizer.dataset_meta = self.dataloader.dataset.metainfo
+        train = runner.cfg.get('train_dataloader')
+        if train is not None:
+            check_disjoint(train['dataset'], held_out_dataloader['dataset'])
+
+    def run(self) -> dict[str, float]:
+        """Returns the metrics, after logging them through the hooks."""
+        self.runner.call_hook(f'before_{self.stage}')
+        self.runner.call_hook(f'before_{self.stage}_epoch')
+        self.runner.model.eval()
+        held_out = self.score(self.held_out_dataloader)
+        found = self.score(self.dataloader, with_hooks=True)
+        metrics = choose_rate(unwrapped(self.runner.model).head.learning_rates, held_out, found)
+        self.runner.call_hook(f'after_{self.stage}_epoch', metrics=metrics)
+        self.runner.call_hook(f'after_{self.stage}')
+        return metrics
+
+    @torch.no_grad()
+    def score(self, dataloader: DataLoader, with_hooks: bool = False) -> list[float]:
+        """Accuracy of every classifier on the images of a loader; progress is logged ``with_hooks``."""
+        for index, batch in enumerate(dataloader):
+            if with_hooks:
+                self.runner.call_hook(f'before_{self.stage}_iter', batch_idx=index, data_batch=batch)
+            outputs = self.runner.model.test_step(batch)
+            self.evaluator.process(data_samples=outputs, data_batch=batch)
+            if with_hooks:
+                self.runner.call_hook(f'after_{self.stage}_iter', batch_idx=index, data_batch=batch, outputs=outputs)
+        found = self.evaluator.evaluate(len(dataloader.dataset))
+        return [found[f'sweep/{number}'] for number in range(len(unwrapped(self.runner.model).head.learning_rates))]
+
+
+def choose_rate(rates: Sequence[float], held_out: Sequence[float], found: Sequence[float]) -> dict[str, float]:
+    """Metrics of a sweep from the accuracy of every rate on held-out and on evaluation images; of equals, the first."""
+    chosen = max(range(len(rates)), key=held_out.__getitem__)
+    best = max(range(len(rates)), key=found.__getitem__)
+    return {
+        'linear_top1': found[chosen],
+        'linear_lr': rates[chosen],
+        'linear_top1_held_out': held_out[chosen],
+        'linear_top1_best_on_val': found[best],
+        'linear_lr_best_on_val': rates[best],
+        **{f'linear_top1_by_lr/{rate:g}': accuracy for rate, accuracy in zip(rates, found, strict=True)},
+    }
+
+
+def check_disjoint(train: Mapping, held_out: Mapping) -> None:
+    """Compares the configs of two ``ClassFolders``.
+
+    Raises:
+        ValueError: Held-out images may be among those trained on.
+    """
+    differing = [key for key in SPLIT_SETTINGS if train.get(key) != held_out.get(key)]
+    if train.get('part') != 'train' or held_out.get('part') != 'held_out' or differing:
+        raise ValueError(
+            'the classifiers would be trained on held-out images: set train_dataloader.dataset.part=train, part=held_out in '
+            f'held_out of the loops, and the same {", ".join(differing or SPLIT_SETTINGS)} in both'
+        )

@@ -1,0 +1,71 @@
+"""What a run needs beyond weights and optimizer to go on exactly where it stopped, in plain types.
+
+Plain, because nothing in a checkpoint is executed when it is read: tensors, numbers, strings, and lists and dicts of these.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmadclr.checkpoint.reading import Untrusted
+from mmadclr.engine.runners.history import BoundedHistory
+
+
+def random_state() -> dict[str, Any]:
+    """States of all generators of this process: Python's, NumPy's, torch's, and that of its GPU."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    state = {
+        'python': [version, torch.tensor(words), gauss],
+        'numpy': [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        'torch': torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Puts back what :func:`random_state` returned."""
+    version, words, gauss = state['python']
+    random.setstate((version, tuple(words.tolist()), gauss))
+    kind, keys, position, has_gauss, cached = state['numpy']
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(state['torch'].cpu())
+    if 'cuda' in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'].cpu())
+
+
+def plain_history(hub_state: Mapping[str, Any]) -> dict[str, Any]:
+    """State of mmengine's ``MessageHub`` with its buffers in bounded, plain form, and without NumPy's scalars."""
+    scalars = {
+        name: (buffer if isinstance(buffer, BoundedHistory) else BoundedHistory(*buffer.data)).plain()
+        for name, buffer in hub_state['log_scalars'].items()
+    }
+    info = {
+        name: value.item() if isinstance(value, np.generic) else value for name, value in hub_state['runtime_info'].items()
+    }
+    return {'log_scalars': scalars, 'runtime_info': info, 'resumed_keys': dict(hub_state['resumed_keys'])}
+
+
+def history_of(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`plain_history`; what other versions wrote as objects is left out."""
+    scalars = {name: scalar_history(state) for name, state in plain['log_scalars'].items()}
+    scalars = {name: history for name, history in scalars.items() if history is not None}
+    info = {name: value for name, value in plain['runtime_info'].items() if not isinstance(value, Untrusted)}
+    known = {name: value for name, value in plain['resumed_keys'].items() if name in scalars or name in info}
+    return {'log_scalars': scalars, 'runtime_info': info, 'resumed_keys': known}
+
+
+def scalar_history(state: Any) -> BoundedHistory | None:
+    """A history of its plain form, or of all values and counts, two (N,) tensors, as they were once written."""
+    if isinstance(state, Mapping):
+        return BoundedHistory.from_plain(state)
+    if isinstance(state, (list, tuple)):
+        return BoundedHistory(*(part.numpy() for part in state))
+    return None

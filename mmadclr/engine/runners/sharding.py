@@ -1,0 +1,92 @@
+"""Parameters in shards over the processes (FSDP2), so that larger models fit; results and checkpoints stay the same.
+
+Every block of student and teacher is a unit of its own, gathered just before it runs. Heads are one unit each and stay
+whole until the backward pass is through: the loss reads the prototypes after the head has returned.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine import dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Replicate
+
+from mmadclr.distributed.shards import _cut
+from mmadclr.models.heads.dino_head import Prototypes
+from mmadclr.models.selfsup.base import SelfDistillation
+
+# Whether a student's block gives its whole parameters back after the forward pass, to be gathered again for the backward.
+SHARDINGS = {'fsdp': True, 'fsdp-grad-op': False}
+
+
+def shard_model(model: SelfDistillation, sharding: str) -> None:
+    """Cuts the parameters of a model into one shard a process, in place; it is used, saved and loaded as before.
+
+    Weights are drawn first, those of process 0 count: from shards, no process could draw what a single one draws.
+
+    Args:
+        model: On its device.
+        sharding: ``'fsdp'``: parameters, gradients and optimizer state take 1 / processes of the memory. ``'fsdp-grad-op'``:
+            the student's parameters stay whole from forward to backward pass, for less communication.
+
+    Raises:
+        ValueError: Unknown ``sharding``, or a model that is no ``SelfDistillation``.
+    """
+    check_sharding(sharding)
+    if not isinstance(model, SelfDistillation):
+        raise ValueError(f'sharding={sharding!r} is for pretraining methods, not for {type(model).__name__}: remove the key')
+    model.init_weights()
+    for tensor in model.state_dict().values():
+        dist.broadcast(tensor)
+    device = next(model.parameters()).device.type
+    mesh = init_device_mesh(device, (dist.get_world_size(),))
+    _shard_network(model.student, mesh, SHARDINGS[sharding])
+    _shard_network(model.teacher, mesh, True)
+    fully_shard(model, mesh=mesh)  # no parameters of its own: the root that keeps the order of all units
+    model.register_load_state_dict_pre_hook(_cut_model_state)
+
+
+def check_sharding(sharding: str) -> None:
+    """Raises a ValueError for an unknown choice."""
+    if sharding not in SHARDINGS:
+        raise ValueError(f'sharding={sharding!r}: choose {", ".join(map(repr, SHARDINGS))}, or None for whole parameters')
+
+
+def _shard_network(network: nn.ModuleDict, mesh, reshard_after_forward: bool) -> None:
+    for name, part in network.items():
+        if name == 'backbone':
+            for block in part.blocks:
+                fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward)
+            fully_shard(part, mesh=mesh, reshard_after_forward=reshard_after_forward)
+        else:
+            fully_shard(part, mesh=mesh, reshard_after_forward=False)
+            register_fsdp_forward_method(part, 'project')
+            for prototypes in (module for module in part.modules() if isinstance(module, Prototypes)):
+                prototypes.register_forward_pre_hook(_replicate_input)
+                prototypes.register_forward_hook(_gather_output)
+
+
+def _replicate_input(prototypes: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
+    """Prototypes in shards (between steps, when centers move) take the input each process has in full."""
+    weight = prototypes.weight_v
+    if not isinstance(weight, DTensor):
+        return None
+    return (DTensor.from_local(args[0], weight.device_mesh, [Replicate()], run_check=False),)
+
+
+def _gather_output(prototypes: nn.Module, args: tuple[Tensor], logits: Tensor) -> Tensor:
+    """The logits of all prototypes, K numbers a row, instead of the prototypes themselves."""
+    return logits.full_tensor() if isinstance(logits, DTensor) else logits
+
+
+def _cut_model_state(model: nn.Module, state: dict, prefix: str, *_: Any) -> None:
+    """A pre-hook of ``load_state_dict``: replaces whole tensors by this process's shards."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # a head may still be whole
+    for name, parameter in model.named_parameters():
+        if prefix + name in state:
+            state[prefix + name] = _cut(state[prefix + name], parameter)

@@ -1,4 +1,0 @@
-from mmadclr.export.card import CardText
-from mmadclr.export.folder import FORMATS, export_backbone
-
-__all__ = ['FORMATS', 'CardText', 'export_backbone']

@@ -1,0 +1,238 @@
+"""Checkpoints in the layouts of other code bases, and theirs in ours."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmadclr.checkpoint.architecture import CHANNELS_PER_HEAD, infer_settings
+from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone, tensors_by_path, with_class_position
+from mmadclr.checkpoint.reading import read_checkpoint
+from mmadclr.checkpoint.weights import pick_backbone, resize_grid, stored_grid
+from mmadclr.files import atomic_path
+from mmadclr.hub.opening import check_architecture
+from mmadclr.hub.resuming import write_as_ours
+from mmadclr.hub.targets import MM_NAMES, check_mm, check_timm, mm_name
+from mmadclr.hub.training_state import TrainingState, beside_dino, read_training_state, write_as_dino
+
+NORM_EPS = 1e-6  # of the vision transformers of timm, mmpretrain and mmseg
+WRAPPINGS = {'state_dict', 'student', 'teacher', 'module', 'model'}
+
+
+class Conversion(NamedTuple):
+    """What is written: ``content``, and what of the source is ``kept`` and ``lost``, in words."""
+
+    content: dict[str, Any]
+    kept: list[str]
+    lost: list[str]
+
+
+class Source(NamedTuple):
+    """A file to convert: the backbone in it and, where it holds one, the whole training state.
+
+    ``settings``: arguments of the ``QueryViT`` that the backbone fits, whose number of heads may be a guess.
+    """
+
+    filename: str
+    checkpoint: Mapping
+    backbone: BackboneWeights
+    state: TrainingState | None
+    num_heads: int | None
+    settings: dict
+
+
+def convert(
+    filename: str | Path,
+    target: str | Path,
+    layout: str,
+    which: str = 'teacher',
+    num_heads: int | None = None,
+    img_size: int | None = None,
+    prefix: str | None = None,
+) -> Conversion:
+    """Writes the checkpoint ``filename`` to ``target`` in another layout, reads it back and compares.
+
+    What is written for a library is loaded into its vision transformer, every tensor of it, where the library is installed;
+    else its names and shapes are compared with what they would be there.
+
+    Args:
+        filename: Any file or folder :func:`mmadclr.checkpoint.weights.read_backbone` reads.
+        target: ``.pth`` or ``.safetensors`` (tensors alone).
+        layout: One of ``LAYOUTS``. 'mmadclr' and 'dino' hold whole training states, the others a backbone.
+        which: The network a backbone is taken from.
+        num_heads: For 'mmadclr', which stores it: where the file does not tell and heads are not of 64 channels.
+        img_size: Resizes the position embedding to images of this size, in pixels; of the backbone alone.
+        prefix: Of the backbone in the file; of the backbone alone, too.
+
+    Raises:
+        FileNotFoundError, ValueError: The source cannot be read, or is no plain vision transformer; the layout cannot hold
+            the model; target and layout do not go together; or what was written is not what was read.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f'layout {layout!r}: choose one of {", ".join(LAYOUTS)}')
+    if layout == 'safetensors' and Path(target).suffix != '.safetensors':
+        raise ValueError(f'{target}: name a .safetensors file for the layout safetensors')
+    checkpoint = read_checkpoint(filename)
+    backbone = with_class_position(pick_backbone(checkpoint, filename, which, prefix))
+    settings = check_architecture(filename, backbone, num_heads or _some_heads(backbone))
+    state = read_training_state(checkpoint) if prefix is None else None
+    if img_size is not None:
+        backbone, state = _resized(backbone, img_size, str(filename)), None
+        settings['img_size'] = (img_size, img_size)
+    source = Source(str(filename), checkpoint, backbone, state, num_heads, settings)
+    try:
+        conversion = LAYOUTS[layout](source)
+    except ValueError as error:
+        raise ValueError(f'{filename} cannot be written as {layout}: {error}') from error
+    with atomic_path(target) as temporary:
+        _write(conversion.content, temporary)
+        _check_written(temporary, source, which, layout)
+    return conversion
+
+
+def _some_heads(backbone: BackboneWeights) -> int | None:
+    """None where heads are known or follow the rule; otherwise one, since names and shapes do not depend on it."""
+    width = backbone.state.get('cls_token', backbone.state.get('pos_embed', torch.empty(0))).shape[-1]
+    return 1 if backbone.num_heads is None and width % CHANNELS_PER_HEAD else None
+
+
+def _resized(backbone: BackboneWeights, img_size: int, filename: str) -> BackboneWeights:
+    positions, patch = backbone.state['pos_embed'].float(), backbone.state['patch_embed.proj.weight'].shape[-1]
+    if img_size < patch or img_size % patch:
+        raise ValueError(f'img_size={img_size} is no multiple of the patch size {patch} of {filename}')
+    num_prefix = int('cls_token' in backbone.state and 'reg_token' not in backbone.state)
+    prefix, grid = positions[:, :num_prefix], positions[:, num_prefix:]
+    grid = resize_grid(grid, (img_size // patch, img_size // patch), filename, stored_grid(backbone))
+    about = {**backbone.about, 'img_size': (img_size, img_size)} if backbone.about else {}
+    return backbone._replace(state={**backbone.state, 'pos_embed': torch.cat((prefix, grid), dim=1)}, about=about)
+
+
+# --- layouts -----------------------------------------------------------------------------------------------------------
+
+
+def _as_timm(source: Source) -> Conversion:
+    return Conversion(dict(source.backbone.state), _kept(source), _lost_beside_backbone(source) + _lost_facts(source))
+
+
+def _lost_facts(source: Source) -> list[str]:
+    """What tensors do not tell and would change features: an eps of the norms that is not the 1e-6 of other libraries."""
+    eps = source.backbone.about.get('norm_eps', NORM_EPS)
+    return [f'eps of the norms, {eps:g}: set it instead of {NORM_EPS:g}'] if eps != NORM_EPS else []
+
+
+def _as_dino(source: Source) -> Conversion:
+    if source.state is not None:
+        return _as_run_of_dino(source.state)
+    if {'reg_token', 'blocks.0.ls1.gamma'} & source.backbone.state.keys() or 'cls_token' not in source.backbone.state:
+        raise ValueError('its vision transformer has a class token, and neither registers nor LayerScale')
+    return _as_timm(source)
+
+
+def _as_run_of_dino(state: TrainingState) -> Conversion:
+    content = write_as_dino(state)
+    written = read_training_state(content)
+    return Conversion(content, _kept_of(written), beside_dino(state))
+
+
+def _as_ours(source: Source) -> Conversion:
+    meta = source.checkpoint.get('meta')
+    if isinstance(meta, Mapping) and isinstance(meta.get('architecture'), Mapping):
+        raise ValueError('it is a checkpoint of mmadclr already')
+    settings = infer_settings(source.backbone, source.num_heads)
+    if source.state is None:
+        heads = settings['arch']['num_heads']
+        about = {'img_size': settings['img_size'], 'pos_embed_resize': settings['pos_embed_resize'], **source.backbone.about}
+        attention = {f'teacher.backbone.blocks.{i}.attn': heads for i in range(settings['arch']['depth'])}
+        meta = {'architecture': attention, 'backbone': about}
+        tensors = {f'teacher.backbone.{name}': tensor for name, tensor in source.backbone.state.items()}
+        return Conversion({'meta': meta, 'state_dict': tensors}, _kept(source), _lost_beside_backbone(source))
+    return Conversion(write_as_ours(source.state, settings), _kept_of(source.state), list(source.state.left_out))
+
+
+def _as_mm(source: Source, package: str, needs_class_token: bool) -> Conversion:
+    state = source.backbone.state
+    if 'reg_token' in state:
+        raise ValueError(f'the vision transformer of {package} has no registers')
+    if needs_class_token and ('cls_token' not in state or 'blocks.0.ls1.gamma' in state):
+        raise ValueError(f'the vision transformer of {package} has a class token and no LayerScale')
+    renamed = {f'backbone.{mm_name(name, package)}': tensor for name, tensor in state.items()}
+    lost = _lost_beside_backbone(source) + _lost_facts(source)
+    return Conversion({'meta': {}, 'state_dict': renamed}, _kept(source), lost)
+
+
+LAYOUTS: dict[str, Callable[[Source], Conversion]] = {
+    'mmadclr': _as_ours,
+    'timm': _as_timm,
+    'dino': _as_dino,
+    'mmpretrain': lambda source: _as_mm(source, 'mmpretrain', needs_class_token=False),
+    'mmseg': lambda source: _as_mm(source, 'mmseg', needs_class_token=True),
+    'safetensors': _as_timm,
+}
+
+
+def _kept(source: Source) -> list[str]:
+    return [f'backbone ({source.backbone.prefix or "whole file"}): {len(source.backbone.state)} tensors']
+
+
+def _kept_of(state: TrainingState) -> list[str]:
+    kept = [f'{name}: {len(part)} tensors' for name, part in (('student', state.student), ('teacher', state.teacher))]
+    kept += [f'center of {name}' for name in state.centers]
+    return [*kept, f'optimizer: moments of {len(state.moments)} tensors'] if state.moments is not None else kept
+
+
+def _lost_beside_backbone(source: Source) -> list[str]:
+    """What a file holds beside the backbone: groups of tensors with their number."""
+    groups = Counter(
+        _group(path) for path, _ in tensors_by_path(source.checkpoint) if not path.startswith(source.backbone.prefix or '\0')
+    )
+    beside = [f'{group}: {number} tensors' for group, number in groups.items()] if source.backbone.prefix else []
+    optimizer = ['optimizer'] if 'optimizer' in source.checkpoint else []
+    return [*source.backbone.left_out, *beside, *optimizer]
+
+
+def _group(path: str) -> str:
+    """The first part of a path that is no mere wrapping, with what precedes it."""
+    names = path.split('.')
+    length = next((i for i, name in enumerate(names, 1) if name not in WRAPPINGS), len(names))
+    return '.'.join(names[:length])
+
+
+# --- files -------------------------------------------------------------------------------------------------------------
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    if path.suffix != '.safetensors':
+        with path.open('wb') as file:  # of what torch opens by itself, a full disk is no OSError
+            torch.save(content, file)
+    elif all(isinstance(value, Tensor) for value in content.values()):
+        save_file({name: tensor.contiguous() for name, tensor in content.items()}, path)
+    else:
+        raise ValueError(f'{path.name}: a .safetensors file holds tensors alone, this layout is nested: name a .pth file')
+
+
+def _check_written(path: Path, source: Source, which: str, layout: str) -> None:
+    checkpoint = read_checkpoint(path)
+    written = find_backbone(checkpoint, which if source.state is not None else 'teacher')  # else there is but one
+    _compare('backbone', source.backbone.state, written.state)
+    state = read_training_state(checkpoint)
+    if state is not None and source.state is not None:
+        for part in ('student', 'teacher', 'centers'):
+            found = getattr(state, part)
+            expected = {name: tensor for name, tensor in getattr(source.state, part).items() if name in found}
+            _compare(part, expected, found)
+    elif layout in ('timm', 'safetensors', 'dino'):
+        check_timm(checkpoint, source.settings)
+    elif layout in MM_NAMES:
+        check_mm(checkpoint['state_dict'], source.settings, layout)
+
+
+def _compare(what: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    same_names = expected.keys() == found.keys()
+    if not same_names or not all(torch.equal(expected[name], found[name]) for name in expected):
+        raise ValueError(f'the {what} read back from the new file is not the one that was to be written')

@@ -1,0 +1,76 @@
+"""Writing a backbone as a folder that other libraries open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmadclr.files import atomic_path
+from mmadclr.hub.export.card import CardText, evaluation_rows, model_card
+from mmadclr.hub.export.formats import Format, require
+from mmadclr.hub.export.hf_folder import HuggingFaceFolder
+from mmadclr.hub.export.origin import read_origin
+from mmadclr.hub.export.programs import OnnxFolder, TorchScriptFolder
+from mmadclr.hub.export.timm_folder import SafetensorsFolder, TimmFolder
+from mmadclr.hub.export.verification import Comparison, verify
+from mmadclr.hub.opening import open_backbone
+
+FORMATS: dict[str, Format] = {
+    'timm': TimmFolder(),
+    'safetensors': SafetensorsFolder(),
+    'onnx': OnnxFolder(),
+    'torchscript': TorchScriptFolder(),
+    'hf': HuggingFaceFolder(),
+}
+
+
+def export_backbone(
+    checkpoint: str | Path,
+    folder: str | Path,
+    to: str,
+    which: str = 'teacher',
+    num_heads: int | None = None,
+    img_size: int | None = None,
+    text: CardText | None = None,
+    prefix: str | None = None,
+) -> list[Comparison]:
+    """Writes weights, configuration and model card, and proves that they are the backbone before the folder gets its name.
+
+    Args:
+        checkpoint, which, num_heads, prefix: See :func:`mmadclr.hub.opening.open_backbone`.
+        folder: Must not exist, or be empty.
+        to: One of ``FORMATS``.
+        img_size: Stores positions resized for images of this size; otherwise they are stored as they are.
+        text: For the model card.
+
+    Returns:
+        How the folder, as its own library opens it, compares with the backbone; the stored size comes first.
+
+    Raises:
+        FileNotFoundError, ValueError: The checkpoint or an evaluation cannot be read, the folder is not empty, the format
+            is unknown, cannot hold the backbone or needs a package that is missing, or the result differs.
+    """
+    folder, form, text = Path(folder), _format(to), text or CardText()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f'{folder} exists already: choose another folder, or remove this one')
+    for package in form.packages:
+        require(package, f'the format {to}')
+    for file in text.evaluations:
+        evaluation_rows(file)  # a mistake is found before the work, not after it
+    opened = open_backbone(checkpoint, which, prefix, num_heads, img_size)
+    try:
+        form.check(opened)
+    except ValueError as error:
+        raise ValueError(f'{checkpoint}: {error}') from error
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        form.write(opened, temporary)
+        comparisons = verify(form, opened, form.load(temporary))
+        origin = read_origin(checkpoint, which, img_size is not None, prefix)
+        (temporary / 'README.md').write_text(model_card(folder.resolve().name, form, opened, origin, comparisons, text))
+    return comparisons
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise ValueError(f'format {name!r}: choose one of {", ".join(FORMATS)}')
+    return FORMATS[name]

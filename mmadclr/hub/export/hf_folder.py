@@ -1,0 +1,183 @@
+"""Folders that ``transformers`` opens with ``AutoModel``: ViT, or DINOv2's where there are registers or layer scales."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from mmadclr.checkpoint.architecture import mlp_ratio
+from mmadclr.checkpoint.library_config import OWN_KEY
+from mmadclr.datasets.center_crop import short_side
+from mmadclr.hub.export.formats import Features, Format, require, split_tokens
+from mmadclr.hub.opening import OpenedBackbone
+from mmadclr.models.backbones.query_vit import QueryViT
+
+PURPOSE = 'the format hf'
+ONCE = {
+    'cls_token': 'embeddings.cls_token',
+    'reg_token': 'embeddings.register_tokens',
+    'patch_embed.proj.': 'embeddings.patch_embeddings.projection.',
+    'norm.': 'layernorm.',
+}
+# Within a block; the first of each pair is timm's.
+VIT = {
+    'norm1.': 'layernorm_before.',
+    'norm2.': 'layernorm_after.',
+    'attn.proj.': 'attention.output.dense.',
+    'mlp.fc1.': 'intermediate.dense.',
+    'mlp.fc2.': 'output.dense.',
+}
+DINOV2 = {
+    'attn.proj.': 'attention.output.dense.',
+    'ls1.gamma': 'layer_scale1.lambda1',
+    'ls2.gamma': 'layer_scale2.lambda1',
+}
+
+
+class HuggingFaceFolder(Format):
+    """``config.json``, ``model.safetensors`` and ``preprocessor_config.json``."""
+
+    packages, loaders = ('transformers',), 'transformers'
+    preparation = ' So does `AutoImageProcessor`; where a margin of the crop is odd, one pixel may change sides.'
+
+    def check(self, opened: OpenedBackbone) -> None:
+        model = opened.model
+        lacking = [what for what, lacks in _lacks(model).items() if lacks]
+        if lacking:
+            raise ValueError(
+                f'a backbone without {" and ".join(lacking)} has no model in transformers; the formats timm, safetensors, '
+                'onnx and torchscript can hold it'
+            )
+        height, width = opened.img_size
+        if is_dinov2(model) and height != width:
+            raise ValueError(
+                'with registers or layer scales, transformers wants a square grid of positions, and this one is for '
+                f'{height}x{width} pixels; the formats timm, safetensors, onnx and torchscript can hold it'
+            )
+
+    def write(self, opened: OpenedBackbone, folder: Path) -> None:
+        transformers = require('transformers', PURPOSE)
+        model = _empty(transformers, opened)
+        model.load_state_dict(transformers_state(opened.model))
+        model.save_pretrained(folder)
+        _image_processor(transformers, opened).save_pretrained(folder)
+
+    def load(self, folder: Path) -> Features:
+        transformers = require('transformers', PURPOSE)
+        config = transformers.AutoConfig.from_pretrained(folder)
+        if config.model_type == 'vit':
+            model = transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+            return lambda images: split_tokens(model(images, **_interpolation(config, images)).last_hidden_state, True, 1)
+        model = transformers.AutoModel.from_pretrained(folder).eval()
+        num_prefix = 1 + getattr(config, 'num_register_tokens', 0)
+        return lambda images: split_tokens(model(images).last_hidden_state, True, num_prefix)
+
+    def snippet(self, opened: OpenedBackbone, folder: str) -> str:
+        prefix = opened.model.num_prefix_tokens
+        pooling = '' if is_dinov2(opened.model) else ', add_pooling_layer=False'
+        return (
+            'from transformers import AutoModel\n'
+            f"model = AutoModel.from_pretrained('{folder}'{pooling}).eval()\n"
+            'tokens = model(images).last_hidden_state'
+            f'  # tokens[:, 0] is [CLS], tokens[:, {prefix}:] are the patches\n'
+        )
+
+    def keeps_rule(self, opened: OpenedBackbone) -> bool:
+        return opened.model.reg_token is not None and opened.model.pos_embed_resize == 'size'
+
+    def takes_other_sizes(self, opened: OpenedBackbone) -> bool:
+        return opened.img_size[0] == opened.img_size[1]
+
+
+def is_dinov2(model: QueryViT) -> bool:
+    """Whether the backbone has what ViT of transformers lacks."""
+    return model.reg_token is not None or model.layer_scale is not None
+
+
+def transformers_state(model: QueryViT) -> dict[str, Tensor]:
+    """The tensors of a backbone under the names of transformers."""
+    dinov2 = is_dinov2(model)
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if name == 'pos_embed':
+            state['embeddings.position_embeddings'] = _with_position_of_cls(model)
+        elif name.startswith('blocks.'):
+            _, number, rest = name.split('.', 2)
+            new = _block_state(rest, tensor, DINOV2 if dinov2 else VIT)
+            state.update({f'encoder.layer.{number}.{key}': value for key, value in new.items()})
+        else:
+            state[_renamed(name, ONCE)] = tensor
+    if dinov2:
+        state['embeddings.mask_token'] = torch.zeros(1, model.embed_dim)
+        for number in range(len(model.blocks) if model.layer_scale is None else 0):
+            ones = torch.ones(model.embed_dim)
+            state |= {f'encoder.layer.{number}.layer_scale{i}.lambda1': ones for i in (1, 2)}
+    return state
+
+
+def _block_state(name: str, tensor: Tensor, names: dict[str, str]) -> dict[str, Tensor]:
+    if not name.startswith('attn.qkv.'):
+        return {_renamed(name, names): tensor}
+    kind = name.removeprefix('attn.qkv.')
+    parts = zip(('query', 'key', 'value'), tensor.chunk(3), strict=True)
+    return {f'attention.attention.{part}.{kind}': values for part, values in parts}
+
+
+def _renamed(name: str, names: dict[str, str]) -> str:
+    return next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name)
+
+
+def _with_position_of_cls(model: QueryViT) -> Tensor:
+    """With registers, [CLS] has no position of its own here; in transformers it has one always."""
+    if not model.no_embed_class:
+        return model.pos_embed
+    return torch.cat((torch.zeros_like(model.pos_embed[:, :1]), model.pos_embed), dim=1)
+
+
+def _lacks(model: QueryViT) -> dict[str, bool]:
+    return {'class token': model.cls_token is None, 'final norm': isinstance(model.norm, torch.nn.Identity)}
+
+
+def _empty(transformers: ModuleType, opened: OpenedBackbone) -> torch.nn.Module:
+    model = opened.model
+    block, (height, width) = model.blocks[0], opened.img_size
+    hidden = block.mlp.fc1.out_features
+    common = dict(
+        hidden_size=model.embed_dim,
+        num_hidden_layers=len(model.blocks),
+        num_attention_heads=block.attn.num_heads,
+        layer_norm_eps=model.norm.eps,
+        patch_size=model.patch_size,
+        image_size=height if height == width else [height, width],
+        # For ourselves, should the folder be opened here again; transformers keeps what it does not know.
+        **{OWN_KEY: dict(pos_embed_resize=model.pos_embed_resize, layer_scale=model.layer_scale is not None)},
+    )
+    if not is_dinov2(model):
+        config = transformers.ViTConfig(intermediate_size=hidden, **common)
+        return transformers.ViTModel(config, add_pooling_layer=False)
+    common.update(mlp_ratio=mlp_ratio(hidden, model.embed_dim), layerscale_value=1.0)
+    if model.reg_token is None:
+        return transformers.Dinov2Model(transformers.Dinov2Config(**common))
+    config = transformers.Dinov2WithRegistersConfig(num_register_tokens=model.reg_token.shape[1], **common)
+    return transformers.Dinov2WithRegistersModel(config)
+
+
+def _image_processor(transformers: ModuleType, opened: OpenedBackbone):
+    """Our evaluation transform; for images that are not square both sides are resized."""
+    height, width = opened.img_size
+    resized = {'height': short_side(height), 'width': short_side(width)}
+    return transformers.BitImageProcessor(
+        size={'shortest_edge': resized['height']} if height == width else resized,
+        resample=3,
+        crop_size={'height': height, 'width': width},
+        image_mean=list(opened.mean),
+        image_std=list(opened.std),
+    )
+
+
+def _interpolation(config, images: Tensor) -> dict[str, bool]:
+    size = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
+    return dict(interpolate_pos_encoding=tuple(size) != tuple(images.shape[-2:]))

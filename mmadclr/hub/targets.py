@@ -1,0 +1,125 @@
+"""Whether a written file is what the library it was written for takes."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from types import ModuleType
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from mmadclr.hub.export.plain import vision_transformer_arguments
+from mmadclr.models.backbones.query_vit import QueryViT
+
+# timm -> mmpretrain; mmseg's names differ from mmpretrain's in attention alone.
+MMPRETRAIN_NAMES = (
+    (r'^norm\.', 'ln1.'),
+    (r'^blocks\.', 'layers.'),
+    (r'^(layers\.\d+)\.norm([12])\.', r'\1.ln\2.'),
+    (r'\.mlp\.fc1\.', '.ffn.layers.0.0.'),
+    (r'\.mlp\.fc2\.', '.ffn.layers.1.'),
+    (r'\.ls1\.gamma$', '.attn.gamma1.weight'),
+    (r'\.ls2\.gamma$', '.ffn.gamma2.weight'),
+    (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
+)
+MMSEG_NAMES = (*MMPRETRAIN_NAMES, (r'\.attn\.qkv\.', '.attn.attn.in_proj_'), (r'\.attn\.proj\.', '.attn.attn.out_proj.'))
+MM_NAMES = {'mmpretrain': MMPRETRAIN_NAMES, 'mmseg': MMSEG_NAMES}
+
+
+def mm_name(name: str, package: str) -> str:
+    """timm's name of a tensor as mmpretrain or mmseg has it."""
+    for pattern, replacement in MM_NAMES[package]:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def check_timm(tensors: Mapping[str, Tensor], settings: dict) -> None:
+    """timm's model takes all tensors of a file, and needs nothing more.
+
+    Args:
+        tensors: As they were read back.
+        settings: Arguments of the ``QueryViT`` they belong to.
+
+    Raises:
+        ValueError: It does not.
+    """
+    _load(timm_model(settings), tensors, 'timm')
+
+
+def check_mm(tensors: Mapping[str, Tensor], settings: dict, package: str) -> None:
+    """The same for mmpretrain and mmseg, with names below ``backbone.``; where the package cannot be imported, names and
+    shapes are compared with those of timm's model.
+
+    Raises:
+        ValueError: As above.
+    """
+    expected = {f'backbone.{mm_name(name, package)}': t.shape for name, t in timm_model(settings).state_dict().items()}
+    differing = sorted({name for name, _ in expected.items() ^ {name: t.shape for name, t in tensors.items()}.items()})
+    if differing:
+        raise ValueError(f'{len(differing)} names or shapes in the new file are not those of {package} ({differing[0]})')
+    models = _models(package)
+    if models is not None:
+        model = (_mmpretrain if package == 'mmpretrain' else _mmseg)(models, settings)
+        _load(model, {name.removeprefix('backbone.'): tensor for name, tensor in tensors.items()}, package)
+
+
+def timm_model(settings: dict) -> VisionTransformer:
+    """timm's model of these sizes, without memory for its parameters."""
+    with torch.device('meta'):
+        return VisionTransformer(weight_init='skip', **vision_transformer_arguments(QueryViT(**settings)))
+
+
+def _load(model: nn.Module, tensors: Mapping[str, Tensor], library: str) -> None:
+    try:
+        model.load_state_dict(dict(tensors), strict=True, assign=True)
+    except RuntimeError as error:
+        said = '; '.join(line.strip() for line in str(error).splitlines()[1:3])
+        raise ValueError(f'the new file does not load into the vision transformer of {library}: {said}') from error
+    loaded = model.state_dict()
+    if not all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items()):
+        raise ValueError(f'the vision transformer of {library} does not hold what is in the new file')
+
+
+def _models(package: str) -> ModuleType | None:
+    try:
+        importlib.import_module('mmadclr.ops')  # stands in for compiled operations that are missing
+        return importlib.import_module(f'{package}.models')
+    except ImportError:
+        return None
+
+
+def _mmpretrain(models: ModuleType, settings: dict) -> nn.Module:
+    arch = settings['arch']
+    sizes = dict(embed_dims=arch['embed_dim'], num_layers=arch['depth'], num_heads=arch['num_heads'])
+    sizes['feedforward_channels'] = int(arch['embed_dim'] * arch['mlp_ratio'])
+    has_cls = settings['class_token']
+    return models.VisionTransformer(
+        sizes,
+        img_size=settings['img_size'],
+        patch_size=arch['patch_size'],
+        final_norm=settings['final_norm'],
+        with_cls_token=has_cls,
+        out_type='raw' if has_cls else 'featmap',
+        layer_scale_init_value=settings.get('layer_scale') or 0.0,
+    )
+
+
+def _mmseg(models: ModuleType, settings: dict) -> nn.Module:
+    arch = settings['arch']
+    if arch['mlp_ratio'] != int(arch['mlp_ratio']):
+        raise ValueError(f'MLPs of mmseg have a whole multiple of the width, not {arch["mlp_ratio"]:g} times')
+    return models.VisionTransformer(
+        settings['img_size'],
+        arch['patch_size'],
+        embed_dims=arch['embed_dim'],
+        num_layers=arch['depth'],
+        num_heads=arch['num_heads'],
+        mlp_ratio=int(arch['mlp_ratio']),
+        norm_cfg=dict(type='LN', eps=1e-6),
+        final_norm=settings['final_norm'],
+        patch_bias=True,
+        output_cls_token=True,
+    )

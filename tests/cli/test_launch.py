@@ -1,0 +1,83 @@
+"""Short overrides stand for all they promise."""
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+from mmengine.config import Config
+from places import REPO
+
+from mmadclr.config.check import ConfigError
+from mmadclr.config.loading import load_config, spell_out
+
+
+def changed(config, **overrides):
+    cfg = Config.fromfile(REPO / 'configs' / config)
+    full = spell_out(cfg, overrides)
+    cfg.merge_from_dict(full)
+    return cfg, full
+
+
+@pytest.mark.dense
+def test_data_root_moves_data_sets_and_annotation_files():
+    cfg, full = changed('benchmarks/coco/mask-rcnn_vits16_fpn_1x.py', data_root='/big/coco')
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        assert cfg[name].dataset.data_root == '/big/coco'
+    for name in ('val_evaluator', 'test_evaluator'):
+        assert cfg[name].ann_file == '/big/coco/annotations/instances_val2017.json'
+    assert len(full) == 5
+
+
+def test_data_root_reaches_the_probe_and_yields_to_longer_keys():
+    cfg, _ = changed(
+        'demo/adclr_vittiny_shapes.py', **{'data_root': '/other', 'train_dataloader.dataset.data_root': '/special'}
+    )
+    assert cfg.val_dataloader.dataset.data_root == cfg.val_cfg.dense_probe.train.data_root == '/other'
+    assert cfg.train_dataloader.dataset.data_root == '/special'
+
+
+def test_data_root_of_several_folders_is_refused():
+    with pytest.raises(
+        ConfigError, match=r'data/images/train, data/images/val; set train_dataloader\.dataset\.data_root and'
+    ):
+        changed('adclr/vits16_small.py', data_root='/other')
+
+
+@pytest.mark.dense
+def test_pretrained_is_the_checkpoint_of_the_backbone():
+    cfg, _ = changed('benchmarks/coco/mask-rcnn_vits16-8heads_fpn_1x.py', pretrained='a.pth')
+    assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint='a.pth', allow=['num_heads'])
+
+
+def test_operations_that_are_missing_end_a_tool_with_their_message():
+    from mmadclr.cli.launch import report_bad_input
+    from mmadclr.ops import nms
+
+    @report_bad_input
+    def main():
+        nms(None, None, 0.5, offset=1)
+
+    with pytest.raises(SystemExit, match=r'error: mmcv\.ops\.nms\(offset=1\) needs the compiled operations'):
+        main()
+
+
+def test_values_that_are_no_unicode_are_one_line(tmp_path):
+    """They would break the log and the config in the checkpoint in the middle of the start."""
+    folder = os.fsdecode(b'/data/caf\xe9')
+    args = Namespace(
+        config=str(REPO / 'configs/adclr/vits16_folder.py'),
+        cfg_options={'train_dataloader.dataset.data_root': folder},
+        work_dir=str(tmp_path),
+    )
+    with pytest.raises(ConfigError, match=r'^train_dataloader\.dataset\.data_root: /data/caf\\xe9 is no valid Unicode, as'):
+        load_config(args)
+
+
+def test_tools_print_names_that_are_no_unicode():
+    code = 'from mmadclr.cli.launch import report_bad_input; report_bad_input(lambda: print(chr(0xDCE9)))()'
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, check=True, env=os.environ | {'LC_ALL': 'C.UTF-8'}
+    )
+    assert done.stdout == b'\\udce9\n'

@@ -1,0 +1,77 @@
+"""Choices of ``sharding`` and DDP settings; what shards compute is in ``test_distributed.py``."""
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from torch import nn
+
+from mmadclr.config.check import check_config
+from mmadclr.distributed.shards import local_tensors, whole_norms
+from mmadclr.engine import Runner
+from mmadclr.engine.runners.sharding import shard_model
+
+
+def test_sharding_is_a_key_of_a_run():
+    check_config({'sharding': 'fsdp'}, overrides=['sharding'])
+
+
+def test_unknown_sharding(small_config):
+    with pytest.raises(ValueError, match="sharding='zero3': choose 'fsdp', 'fsdp-grad-op', or None"):
+        Runner.from_cfg(small_config({'sharding': 'zero3'}))
+
+
+def test_sharding_and_a_wrapper(small_config):
+    overrides = {'sharding': 'fsdp', 'model_wrapper_cfg': dict(type='MMDistributedDataParallel')}
+    with pytest.raises(ValueError, match="sharding='fsdp' and model_wrapper_cfg exclude each other: remove one"):
+        Runner.from_cfg(small_config(overrides))
+
+
+def test_sharding_of_another_model():
+    with pytest.raises(ValueError, match='is for pretraining methods, not for Linear: remove the key'):
+        shard_model(nn.Linear(2, 2), 'fsdp')
+
+
+def test_single_process_says_that_sharding_has_no_effect(small_config):
+    runner = Runner.from_cfg(small_config({'sharding': 'fsdp'}))
+    assert not runner.sharded
+    log = open(f'{runner.log_dir}/{runner.timestamp}.log').read()
+    assert "sharding='fsdp' has no effect on a single process: parameters stay whole" in log
+
+
+def test_norms_and_parts_of_whole_tensors():
+    tensors = [torch.tensor([3.0, 4.0]), torch.full((2, 2), 2.0), torch.empty(0)]
+    assert [norm.item() for norm in whole_norms(tensors)] == [5.0, 4.0, 0.0]
+    assert all(part is tensor for part, tensor in zip(local_tensors(tensors), tensors, strict=True))
+
+
+@pytest.mark.parametrize(
+    ('scope', 'config', 'wrapper', 'static'),
+    [
+        ('mmadclr', {}, {}, True),
+        ('mmadclr', {'optim_wrapper': {'accumulative_counts': 2}}, {}, False),
+        ('mmadclr', {'find_unused_parameters': True}, {}, False),
+        ('mmadclr', {}, {'find_unused_parameters': True}, False),
+        ('mmadclr', {}, {'static_graph': False}, False),
+        ('mmdet', {}, {}, False),
+        ('mmdet', {}, {'static_graph': True}, True),
+    ],
+)
+def test_static_graph_where_every_backward_pass_is_the_same(scope, config, wrapper, static):
+    settings = Runner.ddp_settings(stub(scope, config), wrapper)
+    assert settings['static_graph'] is static
+    assert settings['gradient_as_bucket_view'] is True
+    assert settings['broadcast_buffers'] is False
+
+
+def test_wrapper_settings_come_before_the_defaults():
+    assert Runner.ddp_settings(stub('mmadclr', {}), {'gradient_as_bucket_view': False})['gradient_as_bucket_view'] is False
+
+
+def test_static_graph_and_accumulated_batches():
+    with pytest.raises(ValueError, match='static_graph=True of model_wrapper_cfg does not work with accumulative_counts'):
+        Runner.ddp_settings(stub('mmadclr', {'optim_wrapper': {'accumulative_counts': 2}}), {'static_graph': True})
+
+
+def stub(scope, config):
+    """What of a runner the settings depend on."""
+    return ConfigDict(default_scope=ConfigDict(scope_name=scope), cfg=Config(config))
