@@ -56,7 +56,7 @@ def outcomes(tmp_path_factory):
     (root / 'shared.json').write_text(json.dumps(list(SHARED)))
     environment = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore')
     environment['TMPDIR'] = str(tmp_path_factory.mktemp('temporary'))
-    command = [*TORCHRUN, str(REPO / 'tests/engine/listing_runs.py'), str(root)]
+    command = [*TORCHRUN, str(REPO / 'tests/datasets/listing_runs.py'), str(root)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     found = [json.loads((root / f'rank{rank}.json').read_text()) for rank in (0, 1)]

@@ -65,7 +65,7 @@ def root(tmp_path_factory):
     configs = [config(root, name, overrides) for name, overrides in RUNS.items()]
     launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     environment = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore')
-    command = [*launcher, str(REPO / 'tests/reliability/guard_runs.py'), *map(str, configs)]
+    command = [*launcher, str(REPO / 'tests/engine/guard_runs.py'), *map(str, configs)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return root
