@@ -12,6 +12,7 @@ import torch
 from golden_files import GoldenArrays, GoldenFolder
 from mmengine.registry import DefaultScope
 from PIL import Image
+from unformatted import leave_configs_unformatted
 
 FOLDER = pytest.StashKey[GoldenFolder]()
 DENSE = all(importlib.util.find_spec(name) for name in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain'))
@@ -31,6 +32,7 @@ def pytest_configure(config) -> None:
     config.addinivalue_line('markers', 'golden_names(argument, file, pattern): once for each match among the keys of a file')
     if not config.getoption('golden').is_dir():
         raise pytest.UsageError(f'--golden {config.getoption("golden")}: no such folder')
+    leave_configs_unformatted()
     config.stash[FOLDER] = GoldenFolder(config.getoption('golden').resolve())
 
 
