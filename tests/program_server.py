@@ -7,6 +7,7 @@ forgets to import what it needs fails as it would alone.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -108,5 +109,6 @@ def run() -> None:
 
 if __name__ == '__main__':
     leave_configs_unformatted()
+    gc.freeze()  # programs neither look through nor copy what is here
     if serve():
         run()

@@ -18,20 +18,21 @@ from gpu_parts import tests as gpu_tests
 from gpu_parts.context import Context, Record, one_line
 from PIL import Image
 from places import REPO
+from programs import python
 
 PROGRAM = [sys.executable, str(REPO / 'benchmarks' / 'gpu.py')]
+FORKING = REPO / 'tests/benchmarks/forking_gpu.py'
 PARTS = ['ceilings', 'tests', 'steps', 'profile', 'loading', 'whole', 'dense', 'training', 'levers']
 
 
-def call(*arguments, **kwargs):
-    environment = os.environ | dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
-    return subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True, env=environment, **kwargs)
+def call(*arguments, program=PROGRAM[1], **kwargs):
+    return python(program, *arguments, check=False, **kwargs)
 
 
 @pytest.fixture(scope='module')
 def smoke(tmp_path_factory):
     out = tmp_path_factory.mktemp('gpu')
-    done = call('--smoke', '--out', out, '--minutes', 15, timeout=600)
+    done = call('--smoke', '--out', out, '--minutes', 15, timeout=600, program=FORKING)
     assert done.returncode == 0, done.stdout + done.stderr
     return out, json.loads((out / 'gpu.json').read_text()), done.stdout
 
