@@ -15,6 +15,7 @@ from PIL import Image
 from unformatted import leave_configs_unformatted
 
 FOLDER = pytest.StashKey[GoldenFolder]()
+UNREAD = pytest.StashKey[list[list[str]]]()  # by each process of tests that has ended
 DENSE = all(importlib.util.find_spec(name) for name in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain'))
 
 
@@ -33,7 +34,9 @@ def pytest_configure(config) -> None:
     if not config.getoption('golden').is_dir():
         raise pytest.UsageError(f'--golden {config.getoption("golden")}: no such folder')
     leave_configs_unformatted()
-    config.stash[FOLDER] = GoldenFolder(config.getoption('golden').resolve())
+    config.stash[FOLDER], config.stash[UNREAD] = GoldenFolder(config.getoption('golden').resolve()), []
+    if config.getoption('record_curves') and config.getoption('dist', 'no') not in ('no', 'loadfile', 'loadscope'):
+        raise pytest.UsageError('--record-curves: processes would overwrite the curves of each other; add --dist loadfile')
 
 
 def pytest_generate_tests(metafunc) -> None:
@@ -45,10 +48,23 @@ def pytest_generate_tests(metafunc) -> None:
         metafunc.parametrize(argument, names, scope='function')
 
 
+def pytest_sessionfinish(session) -> None:
+    config = session.config
+    if config.getoption('golden_unread') and hasattr(config, 'workeroutput'):
+        config.workeroutput['golden_unread'] = config.stash[FOLDER].unread()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    node.config.stash[UNREAD].append(getattr(node, 'workeroutput', {}).get('golden_unread', []))
+
+
 def pytest_terminal_summary(terminalreporter, config) -> None:
     if config.getoption('golden_unread'):
         terminalreporter.section('golden keys that no test has read')
-        terminalreporter.write('\n'.join([*config.stash[FOLDER].unread(), '']))
+        first, *others = config.stash[UNREAD] or [config.stash[FOLDER].unread()]
+        unread = [key for key in first if all(key in other for other in others)]
+        terminalreporter.write('\n'.join([*unread, '']))
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 BENCHMARKS = Path(__file__).resolve().parents[2] / 'benchmarks'
 sys.path.insert(0, str(BENCHMARKS))
 
-import gpu
+import gpu  # noqa: E402
 
 
 class Fork:
