@@ -34,6 +34,8 @@ def pytest_configure(config) -> None:
     if not config.getoption('golden').is_dir():
         raise pytest.UsageError(f'--golden {config.getoption("golden")}: no such folder')
     leave_configs_unformatted()
+    if DENSE:
+        importlib.import_module('mmadclr.ops')  # the stand-in, before mmpretrain imports mmdet, which remembers what it has
     config.stash[FOLDER], config.stash[UNREAD] = GoldenFolder(config.getoption('golden').resolve()), []
     if config.getoption('record_curves') and config.getoption('dist', 'no') not in ('no', 'loadfile', 'loadscope'):
         raise pytest.UsageError('--record-curves: processes would overwrite the curves of each other; add --dist loadfile')
