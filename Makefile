@@ -15,8 +15,9 @@ endif
 demo: $(INSTALLED)
 	$(RUN) tools/demo.py $(ARGS)
 
+# Whole files go to as many processes as there are cores, in the order of the folders: the longest come first.
 test: $(INSTALLED)
-	$(RUN) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow $(ARGS)

@@ -12,10 +12,12 @@ import torch
 from golden_files import GoldenArrays, GoldenFolder
 from mmengine.registry import DefaultScope
 from PIL import Image
+from unformatted import leave_configs_unformatted
 
 pytest_plugins = ['short_runs']
 
 FOLDER = pytest.StashKey[GoldenFolder]()
+UNREAD = pytest.StashKey[list[list[str]]]()  # by each process of tests that has ended
 DENSE = all(importlib.util.find_spec(name) for name in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain'))
 
 
@@ -33,7 +35,12 @@ def pytest_configure(config) -> None:
     config.addinivalue_line('markers', 'golden_names(argument, file, pattern): once for each match among the keys of a file')
     if not config.getoption('golden').is_dir():
         raise pytest.UsageError(f'--golden {config.getoption("golden")}: no such folder')
-    config.stash[FOLDER] = GoldenFolder(config.getoption('golden').resolve())
+    leave_configs_unformatted()
+    if DENSE:
+        importlib.import_module('mmadclr.ops')  # the stand-in, before mmpretrain imports mmdet, which remembers what it has
+    config.stash[FOLDER], config.stash[UNREAD] = GoldenFolder(config.getoption('golden').resolve()), []
+    if config.getoption('record_curves') and config.getoption('dist', 'no') not in ('no', 'loadfile', 'loadscope'):
+        raise pytest.UsageError('--record-curves: processes would overwrite the curves of each other; add --dist loadfile')
 
 
 def pytest_generate_tests(metafunc) -> None:
@@ -45,10 +52,23 @@ def pytest_generate_tests(metafunc) -> None:
         metafunc.parametrize(argument, names, scope='function')
 
 
+def pytest_sessionfinish(session) -> None:
+    config = session.config
+    if config.getoption('golden_unread') and hasattr(config, 'workeroutput'):
+        config.workeroutput['golden_unread'] = config.stash[FOLDER].unread()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    node.config.stash[UNREAD].append(getattr(node, 'workeroutput', {}).get('golden_unread', []))
+
+
 def pytest_terminal_summary(terminalreporter, config) -> None:
     if config.getoption('golden_unread'):
         terminalreporter.section('golden keys that no test has read')
-        terminalreporter.write('\n'.join([*config.stash[FOLDER].unread(), '']))
+        first, *others = config.stash[UNREAD] or [config.stash[FOLDER].unread()]
+        unread = [key for key in first if all(key in other for other in others)]
+        terminalreporter.write('\n'.join([*unread, '']))
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects

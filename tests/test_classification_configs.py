@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from PIL import Image, ImageOps
 from places import REPO
+from programs import python_on_ranks
 from torchvision import transforms
 
 from mmadclr.checkpoint import read_checkpoint
@@ -208,8 +206,7 @@ def test_two_processes_train_and_score_as_one(name, data_root, tmp_path):
 
 
 def on_two_processes(script: str, *args) -> None:
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', script, *map(str, args)]
-    subprocess.run(command, check=True, cwd=REPO, capture_output=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    python_on_ranks(2, script, *args)
 
 
 def diaries(folder: Path) -> list[dict]:

@@ -1,16 +1,14 @@
 """Golden tests judge any folder of the known form: they pass on one of other sizes, and notice what is wrong in one."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from golden_files import GoldenArrays
 from golden_folder import write_golden_folder
-from places import GOLDEN, REPO
+from places import GOLDEN
+from programs import python
 
 # What no test can compare: words for readers.
 WORDS = {'dino_augment: source', 'dino_augment: notes'}
@@ -18,10 +16,8 @@ WORDS = {'dino_augment: source', 'dino_augment: notes'}
 
 def judge(folder, *arguments):
     """The golden tests on a folder: their exit code, counts of outcomes, and what they printed."""
-    command = [sys.executable, '-m', 'pytest', '-q', '--no-header', '-p', 'no:cacheprovider', '-m', 'golden']
-    environment = os.environ | dict(OMP_NUM_THREADS='1')
-    command += ['--golden', folder, *(arguments or ['tests'])]
-    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, check=False)
+    command = ['-m', 'pytest', '-q', '--no-header', '-p', 'no:cacheprovider', '-m', 'golden', '--golden', folder]
+    done = python(*command, *(arguments or ['tests']), check=False, timeout=1200)
     summary = done.stdout.splitlines()[-1] if done.stdout else done.stderr
     counts = {outcome: int(number) for number, outcome in re.findall(r'(\d+) (passed|failed|skipped|error)', summary)}
     return done.returncode, counts, done.stdout + done.stderr

@@ -18,20 +18,21 @@ from gpu_parts import tests as gpu_tests
 from gpu_parts.context import Context, Record, one_line
 from PIL import Image
 from places import REPO
+from programs import python
 
 PROGRAM = [sys.executable, str(REPO / 'benchmarks' / 'gpu.py')]
+FORKING = REPO / 'tests/benchmarks/forking_gpu.py'
 PARTS = ['ceilings', 'tests', 'steps', 'profile', 'loading', 'whole', 'dense', 'training', 'levers']
 
 
-def call(*arguments, **kwargs):
-    environment = os.environ | dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
-    return subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True, env=environment, **kwargs)
+def call(*arguments, program=PROGRAM[1], **kwargs):
+    return python(program, *arguments, check=False, **kwargs)
 
 
 @pytest.fixture(scope='module')
 def smoke(tmp_path_factory):
     out = tmp_path_factory.mktemp('gpu')
-    done = call('--smoke', '--out', out, '--minutes', 15, timeout=600)
+    done = call('--smoke', '--out', out, '--minutes', 15, timeout=600, program=FORKING)
     assert done.returncode == 0, done.stdout + done.stderr
     return out, json.loads((out / 'gpu.json').read_text()), done.stdout
 
@@ -74,13 +75,14 @@ def test_the_forms_of_a_step_are_one_method(smoke):
 @pytest.mark.dense
 def test_a_second_call_measures_nothing_again(smoke):
     out, record, _ = smoke
-    done = call('--smoke', '--out', out, timeout=100)
+    done = call('--smoke', '--out', out, timeout=300)
     assert done.stdout.count('known from before') == len(PARTS)
     assert json.loads((out / 'gpu.json').read_text()) == record
 
 
 def test_without_a_gpu_each_part_costs_a_line(tmp_path):
-    done = call('--out', tmp_path, '--parts', 'ceilings', 'steps', '--minutes', 1, timeout=120)
+    arguments = ['--out', tmp_path, '--parts', 'ceilings', 'steps', '--minutes', 2]
+    done = call(*arguments, timeout=200, program=FORKING)
     assert done.returncode == 0
     assert done.stdout.count(f'no GPU that torch {torch.__version__} can use') == 2
     parts = json.loads((tmp_path / 'gpu.json').read_text())['parts']
@@ -94,7 +96,7 @@ def test_a_part_that_is_ended_leaves_its_rows(tmp_path):
     """The machine is taken away: SIGTERM to the program alone. The part at work ends, too."""
     command = [*PROGRAM, '--smoke', '--out', str(tmp_path), '--parts', 'steps']
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | dict(CUDA_VISIBLE_DEVICES=''))
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while time.monotonic() < end and not Record.of(tmp_path).rows('steps'):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
@@ -110,7 +112,7 @@ def test_results_of_another_machine_are_put_aside(tmp_path):
     record.content |= {'machine': {'card': 'Another Card', 'torch': '1.0'}, 'settings': {'smoke': True, 'images': ''}}
     record.part('ceilings')['rows']['product'] = {'value': 12.5}
     record.save()
-    done = call('--smoke', '--out', tmp_path, '--parts', 'ceilings', '--minutes', 1, timeout=120)
+    done = call('--smoke', '--out', tmp_path, '--parts', 'ceilings', '--minutes', 2, timeout=200, program=FORKING)
     assert 'results of Another Card with 1.0' in done.stdout
     (aside,) = tmp_path.glob('gpu-*.json')
     assert json.loads(aside.read_text()) == record.content
@@ -119,7 +121,7 @@ def test_results_of_another_machine_are_put_aside(tmp_path):
 
 def test_what_is_no_record_is_left_alone(tmp_path):
     (tmp_path / 'gpu.json').write_text('{"parts": 1')
-    done = call('--smoke', '--out', tmp_path, '--parts', 'ceilings', timeout=60)
+    done = call('--smoke', '--out', tmp_path, '--parts', 'ceilings', timeout=200)
     assert done.returncode == 1
     assert 'gpu.json is no record of this program' in done.stderr
     assert (tmp_path / 'gpu.json').read_text() == '{"parts": 1'

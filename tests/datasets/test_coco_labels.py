@@ -1,14 +1,12 @@
 """mmdet's labels follow the names of the class list, whatever the order of categories in a file."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from mmengine.registry import DefaultScope
 from PIL import Image
-from places import REPO
+from programs import python
 
 from mmadclr.datasets.coco_labels import by_name, category_ids
 
@@ -129,7 +127,7 @@ STARTS = {
 @pytest.mark.parametrize('start', STARTS)
 def test_mmdet_is_put_right_when_it_is_imported_later(ann_file, start):
     """A run does so whatever the type of its data sets, and whether or not it checks them."""
-    command = [sys.executable, '-c', PROGRAM.format(start=STARTS[start]), str(ann_file)]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    program = ann_file.with_name('program.py')
+    program.write_text(PROGRAM.format(start=STARTS[start]))
+    done = python(program, ann_file)
     assert done.stdout.splitlines()[-1] == '{9: 0, 2: 1, 5: 2}'

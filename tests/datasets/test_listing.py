@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from places import REPO
+from programs import python_on_ranks
 
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
 NAMES = [f'{label}/{number}.png' for label in 'ab' for number in range(4)]
@@ -54,11 +55,7 @@ def outcomes(tmp_path_factory):
         change(root / 'rank1' / case)
     (root / 'cases.json').write_text(json.dumps(list(CASES)))
     (root / 'shared.json').write_text(json.dumps(list(SHARED)))
-    environment = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore')
-    environment['TMPDIR'] = str(tmp_path_factory.mktemp('temporary'))
-    command = [*TORCHRUN, str(REPO / 'tests/datasets/listing_runs.py'), str(root)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    python_on_ranks(2, 'tests/datasets/listing_runs.py', root, TMPDIR=str(tmp_path_factory.mktemp('temporary')))
     found = [json.loads((root / f'rank{rank}.json').read_text()) for rank in (0, 1)]
     assert not list(root.rglob('listing-*'))  # removed in the end
     return {case: tuple(results[case] for results in found) for case in found[0]}

@@ -4,13 +4,13 @@ import errno
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import time
 
 import pytest
 import torch
 from places import REPO
+from programs import python
 from shards import image_bytes, write_shards
 from torch.utils.data import DataLoader
 from web_store import running
@@ -333,9 +333,7 @@ def test_a_run_reads_shards_of_a_web_server(tmp_path, monkeypatch, image_folder)
                 'default_hooks = dict(schedule=dict(warmup_epochs=1), logger=dict(interval=1))\n'
             )
             work_dir = tmp_path / f'work{len(losses)}'
-            command = [sys.executable, 'tools/train.py', str(config), '--work-dir', str(work_dir)]
-            done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            python('tools/train.py', config, '--work-dir', work_dir)
             lines = [json.loads(line) for line in next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()]
             losses.append([line['loss'] for line in lines if 'loss' in line])
     assert losses[0] == losses[1]

@@ -10,6 +10,7 @@ import torch
 from comparisons import assert_same_state
 from mmengine.config import Config
 from places import REPO
+from programs import python_on_ranks
 
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.config import sense as config_sense
@@ -55,11 +56,7 @@ def test_two_processes_equal_one(small_config, tmp_path):
         paths[name] = tmp_path / f'{name}.py'
         cfg.dump(paths[name])
     Runner.from_cfg(Config.fromfile(paths['single'])).train()
-    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    command = [*launcher, str(REPO / 'tests/engine/distributed_runs.py'), str(paths['ddp'])]
-    environment = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore')
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    python_on_ranks(2, 'tests/engine/distributed_runs.py', paths['ddp'])
     single, other = (read_checkpoint(tmp_path / name / 'epoch_2.pth')['state_dict'] for name in ('single', 'ddp'))
     assert_same_state(single, other, atol=1e-5)
 

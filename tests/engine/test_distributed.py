@@ -1,9 +1,6 @@
 """Two processes, with whole and with sharded parameters, do what one process does: losses, weights, centers, files."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import torch
 from comparisons import assert_same_state
 from mmengine.config import Config
 from places import REPO
+from programs import python_on_ranks
 
 from mmadclr.engine import Runner
 
@@ -75,11 +73,7 @@ class Runs:
         Runner.from_cfg(Config.fromfile(self.config(*args))).train()
 
     def on_two_processes(self, *configs: Path) -> None:
-        launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-        environment = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore')
-        command = [*launcher, str(REPO / 'tests/engine/distributed_runs.py'), *map(str, configs)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+        python_on_ranks(2, 'tests/engine/distributed_runs.py', *configs)
 
     def checkpoint(self, name: str, epoch: int) -> dict:
         return torch.load(self.root / name / f'epoch_{epoch}.pth', weights_only=False)

@@ -1,15 +1,12 @@
 """What every method owes to the runner: two processes, shards and compiled blocks change nothing, nor does a stop."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from comparisons import assert_same_state
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from places import REPO
+from programs import python_on_ranks
 
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.engine import Runner
@@ -61,11 +58,7 @@ def folder(tmp_path_factory):
             cfg.dump(paths[run][-1])
     for path in paths['single']:
         Runner.from_cfg(Config.fromfile(path)).train()
-    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    command = [*launcher, str(REPO / 'tests/engine/distributed_runs.py'), *map(str, paths['ddp'] + paths['fsdp'])]
-    environment = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore')
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    python_on_ranks(2, 'tests/engine/distributed_runs.py', *paths['ddp'], *paths['fsdp'])
     return root
 
 

@@ -1,15 +1,13 @@
 """iBOT on two processes does what it does on one, although each sees another number of masked patches."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from comparisons import assert_same_state
 from mmengine.config import Config
 from places import REPO
+from programs import python_on_ranks
 
 from mmadclr.engine import Runner
 
@@ -53,11 +51,7 @@ def folder(tmp_path_factory):
         paths.append(root / f'{name}.py')
         cfg.dump(paths[-1])
     Runner.from_cfg(Config.fromfile(paths[0])).train()
-    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    command = [*launcher, str(REPO / 'tests/engine/distributed_runs.py'), *map(str, paths[1:])]
-    environment = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore')
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    python_on_ranks(2, 'tests/engine/distributed_runs.py', *paths[1:])
     return root
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from comparisons import assert_same_state
 from mmengine.config import Config
 from places import REPO
 from poison import LeaveOut
+from programs import python_on_ranks
 
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.engine import Runner
@@ -63,11 +61,7 @@ def root(tmp_path_factory):
     runner.register_hook(LeaveOut([1, 4]), priority='LOWEST')
     runner.train()
     configs = [config(root, name, overrides) for name, overrides in RUNS.items()]
-    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    environment = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore')
-    command = [*launcher, str(REPO / 'tests/engine/guard_runs.py'), *map(str, configs)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    python_on_ranks(2, 'tests/engine/guard_runs.py', *configs)
     return root
 
 

@@ -1,16 +1,10 @@
 """Evaluations by one, two and three processes: the same numbers, each with its part of the features, nothing pickled."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import shard_runs
 import torch
 import torch.nn.functional as F
-from places import REPO
-
-TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+from programs import python_on_ranks
 
 
 @pytest.fixture(scope='module')
@@ -30,10 +24,7 @@ def alone(root):
 def case(request, root, alone):
     """What one process finds, and what each of several does."""
     world = request.param
-    environment = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore')
-    command = [*TORCHRUN, f'--nproc_per_node={world}', str(REPO / 'tests/evaluation/shard_runs.py'), str(root)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    python_on_ranks(world, 'tests/evaluation/shard_runs.py', root)
     return alone, [torch.load(root / f'{world}.{rank}.pt', weights_only=False) for rank in range(world)]
 
 

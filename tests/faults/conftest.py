@@ -29,6 +29,9 @@ def training(tmp_path):
 def record_fault() -> Callable[..., None]:
     """To be called at the end of a test: ``record_fault(fault, how it was injected, what happened, times=1)``."""
 
+    if os.environ.get('RELIABILITY_REPORT') and 'PYTEST_XDIST_WORKER' in os.environ:
+        pytest.fail('the report is written by the process that has run all tests: leave out -n')
+
     def record(fault: str, injected: str, outcome: str, times: int = 1) -> None:
         RECORDS.append(Record(fault, injected, outcome, times))
 

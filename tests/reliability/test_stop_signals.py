@@ -11,6 +11,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -188,10 +189,9 @@ print('lived', flush=True)
         ('SIGUSR1', 'SIGTERM', -signal.SIGTERM),  # the second of the second kind
     ],
 )
-def test_twice_at_a_time_is_once_and_later_the_end(first, second, status):
-    main = subprocess.run(
-        [sys.executable, '-c', TWICE, first, second], cwd=REPO, capture_output=True, text=True, timeout=60, check=False
-    )
+def test_twice_at_a_time_is_once_and_later_the_end(first, second, status, tmp_path):
+    (tmp_path / 'twice.py').write_text(TWICE)
+    main = programs.python(tmp_path / 'twice.py', first, second, check=False)
     assert main.stdout.split() == [first]
     assert main.returncode == status
     assert main.stderr.split('\n')[1] == f'{first}: the run stops after a checkpoint; again, to end at once'

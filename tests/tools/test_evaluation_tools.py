@@ -14,7 +14,8 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 from places import GOLDEN_CHECKPOINTS, REPO
-from test_tools import run, tool
+from programs import python, python_on_ranks
+from test_tools import tool
 from torchvision.transforms.functional import normalize
 
 from mmadclr.cli.evaluation import (
@@ -36,7 +37,6 @@ from mmadclr.hub.opening import open_backbone
 
 DINO = [GOLDEN_CHECKPOINTS / 'dino_backbone.pth', '--num-heads', 3]
 SMALL_CONFIG = 'configs/adclr/vitmini8_small.py'
-TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
 
 
 def write_classes(root, per_class, seed, names=('blue', 'green', 'red')):
@@ -79,10 +79,10 @@ def printed(done):
 def test_linear_of_two_processes_is_that_of_one(folders, tmp_path):
     settings = ['--lr', 0.01, 1, 9, '--epochs', 10, '--train-batch-size', 16, '--held-out', 0.2]
     results = {}
-    for name, start in {'one': [sys.executable], 'two': TORCHRUN}.items():
+    for name in ('one', 'two'):
         files = ['--cache', tmp_path / name, '--out', tmp_path / f'{name}.json', '--save', tmp_path / f'{name}.pth']
-        launcher = ['--launcher', 'pytorch'] if name == 'two' else []
-        done = run(*start, 'tools/linear.py', *DINO, *places(folders), *settings, *files, *launcher)
+        command = ['tools/linear.py', *DINO, *places(folders), *settings, *files]
+        done = python(*command) if name == 'one' else python_on_ranks(2, *command, '--launcher', 'pytorch')[0]
         results[name] = json.loads((tmp_path / f'{name}.json').read_text())
         whole = results[name]
         assert printed(done) == {key: whole[key] for key in whole.keys() - {'learning_rates', 'inputs'}}

@@ -1,22 +1,17 @@
 """``tools/export.py`` as users meet it."""
 
 import json
-import os
-import subprocess
-import sys
 
 import torch
-from places import GOLDEN_CHECKPOINTS, REPO
+from places import GOLDEN_CHECKPOINTS
+from programs import python
 from safetensors.torch import load_file
 
 from mmadclr.hub.export import export_backbone
 
-ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
-
 
 def export(*arguments):
-    command = [sys.executable, 'tools/export.py', *map(str, arguments)]
-    return subprocess.run(command, cwd=REPO, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    return python('tools/export.py', *arguments, check=False)
 
 
 def test_a_student_with_everything_for_the_card(tmp_path):
@@ -38,8 +33,7 @@ def test_a_student_with_everything_for_the_card(tmp_path):
 
 
 def convert(*arguments):
-    command = [sys.executable, 'tools/convert.py', *map(str, arguments)]
-    return subprocess.run(command, cwd=REPO, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    return python('tools/convert.py', *arguments, check=False)
 
 
 def test_a_folder_for_transformers_is_converted_back(tmp_path):

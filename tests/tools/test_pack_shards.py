@@ -1,14 +1,10 @@
 """``tools/pack_shards.py`` as users meet it."""
 
-import subprocess
-import sys
-
-from places import REPO
+from programs import python
 
 
 def pack(*arguments):
-    command = [sys.executable, 'tools/pack_shards.py', *map(str, arguments)]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+    return python('tools/pack_shards.py', *arguments, check=False)
 
 
 def test_the_tool_packs_and_explains(image_folder, tmp_path):

@@ -12,6 +12,7 @@ import torch
 from comparisons import assert_same_state
 from PIL import Image
 from places import REAL_DATA, REPO
+from programs import python, python_on_ranks
 
 ADCLR_DEMO = 'configs/demo/adclr_vittiny_shapes.py'
 SHAPES = [
@@ -49,7 +50,7 @@ def run(*command, check=True, timeout=300):
 
 
 def tool(name, *arguments, **kwargs):
-    return run(sys.executable, f'tools/{name}.py', *arguments, **kwargs)
+    return python(f'tools/{name}.py', *arguments, **kwargs)
 
 
 def options(root, *more):
@@ -92,8 +93,7 @@ def test_knn_tool_repeats_the_validation_of_the_run(single, tmp_path):
     tool('knn', *arguments, '--out', tmp_path / 'one.json')
     metrics = json.loads((tmp_path / 'one.json').read_text())
     assert metrics['knn5_T0.07_top1'] == pytest.approx(logged(work, 'knn5_T0.07_top1')[-1])
-    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'tools/knn.py']
-    run(*launcher, *arguments, '--out', tmp_path / 'two.json', '--launcher', 'pytorch')
+    python_on_ranks(2, 'tools/knn.py', *arguments, '--out', tmp_path / 'two.json', '--launcher', 'pytorch')
     assert json.loads((tmp_path / 'two.json').read_text()) == metrics
 
 
@@ -153,6 +153,13 @@ def test_mistakes_end_with_a_message_not_a_traceback(arguments, message, tmp_pat
     assert done.returncode != 0
     assert message in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', sorted(path.stem for path in (REPO / 'tools').glob('*.py')))
+def test_tools_start_in_an_interpreter_of_their_own(name):
+    """In most tests they are forked from a process that has libraries imported."""
+    assert run(sys.executable, f'tools/{name}.py', '--help').stdout.startswith('usage: ')
 
 
 @pytest.mark.slow
