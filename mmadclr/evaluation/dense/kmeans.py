@@ -79,7 +79,7 @@ def lloyd(points: Tensor, start: Tensor, steps: int = STEPS) -> Clusters:
         sizes = numbers.bincount(minlength=len(centers))
         sums = torch.zeros_like(centers).index_add_(0, numbers, points)
         centers = torch.where(sizes[:, None] > 0, sums / sizes.clamp(min=1)[:, None], centers)
-        if (sizes == 0).any():
+        if (sizes == 0).any() and len(points) > len(centers):
             centers, before = split_clusters(centers, sizes, len(points)), None
     return Clusters(centers, objective, done)
 
