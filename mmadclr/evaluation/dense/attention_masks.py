@@ -51,7 +51,13 @@ def mass_mask(attention: Tensor, mass: float = MASS) -> Tensor:
 
 
 def merged_mask(attention: Tensor, grid: tuple[int, int], mass: float = MASS) -> Tensor:
-    """(h, w) mask of the mean over heads (heads, P), blurred, without components of at most two patches (8 neighbors)."""
+    """(h, w) mask of the mean over heads (heads, P), blurred, without components of at most two patches (8 neighbors).
+
+    Raises:
+        ValueError: A grid too small for the blur, which reflects it; see :func:`mass_mask`.
+    """
+    if min(grid) <= BLUR // 2:
+        raise ValueError(f'a grid of {grid[0]} x {grid[1]} patches is too small to blur: must be at least {BLUR // 2 + 1} on both sides')
     mean = attention.double().mean(dim=0).view(1, 1, *grid)
     mask = mass_mask(gaussian_blur(mean, [BLUR, BLUR], [SIGMA, SIGMA]).flatten(), mass).view(grid)
     count, numbers, sizes, _ = cv2.connectedComponentsWithStats(mask.cpu().numpy().astype(np.uint8), connectivity=8)
