@@ -57,7 +57,9 @@ def merged_mask(attention: Tensor, grid: tuple[int, int], mass: float = MASS) ->
         ValueError: A grid too small for the blur, which reflects it; see :func:`mass_mask`.
     """
     if min(grid) <= BLUR // 2:
-        raise ValueError(f'a grid of {grid[0]} x {grid[1]} patches is too small to blur: must be at least {BLUR // 2 + 1} on both sides')
+        raise ValueError(
+            f'a grid of {grid[0]} x {grid[1]} patches is too small to blur: must be at least {BLUR // 2 + 1} on both sides'
+        )
     mean = attention.double().mean(dim=0).view(1, 1, *grid)
     mask = mass_mask(gaussian_blur(mean, [BLUR, BLUR], [SIGMA, SIGMA]).flatten(), mass).view(grid)
     count, numbers, sizes, _ = cv2.connectedComponentsWithStats(mask.cpu().numpy().astype(np.uint8), connectivity=8)
@@ -115,7 +117,9 @@ def attention_jaccard(
         shapes = f'attention {tuple(attention.shape)} and masks {tuple(masks.shape)}'
         raise ValueError(f'{shapes} must be (N, heads, P) and (N, H, W) of the same images, at least one')
     if attention.shape[2] != grid[0] * grid[1]:
-        raise ValueError(f'attention to {attention.shape[2]} patches must be that of a grid of {grid[0]} x {grid[1]}, without [CLS]')
+        raise ValueError(
+            f'attention to {attention.shape[2]} patches must be that of a grid of {grid[0]} x {grid[1]}, without [CLS]'
+        )
     if without_objects not in ('zero', 'skip'):
         raise ValueError(f"without_objects={without_objects!r}: must be 'zero' or 'skip'")
     check_sides(masks.shape[1:], grid)

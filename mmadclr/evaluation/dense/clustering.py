@@ -45,9 +45,13 @@ def reduce_patches(features: Tensor, channels: int = CHANNELS) -> Tensor:
         ValueError: Fewer channels, or patches, than are asked for.
     """
     if not 1 <= channels <= min(features.shape):
-        raise ValueError(f'PCA to {channels} channels of {features.shape[0]} patches of {features.shape[1]}: must be at most those')
+        raise ValueError(
+            f'PCA to {channels} channels of {features.shape[0]} patches of {features.shape[1]}: must be at most those'
+        )
     center, spread = standardization(features)
-    covariance = sum(((part.double() - center) / spread).T @ ((part.double() - center) / spread) for part in features.split(ROWS))
+    covariance = sum(
+        ((part.double() - center) / spread).T @ ((part.double() - center) / spread) for part in features.split(ROWS)
+    )
     axes = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :channels]
     return torch.cat([((part.double() - center) / spread @ axes).float() for part in features.split(ROWS)])
 

@@ -96,7 +96,9 @@ def propagate_labels(
     grid, context, number = first.shape[1:], deque(maxlen=n_last), -1
     for number, frame in enumerate(features):
         if frame.ndim != 2 or len(frame) != grid[0] * grid[1]:
-            raise ValueError(f'features {tuple(frame.shape)} of frame {number} must be (P, D) on a grid of {grid[0]} x {grid[1]}')
+            raise ValueError(
+                f'features {tuple(frame.shape)} of frame {number} must be (P, D) on a grid of {grid[0]} x {grid[1]}'
+            )
         if topk > len(frame):
             raise ValueError(f'topk={topk} patches of {len(frame)}: must be at most those of one frame')
         directions = F.normalize(frame.float(), dim=1)

@@ -111,9 +111,13 @@ def evaluate_sequence(
     """
     predictions, annotations = np.asarray(predictions), np.asarray(annotations)
     if predictions.shape != annotations.shape or predictions.ndim != 3:
-        raise ValueError(f'predictions {predictions.shape} and annotations {annotations.shape} must be (T, H, W), of the same size')
+        raise ValueError(
+            f'predictions {predictions.shape} and annotations {annotations.shape} must be (T, H, W), of the same size'
+        )
     if len(annotations) < 3:
-        raise ValueError(f'a video of {len(annotations)} frame(s): the first and the last are not scored, so there must be three')
+        raise ValueError(
+            f'a video of {len(annotations)} frame(s): the first and the last are not scored, so there must be three'
+        )
     annotations = np.where(annotations == VOID, 0, annotations)
     objects = int(annotations[0].max())
     if not objects:

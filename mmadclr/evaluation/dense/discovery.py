@@ -167,7 +167,9 @@ def attention_box(
         ValueError: No such head, attention of another grid; see ``mass_mask``.
     """
     if attention.ndim != 2 or attention.shape[1] != grid[0] * grid[1] or not 0 <= head < len(attention):
-        raise ValueError(f'attention {tuple(attention.shape)} must have head {head} on a grid of {grid[0]} x {grid[1]}, without [CLS]')
+        raise ValueError(
+            f'attention {tuple(attention.shape)} must have head {head} on a grid of {grid[0]} x {grid[1]}, without [CLS]'
+        )
     if choose_among not in ('published', 'all'):
         raise ValueError(f"choose_among={choose_among!r}: must be 'published' or 'all'")
     numbers = components(mass_mask(attention[head], mass).view(grid).cpu().numpy())
@@ -175,7 +177,9 @@ def attention_box(
     largest = int(sizes[1:].argmax()) + 1 if len(sizes) > 1 else 0
     chosen = numbers == largest
     if not chosen.any():
-        raise ValueError('the mask covers all patches, so that there is no background to take; choose_among="all" takes the mask')
+        raise ValueError(
+            'the mask covers all patches, so that there is no background to take; choose_among="all" takes the mask'
+        )
     return box_of(chosen)
 
 

@@ -17,7 +17,14 @@ from torch import Tensor
 
 from mmadclr.evaluation.dense.matching import How, match_clusters, matched_counts
 from mmadclr.evaluation.dense.search import nearest_patches
-from mmadclr.evaluation.dense.segmentation_scores import VOID, PixelCounts, SegmentationResult, check_masks, count_pixels, mean_iou
+from mmadclr.evaluation.dense.segmentation_scores import (
+    VOID,
+    PixelCounts,
+    SegmentationResult,
+    check_masks,
+    count_pixels,
+    mean_iou,
+)
 from mmadclr.evaluation.patches import patch_labels
 
 NEIGHBORS, BETA = 30, 0.02
@@ -57,7 +64,9 @@ def check_sides(size: tuple[int, int], grid: tuple[int, int]) -> None:
         ValueError: They do not.
     """
     if size[0] % grid[0] or size[1] % grid[1]:
-        raise ValueError(f'masks of {size[0]} x {size[1]} pixels must be multiples of the grid {grid[0]} x {grid[1]} on both sides')
+        raise ValueError(
+            f'masks of {size[0]} x {size[1]} pixels must be multiples of the grid {grid[0]} x {grid[1]} on both sides'
+        )
 
 
 def patches_per_image(memory_size: int, num_images: int, epochs: int = 1) -> int:

@@ -128,7 +128,9 @@ def kmeans(
         ValueError: More clusters than points, or points that are not finite.
     """
     if not 1 <= k <= len(points):
-        raise ValueError(f'{k} clusters of {len(points)} patches: there must be as many patches as clusters, and one cluster')
+        raise ValueError(
+            f'{k} clusters of {len(points)} patches: there must be as many patches as clusters, and one cluster'
+        )
     if not points.isfinite().all():
         raise ValueError('patches to cluster hold values that are not finite')
     subset = training_subset(len(points), k, seed, points_per_center) if subset is None else subset.long()

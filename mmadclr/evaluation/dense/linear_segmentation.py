@@ -17,7 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmadclr.evaluation.dense.segmentation_scores import VOID, Over, PixelCounts, SegmentationResult, check_masks, count_pixels, mean_iou
+from mmadclr.evaluation.dense.segmentation_scores import (
+    VOID,
+    Over,
+    PixelCounts,
+    SegmentationResult,
+    check_masks,
+    count_pixels,
+    mean_iou,
+)
 
 Batch = tuple[Tensor, Tensor]  # features (B, D, h, w), label maps (B, H, W)
 
@@ -59,9 +67,7 @@ NECO = LinearRecipe(
 )
 # dinov2/eval/segmentation/models/decode_heads/linear_head.py of facebookresearch/dinov2 has the head; the schedule is that of
 # dinov3/eval/segmentation of facebookresearch/dinov3, whose warm-up this is, and whose cosine counts from the first iteration.
-DINOV2 = LinearRecipe(
-    'adamw', 1e-3, 1e-3, 'cosine', 16, 'seen', iterations=40_000, warmup=1500, norm=True, dropout=0.1
-)
+DINOV2 = LinearRecipe('adamw', 1e-3, 1e-3, 'cosine', 16, 'seen', iterations=40_000, warmup=1500, norm=True, dropout=0.1)
 # evaluation/semantic_segmentation/configs/linear/vit_small_512_ade20k_160k.py of bytedance/ibot: four layers of the backbone
 # in D, no norm (the config asks for one, but its head has no layer to put it behind).
 IBOT = LinearRecipe('adamw', 3e-5, 0.05, 'poly', 16, 'seen', iterations=160_000, warmup=1500)
@@ -75,7 +81,12 @@ class LinearHead(nn.Module):
     """
 
     def __init__(
-        self, channels: int, num_classes: int, recipe: LinearRecipe, generator: torch.Generator | None = None, uniform: bool = False
+        self,
+        channels: int,
+        num_classes: int,
+        recipe: LinearRecipe,
+        generator: torch.Generator | None = None,
+        uniform: bool = False,
     ) -> None:
         super().__init__()
         self.dropout = nn.Dropout2d(recipe.dropout)
@@ -206,7 +217,12 @@ def _step(
 
 @torch.no_grad()
 def evaluate_linear_head(
-    head: nn.Module, batches: Iterable[Batch], recipe: LinearRecipe, *, ignore: Collection[int] = (VOID,), name: str = 'linear'
+    head: nn.Module,
+    batches: Iterable[Batch],
+    recipe: LinearRecipe,
+    *,
+    ignore: Collection[int] = (VOID,),
+    name: str = 'linear',
 ) -> SegmentationResult:
     """mIoU, over the classes that the recipe names, of label maps that a head predicts. Metric: ``{name}_mIoU``.
 

@@ -44,9 +44,7 @@ def knn_labels(train: Patches, queries: Tensor, settings: Sequence[tuple[int, Me
         yield torch.cat([vote_pixels(train.labels[some]) for some in rows.split(step)])
 
 
-def evaluate_patch_knn(
-    split: PatchSplit, ks: Iterable[int] = NEIGHBORS, metrics: Iterable[Metric] = METRICS
-) -> PatchResult:
+def evaluate_patch_knn(split: PatchSplit, ks: Iterable[int] = NEIGHBORS, metrics: Iterable[Metric] = METRICS) -> PatchResult:
     """mIoU over seen classes and pixel accuracy of k-NN; k and distance are chosen on the holdout images.
 
     A pixel may be given an ignored label by its neighbors, which is wrong and counts as a class.

@@ -166,7 +166,8 @@ def score_labels(prediction: Tensor, patches: Patches, ignore: Collection[int]) 
     """
     labels = torch.cat((patches.labels.unique(), prediction.unique().to(patches.labels))).unique()
     predicted, annotated = (
-        torch.searchsorted(labels, part.to(labels).contiguous()).unflatten(0, (patches.images, -1)) for part in (prediction, patches.labels)
+        torch.searchsorted(labels, part.to(labels).contiguous()).unflatten(0, (patches.images, -1))
+        for part in (prediction, patches.labels)
     )
     left_out = torch.searchsorted(labels, torch.tensor([x for x in ignore if x in labels]).to(labels)).tolist()
     return count_pixels(predicted, annotated, len(labels), ignore=left_out), tuple(labels.tolist())
@@ -195,7 +196,9 @@ def choose_and_test(
     trials = []
     if len(settings) > 1:
         if not split.holdout.images:
-            raise ValueError(f'fewer than {HOLDOUT_SHARE} training images: none is held out to choose settings; give one only')
+            raise ValueError(
+                f'fewer than {HOLDOUT_SHARE} training images: none is held out to choose settings; give one only'
+            )
         predictions = predict(learnable(split.train, split.ignore), split.holdout.features, settings)
         trials = [mean_iou(score_labels(each, split.holdout, split.ignore)[0].confusion, 'seen') for each in predictions]
     best = settings[max(range(len(trials)), key=trials.__getitem__) if trials else 0]

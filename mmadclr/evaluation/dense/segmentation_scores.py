@@ -91,7 +91,10 @@ def count_pixels(
     valid = ~is_ignored(masks, ignore)
     check_masks(prediction[valid], columns, (), 'predictions')
     step = max(1, COUNT_BYTES // (8 * num_classes * columns))
-    parts = [_count(*some, num_classes, columns) for some in zip(*(x.split(step) for x in (prediction, masks, valid)), strict=True)]
+    parts = [
+        _count(*some, num_classes, columns)
+        for some in zip(*(x.split(step) for x in (prediction, masks, valid)), strict=True)
+    ]
     return PixelCounts(torch.cat(parts), (~valid).flatten(1).sum(dim=1))
 
 

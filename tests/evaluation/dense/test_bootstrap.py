@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from mmadclr.evaluation.dense.bootstrap import (
-    bootstrap_interval, category_score, compare_models, iou_score, mean_score, ratio_score,
+    bootstrap_interval,
+    category_score,
+    compare_models,
+    iou_score,
+    mean_score,
+    ratio_score,
 )  # fmt: skip
 from mmadclr.evaluation.dense.segmentation_scores import mean_iou
 
@@ -28,7 +33,9 @@ def test_intervals_agree_with_scipy():
     stats = pytest.importorskip('scipy.stats')
     values = torch.rand(60, generator=seeded()) ** 3
     found = bootstrap_interval(mean_score(values), 60, seeded(1), draws=4000)
-    expected = stats.bootstrap((values.numpy(),), lambda x, axis: x.mean(axis=axis), n_resamples=4000, method='percentile', rng=1)
+    expected = stats.bootstrap(
+        (values.numpy(),), lambda x, axis: x.mean(axis=axis), n_resamples=4000, method='percentile', rng=1
+    )
     assert found.low == pytest.approx(expected.confidence_interval.low, abs=0.01)
     assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.01)
 

@@ -45,11 +45,15 @@ def test_clusters_and_scores_are_those_of_the_published_code(neco, run):
         assignment = of(neco, f'{run}/assignment')[seed]
         assert km.nearest_centers(points, found.centers)[0].tolist() == assignment.flatten().tolist()
         how = 'hungarian' if run == 'clustering' else 'precision'
-        scored = score_clusters(assignment, masks, config['num_classes'], k, how, side=config['mask_size'], ignore=(config['ignore_index'],))
+        scored = score_clusters(
+            assignment, masks, config['num_classes'], k, how, side=config['mask_size'], ignore=(config['ignore_index'],)
+        )
         miou, mapping, counts = scored
         assert miou == pytest.approx(neco[f'{run}/miou'][seed], abs=1e-9)
         expected = neco[f'{run}/mapping'][seed]
-        assert (mapping[expected[1]] if run == 'clustering' else mapping).tolist() == (expected[0] if run == 'clustering' else expected).tolist()
+        assert (mapping[expected[1]] if run == 'clustering' else mapping).tolist() == (
+            expected[0] if run == 'clustering' else expected
+        ).tolist()
         found = class_counts(matched_counts(counts.confusion, mapping))
         for name, values in zip(('tp', 'fp', 'fn'), found, strict=True):
             assert values.tolist() == neco[f'{run}/{name}'][seed].tolist()

@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from mmadclr.evaluation.dense.davis import (
-    decode_labels, enlarged, first_labels, frame_size, network_input, propagate_labels, segment_video, stretched,
+    decode_labels,
+    enlarged,
+    first_labels,
+    frame_size,
+    network_input,
+    propagate_labels,
+    segment_video,
+    stretched,
 )  # fmt: skip
 from mmadclr.evaluation.dense.davis_scores import evaluate_sequence, statistics, summarize
 
@@ -33,7 +40,8 @@ def test_frames_enter_the_network_as_published(video):
 
 
 @pytest.mark.parametrize(
-    ('size', 'expected'), [((480, 854), (480, 832)), ((854, 480), (832, 480)), ((480, 480), (480, 448)), ((1080, 1920), (480, 832))]
+    ('size', 'expected'),
+    [((480, 854), (480, 832)), ((854, 480), (832, 480)), ((480, 480), (480, 448)), ((1080, 1920), (480, 832))],
 )
 def test_long_sides_are_multiples_of_64(size, expected):
     assert frame_size(size) == expected
@@ -73,7 +81,11 @@ def slow(features, first, n_last, radius, topk, temperature):
     grid, known = first.shape[1:], [first.double().flatten(1)]
     directions = F.normalize(features.double(), dim=2)
     places = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1]))
-    near = ((places[:, None] - places[None]).abs() <= radius).all(dim=2) if radius else torch.ones(len(places), len(places)).bool()
+    near = (
+        ((places[:, None] - places[None]).abs() <= radius).all(dim=2)
+        if radius
+        else torch.ones(len(places), len(places)).bool()
+    )
     for now in range(1, len(features)):
         frames = [0, *range(max(1, now - n_last), now)]
         weights = torch.cat([(directions[f] @ directions[now].T / temperature).exp() * near for f in frames])

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from mmadclr.evaluation.dense.davis_scores import (
-    SequenceScores, boundary_accuracy, boundary_map, boundary_radius, evaluate_sequence, region_similarity, statistics, summarize,
+    SequenceScores,
+    boundary_accuracy,
+    boundary_map,
+    boundary_radius,
+    evaluate_sequence,
+    region_similarity,
+    statistics,
+    summarize,
 )  # fmt: skip
 
 

@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 
 from mmadclr.evaluation.dense.discovery import (
-    attention_box, box_ious, box_of, components, corloc, lost_box, scale_box, tokencut_box, voc_boxes,
+    attention_box,
+    box_ious,
+    box_of,
+    components,
+    corloc,
+    lost_box,
+    scale_box,
+    tokencut_box,
+    voc_boxes,
 )  # fmt: skip
 
 
@@ -30,7 +38,9 @@ class Case:
     def check(self, method, box):
         """A box in patches, in pixels and by its IoUs."""
         assert (*box,) == tuple(self[f'{method}/box'].tolist())
-        np.testing.assert_allclose(box_ious(box, torch.from_numpy(self['gt_boxes'])), self[f'{method}/iou'], rtol=0, atol=2e-6)
+        np.testing.assert_allclose(
+            box_ious(box, torch.from_numpy(self['gt_boxes'])), self[f'{method}/iou'], rtol=0, atol=2e-6
+        )
 
     def pixels(self, box):
         return scale_box(box, self.arrays.config['patch_size'], self.size)
@@ -55,7 +65,10 @@ def test_boxes_are_those_of_the_published_codes(arrays, image):
     np.testing.assert_allclose(found.eigenvector, case['tokencut/weighted_eigenvector'], rtol=0, atol=1e-5)
     assert case.pixels(found.box) == tuple(case['tokencut/weighted_box'].tolist())
     # The published baseline does not clip its box.
-    case.check('dino_seg', scale_box(attention_box(case.attention[:, 1:], case.grid, int(case['dino_seg/head'])), config['patch_size']))
+    case.check(
+        'dino_seg',
+        scale_box(attention_box(case.attention[:, 1:], case.grid, int(case['dino_seg/head'])), config['patch_size']),
+    )
     boxes = [torch.from_numpy(case[key]) for key in ('annotation_boxes', 'difficult', 'truncated')]
     assert voc_boxes(*boxes).tolist() == case['gt_boxes'].tolist()
     assert voc_boxes(*boxes, keep_hard=False).tolist() == case['gt_boxes_without_hard'].tolist()
@@ -114,7 +127,10 @@ def test_boxes_are_clipped_at_the_right_and_at_the_bottom():
 
 
 def test_images_without_boxes_are_left_out_and_counted():
-    found = corloc([(0, 0, 2, 2), (0, 0, 2, 2), (0, 0, 1, 1)], [torch.tensor([[0, 0, 2, 4]]), torch.zeros(0, 4), torch.tensor([[5, 5, 6, 6]])])
+    found = corloc(
+        [(0, 0, 2, 2), (0, 0, 2, 2), (0, 0, 1, 1)],
+        [torch.tensor([[0, 0, 2, 4]]), torch.zeros(0, 4), torch.tensor([[5, 5, 6, 6]])],
+    )
     assert found == (0.5, [True, None, False], 1)  # an IoU of exactly one half is a hit
     with pytest.raises(ValueError, match='none of 1 images'):
         corloc([(0, 0, 1, 1)], [torch.zeros(0, 4)])

@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from mmadclr.evaluation.dense.linear_segmentation import (
-    DINOV2, IBOT, NECO, LinearHead, LinearRecipe, evaluate_linear_head, rate_factor, resized_logits, train_linear_head,
+    DINOV2,
+    IBOT,
+    NECO,
+    LinearHead,
+    LinearRecipe,
+    evaluate_linear_head,
+    rate_factor,
+    resized_logits,
+    train_linear_head,
 )  # fmt: skip
 from mmadclr.evaluation.dense.segmentation_scores import class_counts
 
@@ -54,7 +62,9 @@ def test_steps_weights_and_scores_are_those_of_the_published_code(golden):
     np.testing.assert_allclose(first[0], arrays['linear/weight_after_epoch_0'], rtol=0, atol=2e-5)
     np.testing.assert_allclose(first[-1], arrays['linear/final_weight'], rtol=0, atol=2e-5)
     np.testing.assert_allclose(head.classify.bias.detach(), arrays['linear/final_bias'], rtol=0, atol=2e-5)
-    np.testing.assert_allclose([each.metrics['linear_mIoU'] / 100 for each in scores], arrays['linear/val_miou'], rtol=0, atol=2e-4)
+    np.testing.assert_allclose(
+        [each.metrics['linear_mIoU'] / 100 for each in scores], arrays['linear/val_miou'], rtol=0, atol=2e-4
+    )
     logits, labels = resized_logits(head(val[0]), val[1], recipe)
     valid = labels != arrays.config['ignore_index']
     assert labels[valid].tolist() == arrays['linear/val_valid_gt'].tolist()
@@ -98,13 +108,17 @@ def test_the_head_of_dinov2_is_norm_and_convolution():
 
 @pytest.mark.parametrize('recipe', [NECO, DINOV2, IBOT], ids=['neco', 'dinov2', 'ibot'])
 def test_every_recipe_learns_what_is_linear(recipe):
-    short = dataclasses.replace(recipe, epochs=recipe.epochs and 30, iterations=recipe.iterations and 120, warmup=10, lr=0.05, map_side=None)
+    short = dataclasses.replace(
+        recipe, epochs=recipe.epochs and 30, iterations=recipe.iterations and 120, warmup=10, lr=0.05, map_side=None
+    )
     masks = torch.randint(0, 3, (8, 6, 6))
     features = F.one_hot(masks, 3).permute(0, 3, 1, 2).float() * 3 + 0.1 * torch.randn(8, 3, 6, 6)
     masks[0, 0] = 255
     head = LinearHead(3, 3, short, torch.Generator().manual_seed(0))
     before = evaluate_linear_head(head, [(features, masks)], short).metrics['linear_mIoU']
-    steps = list(train_linear_head(head, lambda epoch: [(features[i : i + 2], masks[i : i + 2]) for i in (0, 2, 4, 6)], short, 4))
+    steps = list(
+        train_linear_head(head, lambda epoch: [(features[i : i + 2], masks[i : i + 2]) for i in (0, 2, 4, 6)], short, 4)
+    )
     assert len(steps) == 120
     found = evaluate_linear_head(head, [(features, masks)], short)
     assert found.metrics['linear_mIoU'] > max(99, before)

@@ -78,7 +78,9 @@ def test_pairs_without_common_points_are_left_out_and_counted():
 
 
 def test_points_at_the_threshold_count_per_pair_only():
-    errors = pair_errors(torch.tensor([[0.5, 0.5]]).double(), torch.tensor([[0.5, 0.25]]).double(), torch.tensor([1]), 1.0, 0)
+    errors = pair_errors(
+        torch.tensor([[0.5, 0.5]]).double(), torch.tensor([[0.5, 0.25]]).double(), torch.tensor([1]), 1.0, 0
+    )
     assert summarize_pairs([errors], 0.25).metrics == {'spair_pck0.25_per_point': 0, 'spair_pck0.25_per_pair': 100}
 
 
