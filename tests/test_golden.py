@@ -53,7 +53,8 @@ def test_golden_tests_pass_and_leave_no_key_unread(other_folder, which):
 
 
 def form(folder):
-    """Files and keys of a folder, without what depends on sizes, numbers of layers, steps and neighbors, and dense evaluation."""
+    """Files and keys of a folder, without what depends on sizes, numbers of layers, steps and neighbors, and dense
+    evaluation."""
     found = set()
     for path in folder.rglob('*'):
         name = str(path.relative_to(folder))

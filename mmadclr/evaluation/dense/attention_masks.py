@@ -1,7 +1,7 @@
 """Attention of [CLS] as a mask, against the objects of an image (Jaccard index).
 
-Caron et al., *Emerging properties in self-supervised vision transformers*, ICCV 2021, section 4.2.2, came without scoring code;
-followed is ``src/evaluate_attn_maps.py`` of vpariza/NeCo, which has Leopart's.
+Caron et al., *Emerging properties in self-supervised vision transformers*, ICCV 2021, section 4.2.2, came without scoring
+code; followed is ``src/evaluate_attn_maps.py`` of vpariza/NeCo, which has Leopart's.
 
 Shape legend: N images, P patches of an image (h x w), p pixels a side of a patch, H x W pixels.
 """
@@ -26,8 +26,9 @@ Objects = Literal['published', 'labels']
 
 
 class AttentionJaccard(NamedTuple):
-    """``metrics``: percent. ``best_head``: (N,) mean over the objects of an image of the best head's IoU, NaN without objects.
-    ``merged``: (N,) IoU of all heads together with all that is labeled. ``without_objects``: number of such images."""
+    """``metrics``: percent. ``best_head``: (N,) mean over the objects of an image of the best head's IoU, NaN without
+    objects. ``merged``: (N,) IoU of all heads together with all that is labeled. ``without_objects``: number of such
+    images."""
 
     metrics: dict[str, float]
     best_head: Tensor
@@ -36,7 +37,8 @@ class AttentionJaccard(NamedTuple):
 
 
 def mass_mask(attention: Tensor, mass: float = MASS) -> Tensor:
-    """Whether a patch is among the strongest, which together hold a share of the attention (..., P); of equals, the later ones.
+    """Whether a patch is among the strongest, which together hold a share of the attention (..., P); of equals, the later
+    ones.
 
     Raises:
         ValueError: A share that is not between 0 and 1, or attention that is negative, not finite, or zero everywhere.
@@ -70,8 +72,8 @@ def merged_mask(attention: Tensor, grid: tuple[int, int], mass: float = MASS) ->
 def object_labels(mask: Tensor, objects: Objects = 'published') -> list[int]:
     """Labels of a map (H, W) that are objects.
 
-    ``'published'``: all but the smallest and the largest that occur, which are meant to be 0 and 255. Without void pixels the
-    highest label is lost, without background the lowest. ``'labels'``: all but 0 and 255.
+    ``'published'``: all but the smallest and the largest that occur, which are meant to be 0 and 255. Without void pixels
+    the highest label is lost, without background the lowest. ``'labels'``: all but 0 and 255.
 
     Raises:
         ValueError: ``objects`` is something else.
@@ -103,12 +105,13 @@ def attention_jaccard(
 
     Args:
         attention: (N, heads, P) of [CLS] to the patches, without [CLS] itself.
-        masks: (N, H, W) labels; multiples of the grid. Void pixels are outside of every object, and inside of what is labeled.
+        masks: (N, H, W) labels; multiples of the grid. Void pixels are outside of every object, and inside of what is
+        labeled.
         grid: h and w.
         mass: Share of the attention that a mask holds.
         objects: See :func:`object_labels`.
-        without_objects: ``'zero'``: images without an object count 0 in ``best_head``, as published; ``'skip'``: they are left out.
-            In ``merged`` they count with the pixels that are not 0, if there are any, and as 0 else.
+        without_objects: ``'zero'``: images without an object count 0 in ``best_head``, as published; ``'skip'``: they are
+            left out. In ``merged`` they count with the pixels that are not 0, if there are any, and as 0 else.
 
     Raises:
         ValueError: Other sizes, attention without mass, or no image with an object where they are left out.

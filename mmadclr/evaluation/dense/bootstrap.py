@@ -1,7 +1,8 @@
 """How far chance can move a score: bootstrap intervals over images, videos or pairs, and tests of paired differences.
 
-A score is a function of the rows that were drawn, so ratios such as mIoU are computed anew from summed counts for every draw.
-Efron and Tibshirani, *An introduction to the bootstrap*, 1993, chapters 13 (percentile interval) and 15 (permutation test).
+A score is a function of the rows that were drawn, so ratios such as mIoU are computed anew from summed counts for every
+draw. Efron and Tibshirani, *An introduction to the bootstrap*, 1993, chapters 13 (percentile interval) and 15 (permutation
+test).
 
 Shape legend: N units (images, videos, pairs), C classes, K predicted classes or clusters.
 """
@@ -32,8 +33,8 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """``interval``: of the first less the second score. ``p_value``: how often chance alone makes a difference as large, in either
-    direction; ``significant``: whether that is less often than 1 - level."""
+    """``interval``: of the first less the second score. ``p_value``: how often chance alone makes a difference as large, in
+    either direction; ``significant``: whether that is less often than 1 - level."""
 
     interval: Interval
     p_value: float
@@ -163,7 +164,8 @@ def compare_models(
     draws: int = DRAWS,
     level: float = LEVEL,
 ) -> Difference:
-    """:func:`paired_difference` of ``score(*tensors)``, such as ``mean_score`` of ``[values]`` or ``iou_score`` of ``[confusions]``.
+    """:func:`paired_difference` of ``score(*tensors)``, such as ``mean_score`` of ``[values]`` or ``iou_score`` of
+    ``[confusions]``.
 
     Args:
         score: Makes a score of tensors (N, ...).

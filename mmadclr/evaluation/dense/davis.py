@@ -3,7 +3,8 @@
 Jabri et al., *Space-time correspondence as a contrastive random walk*, 2020, as ``eval_video_segmentation.py`` of
 facebookresearch/dino runs it on DAVIS 2017. Scores are in :mod:`mmadclr.evaluation.dense.davis_scores`.
 
-Shape legend: T frames, P patches of a frame (h x w), D channels, C channels of a soft mask (background and objects), H x W pixels.
+Shape legend: T frames, P patches of a frame (h x w), D channels, C channels of a soft mask (background and objects), H x W
+pixels.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def frame_size(size: tuple[int, int], short_side: int = SHORT_SIDE) -> tuple[int
 def network_input(
     frame: np.ndarray, short_side: int = SHORT_SIDE, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> Tensor:
-    """(3, h', w') normalized network input of a decoded frame (H, W, 3), RGB, uint8; resized by OpenCV without antialiasing."""
+    """(3, h', w') normalized network input of a decoded frame (H, W, 3), RGB, uint8; resized by OpenCV without
+    antialiasing."""
     height, width = frame_size(frame.shape[:2], short_side)
     resized = cv2.resize(frame, (width, height)).astype(np.float32) / np.float32(255)
     return ((torch.from_numpy(resized) - torch.tensor(mean)) / torch.tensor(std)).permute(2, 0, 1)

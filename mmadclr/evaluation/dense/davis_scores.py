@@ -21,8 +21,8 @@ BINS = 4
 
 
 class SequenceScores(NamedTuple):
-    """``j``, ``f``: (O, T - 2), without the first and the last frame. ``late``: labels beyond those of the first frame, which
-    are not scored. ``unpredicted``: objects that no frame's prediction has, which score 0 where they are annotated."""
+    """``j``, ``f``: (O, T - 2), without the first and the last frame. ``late``: labels beyond those of the first frame,
+    which are not scored. ``unpredicted``: objects that no frame's prediction has, which score 0 where they are annotated."""
 
     j: np.ndarray
     f: np.ndarray
@@ -47,7 +47,8 @@ def region_similarity(prediction: np.ndarray, annotation: np.ndarray, void: np.n
 
 
 def boundary_map(mask: np.ndarray) -> np.ndarray:
-    """(H, W) whether a pixel differs from its right, lower or lower right neighbor; at the last row and column, from the one it has."""
+    """(H, W) whether a pixel differs from its right, lower or lower right neighbor; at the last row and column, from the
+    one it has."""
     mask = np.asarray(mask, bool)
     padded = np.pad(mask, ((0, 1), (0, 1)), mode='edge')
     right, below, across = padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:].copy()
@@ -98,8 +99,8 @@ def evaluate_sequence(
 ) -> SequenceScores:
     """J and F of every object of a video, by frame.
 
-    Objects are the labels 1 to the largest of the first frame's annotation. Annotated pixels of label 255 are background, as in
-    the published semi-supervised task; ``void`` leaves pixels out instead.
+    Objects are the labels 1 to the largest of the first frame's annotation. Annotated pixels of label 255 are background,
+    as in the published semi-supervised task; ``void`` leaves pixels out instead.
 
     Args:
         predictions, annotations: (T, H, W) integers, 0 for background.
@@ -107,7 +108,8 @@ def evaluate_sequence(
         bound: See :func:`boundary_radius`.
 
     Raises:
-        ValueError: Other sizes, fewer than three frames, no object in the first frame, or a predicted label beyond the objects.
+        ValueError: Other sizes, fewer than three frames, no object in the first frame, or a predicted label beyond the
+            objects.
     """
     predictions, annotations = np.asarray(predictions), np.asarray(annotations)
     if predictions.shape != annotations.shape or predictions.ndim != 3:

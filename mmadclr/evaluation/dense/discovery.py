@@ -39,7 +39,8 @@ class LostBox(NamedTuple):
 
 
 class TokenCutBox(NamedTuple):
-    """``box``: in patches. ``seed``: patch. ``mask``: (h, w) of the object. ``eigenvector``: (h, w), larger in the foreground."""
+    """``box``: in patches. ``seed``: patch. ``mask``: (h, w) of the object. ``eigenvector``: (h, w), larger in the
+    foreground."""
 
     box: Box
     seed: int
@@ -48,8 +49,8 @@ class TokenCutBox(NamedTuple):
 
 
 class CorLoc(NamedTuple):
-    """``value``: share of images whose box is right. ``hits``: by image, None where nothing is annotated. ``left_out``: number of
-    those."""
+    """``value``: share of images whose box is right. ``hits``: by image, None where nothing is annotated. ``left_out``:
+    number of those."""
 
     value: float
     hits: list[bool | None]
@@ -57,7 +58,8 @@ class CorLoc(NamedTuple):
 
 
 def components(mask: np.ndarray) -> np.ndarray:
-    """(h, w) number of the 4-connected component of a boolean map, 0 outside; from 1 on in the order of their first patches."""
+    """(h, w) number of the 4-connected component of a boolean map, 0 outside; from 1 on in the order of their first
+    patches."""
     _, numbers = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     found, first = np.unique(numbers, return_index=True)
     order = np.argsort(np.where(found == 0, -1, first))
@@ -91,8 +93,8 @@ def lost_box(keys: Tensor, grid: tuple[int, int], k: int = EXPANSION) -> LostBox
     Args:
         keys: (P, D) keys of the last attention layer, heads concatenated, bias included, without [CLS].
         grid: h and w.
-        k: Patches of lowest degree among which the seed is expanded. Of equal degrees the first come first, where the published
-            sort takes any.
+        k: Patches of lowest degree among which the seed is expanded. Of equal degrees the first come first, where the
+            published sort takes any.
 
     Raises:
         ValueError: Features of another grid, or not finite; k below 1; a seed that is similar to nothing, not even itself.
@@ -117,7 +119,8 @@ def tokencut_box(
 ) -> TokenCutBox:
     """TokenCut: the normalized cut of the graph of similar patches.
 
-    The patch of the largest entry of the second eigenvector is foreground; of entries that are equal up to rounding, the first.
+    The patch of the largest entry of the second eigenvector is foreground; of entries that are equal up to rounding, the
+    first.
 
     Args:
         keys: See :func:`lost_box`.
@@ -216,7 +219,8 @@ def box_ious(box: Sequence[int], boxes: Tensor) -> Tensor:
 def corloc(boxes: Sequence[Sequence[int]], annotated: Sequence[Tensor], threshold: float = THRESHOLD) -> CorLoc:
     """Share of images whose box has an IoU of at least ``threshold`` with any annotated one (n, 4).
 
-    Images without an annotated box are left out and counted; the published code fails there, or skips them without hard objects.
+    Images without an annotated box are left out and counted; the published code fails there, or skips them without hard
+    objects.
 
     Raises:
         ValueError: Other numbers of images, or none with an annotated box.

@@ -1,8 +1,8 @@
 """In-context segmentation: query patches take the class shares of the patches of training images that are most like them.
 
 Balazevic et al., *Towards in-context scene understanding*, NeurIPS 2023, as evaluated by vpariza/open-hummingbird-eval 2.0.0
-(``hbird/hbird_eval.py``, named below where a choice is taken from there). The search is exact, where the published table used an
-approximate index.
+(``hbird/hbird_eval.py``, named below where a choice is taken from there). The search is exact, where the published table
+used an approximate index.
 
 Shape legend: N images, P patches of an image (h x w), D channels, C classes, M patches of the bank, Q queries, H x W pixels.
 """
@@ -42,7 +42,8 @@ def patch_shares(
         grid: h and w; H and W must be multiples of them.
         num_classes: C.
         void_as: Class that ignored pixels are given: 0 in the published code, background for VOC but road for Cityscapes.
-            None: shares among the other pixels; a patch without any has no share of anything, and adds nothing to a prediction.
+            None: shares among the other pixels; a patch without any has no share of anything, and adds nothing to a
+                prediction.
         ignore: Labels that are not classes.
 
     Raises:
@@ -81,7 +82,8 @@ def sample_patches(shares: Tensor, number: int, draw: Tensor) -> Tensor:
     """(N, n) patches that a bounded bank takes of every image, rare classes first; n is ``number``, at most P.
 
     The score of a patch is its draw times the number of patches that contain its classes, summed over these; the smallest
-    are taken. Source: ``hbird_eval.py``, where a patch without any class (which is only there with ``void_as=None``) is last.
+    are taken. Source: ``hbird_eval.py``, where a patch without any class (which is only there with ``void_as=None``) is
+    last.
 
     Args:
         shares: (N, P, C) of :func:`patch_shares`.
@@ -170,8 +172,8 @@ def evaluate_hummingbird(
 ) -> SegmentationResult:
     """mIoU over all classes of label maps that were found by retrieval.
 
-    Metrics: ``hummingbird{k}_mIoU`` as published and ``hummingbird{k}_mIoU_identity``. The published number matches predicted
-    to true classes, although both are known: that hides it if two classes are exchanged. So both are given.
+    Metrics: ``hummingbird{k}_mIoU`` as published and ``hummingbird{k}_mIoU_identity``. The published number matches
+    predicted to true classes, although both are known: that hides it if two classes are exchanged. So both are given.
 
     Args:
         bank, bank_shares: (M, D) and (M, C) of the training images.

@@ -1,7 +1,7 @@
 """k-means as faiss runs it, on the device of the points: the same subsets, starts and splits from the same seed.
 
-Source: facebookresearch/faiss, ``faiss/Clustering.cpp`` and ``faiss/utils/random.cpp``. Distances are in double precision, so centers
-agree with faiss up to its single precision.
+Source: facebookresearch/faiss, ``faiss/Clustering.cpp`` and ``faiss/utils/random.cpp``. Distances are in double precision,
+so centers agree with faiss up to its single precision.
 
 Shape legend: n points, D channels, K clusters, R redos.
 """

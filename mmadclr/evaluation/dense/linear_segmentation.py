@@ -1,7 +1,8 @@
 """Linear segmentation: one 1x1 convolution on frozen patch features, trained as the peers train it.
 
-A recipe says how: ``NECO`` (Leopart's and NeCo's), ``DINOV2`` and ``IBOT``. Features and masks come in batches, so that images can be
-augmented before features are computed; crops, flips and sliding windows are the business of whoever makes the batches.
+A recipe says how: ``NECO`` (Leopart's and NeCo's), ``DINOV2`` and ``IBOT``. Features and masks come in batches, so that
+images can be augmented before features are computed; crops, flips and sliding windows are the business of whoever makes the
+batches.
 
 Shape legend: B images of a batch, D channels, h x w patches, C classes, H x W pixels.
 """
@@ -34,12 +35,12 @@ Batch = tuple[Tensor, Tensor]  # features (B, D, h, w), label maps (B, H, W)
 class LinearRecipe:
     """How a head is trained and scored.
 
-    ``optimizer``, ``lr``, ``momentum`` (SGD), ``betas`` (AdamW), ``weight_decay`` (on all parameters); ``batch_size``, which the
-    batches should have; ``epochs`` or ``iterations``, the other one 0. ``schedule``: ``'step'`` multiplies the rate by ``step_factor``
-    after ``step_epochs`` epochs; ``'poly'`` lowers it linearly to 0; ``'cosine'`` as half a cosine. ``warmup``: iterations in
-    which the rate rises linearly from ``warmup_ratio`` of the schedule's. ``norm``: batch norm before the convolution, which has
-    statistics of this process only. ``dropout``: of whole channels, before the norm. ``map_side``: logits and masks are
-    compared at this size; None: at that of the masks. ``over``: classes in the mean IoU.
+    ``optimizer``, ``lr``, ``momentum`` (SGD), ``betas`` (AdamW), ``weight_decay`` (on all parameters); ``batch_size``,
+    which the batches should have; ``epochs`` or ``iterations``, the other one 0. ``schedule``: ``'step'`` multiplies the
+    rate by ``step_factor`` after ``step_epochs`` epochs; ``'poly'`` lowers it linearly to 0; ``'cosine'`` as half a cosine.
+    ``warmup``: iterations in which the rate rises linearly from ``warmup_ratio`` of the schedule's. ``norm``: batch norm
+    before the convolution, which has statistics of this process only. ``dropout``: of whole channels, before the norm.
+    ``map_side``: logits and masks are compared at this size; None: at that of the masks. ``over``: classes in the mean IoU.
     """
 
     optimizer: Literal['sgd', 'adamw']
@@ -65,8 +66,9 @@ class LinearRecipe:
 NECO = LinearRecipe(
     'sgd', 0.01, 1e-4, 'step', 128, 'all', epochs=25, momentum=0.9, step_epochs=20, step_factor=0.1, map_side=100
 )
-# dinov2/eval/segmentation/models/decode_heads/linear_head.py of facebookresearch/dinov2 has the head; the schedule is that of
-# dinov3/eval/segmentation of facebookresearch/dinov3, whose warm-up this is, and whose cosine counts from the first iteration.
+# dinov2/eval/segmentation/models/decode_heads/linear_head.py of facebookresearch/dinov2 has the head; the schedule is that
+# of dinov3/eval/segmentation of facebookresearch/dinov3, whose warm-up this is, and whose cosine counts from the first
+# iteration.
 DINOV2 = LinearRecipe('adamw', 1e-3, 1e-3, 'cosine', 16, 'seen', iterations=40_000, warmup=1500, norm=True, dropout=0.1)
 # evaluation/semantic_segmentation/configs/linear/vit_small_512_ade20k_160k.py of bytedance/ibot: four layers of the backbone
 # in D, no norm (the config asks for one, but its head has no layer to put it behind).

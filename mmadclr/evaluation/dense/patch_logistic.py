@@ -1,7 +1,7 @@
 """Segmentation by logistic regression over patches: every patch is one class.
 
-CAPI's protocol (``LogregClassifier`` in ``eval_segmentation.py`` of facebookresearch/capi). The problem is convex, so any solver
-that goes on long enough finds its solution; for C of 100 and more predictions agree better than coefficients.
+CAPI's protocol (``LogregClassifier`` in ``eval_segmentation.py`` of facebookresearch/capi). The problem is convex, so any
+solver that goes on long enough finds its solution; for C of 100 and more predictions agree better than coefficients.
 
 Shape legend: n training patches, q query patches, L labels that occur, J pixels of a patch, D channels.
 """
@@ -26,7 +26,8 @@ TOLERANCE = 1e-12
 
 
 class LogisticRegression(NamedTuple):
-    """``weight``: (L, D), ``bias``: (L,), float64. ``labels``: (L,). ``converged``: whether it ended before its last step."""
+    """``weight``: (L, D), ``bias``: (L,), float64. ``labels``: (L,). ``converged``: whether it ended before its last
+    step."""
 
     weight: Tensor
     bias: Tensor

@@ -180,7 +180,8 @@ def choose_and_test(
     predict: Callable[[Patches, Tensor, list[Setting]], Iterable[Tensor]],
     describe: Callable[[Setting], dict],
 ) -> PatchResult:
-    """Takes the settings of the highest mIoU on the holdout images, the first of equals, and learns with them from both parts.
+    """Takes the settings of the highest mIoU on the holdout images, the first of equals, and learns with them from both
+    parts.
 
     Args:
         name: Of the metrics.

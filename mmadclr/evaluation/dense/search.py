@@ -1,8 +1,8 @@
 """Exact nearest neighbors among patches, the same ones on every device.
 
 Products of single-precision features depend on the order in which a device adds them up, so near and equal neighbors change
-places from one device to the next. Here features are rounded to multiples of 2**-26, whose products and sums are exact in double
-precision in any order. Single precision only proposes candidates, and only where its error cannot matter.
+places from one device to the next. Here features are rounded to multiples of 2**-26, whose products and sums are exact in
+double precision in any order. Single precision only proposes candidates, and only where its error cannot matter.
 
 Shape legend: M features of the bank, Q queries, D channels.
 """

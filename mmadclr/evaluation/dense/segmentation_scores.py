@@ -139,8 +139,8 @@ def mean_iou(confusion: Tensor, over: Over = 'all') -> float:
     Args:
         confusion: See :func:`class_counts`.
         over: ``'all'``: all C classes, of which one that never occurs counts 0 (Hummingbird, Leopart, NeCo: denominators of
-            at least 1e-8). ``'seen'``: those annotated or predicted (CAPI, by scikit-learn's macro Jaccard; DINOv3 and mmseg,
-            which leave out NaN). ``'annotated'``: those annotated (:func:`mmadclr.evaluation.dense_probe.mean_iou`).
+            at least 1e-8). ``'seen'``: those annotated or predicted (CAPI, by scikit-learn's macro Jaccard; DINOv3 and
+            mmseg, which leave out NaN). ``'annotated'``: those annotated (:func:`mmadclr.evaluation.dense_probe.mean_iou`).
 
     Raises:
         ValueError: No pixel is annotated, or ``over`` is something else.

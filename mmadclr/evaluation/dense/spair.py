@@ -1,7 +1,8 @@
 """Semantic correspondence: each key point goes to the target patch that is most like the source there. SPair-71k.
 
 Two ways to count are in use, and papers print both as PCK@0.1: over the points of a category (mbanani/probe3d,
-``evaluate_spair_correspondence.py``), and over the points of a pair (juhongm999/hpf, ``evaluation.py``, of the data set's authors).
+``evaluate_spair_correspondence.py``), and over the points of a pair (juhongm999/hpf, ``evaluation.py``, of the data set's
+authors).
 
 Shape legend: K key points, D channels, h x w patches. Positions are x, y in shares of the sides of the square image.
 """
@@ -27,7 +28,8 @@ class Matches(NamedTuple):
 
 
 class PairErrors(NamedTuple):
-    """``errors``: (n,) of the points seen in both images, in units of ``scale``; ``points``: (n,) which ones. ``category``: of both."""
+    """``errors``: (n,) of the points seen in both images, in units of ``scale``; ``points``: (n,) which ones. ``category``:
+    of both."""
 
     errors: Tensor
     points: Tensor

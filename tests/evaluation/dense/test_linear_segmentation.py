@@ -30,7 +30,8 @@ def published(arrays):
     config, side = arrays.config, arrays.config['spatial_resolution']
     recipe = dataclasses.replace(
         NECO, lr=config['lr'], momentum=config['momentum'], weight_decay=config['weight_decay'], epochs=config['epochs'],
-        step_epochs=config['drop_at'], step_factor=config['decay_rate'], map_side=config['mask_size'], batch_size=config['batch_size'],
+        step_epochs=config['drop_at'], step_factor=config['decay_rate'], map_side=config['mask_size'],
+        batch_size=config['batch_size'],
     )  # fmt: skip
     head = LinearHead(config['dim'], config['num_classes'], recipe)
     with torch.no_grad():
