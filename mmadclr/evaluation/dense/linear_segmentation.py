@@ -35,9 +35,9 @@ Batch = tuple[Tensor, Tensor]  # features (B, D, h, w), label maps (B, H, W)
 class LinearRecipe:
     """How a head is trained and scored.
 
-    ``optimizer``, ``lr``, ``momentum`` (SGD), ``betas`` (AdamW), ``weight_decay`` (on all parameters); ``batch_size``,
-    which the batches should have; ``epochs`` or ``iterations``, the other one 0. ``schedule``: ``'step'`` multiplies the
-    rate by ``step_factor`` after ``step_epochs`` epochs; ``'poly'`` lowers it linearly to 0; ``'cosine'`` as half a cosine.
+    ``optimizer``, ``lr``, ``momentum`` (SGD), ``betas`` (AdamW), ``weight_decay`` (on all parameters); ``batch_size``, the
+    most images of a batch; ``epochs`` or ``iterations``, the other one 0. ``schedule``: ``'step'`` multiplies the rate by
+    ``step_factor`` after ``step_epochs`` epochs; ``'poly'`` lowers it linearly to 0; ``'cosine'`` as half a cosine.
     ``warmup``: iterations in which the rate rises linearly from ``warmup_ratio`` of the schedule's. ``norm``: batch norm
     before the convolution, which has statistics of this process only. ``dropout``: of whole channels, before the norm.
     ``map_side``: logits and masks are compared at this size; None: at that of the masks. ``over``: classes in the mean IoU.
@@ -171,7 +171,7 @@ def train_linear_head(
         after_epoch: Called with the number of an epoch after its last step.
 
     Raises:
-        ValueError: An epoch of another number of batches, unknown labels, a batch without a label.
+        ValueError: An epoch of another number of batches, unknown labels, a batch without a label or of too many images.
     """
     optimizer = _optimizer(head, recipe)
     total, iteration = recipe.iterations or recipe.epochs * per_epoch, 0
@@ -208,6 +208,8 @@ def _step(
     for group in optimizer.param_groups:
         group['lr'] = lr
     check_masks(masks, head.classify.out_channels, ignore)
+    if len(features) > recipe.batch_size:
+        raise ValueError(f'a batch of {len(features)} images, and batch_size={recipe.batch_size}: must be at most that')
     head.train()
     with torch.enable_grad():
         loss = segmentation_loss(*resized_logits(head(features), masks, recipe), ignore)

@@ -47,6 +47,7 @@ def published(arrays):
 def test_steps_weights_and_scores_are_those_of_the_published_code(golden):
     arrays = golden('dense_eval/neco_linear_clustering')
     recipe, head, (features, masks), val = published(arrays)
+    assert masks.shape[1] == arrays.config['mask_stored_size']
     batches = of(arrays, 'linear/batches').long()
     scores, first = [], []
 
@@ -131,7 +132,7 @@ def test_what_cannot_be_trained_on_is_refused():
     recipe: LinearRecipe = dataclasses.replace(NECO, epochs=1, map_side=None)
     features, masks = torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4).long()
 
-    def run(masks, per_epoch=1):
+    def run(masks, per_epoch=1, recipe=recipe):
         return list(train_linear_head(head, lambda epoch: [(features, masks)], recipe, per_epoch))
 
     with pytest.raises(ValueError, match='label 7 is neither one of 2 classes'):
@@ -140,5 +141,7 @@ def test_what_cannot_be_trained_on_is_refused():
         run(torch.full_like(masks, 255))
     with pytest.raises(ValueError, match='epoch 0 has 1 batches, and per_epoch is 3'):
         run(masks, 3)
+    with pytest.raises(ValueError, match='a batch of 2 images, and batch_size=1'):
+        run(masks, recipe=dataclasses.replace(recipe, batch_size=1))
     with pytest.raises(ValueError, match='no batch of test images'):
         evaluate_linear_head(head, [], recipe)
