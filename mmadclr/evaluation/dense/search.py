@@ -20,6 +20,7 @@ Metric = Literal['cosine', 'L2']
 DIRECTION_BITS, POINT_BITS = 26, 25  # sums of products stay below 2**53
 SPARE = 64  # candidates beyond k
 GATHERED_BYTES = 2**27
+QUERIES = 65_536  # at a time
 ROUNDINGS = {'highest': 2.0**-24, 'high': 2.0**-11, 'medium': 2.0**-8}  # of factors: float32, TF32, bfloat16
 
 
@@ -91,6 +92,12 @@ def nearest_patches(bank: Tensor, queries: Tensor, k: int, metric: Metric = 'cos
         raise ValueError(f'k={k} neighbors asked of a bank of {len(bank)} features: k must be from 1 to that')
     norms = [check_features(x, what, metric == 'cosine') for x, what in ((bank, 'bank feature'), (queries, 'query feature'))]
     scale = None if metric == 'cosine' else torch.cat(norms).max().clamp(min=1e-30)
+    found = [_nearest(bank, some, k, metric, scale) for some in queries.split(QUERIES)]
+    return tuple(torch.cat(part) for part in zip(*found, strict=True))
+
+
+def _nearest(bank: Tensor, queries: Tensor, k: int, metric: Metric, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Candidates in single precision, their exact order, and an exact search where the candidates may lack a neighbor."""
     exact = _Rows(bank, metric, scale, exact=True)
     if len(bank) <= k + SPARE:
         return _as_measured(*nearest_neighbors(exact, _queries(queries, metric, scale), k), queries, metric, scale)
