@@ -1,8 +1,8 @@
 """Linear segmentation: one 1x1 convolution on frozen patch features, trained as the peers train it.
 
-A recipe says how: ``NECO`` (Leopart's and NeCo's), ``DINOV2`` and ``IBOT``. Features and masks come in batches, so that
-images can be augmented before features are computed; crops, flips and sliding windows are the business of whoever makes the
-batches.
+A recipe says how: ``NECO`` (Leopart's and NeCo's), ``DINOV3`` (DINOv2's protocol) and ``IBOT``. Features and masks come in
+batches, so that images can be augmented before features are computed; crops, flips and sliding windows are the business of
+whoever makes the batches.
 
 Shape legend: B images of a batch, D channels, h x w patches, C classes, H x W pixels.
 """
@@ -66,10 +66,10 @@ class LinearRecipe:
 NECO = LinearRecipe(
     'sgd', 0.01, 1e-4, 'step', 128, 'all', epochs=25, momentum=0.9, step_epochs=20, step_factor=0.1, map_side=100
 )
-# dinov2/eval/segmentation/models/decode_heads/linear_head.py of facebookresearch/dinov2 has the head; the schedule is that
-# of dinov3/eval/segmentation of facebookresearch/dinov3, whose warm-up this is, and whose cosine counts from the first
-# iteration.
-DINOV2 = LinearRecipe('adamw', 1e-3, 1e-3, 'cosine', 16, 'seen', iterations=40_000, warmup=1500, norm=True, dropout=0.1)
+# The protocol that DINOv2 began, batch norm and a convolution, with the settings of DINOv3 (dinov3/eval/segmentation of
+# facebookresearch/dinov3): those that DINOv2's heads were trained with are not in its repository. The warm-up multiplies a
+# linear decline, and the cosine counts from the first iteration.
+DINOV3 = LinearRecipe('adamw', 1e-3, 1e-3, 'cosine', 16, 'seen', iterations=40_000, warmup=1500, norm=True, dropout=0.1)
 # evaluation/semantic_segmentation/configs/linear/vit_small_512_ade20k_160k.py of bytedance/ibot: four layers of the backbone
 # in D, no norm (the config asks for one, but its head has no layer to put it behind).
 IBOT = LinearRecipe('adamw', 3e-5, 0.05, 'poly', 16, 'seen', iterations=160_000, warmup=1500)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mmadclr.evaluation.dense.linear_segmentation import (
-    DINOV2,
+    DINOV3,
     IBOT,
     NECO,
     LinearHead,
@@ -88,13 +88,13 @@ def test_schedules_at_their_corners():
     assert rate_factor(IBOT, 0, 99) == pytest.approx(1e-6)
     assert rate_factor(IBOT, 750, 99) == pytest.approx((1 - 750 / 160_000) * (1 - 0.5 * (1 - 1e-6)))
     assert rate_factor(IBOT, 80_000, 99) == 0.5
-    assert rate_factor(DINOV2, 750, 99) == pytest.approx((1 - 750 / 40_000) * (1 - 0.5 * (1 - 1e-6)))
-    assert rate_factor(DINOV2, 1500, 99) == pytest.approx((1 + math.cos(math.pi * 1500 / 40_000)) / 2)
-    assert rate_factor(DINOV2, 1499, 99) < rate_factor(DINOV2, 1500, 99)  # the jump of the published schedule
+    assert rate_factor(DINOV3, 750, 99) == pytest.approx((1 - 750 / 40_000) * (1 - 0.5 * (1 - 1e-6)))
+    assert rate_factor(DINOV3, 1500, 99) == pytest.approx((1 + math.cos(math.pi * 1500 / 40_000)) / 2)
+    assert rate_factor(DINOV3, 1499, 99) < rate_factor(DINOV3, 1500, 99)  # the jump of the published schedule
 
 
-def test_the_head_of_dinov2_is_norm_and_convolution():
-    head = LinearHead(4, 3, DINOV2, torch.Generator().manual_seed(1)).eval()
+def test_the_head_of_dinov3_is_norm_and_convolution():
+    head = LinearHead(4, 3, DINOV3, torch.Generator().manual_seed(1)).eval()
     with torch.no_grad():
         head.norm.running_mean.normal_()
         head.norm.running_var.uniform_(0.5, 2)
@@ -104,11 +104,11 @@ def test_the_head_of_dinov2_is_norm_and_convolution():
     expected = torch.einsum('bdhw,cd->bchw', normed, head.classify.weight.flatten(1))
     torch.testing.assert_close(head(features), expected)
     assert 0.003 < head.classify.weight.std() < 0.03
-    again = LinearHead(4, 3, DINOV2, torch.Generator().manual_seed(1))
+    again = LinearHead(4, 3, DINOV3, torch.Generator().manual_seed(1))
     assert torch.equal(head.classify.weight, again.classify.weight)
 
 
-@pytest.mark.parametrize('recipe', [NECO, DINOV2, IBOT], ids=['neco', 'dinov2', 'ibot'])
+@pytest.mark.parametrize('recipe', [NECO, DINOV3, IBOT], ids=['neco', 'dinov3', 'ibot'])
 def test_every_recipe_learns_what_is_linear(recipe):
     short = dataclasses.replace(
         recipe, epochs=recipe.epochs and 30, iterations=recipe.iterations and 120, warmup=10, lr=0.05, map_side=None
