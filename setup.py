@@ -23,5 +23,5 @@ setup(
     python_requires='>=3.11',
     packages=find_packages(include=['mmadclr', 'mmadclr.*']),
     install_requires=requirements('runtime'),
-    extras_require={name: requirements(name) for name in ('decode', 'dense', 'export', 'remote', 'tests')},
+    extras_require={name: requirements(name) for name in ('decode', 'dense', 'evaluation', 'export', 'remote', 'tests')},
 )

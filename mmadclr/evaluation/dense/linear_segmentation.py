@@ -1,0 +1,250 @@
+"""Linear segmentation: one 1x1 convolution on frozen patch features, trained as the peers train it.
+
+A recipe says how: ``NECO`` (Leopart's and NeCo's), ``DINOV3`` (DINOv2's protocol) and ``IBOT``. Features and masks come in
+batches, so that images can be augmented before features are computed; crops, flips and sliding windows are the business of
+whoever makes the batches.
+
+Shape legend: B images of a batch, D channels, h x w patches, C classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmadclr.evaluation.dense.segmentation_scores import (
+    VOID,
+    Over,
+    PixelCounts,
+    SegmentationResult,
+    check_masks,
+    count_pixels,
+    mean_iou,
+)
+
+Batch = tuple[Tensor, Tensor]  # features (B, D, h, w), label maps (B, H, W)
+
+
+@dataclass(frozen=True)
+class LinearRecipe:
+    """How a head is trained and scored.
+
+    ``optimizer``, ``lr``, ``momentum`` (SGD), ``betas`` (AdamW), ``weight_decay`` (on all parameters); ``batch_size``, the
+    most images of a batch; ``epochs`` or ``iterations``, the other one 0. ``schedule``: ``'step'`` multiplies the rate by
+    ``step_factor`` after ``step_epochs`` epochs; ``'poly'`` lowers it linearly to 0; ``'cosine'`` as half a cosine.
+    ``warmup``: iterations in which the rate rises linearly from ``warmup_ratio`` of the schedule's. ``norm``: batch norm
+    before the convolution, which has statistics of this process only. ``dropout``: of whole channels, before the norm.
+    ``map_side``: logits and masks are compared at this size; None: at that of the masks. ``over``: classes in the mean IoU.
+    """
+
+    optimizer: Literal['sgd', 'adamw']
+    lr: float
+    weight_decay: float
+    schedule: Literal['step', 'poly', 'cosine']
+    batch_size: int
+    over: Over
+    epochs: int = 0
+    iterations: int = 0
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    step_epochs: int = 0
+    step_factor: float = 0.1
+    warmup: int = 0
+    warmup_ratio: float = 1e-6
+    norm: bool = False
+    dropout: float = 0.0
+    map_side: int | None = None
+
+
+# experiments/linear_segmentation/linear_finetune.py of vpariza/NeCo, and its config.
+NECO = LinearRecipe(
+    'sgd', 0.01, 1e-4, 'step', 128, 'all', epochs=25, momentum=0.9, step_epochs=20, step_factor=0.1, map_side=100
+)
+# The protocol that DINOv2 began, batch norm and a convolution, with the settings of DINOv3 (dinov3/eval/segmentation of
+# facebookresearch/dinov3): those that DINOv2's heads were trained with are not in its repository. The warm-up multiplies a
+# linear decline, and the cosine counts from the first iteration.
+DINOV3 = LinearRecipe('adamw', 1e-3, 1e-3, 'cosine', 16, 'seen', iterations=40_000, warmup=1500, norm=True, dropout=0.1)
+# evaluation/semantic_segmentation/configs/linear/vit_small_512_ade20k_160k.py of bytedance/ibot: four layers of the backbone
+# in D, no norm (the config asks for one, but its head has no layer to put it behind).
+IBOT = LinearRecipe('adamw', 3e-5, 0.05, 'poly', 16, 'seen', iterations=160_000, warmup=1500)
+
+
+class LinearHead(nn.Module):
+    """Features (B, D, h, w) -> logits (B, C, h, w).
+
+    Weights are drawn from a normal distribution of deviation .01, biases are 0 (mmseg; dinov3's linear head). ``uniform``
+    draws both as ``torch.nn.Conv2d`` does, which is what NeCo's head starts from.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        recipe: LinearRecipe,
+        generator: torch.Generator | None = None,
+        uniform: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout2d(recipe.dropout)
+        self.norm = nn.BatchNorm2d(channels) if recipe.norm else nn.Identity()
+        self.classify = nn.utils.skip_init(nn.Conv2d, channels, num_classes, 1)
+        bound = channels**-0.5
+        with torch.no_grad():
+            if uniform:
+                self.classify.weight.uniform_(-bound, bound, generator=generator)
+                self.classify.bias.uniform_(-bound, bound, generator=generator)
+            else:
+                self.classify.weight.normal_(0, 0.01, generator=generator)
+                self.classify.bias.zero_()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classify(self.norm(self.dropout(features)))
+
+
+class LinearStep(NamedTuple):
+    """One step of training: ``loss`` before it, and the ``lr`` it took."""
+
+    loss: float
+    lr: float
+
+
+def rate_factor(recipe: LinearRecipe, iteration: int, per_epoch: int) -> float:
+    """Share of the learning rate at an iteration, counted from 0, with ``per_epoch`` iterations an epoch."""
+    if recipe.schedule == 'step':
+        factor = recipe.step_factor if iteration // per_epoch >= recipe.step_epochs else 1.0
+    else:
+        done = iteration / (recipe.iterations or recipe.epochs * per_epoch)
+        factor = 1 - done if recipe.schedule == 'poly' else (1 + math.cos(math.pi * done)) / 2
+    if iteration < recipe.warmup:
+        # mmcv's linear warm-up; DINOv3 multiplies it with a linear decline, whatever comes after it.
+        regular = 1 - iteration / recipe.iterations if recipe.schedule == 'cosine' and recipe.iterations else factor
+        return regular * (1 - (1 - iteration / recipe.warmup) * (1 - recipe.warmup_ratio))
+    return factor
+
+
+def resized_logits(logits: Tensor, masks: Tensor, recipe: LinearRecipe) -> tuple[Tensor, Tensor]:
+    """Logits and masks at the size at which they are compared: bilinear and nearest.
+
+    NeCo enlarges features, not logits. That is the same: a 1x1 convolution and a mean with weights that add up to 1 commute.
+    """
+    size = masks.shape[1:] if recipe.map_side is None else (recipe.map_side,) * 2
+    if masks.shape[1:] != size:
+        masks = F.interpolate(masks[:, None].float(), size=size, mode='nearest')[:, 0]
+    return F.interpolate(logits, size=size, mode='bilinear'), masks.long()
+
+
+def segmentation_loss(logits: Tensor, masks: Tensor, ignore: Collection[int] = (VOID,)) -> Tensor:
+    """Mean cross-entropy over the pixels (B, H, W) that are not ignored.
+
+    Raises:
+        ValueError: All are.
+    """
+    ignored = torch.isin(masks, torch.tensor(sorted(ignore), dtype=torch.int64, device=masks.device))
+    if ignored.all():
+        raise ValueError(f'no pixel of the batch has a label other than the ignored ones {sorted(ignore)}')
+    return F.cross_entropy(logits, masks.masked_fill(ignored, -1), ignore_index=-1)
+
+
+def train_linear_head(
+    head: nn.Module,
+    epochs: Callable[[int], Iterable[Batch]],
+    recipe: LinearRecipe,
+    per_epoch: int,
+    *,
+    ignore: Collection[int] = (VOID,),
+    after_epoch: Callable[[int], None] | None = None,
+) -> Iterator[LinearStep]:
+    """Trains a head, one step for each that is taken from this iterator.
+
+    Args:
+        head: On the device of the features; with ``classify``, see :class:`LinearHead`.
+        epochs: Batches of an epoch, by its number.
+        recipe: See :class:`LinearRecipe`.
+        per_epoch: Number of batches of an epoch.
+        ignore: Labels whose pixels are left out.
+        after_epoch: Called with the number of an epoch after its last step.
+
+    Raises:
+        ValueError: An epoch of another number of batches, unknown labels, a batch without a label or of too many images.
+    """
+    optimizer = _optimizer(head, recipe)
+    total, iteration = recipe.iterations or recipe.epochs * per_epoch, 0
+    for epoch in range(-(-total // per_epoch)):
+        taken = 0
+        for features, masks in epochs(epoch):
+            if iteration == total:
+                break
+            taken += 1
+            lr = recipe.lr * rate_factor(recipe, iteration, per_epoch)
+            yield LinearStep(_step(head, optimizer, features, masks, lr, recipe, ignore), lr)
+            iteration += 1
+        if iteration < total and taken != per_epoch:
+            raise ValueError(f'epoch {epoch} has {taken} batches, and per_epoch is {per_epoch}: must be the same')
+        if after_epoch is not None:
+            after_epoch(epoch)
+
+
+def _optimizer(head: nn.Module, recipe: LinearRecipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == 'sgd':
+        return torch.optim.SGD(head.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(head.parameters(), recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
+
+
+def _step(
+    head: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    features: Tensor,
+    masks: Tensor,
+    lr: float,
+    recipe: LinearRecipe,
+    ignore: Collection[int],
+) -> float:
+    for group in optimizer.param_groups:
+        group['lr'] = lr
+    check_masks(masks, head.classify.out_channels, ignore)
+    if len(features) > recipe.batch_size:
+        raise ValueError(f'a batch of {len(features)} images, and batch_size={recipe.batch_size}: must be at most that')
+    head.train()
+    with torch.enable_grad():
+        loss = segmentation_loss(*resized_logits(head(features), masks, recipe), ignore)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@torch.no_grad()
+def evaluate_linear_head(
+    head: nn.Module,
+    batches: Iterable[Batch],
+    recipe: LinearRecipe,
+    *,
+    ignore: Collection[int] = (VOID,),
+    name: str = 'linear',
+) -> SegmentationResult:
+    """mIoU, over the classes that the recipe names, of label maps that a head predicts. Metric: ``{name}_mIoU``.
+
+    Args:
+        head: See :class:`LinearHead`; left in evaluation mode.
+        batches: Of the test images; the published loaders of NeCo drop the last incomplete one.
+        recipe: Says the size and the classes.
+        ignore: Labels left out.
+
+    Raises:
+        ValueError: No batch; see ``count_pixels``.
+    """
+    head.eval()
+    parts = []
+    for features, masks in batches:
+        logits, labels = resized_logits(head(features), masks, recipe)
+        parts.append(count_pixels(logits.argmax(dim=1), labels, head.classify.out_channels, ignore=ignore))
+    if not parts:
+        raise ValueError('no batch of test images')
+    counts = PixelCounts(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    return SegmentationResult({f'{name}_mIoU': 100 * mean_iou(counts.confusion, recipe.over)}, counts)

@@ -1,0 +1,215 @@
+"""Patches with the labels of their pixels, split and standardized as CAPI does it; shared by k-NN and logistic regression.
+
+Darcet et al., *Cluster and predict latent patches*, 2025; facebookresearch/capi, ``eval_segmentation.py``.
+
+Shape legend: N images, P patches of an image (h x w), D channels, n patches, J pixels of a patch, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmadclr.evaluation.dense.hummingbird import check_images, check_sides
+from mmadclr.evaluation.dense.search import check_features
+from mmadclr.evaluation.dense.segmentation_scores import PixelCounts, count_pixels, is_ignored, mean_iou, pixel_accuracy
+
+ROWS = 2**18
+HOLDOUT_SHARE = 10  # one image in ten
+Setting = TypeVar('Setting')
+
+
+class Patches(NamedTuple):
+    """``features``: (n, D). ``labels``: (n, J), pixel after pixel. ``images``: how many there are of them."""
+
+    features: Tensor
+    labels: Tensor
+    images: int
+
+
+class PatchSplit(NamedTuple):
+    """Standardized patches. ``ignore``: labels that are not classes. ``center``, ``spread``: (D,), float64."""
+
+    train: Patches
+    holdout: Patches
+    test: Patches
+    ignore: tuple[int, ...]
+    center: Tensor
+    spread: Tensor
+
+
+class PatchResult(NamedTuple):
+    """``metrics``: percent, by name. ``counts``: of each image, by the labels that ``labels`` names.
+
+    ``choice``: the settings of the best trial. ``trials``: settings and mIoU on the holdout images, a share, in order.
+    ``unlearned``: labels of the test images that are on no pixel of a patch that was learned from.
+    """
+
+    metrics: dict[str, float]
+    counts: PixelCounts
+    labels: tuple[int, ...]
+    choice: dict
+    trials: tuple[tuple[dict, float], ...]
+    unlearned: tuple[int, ...]
+
+
+def patch_pixels(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(N, P, J) labels of the pixels of every patch of label maps (N, H, W), row by row.
+
+    Raises:
+        ValueError: Sides that are not multiples of the grid.
+    """
+    check_sides(masks.shape[1:], grid)
+    rows = masks.unflatten(2, (grid[1], -1)).unflatten(1, (grid[0], -1))  # (N, h, rows, w, columns)
+    return rows.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def most_frequent(labels: Tensor) -> Tensor:
+    """(n,) most frequent label of each row (n, J), of equally frequent ones the smallest, on every device."""
+    return torch.cat([_most_frequent(some) for some in labels.split(ROWS)]) if len(labels) else labels[:, 0]
+
+
+def _most_frequent(labels: Tensor) -> Tensor:
+    rising = labels.sort(dim=1).values
+    places = torch.arange(rising.shape[1], device=labels.device)
+    starts = torch.zeros_like(rising, dtype=torch.int64)
+    starts[:, 1:] = torch.where(rising[:, 1:] != rising[:, :-1], places[1:], 0)
+    lengths = places - starts.cummax(dim=1).values
+    return rising.gather(1, lengths.argmax(dim=1, keepdim=True)).squeeze(1)  # the first that gets so long
+
+
+def published_permutation(number: int, seed: int = 0) -> Tensor:
+    """Order in which the published code draws the holdout images, of whatever order its file system lists them in."""
+    return torch.from_numpy(np.random.RandomState(seed).permutation(number))
+
+
+def split_patches(
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    grid: tuple[int, int],
+    permutation: Tensor | None = None,
+    ignore: Collection[int] = (255,),
+) -> PatchSplit:
+    """Holds out a tenth of the training images, and standardizes all patches by those that are left.
+
+    The published code keeps this standardization when it learns from the holdout images as well, and so does this.
+
+    Args:
+        train, test: Features (N, P, D) and label maps (N, H, W).
+        grid: h and w.
+        permutation: (N,) order of the training images, of which the first N // 10 are held out; by default that of
+            :func:`published_permutation`.
+        ignore: 255; 0 and 255 for ADE20K.
+
+    Raises:
+        ValueError: Features or masks of other images or another grid, other widths, features that are not finite, an order
+            that is not one of the images, patches of another size in the test images.
+    """
+    for features, masks in (train, test):
+        check_images(features, masks, grid)
+        check_features(features.flatten(0, 1), 'feature', directed=False)
+    if train[0].shape[2] != test[0].shape[2] or train[1].shape[1:] != test[1].shape[1:]:
+        raise ValueError('features and masks of training and test images must have the same width and size')
+    number = len(train[0])
+    order = published_permutation(number) if permutation is None else permutation.long().cpu()
+    if not torch.equal(order.sort().values, torch.arange(number)):
+        raise ValueError(f'permutation: must hold each of {number} training images once')
+    held = number // HOLDOUT_SHARE
+    parts = [(x[order[held:].to(x.device)], x[order[:held].to(x.device)]) for x in train]
+    center, spread = standardization(parts[0][0].flatten(0, 1))
+    sets = [(features, masks) for features, masks in zip(*parts, strict=True)] + [test]
+    patches = [
+        Patches(((x.flatten(0, 1).double() - center) / spread).float(), patch_pixels(masks, grid).flatten(0, 1), len(x))
+        for x, masks in sets
+    ]
+    return PatchSplit(*patches, tuple(sorted(ignore)), center, spread)
+
+
+def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of channels (D,), over all patches (n, D), in double precision.
+
+    The deviation is that of the population; 1 for channels that do not vary, as scikit-learn's ``StandardScaler`` has it.
+    """
+    parts, count = features.split(ROWS), len(features)
+    center = sum(part.double().sum(dim=0) for part in parts) / count
+    variance = sum((part.double() - center).square().sum(dim=0) for part in parts) / count
+    constant = variance <= torch.finfo(torch.float64).eps * count * center.square()
+    return center, variance.sqrt().masked_fill(constant | (variance == 0), 1.0)
+
+
+def learnable(patches: Patches, ignore: Collection[int]) -> Patches:
+    """Without the patches whose most frequent pixel is ignored.
+
+    Raises:
+        ValueError: None is left.
+    """
+    kept = ~is_ignored(most_frequent(patches.labels), ignore)
+    if not kept.any():
+        raise ValueError(f'no patch of the training images has a most frequent label other than {sorted(ignore)}')
+    return Patches(patches.features[kept], patches.labels[kept], patches.images)
+
+
+def joined(first: Patches, second: Patches) -> Patches:
+    """Both, one after the other."""
+    features, labels = (torch.cat(pair) for pair in zip(first[:2], second[:2], strict=True))
+    return Patches(features, labels, first.images + second.images)
+
+
+def score_labels(prediction: Tensor, patches: Patches, ignore: Collection[int]) -> tuple[PixelCounts, tuple[int, ...]]:
+    """Counts by image of predicted (n, J) and annotated labels, and which labels these are.
+
+    Ignored labels that are predicted on annotated pixels are wrong, and classes of their own, as in the published code.
+    """
+    labels = torch.cat((patches.labels.unique(), prediction.unique().to(patches.labels))).unique()
+    predicted, annotated = (
+        torch.searchsorted(labels, part.to(labels).contiguous()).unflatten(0, (patches.images, -1))
+        for part in (prediction, patches.labels)
+    )
+    left_out = torch.searchsorted(labels, torch.tensor([x for x in ignore if x in labels]).to(labels)).tolist()
+    return count_pixels(predicted, annotated, len(labels), ignore=left_out), tuple(labels.tolist())
+
+
+def choose_and_test(
+    name: str,
+    split: PatchSplit,
+    settings: Iterable[Setting],
+    predict: Callable[[Patches, Tensor, list[Setting]], Iterable[Tensor]],
+    describe: Callable[[Setting], dict],
+) -> PatchResult:
+    """Takes the settings of the highest mIoU on the holdout images, the first of equals, and learns with them from both
+    parts.
+
+    Args:
+        name: Of the metrics.
+        split: See :func:`split_patches`.
+        settings: To try, in order.
+        predict: From patches, query features (q, D) and settings to labels (q, J), one for each of the settings.
+        describe: Words for settings.
+
+    Raises:
+        ValueError: Several settings, but no holdout image to try them on.
+    """
+    settings = list(settings)
+    trials = []
+    if len(settings) > 1:
+        if not split.holdout.images:
+            raise ValueError(
+                f'fewer than {HOLDOUT_SHARE} training images: none is held out to choose settings; give one only'
+            )
+        predictions = predict(learnable(split.train, split.ignore), split.holdout.features, settings)
+        trials = [mean_iou(score_labels(each, split.holdout, split.ignore)[0].confusion, 'seen') for each in predictions]
+    best = settings[max(range(len(trials)), key=trials.__getitem__) if trials else 0]
+    learned = learnable(joined(split.train, split.holdout), split.ignore)
+    (prediction,) = predict(learned, split.test.features, [best])
+    counts, labels = score_labels(prediction, split.test, split.ignore)
+    metrics = {
+        f'{name}_mIoU': 100 * mean_iou(counts.confusion, 'seen'),
+        f'{name}_accuracy': 100 * pixel_accuracy(counts.confusion),
+    }
+    unlearned = set(split.test.labels.unique().tolist()) - set(learned.labels.unique().tolist()) - set(split.ignore)
+    tried = tuple((describe(setting), score) for setting, score in zip(settings, trials, strict=False))
+    return PatchResult(metrics, counts, labels, describe(best), tried, tuple(sorted(unlearned)))
