@@ -87,9 +87,11 @@ def of_transformers(model: QueryViT) -> dict[str, Tensor]:
         parts |= {name.replace('QKV', part): third for part, third in thirds}
     if model.rope is not None:
         return _of_dinov3(parts, is_gated(model))
-    return renamed(parts, ((r'\.mlp\.fc1\.', '.mlp.weights_in.'), (r'\.mlp\.fc2\.', '.mlp.weights_out.'))) if is_gated(
-        model
-    ) else parts
+    return (
+        renamed(parts, ((r'\.mlp\.fc1\.', '.mlp.weights_in.'), (r'\.mlp\.fc2\.', '.mlp.weights_out.')))
+        if is_gated(model)
+        else parts
+    )
 
 
 def _of_dinov3(state: dict[str, Tensor], gated: bool) -> dict[str, Tensor]:

@@ -360,6 +360,10 @@ def _check_options(
     check_choice('pos_embed_resize', own['pos_embed_resize'], tuple(RULES))
     check_choice('grad_checkpointing', grad_checkpointing, (False, True, 'selective'))
     check_choice('qkv_bias', own['qkv_bias'], (True, False, 'qv'))
+    if isinstance(own['reg_tokens'], bool) or not isinstance(own['reg_tokens'], int) or own['reg_tokens'] < 0:
+        raise ValueError(f'reg_tokens={own["reg_tokens"]!r}: must be a whole number of 0 or more')
+    if isinstance(own['norm_eps'], bool) or not isinstance(own['norm_eps'], (int, float)) or own['norm_eps'] <= 0:
+        raise ValueError(f'norm_eps={own["norm_eps"]!r}: must be a positive number')
     if bidirectional and query_keys != 'image+queries':
         raise ValueError("bidirectional=True lets every token read every token: set query_keys='image+queries' too")
     if not uses_rope(own):
