@@ -3,28 +3,24 @@
 import pytest
 import torch
 from backbones import VARIANTS, build_backbone
-from timm.layers import resample_abs_pos_embed
 
 from mmadclr.export.plain import plain_vit
 from mmadclr.export.program import PortableViT, ResizedPositions
-from mmadclr.models.backbones.query_vit import resize_positions
+from mmadclr.models.backbones.resizing import RULES, resize_by_rule
 
 GRIDS = [(5, 3), (1, 1), (2, 7), (3, 5), (10, 4), (17, 23)]
 
 
 @pytest.mark.parametrize('grid', GRIDS)
-@pytest.mark.parametrize('resize', ['dino', 'size'])
-def test_positions_are_resized_by_both_rules(grid, resize):
+@pytest.mark.parametrize('resize', RULES)
+def test_positions_are_resized_by_every_rule(grid, resize):
     stored, positions = (5, 3), torch.randn(15, 4, dtype=torch.float64)
     if grid == stored:
         expected = positions[None]
-    elif resize == 'dino':
-        expected = resize_positions(positions[None], stored, grid, num_prefix=0)
     else:
-        # The library resizes in single precision.
-        expected = resample_abs_pos_embed(positions[None], grid, stored, num_prefix_tokens=0)
+        expected = resize_by_rule(positions[None], stored, grid, 0, resize)
     found = ResizedPositions(positions, stored, resize).double()(torch.zeros(2, 6, *grid, dtype=torch.float64))
-    tolerance = 1e-12 if resize == 'dino' else 2e-6
+    tolerance = 2e-6 if resize == 'size' else 1e-12  # timm resizes in single precision
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 

@@ -7,12 +7,16 @@ from golden_files import GoldenFolder
 from places import DATA
 from public_backbones import all_tokens, randomize, timm_eva, timm_plain, transformers_model
 
+from mmadclr.checkpoint import load_weights
+from mmadclr.checkpoint.library_config import RESIZE_RULES
+from mmadclr.export.plain import plain_vit
 from mmadclr.models.backbones.architectures import PUBLIC
 from mmadclr.models.backbones.classifier_vit import ClassifierViT
 from mmadclr.models.backbones.dense_vit import DenseViT
 from mmadclr.models.backbones.position_query_vit import PositionQueryViT
 from mmadclr.models.backbones.query_block import QUERY_KEYS
 from mmadclr.models.backbones.query_vit import QueryViT, ViewGroup
+from mmadclr.models.backbones.resizing import RULES
 
 ARCH = dict(embed_dim=48, depth=3, num_heads=3, patch_size=8)
 DINOV3 = dict(rope=True, reg_tokens=4, layer_scale=1e-5, qkv_bias='qv', norm_eps=1e-5)
@@ -417,6 +421,34 @@ def test_backbones_of_tasks_give_the_same_patches(inputs, cls, options):
 def test_wrong_combinations_are_explained(options, message):
     with pytest.raises(ValueError, match=message):
         QueryViT(**{'arch': ARCH, **options})
+
+
+def test_rules_that_files_may_name_are_all_there_are():
+    assert set(RESIZE_RULES) == set(RULES)
+
+
+@pytest.mark.parametrize(('options', 'words'), [(DINOV3, 'rotary positions'), (dict(ffn='swiglu'), 'gated feed-forward')])
+def test_a_plain_vit_of_it_is_refused(options, words):
+    with pytest.raises(ValueError, match=f'the backbone has {words}.*a plain vision transformer has none'):
+        plain_vit(build(**options))
+
+
+def test_weights_of_rotary_positions_go_from_a_file_into_backbones_of_tasks(tmp_path, inputs):
+    options = FAMILIES['dinov3 swiglu']
+    model, path = build(**options), tmp_path / 'weights.pth'
+    model.rope.periods.copy_(model.rope.periods.bfloat16())  # as published files have them
+    torch.save(model.state_dict(), path)
+    init = dict(type='Pretrained', checkpoint=str(path))
+    task = DenseViT(ARCH, img_size=32, out_indices=(2,), out_norm=True, init_cfg=init, **options).eval()
+    task.init_weights()
+    (got,) = task(inputs[0])
+    torch.testing.assert_close(got.flatten(2).transpose(1, 2), model(inputs[0]).patches, rtol=0, atol=2e-6)
+
+
+def test_absolute_positions_do_not_go_into_rotary_ones(tmp_path):
+    torch.save(build(**REG4).state_dict(), tmp_path / 'weights.pth')
+    with pytest.raises(ValueError, match='has a position embedding, and the backbone has rotary positions instead'):
+        load_weights(build(**DINOV3), tmp_path / 'weights.pth')
 
 
 def test_positions_as_queries_need_a_position_embedding():
