@@ -15,10 +15,8 @@ GRIDS = [(5, 3), (1, 1), (2, 7), (3, 5), (10, 4), (17, 23)]
 @pytest.mark.parametrize('resize', RULES)
 def test_positions_are_resized_by_every_rule(grid, resize):
     stored, positions = (5, 3), torch.randn(15, 4, dtype=torch.float64)
-    if grid == stored:
-        expected = positions[None]
-    else:
-        expected = resize_by_rule(positions[None], stored, grid, 0, resize)
+    plain = positions[None]
+    expected = plain if grid == stored else resize_by_rule(plain, stored, grid, 0, resize)
     found = ResizedPositions(positions, stored, resize).double()(torch.zeros(2, 6, *grid, dtype=torch.float64))
     tolerance = 2e-6 if resize == 'size' else 1e-12  # timm resizes in single precision
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
