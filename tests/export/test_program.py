@@ -6,6 +6,7 @@ from backbones import VARIANTS, build_backbone
 
 from mmadclr.export.plain import plain_vit
 from mmadclr.export.program import PortableViT, ResizedPositions
+from mmadclr.models.backbones.query_vit import QueryViT
 from mmadclr.models.backbones.resizing import RULES, resize_by_rule
 
 GRIDS = [(5, 3), (1, 1), (2, 7), (3, 5), (10, 4), (17, 23)]
@@ -32,6 +33,13 @@ def test_features_are_those_of_the_backbone(variant, size):
         assert (tokens is None) == (expected is None)
         if tokens is not None:
             torch.testing.assert_close(tokens, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(('options', 'words'), [(dict(rope=True), 'rotary positions'), (dict(ffn='swiglu'), 'gated feed')])
+def test_backbones_that_are_no_plain_vit_are_refused(options, words):
+    model = QueryViT(dict(embed_dim=24, depth=1, num_heads=2, patch_size=8), img_size=32, **options)
+    with pytest.raises(ValueError, match=f'the backbone has {words}.*a plain vision transformer has none'):
+        plain_vit(model)
 
 
 def test_a_recorded_program_can_be_moved_to_another_device():

@@ -9,7 +9,6 @@ from public_backbones import all_tokens, randomize, timm_eva, timm_plain, transf
 
 from mmadclr.checkpoint import load_weights
 from mmadclr.checkpoint.library_config import RESIZE_RULES
-from mmadclr.export.plain import plain_vit
 from mmadclr.models.backbones.architectures import PUBLIC
 from mmadclr.models.backbones.classifier_vit import ClassifierViT
 from mmadclr.models.backbones.dense_vit import DenseViT
@@ -425,12 +424,6 @@ def test_wrong_combinations_are_explained(options, message):
 
 def test_rules_that_files_may_name_are_all_there_are():
     assert set(RESIZE_RULES) == set(RULES)
-
-
-@pytest.mark.parametrize(('options', 'words'), [(DINOV3, 'rotary positions'), (dict(ffn='swiglu'), 'gated feed-forward')])
-def test_a_plain_vit_of_it_is_refused(options, words):
-    with pytest.raises(ValueError, match=f'the backbone has {words}.*a plain vision transformer has none'):
-        plain_vit(build(**options))
 
 
 def test_weights_of_rotary_positions_go_from_a_file_into_backbones_of_tasks(tmp_path, inputs):
