@@ -8,6 +8,7 @@ from typing import Any
 
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
 # What our exports add to the configs of transformers: how positions are resized, and whether layer scales were learned.
+RESIZE_RULES = ('dino', 'dino_antialias', 'size', 'size_aliased')  # of QueryViT
 OWN_KEY, OWN_FACTS = 'mmadclr', ('pos_embed_resize', 'layer_scale')
 # Vision transformers of transformers that are plain ones, with the defaults of what a config may leave out.
 TRANSFORMERS: dict[str, dict[str, Any]] = {
@@ -58,8 +59,8 @@ def checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     checked = dict(facts)
     if 'img_size' in checked:
         checked['img_size'] = _size(checked, 'img_size')
-    if checked.get('pos_embed_resize', 'dino') not in ('dino', 'size'):
-        raise ValueError(f"pos_embed_resize={checked['pos_embed_resize']!r} is neither 'dino' nor 'size'")
+    if checked.get('pos_embed_resize', 'dino') not in RESIZE_RULES:
+        raise ValueError(f'pos_embed_resize={checked["pos_embed_resize"]!r} is none of {", ".join(map(repr, RESIZE_RULES))}')
     for key in {'mean', 'std'} & checked.keys():
         checked[key] = _triple(checked, key)
     if 'norm_eps' in checked:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from mmadclr.checkpoint.reading import read_checkpoint
 
+USUAL_EPS = 1e-6  # of norms; files tell another one
+
 
 def architecture(model: nn.Module) -> dict[str, int]:
     """What a state dict does not tell about a model: the number of heads of every attention, by module name.
@@ -24,7 +26,9 @@ def describe_backbone(model: nn.Module) -> dict:
     ``mean`` and ``std`` of the normalization are those of values in [0, 1].
     """
     backbone, preprocessor = model.teacher['backbone'], model.data_preprocessor
+    eps = backbone.blocks[0].norm1.eps
     return dict(
+        **({} if eps == USUAL_EPS else dict(norm_eps=eps)),
         img_size=tuple(backbone.patch_embed.img_size),
         pos_embed_resize=backbone.pos_embed_resize,
         mean=tuple(round(value / 255, 6) for value in preprocessor.mean.flatten().tolist()),

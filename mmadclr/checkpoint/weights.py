@@ -99,6 +99,11 @@ def fill(
     Raises:
         ValueError: The tensors do not fit beyond what is allowed.
     """
+    if model.pos_embed is None and 'pos_embed' in weights.state:
+        raise ValueError(
+            f'{filename} has a position embedding, and the backbone has rotary positions instead: leave rope out of its '
+            'config'
+        )
     if 'pos_embed' in weights.state and weights.state['pos_embed'].shape != model.pos_embed.shape:
         weights = with_class_position(weights)
     report = LoadReport(str(filename), weights.prefix, left_out=list(weights.left_out))

@@ -201,7 +201,10 @@ def test_folders_of_other_things_are_named(files, message, tmp_path):
             {'model_type': 'vit', 'image_size': [1, 2, 3]},
             r'image_size=\[1, 2, 3\] is neither a side nor a height and a width',
         ),
-        ({'model_type': 'vit', 'mmadclr': {'pos_embed_resize': 'x'}}, r"pos_embed_resize='x' is neither 'dino' nor 'size'"),
+        (
+            {'model_type': 'vit', 'mmadclr': {'pos_embed_resize': 'x'}},
+            r"pos_embed_resize='x' is none of 'dino',",
+        ),
     ],
 )
 def test_configurations_that_cannot_be_are_explained(config, message, tmp_path):

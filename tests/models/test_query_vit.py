@@ -219,7 +219,7 @@ def test_initialization_is_dinos():
     [
         (dict(arch='vit_smal_patch16_224'), 'did you mean vit_small_patch16_224'),
         (dict(arch='resnet50'), 'ResNet, not a plain vision transformer'),
-        (dict(arch='vit_small_patch14_dinov2'), 'is not a plain ViT'),
+        (dict(arch='deit3_small_patch16_224'), 'is not a plain ViT'),
         (dict(arch='deit_small_distilled_patch16_224'), 'plain'),
         (dict(arch=dict(embed_dim=64, dept=3, num_heads=4, patch_size=8)), 'unknown dept; the sizes of a plain ViT are'),
         (dict(arch=dict(embed_dim=64, depth=3, num_heads=4, patch_size=8, qk_norm=True)), 'unknown qk_norm'),

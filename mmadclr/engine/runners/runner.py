@@ -203,7 +203,7 @@ class Runner(mmengine_runner.Runner):
     def check_attention(self) -> None:
         """Says so if attention takes torch's slow path on this GPU."""
         backbone = unwrapped(self.model).student['backbone']
-        weight, num_heads = backbone.pos_embed, backbone.blocks[0].attn.num_heads
+        weight, num_heads = backbone.patch_embed.proj.weight, backbone.blocks[0].attn.num_heads
         precision = PRECISIONS[resolve_precision(self.cfg.optim_wrapper.get('precision', 'auto'))] or weight.dtype
         if not has_fused_attention(backbone.embed_dim // num_heads, weight.device, precision):
             self.logger.warning(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from timm.layers import GluMlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -12,8 +13,18 @@ from mmadclr.models.backbones.query_vit import QueryViT
 
 
 def vision_transformer_arguments(model: QueryViT) -> dict[str, Any]:
-    """Arguments of timm's ``VisionTransformer``, and of its named architectures, that describe a backbone; all are JSON."""
+    """Arguments of timm's ``VisionTransformer``, and of its named architectures, that describe a backbone; all are JSON.
+
+    Raises:
+        ValueError: It has rotary positions or gated feed-forward layers, which no such argument describes.
+    """
     block = model.blocks[0]
+    lacking = {'rotary positions (rope)': model.rope is not None, 'gated feed-forward layers': isinstance(block.mlp, GluMlp)}
+    if any(lacking.values()):
+        raise ValueError(
+            f'the backbone has {" and ".join(name for name, has in lacking.items() if has)}, and a plain vision transformer '
+            'has none: keep the checkpoint, which load_weights reads'
+        )
     arguments = dict(
         img_size=list(model.patch_embed.img_size),
         patch_size=model.patch_size,

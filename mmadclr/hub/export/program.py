@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from mmadclr.models.backbones.resizing import RULES
+
 TAPS = 4  # of cubic interpolation along one axis
 
 
@@ -20,7 +22,7 @@ class PortableViT(nn.Module):
 
     Args:
         model: Plain ViT that holds the weights.
-        resize: Rule by which positions are resized, ``'dino'`` or ``'size'``; see ``QueryViT``.
+        resize: Rule by which positions are resized, one of ``resizing.RULES``; see ``QueryViT``.
     """
 
     def __init__(self, model: VisionTransformer, resize: str) -> None:
@@ -67,11 +69,13 @@ class ResizedPositions(nn.Module):
     def matrix(self, new: Tensor, old: Tensor, is_stored: Tensor) -> Tensor:
         """Weights (new, old) of bicubic interpolation along one axis, given the indices 0, 1, ... of both lengths."""
         length = new[-1:] + 1
-        if self.resize == 'size':
-            return antialiased_weights(new, old, old.shape[0] / length)
-        # A step of 1 leaves positions as they are. In double precision, as torch divides scale factors.
-        step = torch.where(is_stored, torch.ones_like(length), (old.shape[0] / (length.double() + 0.1)).to(length.dtype))
-        return clamped_weights(new, old, step, self.taps)
+        offset, antialias = RULES[self.resize]
+        step = old.shape[0] / length
+        if offset:
+            # A step of 1 leaves positions as they are. In double precision, as torch divides scale factors.
+            moved = (old.shape[0] / (length.double() + offset)).to(length.dtype)
+            step = torch.where(is_stored, torch.ones_like(length), moved)
+        return antialiased_weights(new, old, step) if antialias else clamped_weights(new, old, step, self.taps)
 
 
 def clamped_weights(new: Tensor, old: Tensor, step: Tensor, taps: Tensor) -> Tensor:

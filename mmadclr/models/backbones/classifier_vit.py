@@ -18,8 +18,8 @@ class ClassifierViT(PretrainedViT):
     mean_patches=True``). With ``frozen_stages`` at the number of blocks nothing is kept for a backward pass.
 
     Args:
-        arch, img_size, drop_path_rate, pos_embed_resize, init, grad_checkpointing, reg_tokens, layer_scale: See
-            ``QueryViT``. Sides of the images are multiples of the patch.
+        arch, img_size, drop_path_rate, pos_embed_resize, init, grad_checkpointing, reg_tokens, layer_scale, ffn, rope,
+            qkv_bias, norm_eps: See ``QueryViT``. Sides of the images are multiples of the patch.
         cls_blocks: Number of last blocks whose [CLS] is returned, the first of them first.
         mean_patches: Append the mean of the patches.
         frozen_stages, init_cfg: See ``PretrainedViT``.
@@ -36,12 +36,16 @@ class ClassifierViT(PretrainedViT):
         mean_patches: bool = False,
         frozen_stages: int = -1,
         drop_path_rate: float = 0.0,
-        pos_embed_resize: str = 'dino',
+        pos_embed_resize: str | None = None,
         init: str = 'dino',
         grad_checkpointing: bool | str = False,
-        reg_tokens: int = 0,
+        reg_tokens: int | None = None,
         layer_scale: float | None = None,
         init_cfg: dict | None = None,
+        ffn: str | None = None,
+        rope: bool | dict | None = None,
+        qkv_bias: bool | str | None = None,
+        norm_eps: float | None = None,
     ) -> None:
         super().__init__(
             frozen_stages,
@@ -54,6 +58,10 @@ class ClassifierViT(PretrainedViT):
             grad_checkpointing=grad_checkpointing,
             reg_tokens=reg_tokens,
             layer_scale=layer_scale,
+            ffn=ffn,
+            rope=rope,
+            qkv_bias=qkv_bias,
+            norm_eps=norm_eps,
         )
         if not 1 <= cls_blocks <= len(self.blocks):
             raise ValueError(f'cls_blocks={cls_blocks}: choose 1 (the last block) to {len(self.blocks)} (all blocks)')
@@ -76,7 +84,7 @@ class ClassifierViT(PretrainedViT):
         parts = []
         for number, block in enumerate(self.blocks, start=1 - len(self.blocks)):
             # Patches of the last block are not computed unless they are wanted.
-            x = self.run_block(block, x, layout, patches=number < 0 or self.mean_patches)
+            x = self.run_block(block, x, layout.of_block(number - 1), patches=number < 0 or self.mean_patches)
             if number > -self.cls_blocks:
                 parts.append(self.norm(x[:, 0]))
         if self.mean_patches:

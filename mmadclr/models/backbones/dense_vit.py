@@ -20,8 +20,8 @@ class DenseViT(PretrainedViT):
     the patch. Position embeddings are resized as iBOT's and SelfPatch's published detection and segmentation code does it.
 
     Args:
-        arch, img_size, drop_path_rate, pos_embed_resize, init, grad_checkpointing, class_token, reg_tokens, layer_scale: See
-            ``QueryViT``.
+        arch, img_size, drop_path_rate, pos_embed_resize, init, grad_checkpointing, class_token, reg_tokens, layer_scale,
+            ffn, rope, qkv_bias, norm_eps: See ``QueryViT``.
         out_indices: Blocks, from 0, whose outputs are returned, in ascending order; repetitions are allowed.
         out_norm: Apply the final norm to every output (iBOT's ``out_with_norm``), or to none; then there is no final norm.
         frozen_stages, init_cfg: See ``PretrainedViT``.
@@ -39,12 +39,16 @@ class DenseViT(PretrainedViT):
         frozen_stages: int = -1,
         drop_path_rate: float = 0.0,
         class_token: bool = True,
-        pos_embed_resize: str = 'dino',
+        pos_embed_resize: str | None = None,
         init: str = 'dino',
         grad_checkpointing: bool | str = False,
-        reg_tokens: int = 0,
+        reg_tokens: int | None = None,
         layer_scale: float | None = None,
         init_cfg: dict | None = None,
+        ffn: str | None = None,
+        rope: bool | dict | None = None,
+        qkv_bias: bool | str | None = None,
+        norm_eps: float | None = None,
     ) -> None:
         super().__init__(
             frozen_stages,
@@ -59,6 +63,10 @@ class DenseViT(PretrainedViT):
             reg_tokens=reg_tokens,
             layer_scale=layer_scale,
             final_norm=out_norm,
+            ffn=ffn,
+            rope=rope,
+            qkv_bias=qkv_bias,
+            norm_eps=norm_eps,
         )
         _check_blocks(out_indices, len(self.blocks))
         self.out_indices = tuple(out_indices)
@@ -71,7 +79,7 @@ class DenseViT(PretrainedViT):
         x, layout = self.embed(images)
         taps = {}
         for index, block in enumerate(self.blocks[: self.out_indices[-1] + 1]):
-            x = self.run_block(block, x, layout)
+            x = self.run_block(block, x, layout.of_block(index))
             if index in self.out_indices:
                 taps[index] = self.to_map(x, layout, height, width)
         return tuple(taps[index] for index in self.out_indices)

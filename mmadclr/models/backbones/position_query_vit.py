@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmadclr.models.backbones.architectures import arch_options, uses_rope
 from mmadclr.models.backbones.query_vit import QueryViT
 from mmadclr.models.positions import grid_places, sincos_code
 from mmadclr.registry import MODELS
@@ -18,13 +19,18 @@ class PositionQueryViT(QueryViT):
     trained, [CLS] having none. Without a mask token (the teacher of PQCL) it takes images alone.
 
     Args:
-        **kwargs: See ``QueryViT``; there has to be a class token, and no registers.
+        **kwargs: See ``QueryViT``; there has to be a class token, and neither registers nor rotary positions.
 
     Raises:
-        ValueError: The width is no multiple of 4, or there are other tokens than [CLS] and patches.
+        ValueError: The width is no multiple of 4, or there are other tokens than [CLS] and patches, or other positions.
     """
 
     def __init__(self, arch: str | dict = 'vit_small_patch16_224', mask_token: bool = True, **kwargs) -> None:
+        if uses_rope(arch_options(arch, rope=kwargs.get('rope'))):
+            raise ValueError(
+                'PositionQueryViT: its queries are codes of places, which rope does not have: rope=False, and the arch of '
+                'a backbone with a position embedding'
+            )
         super().__init__(arch, mask_token=mask_token, **kwargs)
         if self.cls_token is None or self.reg_token is not None:
             raise ValueError(

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.backends import cuda as cuda_backends
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
+from mmadclr.models.backbones.rope import rotate
+
 QUERY_KEYS = ('image', 'image+self', 'image+queries')
 
 
@@ -23,12 +25,27 @@ class TokenLayout(NamedTuple):
     """Which tokens of a sequence are queries, and what they may read.
 
     ``num_image`` tokens ([CLS], registers and patches) come first, then query tokens in groups of ``tokens_per_crop``.
+    ``rotations``: cosines and sines (L, 2, S, C/2) by which queries and keys of attention are turned, under rotary
+    positions; one for all blocks, or one for each.
     """
 
     num_image: int
     tokens_per_crop: int = 1
     query_keys: str = 'image'
     bidirectional: bool = False
+    rotations: Tensor | None = None
+
+    def of_block(self, index: int) -> TokenLayout:
+        """The same for one block alone, where each has rotations of its own."""
+        if self.rotations is None or len(self.rotations) == 1:
+            return self
+        return self._replace(rotations=self.rotations[index][None])
+
+    def rotated(self, rows: Tensor) -> Tensor:
+        """Queries or keys (B, H, S, C) at their positions; of rows without patches, none has a position."""
+        if self.rotations is None or rows.shape[2] != self.rotations.shape[2]:
+            return rows
+        return rotate(rows, self.rotations[0])
 
     def mask(self, num_tokens: int, device: torch.device | str | None = None) -> Tensor:
         """Boolean (S, S) mask, True where row may attend to column: the definition the fast paths are tested against."""
@@ -57,6 +74,10 @@ class JointLayout(NamedTuple):
     layouts: tuple[TokenLayout, ...]
     shapes: tuple[tuple[int, int], ...]
     patches: tuple[bool, ...]
+
+    def of_block(self, index: int) -> JointLayout:
+        """The same for one block alone; see ``TokenLayout``."""
+        return self._replace(layouts=tuple(layout.of_block(index) for layout in self.layouts))
 
     @staticmethod
     def join(groups: Sequence[Tensor]) -> Tensor:
@@ -126,9 +147,14 @@ class QueryAttention(Attention):
     def split_linear(self, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (..., D) of ``rows`` alone, keys and values (..., 2 D) of all of ``x``."""
         width = x.shape[-1]
-        weights, biases = (tensor.split((width, 2 * width)) for tensor in (self.qkv.weight, self.qkv.bias))
+        weights, bias = self.qkv.weight.split((width, 2 * width)), self.qkv_bias()
+        biases = (None, None) if bias is None else bias.split((width, 2 * width))
         q, kv = (F.linear(tokens, w, b) for tokens, w, b in zip((rows, x), weights, biases, strict=True))
         return q, kv
+
+    def qkv_bias(self) -> Tensor | None:
+        """What is added to queries, keys and values (3 D), if anything."""
+        return self.qkv.bias
 
     def project_rows(self, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of ``rows`` (B, R, D) alone, keys and values of all of ``x`` (B, S, D)."""
@@ -140,6 +166,7 @@ class QueryAttention(Attention):
     def attend(q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) -> Tensor:
         """Rows of [CLS], perhaps patches, and queries over keys and values of all tokens, (B, H, rows, D/H) each."""
         n = layout.num_image
+        q, k = layout.rotated(q), layout.rotated(k)
         if n == k.shape[2] or layout.bidirectional:
             return F.scaled_dot_product_attention(q, k, v)
         if layout.query_keys == 'image':
@@ -154,9 +181,36 @@ class QueryAttention(Attention):
 
     def weights(self, x: Tensor, layout: TokenLayout) -> Tensor:
         """Softmax map (B, H, S, S) of the same attention, for pictures and tests; slow path, never used in training."""
-        q, k, _ = self.project(x)
+        q, k = map(layout.rotated, self.project(x)[:2])
         scores = (q * self.scale) @ k.transpose(-2, -1)
         return scores.masked_fill(~layout.mask(x.shape[1], x.device), float('-inf')).softmax(dim=-1)
+
+
+class LinearWithoutKeyBias(nn.Linear):
+    """The linear layer of queries, keys and values (D -> 3 D) whose middle third of the bias counts as zero.
+
+    It is stored all the same, and has a gradient of zero (facebookresearch/dinov3, ``layers/attention.py:
+    LinearKMaskedBias``). Without rotations a bias of keys has no influence on attention; with them it would.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.effective_bias())
+
+    def effective_bias(self) -> Tensor:
+        """The bias (3 D) as it is added."""
+        q, k, v = self.bias.chunk(3)
+        return torch.cat((q, torch.zeros_like(k), v))
+
+
+class UnbiasedKeyAttention(QueryAttention):
+    """``QueryAttention`` with biases of queries and values alone."""
+
+    def __init__(self, dim: int, *args, **kwargs) -> None:
+        super().__init__(dim, *args, **kwargs)
+        self.qkv = LinearWithoutKeyBias(dim, self.qkv.out_features)
+
+    def qkv_bias(self) -> Tensor:
+        return self.qkv.effective_bias()
 
 
 def attend_image_and_self(q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) -> Tensor:

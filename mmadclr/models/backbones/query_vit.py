@@ -5,30 +5,38 @@ Shape legend: B images, N patches, Q query crops, T tokens per crop, D channels,
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import timm
 import torch
-import torch.nn.functional as F
-from timm.layers import LayerScale, resample_abs_pos_embed
+from timm.layers import LayerScale
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmadclr.models.backbones.architectures import (
+    SIZES,
+    arch_options,
+    check_choice,
+    resolve_arch,
+    uses_rope,
+    vit_arguments,
+)
 from mmadclr.models.backbones.query_block import (
     QUERY_KEYS,
     JointLayout,
     QueryAttention,
     QueryBlock,
     TokenLayout,
+    UnbiasedKeyAttention,
     keep_products,
 )
+from mmadclr.models.backbones.resizing import RULES, resize_by_rule, resize_positions
+from mmadclr.models.backbones.rope import build_rope
 from mmadclr.models.init import init_linear_layers, init_mocov3_embedding
 from mmadclr.registry import MODELS
 
-SIZES = ('patch_size', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio')
+__all__ = ['SIZES', 'QueryViT', 'ViTOutput', 'ViewGroup', 'resize_positions', 'resolve_arch']
 
 
 class ViTOutput(NamedTuple):
@@ -58,8 +66,11 @@ class QueryViT(VisionTransformer):
     query tokens alike, so even in training the image outputs do not depend on the presence of queries.
 
     Args:
-        arch: Name of a plain ViT of timm (``'vit_small_patch16_224'``), or its sizes
-            (``dict(embed_dim=64, depth=4, num_heads=4, patch_size=8)``).
+        arch: Name of a plain ViT of timm (``'vit_small_patch16_224'``) or of a public backbone
+            (``'vit_small_patch14_dinov2'``, ``'vit_small_plus_patch16_dinov3'``: see ``architectures.PUBLIC``), or sizes
+            (``dict(embed_dim=64, depth=4, num_heads=4, patch_size=8)``; ``mlp_ratio``, by default 4, is the width of the
+            feed-forward layers over that of the tokens). What the public ones have beside sizes is what the arguments
+            marked (arch) are by default; None stands for it.
         img_size: Side, or (height, width), in pixels of the images the position embedding is stored for.
         drop_path_rate: Stochastic depth of the last block; grows linearly over the blocks.
         query_keys: What a query token reads: ``'image'`` ([CLS] and patches), ``'image+self'`` (and the tokens of its
@@ -69,24 +80,32 @@ class QueryViT(VisionTransformer):
         query_pos_embed: Add the position embedding, resized to the crop's grid, to query tokens. ADCLR adds no
             parameter and its one released call passes no position, so the default is not to.
         pos_embed_resize: ``'dino'`` (bicubic with DINO's ``(size + 0.1) / grid`` scale factors, which published weights
-            and fixtures rely on) or ``'size'`` (timm: exact size, antialiased).
+            and fixtures rely on; DINOv2 too), ``'size'`` (exact size, antialiased: timm, DINOv2 with registers),
+            ``'dino_antialias'``, or ``'size_aliased'`` (transformers). (arch)
         init: ``'dino'`` (truncated normal, std .02), ``'xavier'`` for narrow models (at width 64, .02 is six times too small
             for signals to pass), or ``'mocov3'``, of which patch projection and [CLS] have a part, too.
         grad_checkpointing: What of a block is computed again in the backward pass instead of being kept: nothing
             (False), all that is no product and no attention (``'selective'``: a third of the memory for little time), or
             everything (True).
         class_token: Whether there is a [CLS]; SelfPatch's backbone has none.
-        reg_tokens: Registers between [CLS] and patches, without positions (DINOv2, as in timm's ``reg4`` models).
-        layer_scale: Initial factor of every branch of a block, learned from there (DINOv2: 1e-5); None for no factors.
+        reg_tokens: Registers between [CLS] and patches, without positions (DINOv2, as in timm's ``reg4`` models). (arch)
+        layer_scale: Initial factor of every branch of a block, learned from there (DINOv2: 1e-5); False or 0 for no
+            factors. (arch)
         final_norm: Whether there is a norm after the last block; SelfPatch's backbone has none.
         mask_token: Have a parameter ``mask_token`` (1, D), zero at first, that ``forward`` puts in the place of masked
             patches (iBOT's ``masked_embed``, there in the student only).
         joint_resolutions: Norms and linear layers run once over the tokens of all groups of views that ``encode`` is given,
             not once a group; attention stays in its group. Same results, but for rounding, and for stochastic depth, which
             draws in another order. Larger and fewer products, most at small batches; on a CPU it does not pay.
+        ffn: ``'mlp'``, or gated ``'swiglu'``. (arch)
+        rope: Rotary positions of patches in every block, in the place of the position embedding: True for those of DINOv3,
+            or a dict of arguments of ``RotaryPositions``; False for none. [CLS], registers and query tokens have no
+            position: they are not turned, as a patch in the center of the image would not be. (arch)
+        qkv_bias: Whether queries, keys and values have biases; ``'qv'``: keys have none. (arch)
+        norm_eps: What norms add to the variance. (arch)
 
     Raises:
-        ValueError: Unknown or non-plain ``arch``, unknown ``query_keys`` or ``pos_embed_resize``.
+        ValueError: Unknown or non-plain ``arch``, an unknown choice of an option, or options that exclude each other.
     """
 
     def __init__(
@@ -97,48 +116,55 @@ class QueryViT(VisionTransformer):
         query_keys: str = 'image',
         bidirectional: bool = False,
         query_pos_embed: bool = False,
-        pos_embed_resize: str = 'dino',
+        pos_embed_resize: str | None = None,
         init: str = 'dino',
         grad_checkpointing: bool | str = False,
         class_token: bool = True,
-        reg_tokens: int = 0,
+        reg_tokens: int | None = None,
         layer_scale: float | None = None,
         final_norm: bool = True,
         mask_token: bool = False,
         joint_resolutions: bool = False,
+        ffn: str | None = None,
+        rope: bool | dict | None = None,
+        qkv_bias: bool | str | None = None,
+        norm_eps: float | None = None,
     ) -> None:
-        _check_choice('query_keys', query_keys, QUERY_KEYS)
-        _check_choice('pos_embed_resize', pos_embed_resize, ('dino', 'size'))
-        _check_choice('grad_checkpointing', grad_checkpointing, (False, True, 'selective'))
-        if bidirectional and query_keys != 'image+queries':
-            raise ValueError("bidirectional=True lets every token read every token: set query_keys='image+queries' too")
+        own = arch_options(
+            arch,
+            pos_embed_resize=pos_embed_resize,
+            reg_tokens=reg_tokens,
+            layer_scale=layer_scale,
+            ffn=ffn,
+            rope=rope,
+            qkv_bias=qkv_bias,
+            norm_eps=norm_eps,
+        )
+        _check_options(query_keys, bidirectional, query_pos_embed, grad_checkpointing, own)
+        sizes = resolve_arch(arch)
         super().__init__(
             img_size=img_size,
             num_classes=0,
-            global_pool='token' if class_token else 'avg',
             class_token=class_token,
-            fc_norm=False,
+            global_pool='token' if class_token else 'avg',
             final_norm=final_norm,
-            reg_tokens=reg_tokens,
-            no_embed_class=reg_tokens > 0,
-            init_values=layer_scale,
             drop_path_rate=drop_path_rate,
-            dynamic_img_size=True,
+            **{**sizes, **vit_arguments(sizes, own)},
             block_fn=QueryBlock,
-            attn_layer=QueryAttention,
+            attn_layer=UnbiasedKeyAttention if own['qkv_bias'] == 'qv' else QueryAttention,
             weight_init='skip',
-            **resolve_arch(arch),
         )
         self.query_keys = query_keys
         self.bidirectional = bidirectional
         self.query_pos_embed = query_pos_embed
-        self.pos_embed_resize = pos_embed_resize
+        self.pos_embed_resize = own['pos_embed_resize']
         self.init = init
-        self.layer_scale = layer_scale
+        self.layer_scale = own['layer_scale'] or None
         self.patch_size = self.patch_embed.patch_size[0]
         self.grad_checkpointing = grad_checkpointing
         self.joint_resolutions = joint_resolutions
         self.mask_token = nn.Parameter(torch.zeros(1, self.embed_dim)) if mask_token else None
+        self.rope = build_rope(own['rope'], self.embed_dim // sizes['num_heads'])
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -146,12 +172,13 @@ class QueryViT(VisionTransformer):
 
         With ``init='mocov3'`` all but positions is that of MoCo v3.
         """
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for token in (self.cls_token, self.reg_token):
+        for token in (self.pos_embed, self.cls_token, self.reg_token):
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)
         if self.mask_token is not None:
             nn.init.zeros_(self.mask_token)
+        if self.rope is not None:
+            self.rope.reset_parameters()
         self.patch_embed.proj.reset_parameters()
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
@@ -208,18 +235,18 @@ class QueryViT(VisionTransformer):
         """Final-normed tokens (B, 1 + N, D; registers after [CLS]) after each of the last ``n`` blocks, in their order."""
         x, layout = self.embed(images)
         outputs = []
-        for block in self.blocks:
-            x = block(x, layout)
+        for index, block in enumerate(self.blocks):
+            x = block(x, layout.of_block(index))
             outputs.append(x)
         return [self.norm(x) for x in outputs[-n:]]
 
     def last_attention(self, images: Tensor, query_crops: Tensor | None = None) -> Tensor:
         """Attention map (B, H, S, S) of the last block; rows and columns are [CLS], patches, query tokens."""
         x, layout = self.embed(images, query_crops)
-        for block in self.blocks[:-1]:
-            x = block(x, layout)
+        for index, block in enumerate(self.blocks[:-1]):
+            x = block(x, layout.of_block(index))
         last = self.blocks[-1]
-        return last.attn.weights(last.norm1(x), layout)
+        return last.attn.weights(last.norm1(x), layout.of_block(-1))
 
     def embed(
         self, images: Tensor, query_crops: Tensor | None = None, mask: Tensor | None = None
@@ -228,18 +255,29 @@ class QueryViT(VisionTransformer):
         tokens = self.embed_image(images, mask)
         num_image = tokens.shape[1]
         if query_crops is None or query_crops.shape[1] == 0:
-            return tokens, TokenLayout(num_image)
+            return tokens, TokenLayout(num_image, rotations=self.rotations(images, num_image))
         queries = self.embed_queries(query_crops)
-        layout = TokenLayout(num_image, queries.shape[2], self.query_keys, self.bidirectional)
-        return torch.cat((tokens, queries.flatten(1, 2)), dim=1), layout
+        tokens = torch.cat((tokens, queries.flatten(1, 2)), dim=1)
+        rotations = self.rotations(images, tokens.shape[1])
+        return tokens, TokenLayout(num_image, queries.shape[2], self.query_keys, self.bidirectional, rotations)
+
+    def rotations(self, images: Tensor, num_tokens: int) -> Tensor | None:
+        """Cosines and sines for all tokens of the images and their queries, under rotary positions; see ``TokenLayout``."""
+        if self.rope is None:
+            return None
+        grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+        return self.rope(grid, len(self.blocks), self.num_prefix_tokens, num_tokens)
 
     def embed_image(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) -> [CLS] and registers, as far as there are any, and patches (B, 1 + R + N, D), with positions."""
         grid = self.embed_patches(images)
         if mask is not None:
             grid = self.hide(grid, mask)
-        tokens, positions = grid.flatten(1, 2), self.position_embedding(*grid.shape[1:3])
+        tokens = grid.flatten(1, 2)
         prefix = [token.expand(len(grid), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        if self.pos_embed is None:
+            return torch.cat((*prefix, tokens), dim=1)
+        positions = self.position_embedding(*grid.shape[1:3])
         if self.no_embed_class:
             return torch.cat((*prefix, tokens + positions), dim=1)
         return torch.cat((*prefix, tokens), dim=1) + positions
@@ -286,16 +324,14 @@ class QueryViT(VisionTransformer):
         stored = self.patch_embed.grid_size
         if (height, width) == stored:
             return self.pos_embed
-        if self.pos_embed_resize == 'size':
-            return resample_abs_pos_embed(self.pos_embed, (height, width), stored, self.num_positioned_prefix)
-        return resize_positions(self.pos_embed, stored, (height, width), self.num_positioned_prefix)
+        return resize_by_rule(self.pos_embed, stored, (height, width), self.num_positioned_prefix, self.pos_embed_resize)
 
     def run_blocks(self, x: Tensor, layout: TokenLayout | JointLayout, patches: bool = True) -> Tensor:
         """(B, S, D) -> (B, S, D), or without patches (B, 1 + Q*T, D); rows (R, D) likewise."""
         *first, last = self.blocks
-        for block in first:
-            x = self.run_block(block, x, layout)
-        return self.run_block(last, x, layout, patches)
+        for index, block in enumerate(first):
+            x = self.run_block(block, x, layout.of_block(index))
+        return self.run_block(last, x, layout.of_block(-1), patches)
 
     def run_block(self, block: QueryBlock, x: Tensor, layout: TokenLayout | JointLayout, patches: bool = True) -> Tensor:
         """One block (B, S, D) -> (B, S, D), recomputed in the backward pass as far as activations are not to be kept."""
@@ -317,72 +353,27 @@ class QueryViT(VisionTransformer):
         return ViTOutput(cls, tokens[:, self.num_prefix_tokens : n] if patches else None, queries)
 
 
-def resize_positions(pos_embed: Tensor, stored: tuple[int, int], grid: tuple[int, int], num_prefix: int = 1) -> Tensor:
-    """Position embedding (1, num_prefix + h*w, D) of a ``stored`` grid (h, w) for another ``grid``, as DINO resizes it.
-
-    Bicubic by scale factors. facebookresearch/dino, ``vision_transformer.py: interpolate_pos_encoding`` adds 0.1 to the
-    new size to guard it against rounding, and moves the sampling points a little by doing so.
-    """
-    prefix, positions = pos_embed[:, :num_prefix], pos_embed[:, num_prefix:]
-    scale = tuple((new + 0.1) / old for new, old in zip(grid, stored, strict=True))
-    positions = positions.unflatten(1, stored).permute(0, 3, 1, 2)
-    positions = F.interpolate(positions, scale_factor=scale, mode='bicubic')
-    return torch.cat((prefix, positions.permute(0, 2, 3, 1).flatten(1, 2)), dim=1)
-
-
-def resolve_arch(arch: str | dict) -> dict:
-    """Sizes of a plain ViT given by timm name or explicitly.
-
-    Raises:
-        ValueError: The name is unknown, or names a model whose weights are not those of a plain ViT, or the explicit
-            sizes are not those of one.
-    """
-    if isinstance(arch, Mapping):
-        return _check_sizes(dict(arch))
-    if not isinstance(arch, str):
+def _check_options(
+    query_keys: str, bidirectional: bool, query_pos_embed: bool, grad_checkpointing: bool | str, own: dict
+) -> None:
+    check_choice('query_keys', query_keys, QUERY_KEYS)
+    check_choice('pos_embed_resize', own['pos_embed_resize'], tuple(RULES))
+    check_choice('grad_checkpointing', grad_checkpointing, (False, True, 'selective'))
+    check_choice('qkv_bias', own['qkv_bias'], (True, False, 'qv'))
+    if isinstance(own['reg_tokens'], bool) or not isinstance(own['reg_tokens'], int) or own['reg_tokens'] < 0:
+        raise ValueError(f'reg_tokens={own["reg_tokens"]!r}: must be a whole number of 0 or more')
+    if isinstance(own['norm_eps'], bool) or not isinstance(own['norm_eps'], (int, float)) or own['norm_eps'] <= 0:
+        raise ValueError(f'norm_eps={own["norm_eps"]!r}: must be a positive number')
+    if bidirectional and query_keys != 'image+queries':
+        raise ValueError("bidirectional=True lets every token read every token: set query_keys='image+queries' too")
+    if not uses_rope(own):
+        return
+    if query_pos_embed:
         raise ValueError(
-            f'arch={arch!r}: give the name of a timm model, or sizes as a dict (on the command line one by one: '
-            'model.backbone.arch.embed_dim=192)'
+            'query_pos_embed=True adds the position embedding to query tokens, and under rope there is none: leave one out'
         )
-    if not timm.is_model(arch):
-        close = difflib.get_close_matches(arch, timm.list_models('*vit*') + timm.list_models('deit*'))
-        hint = f'; did you mean {" or ".join(close)}?' if close else ''
-        raise ValueError(f'arch {arch!r} is no model of timm {timm.__version__}{hint}')
-    with torch.device('meta'):
-        model = timm.create_model(arch, num_classes=0)
-    if not isinstance(model, VisionTransformer):
-        raise ValueError(f'arch {arch!r} is a {type(model).__name__}, not a plain vision transformer')
-    block = model.blocks[0]
-    sizes = dict(
-        patch_size=model.patch_embed.patch_size[0],
-        embed_dim=model.embed_dim,
-        depth=len(model.blocks),
-        num_heads=block.attn.num_heads,
-        mlp_ratio=block.mlp.fc1.out_features / model.embed_dim,
-    )
-    with torch.device('meta'):
-        plain = VisionTransformer(img_size=model.patch_embed.img_size, num_classes=0, weight_init='skip', **sizes)
-    differing = _shapes(plain).items() ^ _shapes(model).items()
-    if differing:
-        names = ', '.join(sorted({name for name, _ in differing})[:4])
-        raise ValueError(f'arch {arch!r} is not a plain ViT with a class token: it differs in {names}')
-    return sizes
-
-
-def _check_sizes(sizes: dict) -> dict:
-    unknown, missing = sizes.keys() - SIZES, {'embed_dim', 'depth', 'num_heads', 'patch_size'} - sizes.keys()
-    if unknown or missing:
-        problem = f'unknown {", ".join(sorted(unknown))}' if unknown else f'missing {", ".join(sorted(missing))}'
-        raise ValueError(f'arch={sizes}: {problem}; the sizes of a plain ViT are {", ".join(SIZES)}')
-    if sizes['embed_dim'] % sizes['num_heads']:
-        raise ValueError(f'arch={sizes}: embed_dim must be a multiple of num_heads')
-    return sizes
-
-
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
-
-
-def _check_choice(name: str, value: str | bool, choices: Sequence[str | bool]) -> None:
-    if value not in choices:
-        raise ValueError(f'{name}={value!r}: choose one of {", ".join(map(repr, choices))}')
+    if own['pos_embed_resize'] != 'dino':
+        raise ValueError(
+            f'pos_embed_resize={own["pos_embed_resize"]!r}: rope replaces the position embedding, so there is none to '
+            'resize: leave one out'
+        )

@@ -3,28 +3,23 @@
 import pytest
 import torch
 from backbones import VARIANTS, build_backbone
-from timm.layers import resample_abs_pos_embed
 
 from mmadclr.hub.export.plain import plain_vit
 from mmadclr.hub.export.program import PortableViT, ResizedPositions
-from mmadclr.models.backbones.query_vit import resize_positions
+from mmadclr.models.backbones.query_vit import QueryViT
+from mmadclr.models.backbones.resizing import RULES, resize_by_rule
 
 GRIDS = [(5, 3), (1, 1), (2, 7), (3, 5), (10, 4), (17, 23)]
 
 
 @pytest.mark.parametrize('grid', GRIDS)
-@pytest.mark.parametrize('resize', ['dino', 'size'])
-def test_positions_are_resized_by_both_rules(grid, resize):
+@pytest.mark.parametrize('resize', RULES)
+def test_positions_are_resized_by_every_rule(grid, resize):
     stored, positions = (5, 3), torch.randn(15, 4, dtype=torch.float64)
-    if grid == stored:
-        expected = positions[None]
-    elif resize == 'dino':
-        expected = resize_positions(positions[None], stored, grid, num_prefix=0)
-    else:
-        # The library resizes in single precision.
-        expected = resample_abs_pos_embed(positions[None], grid, stored, num_prefix_tokens=0)
+    plain = positions[None]
+    expected = plain if grid == stored else resize_by_rule(plain, stored, grid, 0, resize)
     found = ResizedPositions(positions, stored, resize).double()(torch.zeros(2, 6, *grid, dtype=torch.float64))
-    tolerance = 1e-12 if resize == 'dino' else 2e-6
+    tolerance = 2e-6 if resize == 'size' else 1e-12  # timm resizes in single precision
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 
@@ -38,6 +33,13 @@ def test_features_are_those_of_the_backbone(variant, size):
         assert (tokens is None) == (expected is None)
         if tokens is not None:
             torch.testing.assert_close(tokens, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(('options', 'words'), [(dict(rope=True), 'rotary positions'), (dict(ffn='swiglu'), 'gated feed')])
+def test_backbones_that_are_no_plain_vit_are_refused(options, words):
+    model = QueryViT(dict(embed_dim=24, depth=1, num_heads=2, patch_size=8), img_size=32, **options)
+    with pytest.raises(ValueError, match=f'the backbone has {words}.*a plain vision transformer has none'):
+        plain_vit(model)
 
 
 def test_a_recorded_program_can_be_moved_to_another_device():
