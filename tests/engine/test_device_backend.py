@@ -12,7 +12,7 @@ from mmengine.config import Config
 from places import REPO
 
 from mmadclr.checkpoint import read_checkpoint
-from mmadclr.config import sense as config_sense
+from mmadclr.config import findings
 from mmadclr.config.check import ConfigError, check_config
 from mmadclr.config.sense import check_sense
 from mmadclr.engine import Runner
@@ -105,7 +105,7 @@ def test_methods_of_mmpretrain_train(method, tmp_path):
 def sensible(small_config, monkeypatch):
     """Checks the demo's config with changes and returns the lines of the log."""
     lines = []
-    monkeypatch.setattr(config_sense, 'print_log', lambda text, *_: lines.append(text))
+    monkeypatch.setattr(findings, 'print_log', lambda text, *_: lines.append(text))
 
     def check(**changes):
         check_sense(small_config(DEVICE | changes))
@@ -133,7 +133,7 @@ def test_a_gpu_is_not(sensible, monkeypatch):
         ),
         (
             {'val_dataloader.dataset.transform': dict(type='MultiCrop', backend='device')},
-            r"val_dataloader: a transform with backend='device' is for training",
+            r"val_dataloader\.dataset\.transform: a transform with backend='device' is for training",
         ),
     ],
 )

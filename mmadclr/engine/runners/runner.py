@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,9 +22,12 @@ from mmadclr import __version__
 from mmadclr.checkpoint.loading import architecture, check_state_dict, describe_backbone, method_name
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.run_files import newest_good_checkpoint, read_state, write_checkpoint
-from mmadclr.config.sense import batch_findings, check_sense, report
+from mmadclr.config.components import Place
+from mmadclr.config.findings import Finding, report
+from mmadclr.config.sense import check_sense
 from mmadclr.datasets.checks import check_dataset
 from mmadclr.datasets.coco_labels import by_name
+from mmadclr.datasets.conflicts import missing
 from mmadclr.datasets.listing import listed_alike, share_in
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.samplers import EpochSampler, check_workers, warn_of_scattered_reads
@@ -32,14 +35,15 @@ from mmadclr.distributed.shards import cut_optimizer_state, whole_states
 from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.optimizers.precision import PRECISIONS, resolve_precision
-from mmadclr.engine.runners.compilation import compile_blocks
-from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
+from mmadclr.engine.runners.batch_findings import batch_findings
+from mmadclr.engine.runners.compilation import compile_blocks, compile_conflicts
+from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop, length_conflicts
 from mmadclr.engine.runners.history import bound_histories
 from mmadclr.engine.runners.run_state import history_of, plain_history
 from mmadclr.engine.runners.sharding import check_sharding, shard_model
 from mmadclr.models.backbones.query_block import has_fused_attention
 from mmadclr.models.selfsup import SelfDistillation
-from mmadclr.registry import RUNNERS, SCOPE
+from mmadclr.registry import RUNNERS, SCOPE, ConfigOf
 from mmadclr.reliability.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
 from mmadclr.reliability.work_dir_lock import sole_use
 
@@ -60,8 +64,25 @@ class Runner(mmengine_runner.Runner):
     * Histories of logged scalars take bounded room and time.
     """
 
+    # What parts of a pretraining config are that name no type.
+    config_parts = {
+        'train_cfg': ConfigOf('EpochBasedTrainLoop'),
+        'optim_wrapper': ConfigOf('SelfDistillationOptimWrapper'),
+        'data_preprocessor': ConfigOf('ViewPreprocessor'),
+    }
     sharded = False
     _position: dict | None = None  # in the run, of the checkpoint it was resumed from
+
+    @classmethod
+    def find_conflicts(cls, place: Place) -> Iterator[Finding]:
+        """Settings at the top: how to compile, and checkpoints that do not exist."""
+        yield from compile_conflicts(place.get('compile', 'auto'))
+        loop = place.at('train_cfg')
+        if not hasattr(loop.component, 'find_conflicts'):  # mmengine's loops
+            yield from length_conflicts(loop)
+        yield from missing('load_from', place.get('load_from'), Path.is_file, 'checkpoint')
+        start = 'model.backbone.init_cfg.checkpoint'  # or a folder, as transformers and timm write them
+        yield from missing(start, place.get(start), Path.exists, 'checkpoint')
 
     def setup_env(self, env_cfg: dict) -> None:
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():

@@ -141,6 +141,11 @@ class QueryViT(VisionTransformer):
         self.mask_token = nn.Parameter(torch.zeros(1, self.embed_dim)) if mask_token else None
         self.reset_parameters()
 
+    @classmethod
+    def patch_size_of(cls, settings: Mapping) -> int:
+        """Pixels along a side of the patches of a backbone with these arguments."""
+        return resolve_arch(settings['arch'])['patch_size']
+
     def reset_parameters(self) -> None:
         """DINO's initialization: linear layers, [CLS] and positions; the patch convolution keeps torch's default.
 
