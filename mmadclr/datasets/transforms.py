@@ -148,7 +148,7 @@ class MultiCrop:
 
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
-        """Sizes and scales of crops against the backbone's patches, and what is left to the device against what works there."""
+        """Crops against the backbone's patches, and what is left to the device against what can work there."""
         for kind, count in crop_counts(place.settings, NUM_GLOBAL).items():
             if count:
                 yield from size_conflicts(place, f'{kind}_size')

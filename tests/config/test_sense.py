@@ -5,9 +5,12 @@ from mmengine.config import Config
 from places import REPO
 
 from mmadclr.config import findings
-from mmadclr.config.check import ConfigError
+from mmadclr.config.check import ConfigError, check_config
 from mmadclr.config.sense import check_sense
 from mmadclr.engine.runners.batch_findings import batch_findings
+from mmadclr.models.losses.self_distillation import LossConfig
+from mmadclr.models.selfsup import DINO
+from mmadclr.registry import MODELS
 
 PRETRAINING = sorted(p for p in (REPO / 'configs').rglob('*.py') if not {'_base_', 'benchmarks'} & set(p.parts))
 
@@ -196,3 +199,90 @@ def test_a_backbone_starts_from_a_file_or_a_folder(cfg, tmp_path, kind):
     else:
         place.touch()
     check_sense(cfg)
+
+
+class Silent:
+    """A component that declares nothing about its settings."""
+
+    def __init__(self, number: int = 1) -> None:
+        pass
+
+
+class Failing(Silent):
+    @classmethod
+    def find_conflicts(cls, place):
+        raise KeyError('of one of its own')
+
+
+class OwnMethod(DINO):
+    """A method of one's own with a second loss, declared as ours are."""
+
+    uses_queries = True
+
+    def __init__(self, backbone: dict, head: dict, loss_own: LossConfig | None = None, **kwargs) -> None:
+        super().__init__(backbone, head, **kwargs)
+
+
+@pytest.fixture
+def own_components():
+    for component in (Silent, Failing, OwnMethod):
+        MODELS.register_module(module=component)
+    yield
+    for component in (Silent, Failing, OwnMethod):
+        MODELS.module_dict.pop(component.__name__)
+
+
+def own(cfg, **changes):
+    model = dict(cfg.model, type='OwnMethod')
+    cfg.model = {**{key: value for key, value in model.items() if key != 'loss_query' and key != 'query_weight'}, **changes}
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'model.backbone.archh': 1}, r'model\.backbone\.archh: QueryViT has .*mean arch\?'),
+        ({'model.head.out_dims': 1}, r'model\.head\.out_dims: DINOHead has .*mean out_dim\?'),
+        ({'model.loss_own.student_tmp': 1}, r'model\.loss_own\.student_tmp: .*mean student_temp\?'),
+        ({'model.data_preprocessor': dict(men=0)}, r'data_preprocessor\.men: .*mean mean\?'),
+        ({'train_dataloader.dataset.transform.local.hu': 1}, r'transform\.local\.hu: .*mean hue\?'),
+    ],
+)
+def test_a_typo_in_any_part_of_an_own_method_is_named(cfg, own_components, change, message):
+    own(cfg, loss_own={}).merge_from_dict(change)
+    with pytest.raises(ConfigError, match=message):
+        check_config(cfg)
+
+
+def test_rules_hold_for_parts_of_an_own_method(cfg, own_components, told):
+    check_sense(own(cfg, loss_own={}))
+    assert not told  # it says that it uses queries
+    cfg.model.loss_own = dict(teacher_temp=-1)
+    with pytest.raises(ConfigError, match=r'model\.loss_own\.teacher_temp=-1: a temperature must be above 0'):
+        check_sense(cfg)
+
+
+def test_classes_that_declare_nothing_hide_nothing(cfg, own_components):
+    own(cfg, loss_own=dict(type='Silent', number=0))
+    cfg.val_evaluator = dict(type='Silent')
+    check_sense(cfg)
+    cfg.load_from = '/none.pth'
+    with pytest.raises(ConfigError, match='checkpoint /none.pth does not exist'):
+        check_sense(cfg)
+
+
+def test_a_class_that_fails_is_named_beside_what_others_find(cfg, own_components):
+    own(cfg, loss_own=dict(type='Failing'))
+    cfg.load_from = '/none.pth'
+    with pytest.raises(
+        ConfigError, match='(?s)none.pth.*model.loss_own: Failing.find_conflicts failed with KeyError'
+    ) as caught:
+        check_sense(cfg)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_defaults_are_those_of_signatures(cfg):
+    """Masks for patches of 16 pixels by default, before a backbone of 8."""
+    cfg.merge_from_dict({'model.backbone.arch': 'vit_small_patch8_224', f'{CROPS}mask': dict(type='BlockMasking')})
+    with pytest.raises(ConfigError, match=r'mask\.patch_size=16, but patches of model\.backbone have 8 pixels: set it to 8'):
+        check_sense(cfg)

@@ -15,6 +15,7 @@ from mmadclr.checkpoint import read_checkpoint
 from mmadclr.config import findings
 from mmadclr.config.check import ConfigError, check_config
 from mmadclr.config.sense import check_sense
+from mmadclr.datasets import conflicts
 from mmadclr.engine import Runner
 
 DEVICE = {'train_dataloader.dataset.transform.backend': 'device'}
@@ -149,8 +150,8 @@ def test_all_our_preprocessors_cut(sensible, kind):
 
 def test_decoding_on_the_device_needs_its_library(sensible, monkeypatch):
     decode = {'train_dataloader.dataset.transform.decode': 'device'}
-    monkeypatch.setattr(config_sense, 'find_spec', lambda name: None)
+    monkeypatch.setattr(conflicts, 'find_spec', lambda name: None)
     with pytest.raises(ConfigError, match=r"decode='device' needs TorchCodec: pip install 'torchcodec>=0\.16'"):
         sensible(**decode)
-    monkeypatch.setattr(config_sense, 'find_spec', lambda name: object())
+    monkeypatch.setattr(conflicts, 'find_spec', lambda name: object())
     sensible(**decode)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import ClassVar
 
 import mmengine
 import torch
@@ -65,7 +66,7 @@ class Runner(mmengine_runner.Runner):
     """
 
     # What parts of a pretraining config are that name no type.
-    config_parts = {
+    config_parts: ClassVar = {
         'train_cfg': ConfigOf('EpochBasedTrainLoop'),
         'optim_wrapper': ConfigOf('SelfDistillationOptimWrapper'),
         'data_preprocessor': ConfigOf('ViewPreprocessor'),

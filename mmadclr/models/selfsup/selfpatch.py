@@ -77,8 +77,8 @@ class SelfPatch(DINO):
             for kind in ('global', 'local'):
                 if patch and counts[kind] and crops.settings[f'{kind}_size'] == patch:
                     yield Finding(
-                        f'{crops.path}.{kind}_size={patch}: for {cls.__name__}, a grid of 1 x 1 patches has no neighbors: make '
-                        f'the views at least two patches wide, or the patches of {patch} pixels smaller ({BACKBONE}.arch)'
+                        f'{crops.path}.{kind}_size={patch}: for {cls.__name__}, a grid of 1 x 1 patches has no neighbors: '
+                        f'make the views at least two patches wide, or the patches of {patch} pixels smaller ({BACKBONE}.arch)'
                     )
 
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor | None = None) -> dict[str, Tensor]:
