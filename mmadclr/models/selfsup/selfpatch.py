@@ -78,7 +78,7 @@ class SelfPatch(DINO):
                 if patch and counts[kind] and crops.settings[f'{kind}_size'] == patch:
                     yield Finding(
                         f'{crops.path}.{kind}_size={patch}: for {cls.__name__}, a grid of 1 x 1 patches has no neighbors: '
-                        f'make the views at least two patches wide, or the patches of {patch} pixels smaller ({BACKBONE}.arch)'
+                        f'make the views at least two patches wide, or patches of {patch} pixels smaller ({BACKBONE}.arch)'
                     )
 
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor | None = None) -> dict[str, Tensor]:
