@@ -1,14 +1,29 @@
-"""What the real numbers of a run make of a recipe."""
+"""What is odd about a run as a whole: settings at the top of its config, and its real numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from mmadclr.config.components import Places
+from mmadclr.config.components import Place, Places
 from mmadclr.config.findings import Finding
+from mmadclr.datasets.conflicts import missing
+from mmadclr.engine.runners.compilation import compile_conflicts
+from mmadclr.engine.runners.epoch_loop import length_conflicts
 
 # A batch smaller than this share of the one that a recipe was made for gets a warning.
 SMALL_BATCH = 0.25
+
+
+def run_conflicts(place: Place) -> Iterator[Finding]:
+    """How to compile, the length of the run, and checkpoints that do not exist; ``place`` is that of the runner."""
+    yield from compile_conflicts(place.get('compile', 'auto'))
+    loop = place.at('train_cfg')
+    if not hasattr(loop.component, 'find_conflicts'):  # mmengine's loops
+        yield from length_conflicts(loop)
+    yield from missing('load_from', place.get('load_from'), Path.is_file, 'checkpoint')
+    start = 'model.backbone.init_cfg.checkpoint'  # or a folder, as transformers and timm write them
+    yield from missing(start, place.get(start), Path.exists, 'checkpoint')
 
 
 def batch_findings(images: int, batch: int, processes: int, accumulated: int, cfg: Mapping) -> Iterator[Finding]:

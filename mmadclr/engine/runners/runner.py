@@ -28,7 +28,6 @@ from mmadclr.config.findings import Finding, report
 from mmadclr.config.sense import check_sense
 from mmadclr.datasets.checks import check_dataset
 from mmadclr.datasets.coco_labels import by_name
-from mmadclr.datasets.conflicts import missing
 from mmadclr.datasets.listing import listed_alike, share_in
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.samplers import EpochSampler, check_workers, warn_of_scattered_reads
@@ -36,9 +35,9 @@ from mmadclr.distributed.shards import cut_optimizer_state, whole_states
 from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.optimizers.precision import PRECISIONS, resolve_precision
-from mmadclr.engine.runners.batch_findings import batch_findings
-from mmadclr.engine.runners.compilation import compile_blocks, compile_conflicts
-from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop, length_conflicts
+from mmadclr.engine.runners.batch_findings import batch_findings, run_conflicts
+from mmadclr.engine.runners.compilation import compile_blocks
+from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
 from mmadclr.engine.runners.history import bound_histories
 from mmadclr.engine.runners.run_state import history_of, plain_history
 from mmadclr.engine.runners.sharding import check_sharding, shard_model
@@ -77,13 +76,7 @@ class Runner(mmengine_runner.Runner):
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
         """Settings at the top: how to compile, and checkpoints that do not exist."""
-        yield from compile_conflicts(place.get('compile', 'auto'))
-        loop = place.at('train_cfg')
-        if not hasattr(loop.component, 'find_conflicts'):  # mmengine's loops
-            yield from length_conflicts(loop)
-        yield from missing('load_from', place.get('load_from'), Path.is_file, 'checkpoint')
-        start = 'model.backbone.init_cfg.checkpoint'  # or a folder, as transformers and timm write them
-        yield from missing(start, place.get(start), Path.exists, 'checkpoint')
+        return run_conflicts(place)
 
     def setup_env(self, env_cfg: dict) -> None:
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
