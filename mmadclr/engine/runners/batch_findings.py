@@ -10,9 +10,16 @@ from mmadclr.config.findings import Finding
 from mmadclr.datasets.conflicts import missing
 from mmadclr.engine.runners.compilation import compile_conflicts
 from mmadclr.engine.runners.epoch_loop import length_conflicts
+from mmadclr.registry import ConfigOf
 
 # A batch smaller than this share of the one that a recipe was made for gets a warning.
 SMALL_BATCH = 0.25
+# What parts of a pretraining config are that name no type.
+UNTYPED_PARTS = {
+    'train_cfg': ConfigOf('EpochBasedTrainLoop'),
+    'optim_wrapper': ConfigOf('SelfDistillationOptimWrapper'),
+    'data_preprocessor': ConfigOf('ViewPreprocessor'),
+}
 
 
 def run_conflicts(place: Place) -> Iterator[Finding]:

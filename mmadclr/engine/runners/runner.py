@@ -35,7 +35,7 @@ from mmadclr.distributed.shards import cut_optimizer_state, whole_states
 from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.optimizers.precision import PRECISIONS, resolve_precision
-from mmadclr.engine.runners.batch_findings import batch_findings, run_conflicts
+from mmadclr.engine.runners.batch_findings import UNTYPED_PARTS, batch_findings, run_conflicts
 from mmadclr.engine.runners.compilation import compile_blocks
 from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
 from mmadclr.engine.runners.history import bound_histories
@@ -43,7 +43,7 @@ from mmadclr.engine.runners.run_state import history_of, plain_history
 from mmadclr.engine.runners.sharding import check_sharding, shard_model
 from mmadclr.models.backbones.query_block import has_fused_attention
 from mmadclr.models.selfsup import SelfDistillation
-from mmadclr.registry import RUNNERS, SCOPE, ConfigOf
+from mmadclr.registry import RUNNERS, SCOPE
 from mmadclr.reliability.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
 from mmadclr.reliability.work_dir_lock import sole_use
 
@@ -64,12 +64,7 @@ class Runner(mmengine_runner.Runner):
     * Histories of logged scalars take bounded room and time.
     """
 
-    # What parts of a pretraining config are that name no type.
-    config_parts: ClassVar = {
-        'train_cfg': ConfigOf('EpochBasedTrainLoop'),
-        'optim_wrapper': ConfigOf('SelfDistillationOptimWrapper'),
-        'data_preprocessor': ConfigOf('ViewPreprocessor'),
-    }
+    config_parts: ClassVar = UNTYPED_PARTS
     sharded = False
     _position: dict | None = None  # in the run, of the checkpoint it was resumed from
 
