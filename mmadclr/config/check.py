@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import ModuleType
-from typing import Any, get_args, get_type_hints
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from mmengine import registry as root_registries
 from mmengine.logging import print_log
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmadclr import registry as our_registries
+from mmadclr.config.components import Node, accepted_arguments, find_component, nodes, registries_of
+from mmadclr.config.findings import ConfigError
 from mmadclr.config.names import Reader, read_names
 from mmadclr.names import printable
-from mmadclr.registry import ConfigOf
-
-
-class ConfigError(ValueError):
-    """A config names components or arguments that do not exist."""
-
 
 # Keys that mmengine itself takes out of a component's dict before it calls the component.
 CONSUMED = {
@@ -108,12 +101,13 @@ def check_config(cfg: Mapping, overrides: Iterable[str] = ()) -> None:
         ConfigError: Lists all problems, each with its key path and where possible the nearest valid name.
     """
     scope = cfg.get('default_scope') or our_registries.SCOPE
-    registries = _registries(scope)
-    problems = [*_unread_names(cfg, overrides), *_useless_overrides(overrides), *_bank(cfg, registries)]
-    for name, value in cfg.items():
-        if name == 'data_preprocessor' and scope != our_registries.SCOPE:
+    registries = registries_of(scope)
+    problems = [*_unread_names(cfg, overrides), *_useless_overrides(overrides)]
+    for found in nodes(cfg, registries):
+        if found.path.split('.')[0] == 'data_preprocessor' and scope != our_registries.SCOPE:
             continue  # merged into the model's by mmengine
-        problems += _walk(name, value, registries)
+        if found.path:
+            problems += _problems(found, registries)
     if problems:
         raise ConfigError('\n  '.join(('the config has keys that nothing would read:', *map(printable, problems))))
 
@@ -168,27 +162,11 @@ def _useless_overrides(overrides: Iterable[str]) -> Iterator[str]:
             yield f'{key}: no part of a run is called {top}{_hint(top, RUNNER_KEYS)}'
 
 
-def _bank(cfg: Mapping, registries: Sequence[Registry]) -> Iterator[str]:
-    """The bank of a ``FeatureEvalLoop`` is the data set of the loop's loader with a few keys changed."""
-    for part in ('val', 'test'):
-        bank = (cfg.get(f'{part}_cfg') or {}).get('bank')
-        dataset = (cfg.get(f'{part}_dataloader') or {}).get('dataset')
-        if isinstance(bank, Mapping) and 'type' not in bank and isinstance(dataset, Mapping) and 'type' in dataset:
-            component = _find(dataset['type'], registries)
-            if component is not None:
-                yield from _unknown(f'{part}_cfg.bank', bank, accepted_arguments(component), dataset['type'])
-
-
-def _walk(path: str, node: Any, registries: Sequence[Registry], declared: str | type | None = None) -> Iterator[str]:
-    """Problems of a config node and all below it; ``declared``: what a node without a type is, by the class that gets it."""
-    if isinstance(node, (list, tuple)):
-        for i, child in enumerate(node):
-            yield from _walk(f'{path}.{i}', child, registries)
-    if not isinstance(node, Mapping):
-        return
-    kind = node.get('type', declared)
-    if isinstance(kind, (str, type)):
-        yield from _check_component(path, node, kind, registries)
+def _problems(found: Node, registries: Sequence[Registry]) -> Iterator[str]:
+    """Problems of one node of a config."""
+    path, node, kind, _ = found
+    if kind is not None:
+        yield from _check_component(found, registries)
     elif path.endswith('dataloader'):
         yield from _unknown(path, node, LOADER_KEYS, 'a data loader')
     elif path.rpartition('.')[0] in LISTS_OF_COMPONENTS:
@@ -198,17 +176,6 @@ def _walk(path: str, node: Any, registries: Sequence[Registry], declared: str | 
         yield from _unknown(path, node, accepted, path.rpartition('.')[2])
     if isinstance(node.get('constructor'), str):
         yield from _check_name(f'{path}.constructor', node['constructor'], node, registries)
-    parts = _declared_parts(node, kind, registries)
-    for name, child in node.items():
-        yield from _walk(f'{path}.{name}', child, registries, parts.get(name))
-
-
-def _declared_parts(node: Mapping, kind: Any, registries: Sequence[Registry]) -> dict[str, str | type]:
-    """What the arguments of a component are the configs of, as its class declares it."""
-    component = _find(kind, registries) if isinstance(kind, str) else kind
-    declared = declared_configs(component) if inspect.isclass(component) else {}
-    types = {name: child.get('type') for name, child in node.items() if isinstance(child, Mapping)}
-    return {name: types.get(part.like) or part.component for name, part in declared.items()}
 
 
 def _untyped(path: str) -> set[str] | tuple[str, ...] | None:
@@ -221,13 +188,13 @@ def _untyped(path: str) -> set[str] | tuple[str, ...] | None:
 
 def _accepted_by_all(names: Iterable[str], registries: Sequence[Registry]) -> set[str] | None:
     """What components can be called with, together."""
-    accepted = [accepted_arguments(_find(name, registries)) for name in names]
+    accepted = [accepted_arguments(find_component(name, registries)) for name in names]
     return None if None in accepted else {'by_epoch'}.union(*accepted)  # mmengine chooses a loop by it
 
 
-def _check_component(path: str, node: Mapping, kind: str | type, registries: Sequence[Registry]) -> Iterator[str]:
+def _check_component(found: Node, registries: Sequence[Registry]) -> Iterator[str]:
+    path, node, kind, component = found
     name = kind if isinstance(kind, str) else kind.__name__
-    component = _find(kind, registries) if isinstance(kind, str) else kind
     if component is None:
         yield from _check_name(path, name, node, registries)
         return
@@ -242,7 +209,7 @@ def _check_name(path: str, name: str, node: Mapping, registries: Sequence[Regist
     """A component that no registry lists; other packages and dotted names of Python are looked up when it is built."""
     scope, _, own = name.rpartition('.')
     elsewhere = scope not in ('', our_registries.SCOPE) or '_scope_' in node
-    if _find(name, registries) is None and not elsewhere and not _is_mmcv_op(name):
+    if find_component(name, registries) is None and not elsewhere and not _is_mmcv_op(name):
         known = {key for registry in registries for key in registry.module_dict}
         yield f'{path}: there is no component {name!r}{_hint(own, known)}'
 
@@ -252,90 +219,10 @@ def _unknown(path: str, node: Mapping, accepted: set[str] | None, owner: str) ->
         yield f'{path}.{key}: {owner} has no such argument{_hint(key, accepted)}'
 
 
-def accepted_arguments(component: Callable) -> set[str] | None:
-    """Names a class or function can be called with; None if it takes anything.
-
-    A ``**kwargs`` in a constructor stands for the arguments of the next constructor along the inheritance.
-    """
-    if not inspect.isclass(component):
-        parameters = inspect.signature(component).parameters
-        return None if _takes_anything(parameters) else set(parameters)
-    accepted: set[str] = set()
-    for constructor in _constructors(component):
-        parameters = inspect.signature(constructor).parameters
-        accepted |= parameters.keys()
-        if not _takes_anything(parameters):
-            return accepted
-    return None
-
-
-def declared_configs(component: type) -> dict[str, ConfigOf]:
-    """Arguments of a class annotated as the config of a part, those of constructors it passes others on to included."""
-    declared: dict[str, ConfigOf] = {}
-    for constructor in _constructors(component):
-        try:
-            hints = get_type_hints(constructor, include_extras=True)
-        except (NameError, TypeError, AttributeError):  # annotations that mean something to a type checker alone
-            hints = {}
-        for name, hint in hints.items():
-            if (part := next(_parts_of(hint), None)) is not None:
-                declared.setdefault(name, part)
-        if not _takes_anything(inspect.signature(constructor).parameters):
-            break
-    return declared
-
-
-def _constructors(component: type) -> Iterator[Callable]:
-    """Along the inheritance; each may pass on to the next what it does not name."""
-    return (vars(cls)['__init__'] for cls in component.__mro__ if '__init__' in vars(cls))
-
-
-def _parts_of(hint: Any) -> Iterator[ConfigOf]:
-    """Annotations of this kind in a type, also as a choice (``... | None``)."""
-    yield from (part for part in getattr(hint, '__metadata__', ()) if isinstance(part, ConfigOf))
-    if not hasattr(hint, '__metadata__'):
-        for choice in get_args(hint):
-            yield from _parts_of(choice)
-
-
-def _takes_anything(parameters: Mapping[str, inspect.Parameter]) -> bool:
-    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-
-
-def _find(name: str, registries: Sequence[Registry]) -> Any:
-    for registry in registries:
-        try:
-            component = registry.get(name)
-        except (RuntimeError, ValueError, TypeError, ImportError, AttributeError):
-            return None  # no name of anything: mmengine has tried to import it
-        if component is not None:
-            return component
-    return None
-
-
 def _is_mmcv_op(name: str) -> bool:
     """mmdet names operations (``RoIAlign``, ``nms``) that no registry lists."""
     ops = sys.modules.get('mmcv.ops')
     return hasattr(ops, name)
-
-
-def _registries(scope: str) -> list[Registry]:
-    """Those of the config's scope first, then ours; each falls back to its parent, mmengine's of the same kind."""
-    modules = [our_registries]
-    if scope not in (our_registries.SCOPE, 'mmengine'):
-        modules.insert(0, _registry_module(scope))
-    found = [value for module in modules for value in vars(module).values() if isinstance(value, Registry)]
-    children = [registry for registry in found if registry.scope != 'mmengine']  # the modules import the parents too
-    parents = {registry.parent.name for registry in children if registry.parent is not None}
-    roots = [value for value in vars(root_registries).values() if isinstance(value, Registry)]
-    return children + [registry for registry in roots if registry.name not in parents]
-
-
-def _registry_module(scope: Any) -> ModuleType:
-    try:
-        return importlib.import_module(f'{scope}.registry')
-    except (ImportError, TypeError, ValueError) as error:
-        raise ConfigError(f'default_scope={scope!r}: there is no such package with registries ({error})') from error
 
 
 def _hint(name: str, known: Iterable[str] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmadclr.config.components import Place
+from mmadclr.config.findings import Finding
+from mmadclr.datasets.conflicts import evaluated_backend_conflicts, size_conflicts
 from mmadclr.datasets.decoding import EncodedImage, Scratch
 from mmadclr.datasets.shared_arrays import SharedArrays
 from mmadclr.registry import TRANSFORMS
@@ -59,6 +63,12 @@ class ResizeCenterCrop:
             raise ValueError(f'size={size} must not exceed resize={resize}')
         self.resize, self.size, self.backend = resize, size, check_backend(backend)
         self._decoded, self._filter, self._arrays = Scratch(), CropFilter(), SharedArrays()
+
+    @classmethod
+    def find_conflicts(cls, place: Place) -> Iterator[Finding]:
+        """The size against the backbone's patches."""
+        yield from size_conflicts(place, 'size')
+        yield from evaluated_backend_conflicts(place)
 
     def __call__(self, results: dict, out: dict[str, Tensor] | None = None) -> dict:
         """Cuts one image.

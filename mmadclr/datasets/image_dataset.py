@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset, get_worker_info
 
+from mmadclr.config.components import Place
+from mmadclr.config.findings import Finding
+from mmadclr.datasets.conflicts import path_conflicts
 from mmadclr.datasets.decoding import (
     READ_ERRORS,
     DecodeError,
@@ -67,6 +70,8 @@ class ImageDataset(Dataset):
         StoreError: From both, if an object store fails, changes, or its shards cannot be kept.
     """
 
+    draws_images = False  # whether the class makes the images itself where they are not there
+
     def __init__(
         self,
         data_root: str,
@@ -86,6 +91,11 @@ class ImageDataset(Dataset):
         self._needs_rng = getattr(self.transform, 'needs_rng', True)  # which costs time
         if self._decodes_late:
             warn_without_simplejpeg()
+
+    @classmethod
+    def find_conflicts(cls, place: Place) -> Iterator[Finding]:
+        """Folders and lists that do not exist."""
+        return path_conflicts(place)
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -179,6 +189,8 @@ class ShapesDataset(ImageDataset):
         num_train, num_val, image_size, draw_seed: What to draw; see ``write_shapes``.
         **kwargs: See ``ImageDataset``.
     """
+
+    draws_images = True
 
     def __init__(
         self,

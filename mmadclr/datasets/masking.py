@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from mmadclr.config.components import Place
+from mmadclr.config.findings import Finding
+from mmadclr.datasets.conflicts import BACKBONE, patch_size
 from mmadclr.registry import TRANSFORMS
 
 ATTEMPTS = 10  # at a block, before a mask stays smaller than wanted
@@ -53,6 +56,18 @@ class PatchMasking(ABC):
         self.patch_size = patch_size
         self.ratios, self.spreads = ratios, spreads
         self.start_epoch = start_epoch
+
+    @classmethod
+    def find_conflicts(cls, place: Place) -> Iterator[Finding]:
+        """Masks against the backbone's patches and the length of the run."""
+        patch, masked = patch_size(place), place.settings['patch_size']
+        epochs, start = place.get('train_cfg.max_epochs'), place.settings['start_epoch']
+        if patch and masked != patch:
+            text = f'{place.path}.patch_size={masked}, but patches of {BACKBONE} have {patch} pixels: set it to {patch}'
+            yield Finding(text)
+        if start and isinstance(epochs, int) and start >= epochs:
+            text = f'{place.path}.start_epoch={start} >= train_cfg.max_epochs={epochs}: nothing is ever masked'
+            yield Finding(f'{text}; lower the first')
 
     def draw(self, rng: np.random.Generator, num_views: int, size: int, epoch: int | None = None) -> np.ndarray:
         """Masks (num_views, h, w) of square views of ``size`` pixels.

@@ -6,6 +6,7 @@ Shape legend: V global views, L local views, Q query crops. Boxes are (left, top
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated
 
 import numpy as np
@@ -13,6 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmadclr.config.components import Place
+from mmadclr.config.findings import Finding
+from mmadclr.datasets.conflicts import (
+    crop_counts,
+    device_conflicts,
+    evaluated_backend_conflicts,
+    scale_conflicts,
+    size_conflicts,
+    stored_size_conflicts,
+)
 from mmadclr.datasets.decoding import EncodedImage, Scratch
 from mmadclr.datasets.masking import PatchMasking
 from mmadclr.datasets.packed_images import FILE, PIXELS, Arena
@@ -134,6 +145,18 @@ class MultiCrop:
         self.masking: PatchMasking | None = None if mask is None else TRANSFORMS.build(mask)
         if self.masking:
             self.masking.check_size(global_size)
+
+    @classmethod
+    def find_conflicts(cls, place: Place) -> Iterator[Finding]:
+        """Crops against the backbone's patches, and what is left to the device against what can work there."""
+        for kind, count in crop_counts(place.settings, NUM_GLOBAL).items():
+            if count:
+                yield from size_conflicts(place, f'{kind}_size')
+            yield from scale_conflicts(place, f'{kind}_scale')
+        if place.phase == 'train':
+            yield from stored_size_conflicts(place)
+        yield from device_conflicts(place)
+        yield from evaluated_backend_conflicts(place)
 
     def __call__(self, results: dict, out: dict[str, Tensor] | Arena | None = None) -> dict:
         """Cuts one sample.

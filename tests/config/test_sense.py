@@ -4,9 +4,13 @@ import pytest
 from mmengine.config import Config
 from places import REPO
 
-from mmadclr.config import sense
-from mmadclr.config.check import ConfigError
-from mmadclr.config.sense import batch_findings, check_sense
+from mmadclr.config import findings
+from mmadclr.config.check import ConfigError, check_config
+from mmadclr.config.sense import check_sense
+from mmadclr.engine.runners.batch_findings import batch_findings
+from mmadclr.models.losses.self_distillation import LossConfig
+from mmadclr.models.selfsup import DINO
+from mmadclr.registry import MODELS
 
 PRETRAINING = sorted(p for p in (REPO / 'configs').rglob('*.py') if not {'_base_', 'benchmarks'} & set(p.parts))
 
@@ -15,7 +19,7 @@ PRETRAINING = sorted(p for p in (REPO / 'configs').rglob('*.py') if not {'_base_
 def told(monkeypatch):
     """Lines of the log."""
     lines = []
-    monkeypatch.setattr(sense, 'print_log', lambda text, *_: lines.append(text))
+    monkeypatch.setattr(findings, 'print_log', lambda text, *_: lines.append(text))
     return lines
 
 
@@ -63,9 +67,9 @@ SCHEDULE, CROPS = 'default_hooks.schedule.', 'train_dataloader.dataset.transform
         ({'model.loss_query.center_momentum': 1.1}, r'loss_query\.center_momentum=1\.1: must lie in \[0, 1\]'),
         ({'optim_wrapper.precision': 'fp16'}, r"optim_wrapper\.precision='fp16': choose 'auto', 'fp32', 'bf16'"),
         ({'compile': 'yes'}, r"compile='yes': choose True, False"),
-        ({f'{CROPS}global_size': 225}, r'global_size=225 is no multiple of the 16 pixels of a patch'),
-        ({f'{CROPS}local_size': 100}, r'local_size=100 is no multiple'),
-        ({f'{CROPS}query_size': 8}, r'query_size=8 is no multiple'),
+        ({f'{CROPS}global_size': 225}, r'global_size=225 must be a multiple of the 16 pixels of a patch'),
+        ({f'{CROPS}local_size': 100}, r'local_size=100 must be a multiple'),
+        ({f'{CROPS}query_size': 8}, r'query_size=8 must be a multiple'),
         ({f'{CROPS}local_scale': (0.3, 0.1)}, r'local_scale=\(0\.3, 0\.1\): give shares'),
         ({f'{CROPS}mask': dict(type='BlockMasking', patch_size=8)}, r'mask\.patch_size=8, but .* have 16 pixels'),
         (
@@ -80,7 +84,7 @@ SCHEDULE, CROPS = 'default_hooks.schedule.', 'train_dataloader.dataset.transform
             {'model.type': 'SelfPatch', f'{CROPS}num_query': 0, f'{CROPS}num_local': 0, f'{CROPS}global_size': 16},
             r'global_size=16: .* no neighbors',
         ),
-        ({'val_dataloader.dataset.transform.size': 220}, r'val_dataloader\.dataset\.transform\.size=220 is no multiple'),
+        ({'val_dataloader.dataset.transform.size': 220}, r'val_dataloader\.dataset\.transform\.size=220 must be a multiple'),
         (
             {'train_dataloader.dataset.data_root': '/none'},
             r'train_dataloader\.dataset\.data_root: folder /none does not exist',
@@ -121,7 +125,7 @@ def test_what_is_odd_is_told(cfg, told, change, message):
 
 def test_all_is_reported_at_once(cfg):
     cfg.merge_from_dict({f'{SCHEDULE}warmup_epochs': 801, 'load_from': '/none.pth', f'{CROPS}query_size': 8})
-    with pytest.raises(ConfigError, match=r'(?s)warmup_epochs.*query_size.*load_from'):
+    with pytest.raises(ConfigError, match=r'(?s)(?=.*warmup_epochs)(?=.*query_size)(?=.*load_from)'):
         check_sense(cfg)
 
 
@@ -176,7 +180,7 @@ def test_other_scopes_are_left_to_their_libraries(cfg):
     ],
 )
 def test_numbers_of_a_run(cfg, numbers, messages):
-    found = batch_findings(**numbers, cfg=cfg)
+    found = list(batch_findings(**numbers, cfg=cfg))
     assert len(found) == len(messages)
     for finding, message in zip(found, messages, strict=True):
         assert message in finding.text
@@ -195,3 +199,90 @@ def test_a_backbone_starts_from_a_file_or_a_folder(cfg, tmp_path, kind):
     else:
         place.touch()
     check_sense(cfg)
+
+
+class Silent:
+    """A component that declares nothing about its settings."""
+
+    def __init__(self, number: int = 1) -> None:
+        pass
+
+
+class Failing(Silent):
+    @classmethod
+    def find_conflicts(cls, place):
+        raise KeyError('of one of its own')
+
+
+class OwnMethod(DINO):
+    """A method of one's own with a second loss, declared as ours are."""
+
+    uses_queries = True
+
+    def __init__(self, backbone: dict, head: dict, loss_own: LossConfig | None = None, **kwargs) -> None:
+        super().__init__(backbone, head, **kwargs)
+
+
+@pytest.fixture
+def own_components():
+    for component in (Silent, Failing, OwnMethod):
+        MODELS.register_module(module=component)
+    yield
+    for component in (Silent, Failing, OwnMethod):
+        MODELS.module_dict.pop(component.__name__)
+
+
+def own(cfg, **changes):
+    model = dict(cfg.model, type='OwnMethod')
+    cfg.model = {**{key: value for key, value in model.items() if key != 'loss_query' and key != 'query_weight'}, **changes}
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'model.backbone.archh': 1}, r'model\.backbone\.archh: QueryViT has .*mean arch\?'),
+        ({'model.head.out_dims': 1}, r'model\.head\.out_dims: DINOHead has .*mean out_dim\?'),
+        ({'model.loss_own.student_tmp': 1}, r'model\.loss_own\.student_tmp: .*mean student_temp\?'),
+        ({'model.data_preprocessor': dict(men=0)}, r'data_preprocessor\.men: .*mean mean\?'),
+        ({'train_dataloader.dataset.transform.local.hu': 1}, r'transform\.local\.hu: .*mean hue\?'),
+    ],
+)
+def test_a_typo_in_any_part_of_an_own_method_is_named(cfg, own_components, change, message):
+    own(cfg, loss_own={}).merge_from_dict(change)
+    with pytest.raises(ConfigError, match=message):
+        check_config(cfg)
+
+
+def test_rules_hold_for_parts_of_an_own_method(cfg, own_components, told):
+    check_sense(own(cfg, loss_own={}))
+    assert not told  # it says that it uses queries
+    cfg.model.loss_own = dict(teacher_temp=-1)
+    with pytest.raises(ConfigError, match=r'model\.loss_own\.teacher_temp=-1: a temperature must be above 0'):
+        check_sense(cfg)
+
+
+def test_classes_that_declare_nothing_hide_nothing(cfg, own_components):
+    own(cfg, loss_own=dict(type='Silent', number=0))
+    cfg.val_evaluator = dict(type='Silent')
+    check_sense(cfg)
+    cfg.load_from = '/none.pth'
+    with pytest.raises(ConfigError, match='checkpoint /none.pth does not exist'):
+        check_sense(cfg)
+
+
+def test_a_class_that_fails_is_named_beside_what_others_find(cfg, own_components):
+    own(cfg, loss_own=dict(type='Failing'))
+    cfg.load_from = '/none.pth'
+    with pytest.raises(
+        ConfigError, match='(?s)none.pth.*model.loss_own: Failing.find_conflicts failed with KeyError'
+    ) as caught:
+        check_sense(cfg)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_defaults_are_those_of_signatures(cfg):
+    """Masks for patches of 16 pixels by default, before a backbone of 8."""
+    cfg.merge_from_dict({'model.backbone.arch': 'vit_small_patch8_224', f'{CROPS}mask': dict(type='BlockMasking')})
+    with pytest.raises(ConfigError, match=r'mask\.patch_size=16, but patches of model\.backbone have 8 pixels: set it to 8'):
+        check_sense(cfg)

@@ -13,9 +13,10 @@ from places import REPO
 from programs import python_on_ranks
 
 from mmadclr.checkpoint import read_checkpoint
-from mmadclr.config import sense as config_sense
+from mmadclr.config import findings
 from mmadclr.config.check import ConfigError, check_config
 from mmadclr.config.sense import check_sense
+from mmadclr.datasets import conflicts
 from mmadclr.engine import Runner
 
 DEVICE = {'train_dataloader.dataset.transform.backend': 'device'}
@@ -102,7 +103,7 @@ def test_methods_of_mmpretrain_train(method, tmp_path):
 def sensible(small_config, monkeypatch):
     """Checks the demo's config with changes and returns the lines of the log."""
     lines = []
-    monkeypatch.setattr(config_sense, 'print_log', lambda text, *_: lines.append(text))
+    monkeypatch.setattr(findings, 'print_log', lambda text, *_: lines.append(text))
 
     def check(**changes):
         check_sense(small_config(DEVICE | changes))
@@ -130,7 +131,7 @@ def test_a_gpu_is_not(sensible, monkeypatch):
         ),
         (
             {'val_dataloader.dataset.transform': dict(type='MultiCrop', backend='device')},
-            r"val_dataloader: a transform with backend='device' is for training",
+            r"val_dataloader\.dataset\.transform: a transform with backend='device' is for training",
         ),
     ],
 )
@@ -146,8 +147,8 @@ def test_all_our_preprocessors_cut(sensible, kind):
 
 def test_decoding_on_the_device_needs_its_library(sensible, monkeypatch):
     decode = {'train_dataloader.dataset.transform.decode': 'device'}
-    monkeypatch.setattr(config_sense, 'find_spec', lambda name: None)
+    monkeypatch.setattr(conflicts, 'find_spec', lambda name: None)
     with pytest.raises(ConfigError, match=r"decode='device' needs TorchCodec: pip install 'torchcodec>=0\.16'"):
         sensible(**decode)
-    monkeypatch.setattr(config_sense, 'find_spec', lambda name: object())
+    monkeypatch.setattr(conflicts, 'find_spec', lambda name: object())
     sensible(**decode)

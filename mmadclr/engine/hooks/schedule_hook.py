@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop
 
+from mmadclr.config.components import Place
+from mmadclr.config.findings import Finding
 from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.optimizers.schedules import cosine_schedule, linear_warmup
 from mmadclr.models.losses import SelfDistillationLoss
@@ -69,6 +71,19 @@ class DistillationScheduleHook(Hook):
             check_temperature(f'teacher_temp_of.{name}', self.temperature_of[name])
         self.freeze_last_layer_epochs = freeze_last_layer_epochs
 
+    @classmethod
+    def find_conflicts(cls, place: Place) -> Iterator[Finding]:
+        """Schedules against the length of the run."""
+        settings, epochs = place.settings, place.get('train_cfg.max_epochs')
+        min_lr, decay = settings['min_lr'], tuple(settings['weight_decay'])
+        if min_lr < 0 or any(value < 0 for value in decay):
+            yield Finding(f'{place.path}: min_lr={min_lr} and weight_decay={decay} must not be negative')
+        if place.get('param_scheduler'):
+            text = f'{place.path} sets the learning rate of every step and would undo it; remove one of the two'
+            yield Finding(f'param_scheduler: {text}')
+        if isinstance(epochs, int) and epochs >= 1:
+            yield from length_conflicts(place, epochs)
+
     def before_run(self, runner) -> None:
         # Before a checkpoint is loaded: afterwards the optimizer holds the learning rate of its last step. An evaluation
         # has no optimizer.
@@ -119,6 +134,23 @@ class DistillationScheduleHook(Hook):
         runner.message_hub.update_scalar('train/teacher_temp', float(self.temperatures[runner.epoch]))
         for name, table in self.temperatures_of.items():
             runner.message_hub.update_scalar(f'train/teacher_temp_{name}', float(table[runner.epoch]))
+
+
+def length_conflicts(place: Place, epochs: int) -> Iterator[Finding]:
+    """Parts of the schedule that end after the run."""
+    length = f'train_cfg.max_epochs={epochs}'
+    rise, frozen, warmup = (
+        place.settings[key] for key in ('warmup_epochs', 'freeze_last_layer_epochs', 'teacher_temp_warmup_epochs')
+    )
+    if rise > epochs:
+        text = f'{place.path}.warmup_epochs={rise} > {length}: the learning rate would never reach its peak'
+        yield Finding(f'{text}; lower the first')
+    if frozen >= epochs:
+        text = f'{place.path}.freeze_last_layer_epochs={frozen} >= {length}: the last layer would never learn'
+        yield Finding(f'{text}; lower the first', fatal=frozen > epochs)
+    if warmup > epochs:
+        text = f'{place.path}.teacher_temp_warmup_epochs={warmup} > {length}: the run ends before the teacher temperature'
+        yield Finding(f'{text} reaches its end', fatal=False)
 
 
 def temperature_table(total: int, temp: Sequence[float], warmup_epochs: int, start_epoch: int) -> np.ndarray:

@@ -18,9 +18,14 @@ def resolve_precision(precision: str) -> str:
     """``'auto'`` -> ``'bf16'`` on a GPU that supports it, else ``'fp32'``."""
     if precision == 'auto':
         return 'bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: choose 'auto', 'fp32' or 'bf16'")
+    check_precision(precision)
     return precision
+
+
+def check_precision(precision: str) -> None:
+    """Raises a ValueError for a name that stands for none."""
+    if precision not in ('auto', *PRECISIONS):
+        raise ValueError(f"precision={precision!r}: choose 'auto', {', '.join(map(repr, PRECISIONS))}")
 
 
 def mmdet_detectors(model: nn.Module) -> list[nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -10,8 +11,16 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from mmadclr.config.components import Place
+from mmadclr.config.findings import Finding, refusals
 from mmadclr.distributed.shards import local_tensors, whole_norms
-from mmadclr.engine.optimizers.precision import PRECISIONS, autocast_features, mmdet_detectors, resolve_precision
+from mmadclr.engine.optimizers.precision import (
+    PRECISIONS,
+    autocast_features,
+    check_precision,
+    mmdet_detectors,
+    resolve_precision,
+)
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.registry import OPTIM_WRAPPERS
 
@@ -54,6 +63,11 @@ class AutocastOptimWrapper(OptimWrapper):
             raise ValueError(f'accumulative_counts={counts}: the number of batches per optimizer step must be 1 or more')
         super().__init__(optimizer, **kwargs)
         self.dtype = PRECISIONS[resolve_precision(precision)]
+
+    @classmethod
+    def find_conflicts(cls, place: Place) -> Iterator[Finding]:
+        """A precision there is not."""
+        return refusals(f'{place.path}.', check_precision, place.settings['precision'])
 
     @property
     def accumulative_counts(self) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Iterator
 
 import torch
 from mmengine.logging import print_log
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from mmadclr.config.findings import Finding, refusals
 from mmadclr.models.backbones.query_block import QueryBlock
 from mmadclr.models.backbones.query_vit import QueryViT
 
@@ -89,6 +91,11 @@ def read_setting(setting: bool | str | dict | None) -> dict:
         if choices and setting.get(name) is not None and setting[name] not in choices:
             raise ValueError(f'compile: {name}={setting[name]!r}; choose {", ".join(map(repr, choices))}')
     return dict(setting)
+
+
+def compile_conflicts(setting: bool | str | dict | None) -> Iterator[Finding]:
+    """What :func:`read_setting` refuses."""
+    return refusals('', read_setting, setting)
 
 
 def why_not(device: torch.device, options: dict) -> str | None:

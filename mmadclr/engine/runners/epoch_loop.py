@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine import dist
 from mmengine.runner import EpochBasedTrainLoop
 
+from mmadclr.config.components import Place
+from mmadclr.config.findings import Finding
 from mmadclr.engine.runners.run_state import random_state, set_random_state
 from mmadclr.registry import LOOPS
 
@@ -22,6 +25,10 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     first_batch = 0  # of the epoch at hand: how many are done already
     validated = 0  # epochs after which the last validation took place
     to_restore: dict[str, Any] | None = None  # random states to be put back before the next iteration
+
+    @classmethod
+    def find_conflicts(cls, place: Place) -> Iterator[Finding]:
+        return length_conflicts(place)
 
     def run(self):
         """Trains, and validates as often as ``val_interval`` says."""
@@ -95,3 +102,15 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             'and {} now. Kept: weights, optimizer, centers, the order of the epoch and, to a batch, the place in it, and '
             'the schedules by epoch. Not kept: which images meet in a batch, and which paths are dropped'
         ).format(*before, *now)
+
+
+def length_conflicts(place: Place) -> Iterator[Finding]:
+    """Whether a loop over epochs has a run, and when that validates; ``place`` is that of the loop."""
+    epochs, interval = place.settings.get('max_epochs'), place.settings.get('val_interval')
+    if isinstance(epochs, int) and epochs < 1:
+        yield Finding(f'{place.path}.max_epochs={epochs}: there is nothing to train')
+    if place.get('val_cfg') and isinstance(epochs, int) and isinstance(interval, int) and interval > epochs:
+        text = (
+            f'{place.path}.val_interval={interval} > {place.path}.max_epochs={epochs}: validation at the end of the run only'
+        )
+        yield Finding(text, fatal=False)

@@ -67,7 +67,7 @@ class FeatureEvalLoop(BaseLoop):
         runner,
         dataloader: dict,
         evaluator: dict | Sequence[dict],
-        bank: dict,
+        bank: Annotated[dict, ConfigOf('ImageDataset', like='dataloader.dataset')],
         dense_probe: Annotated[dict, ConfigOf('DenseProbe')] | None = None,
         bank_dtype: str | None = None,
         bank_device: str | None = None,

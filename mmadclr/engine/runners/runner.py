@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import ClassVar
 
 import mmengine
 import torch
@@ -22,7 +23,9 @@ from mmadclr import __version__
 from mmadclr.checkpoint.loading import architecture, check_state_dict, describe_backbone, method_name
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.run_files import newest_good_checkpoint, read_state, write_checkpoint
-from mmadclr.config.sense import batch_findings, check_sense, report
+from mmadclr.config.components import Place
+from mmadclr.config.findings import Finding, report
+from mmadclr.config.sense import check_sense
 from mmadclr.datasets.checks import check_dataset
 from mmadclr.datasets.coco_labels import by_name
 from mmadclr.datasets.listing import listed_alike, share_in
@@ -32,6 +35,7 @@ from mmadclr.distributed.shards import cut_optimizer_state, whole_states
 from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.optimizers.precision import PRECISIONS, resolve_precision
+from mmadclr.engine.runners.batch_findings import UNTYPED_PARTS, batch_findings, run_conflicts
 from mmadclr.engine.runners.compilation import compile_blocks
 from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
 from mmadclr.engine.runners.history import bound_histories
@@ -60,8 +64,14 @@ class Runner(mmengine_runner.Runner):
     * Histories of logged scalars take bounded room and time.
     """
 
+    config_parts: ClassVar = UNTYPED_PARTS
     sharded = False
     _position: dict | None = None  # in the run, of the checkpoint it was resumed from
+
+    @classmethod
+    def find_conflicts(cls, place: Place) -> Iterator[Finding]:
+        """Settings at the top: how to compile, and checkpoints that do not exist."""
+        return run_conflicts(place)
 
     def setup_env(self, env_cfg: dict) -> None:
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():

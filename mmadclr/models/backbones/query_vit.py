@@ -167,6 +167,11 @@ class QueryViT(VisionTransformer):
         self.rope = build_rope(own['rope'], self.embed_dim // sizes['num_heads'])
         self.reset_parameters()
 
+    @classmethod
+    def patch_size_of(cls, settings: Mapping) -> int:
+        """Pixels along a side of the patches of a backbone with these arguments."""
+        return resolve_arch(settings['arch'])['patch_size']
+
     def reset_parameters(self) -> None:
         """DINO's initialization: linear layers, [CLS] and positions; the patch convolution keeps torch's default.
 

@@ -5,12 +5,15 @@ Shape legend: U teacher views, V student views, B images, D channels, K prototyp
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from mmengine import dist
 from torch import Tensor, nn
 
+from mmadclr.config.components import Place
+from mmadclr.config.findings import Finding
 from mmadclr.models.losses.chunked_cross_entropy import Prototyped, at_least_fp32, chunked_cross_entropy
 from mmadclr.registry import MODELS, ConfigOf
 
@@ -103,6 +106,16 @@ class SelfDistillationLoss(nn.Module):
         self.logits_mib = logits_mib
         self.register_buffer('center', torch.zeros(out_dim))
         self.pending: list[PendingMean] = []
+
+    @classmethod
+    def find_conflicts(cls, place: Place) -> Iterator[Finding]:
+        """Numbers with which the teacher makes no sense."""
+        for key in ('student_temp', 'teacher_temp'):
+            if place.settings[key] <= 0:
+                yield Finding(f'{place.path}.{key}={place.settings[key]}: a temperature must be above 0')
+        momentum = place.settings['center_momentum']
+        if not 0 <= momentum <= 1:
+            yield Finding(f'{place.path}.center_momentum={momentum}: must lie in [0, 1]; 1 never moves the center')
 
     def forward(
         self,

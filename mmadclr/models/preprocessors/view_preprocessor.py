@@ -34,6 +34,8 @@ class ViewPreprocessor(BaseDataPreprocessor):
         ValueError: ``arithmetic`` is none of the two.
     """
 
+    cuts_crops = True  # of whole images, as MultiCrop sends them with backend='device'
+
     def __init__(
         self,
         mean: tuple[float, float, float] = (123.675, 116.28, 103.53),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from copy import deepcopy
 from typing import Annotated
@@ -14,6 +14,9 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from mmadclr.config.components import Place
+from mmadclr.config.findings import Finding
+from mmadclr.datasets.transforms import MultiCrop
 from mmadclr.models.losses.self_distillation import SelfDistillationLoss
 from mmadclr.models.selfsup.teacher_copies import LowPrecisionCopies
 from mmadclr.registry import MODELS, ConfigOf
@@ -36,6 +39,8 @@ class SelfDistillation(BaseModel):
             losses are the same to the bit. Takes two more bytes a parameter of the teacher. Not with ``sharding``.
     """
 
+    uses_queries = True  # whether the loss looks at query crops
+
     def __init__(
         self,
         backbone: dict,
@@ -53,7 +58,17 @@ class SelfDistillation(BaseModel):
         self.teacher = deepcopy(self.student).requires_grad_(False)
         self.teacher_momentum = teacher_momentum
         self.copies = LowPrecisionCopies(self.teacher) if teacher_copies else None
+        self.inputs = inspect.signature(self.loss).parameters.keys()
         self.train()
+
+    @classmethod
+    def find_conflicts(cls, place: Place) -> Iterator[Finding]:
+        """Views that are made but not used."""
+        for crops in place.config.of_kind(MultiCrop):
+            queries = crops.settings['num_query']
+            if queries and not cls.uses_queries:
+                text = f'{crops.path}.num_query={queries}: {cls.__name__} does not use query crops; set 0'
+                yield Finding(text, fatal=False)
 
     def init_weights(self) -> None:
         """Draws the student's weights anew and starts the teacher from them."""
@@ -84,7 +99,7 @@ class SelfDistillation(BaseModel):
 
     def check_views(self, views: dict) -> None:
         """Raises a ValueError for inputs that the samples carry and the method does not take, such as masks."""
-        unused = views.keys() - inspect.signature(self.loss).parameters.keys()
+        unused = views.keys() - self.inputs
         if unused:
             raise ValueError(
                 f'{type(self).__name__} has no use for the {", ".join(sorted(unused))} of the samples: remove the option of '

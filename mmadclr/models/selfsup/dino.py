@@ -25,6 +25,8 @@ class DINO(SelfDistillation):
         **kwargs: See ``SelfDistillation``.
     """
 
+    uses_queries = False
+
     def __init__(self, backbone: dict, head: dict, loss_cls: LossConfig | None = None, **kwargs) -> None:
         super().__init__(backbone, head, **kwargs)
         self.loss_cls = self.build_loss(loss_cls)

@@ -20,6 +20,8 @@ class QueryTerm:
     To be put before the method among the bases; its query tokens meet ``query_head(network)``.
     """
 
+    uses_queries = True
+
     def add_query_term(self, weight: float, loss: dict | None, teacher_queries: str, **defaults) -> None:
         """To be called at the end of the constructor.
 

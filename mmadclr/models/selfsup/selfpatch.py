@@ -6,11 +6,16 @@ R = all patches of the batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from mmadclr.config.components import Place
+from mmadclr.config.findings import Finding
+from mmadclr.datasets.conflicts import BACKBONE, crop_counts, patch_size
+from mmadclr.datasets.transforms import NUM_GLOBAL, MultiCrop
 from mmadclr.models.backbones.query_vit import ViewGroup, resolve_arch
 from mmadclr.models.losses.self_distillation import LossConfig, Projection
 from mmadclr.models.selfsup.dino import DINO, by_view, flat
@@ -61,6 +66,20 @@ class SelfPatch(DINO):
         self.patch_weight = patch_weight
         num_prototypes = len(self.student['patch_head'].last_layer.weight_v)
         self.loss_patch = self.build_loss(loss_patch, out_dim=num_prototypes, pairing='same-view')
+
+    @classmethod
+    def find_conflicts(cls, place: Place) -> Iterator[Finding]:
+        """Views against the backbone's patches: the only patch of a view has no neighbors."""
+        yield from super().find_conflicts(place)
+        patch = patch_size(place)
+        for crops in place.config.of_kind(MultiCrop):
+            counts = crop_counts(crops.settings, NUM_GLOBAL)
+            for kind in ('global', 'local'):
+                if patch and counts[kind] and crops.settings[f'{kind}_size'] == patch:
+                    yield Finding(
+                        f'{crops.path}.{kind}_size={patch}: for {cls.__name__}, a grid of 1 x 1 patches has no neighbors: '
+                        f'make the views at least two patches wide, or patches of {patch} pixels smaller ({BACKBONE}.arch)'
+                    )
 
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor | None = None) -> dict[str, Tensor]:
         """``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w); SelfPatch has no use for query crops."""

@@ -1,0 +1,263 @@
+"""The components of a config: where each stands, which class it names, and with which settings it will be called."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from types import ModuleType
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from mmengine import registry as root_registries
+from mmengine.registry import Registry
+
+from mmadclr import registry as our_registries
+from mmadclr.config.findings import ConfigError
+from mmadclr.registry import ConfigOf
+
+
+class Node(NamedTuple):
+    """A dict of a config.
+
+    Attributes:
+        path: Dotted.
+        node: Its keys as written.
+        kind: The type it names, or that the class which gets it declares; None where neither says what it is.
+        component: Class or function of that type; None if no registry lists it.
+    """
+
+    path: str
+    node: Mapping
+    kind: str | type | None
+    component: Any
+
+
+class Place(NamedTuple):
+    """A component in its config: what a class is asked with for settings that cannot work (``find_conflicts``).
+
+    Attributes:
+        path: Dotted; empty for the runner, whose settings are the config.
+        component: The class.
+        settings: The arguments it will be called with: those of the config over the defaults of its signature.
+        config: All places.
+    """
+
+    path: str
+    component: Any
+    settings: Mapping[str, Any]
+    config: Places
+
+    @property
+    def cfg(self) -> Mapping:
+        """The whole config."""
+        return self.config.cfg
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """See :meth:`Places.get`."""
+        return self.config.get(path, default)
+
+    def at(self, path: str) -> Place:
+        """See :meth:`Places.at`."""
+        return self.config.at(path)
+
+    @property
+    def phase(self) -> str:
+        """``'train'``, ``'val'`` or ``'test'``, where the place is in what mmengine's runner has for one of these alone."""
+        phase = self.path.partition('_')[0]
+        return phase if phase in ('val', 'test') else 'train'
+
+    @property
+    def in_training(self) -> bool:
+        """Whether a training run builds it: nothing of the test, and what is for validation if there is one."""
+        return self.phase == 'train' or (self.phase == 'val' and bool(self.get('val_cfg')))
+
+
+class Places:
+    """A config by the dotted paths of its components."""
+
+    def __init__(self, cfg: Mapping) -> None:
+        self.cfg = cfg
+
+    @cached_property
+    def all(self) -> dict[str, Place]:
+        """Every component that a registry lists, by its path."""
+        found = {}
+        for path, node, _, component in nodes(
+            self.cfg, registries_of(self.cfg.get('default_scope') or our_registries.SCOPE)
+        ):
+            if component is not None:
+                found[path] = Place(path, component, {**defaults_of(component), **dict(node.items())}, self)
+        return found
+
+    def at(self, path: str) -> Place:
+        """The component at a path; one without class where no class is known, and without settings where nothing is."""
+        written = self.written(path)
+        nothing = Place(path, None, written if isinstance(written, Mapping) else {}, self)
+        return self.all.get(path, nothing)
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """The value at a path: as written, or as the signature of its component has it; else ``default``."""
+        parent, _, key = path.rpartition('.')
+        value = self.at(parent).settings.get(key) if parent else self.written(key)
+        return default if value is None else value
+
+    def of_kind(self, kind: type, phase: str = 'train') -> Iterator[Place]:
+        """Components of a class or of one derived from it."""
+        for place in self.all.values():
+            if inspect.isclass(place.component) and issubclass(place.component, kind) and place.phase == phase:
+                yield place
+
+    def written(self, path: str) -> Any:
+        """Value at a path in the config itself; None where there is none."""
+        value: Any = self.cfg
+        for key in path.split('.'):
+            if isinstance(value, (list, tuple)) and key.isdecimal() and int(key) < len(value):
+                value = value[int(key)]
+            else:
+                value = value.get(key) if hasattr(value, 'get') else None  # Config is no Mapping
+        return value
+
+
+def nodes(cfg: Mapping, registries: Sequence[Registry]) -> Iterator[Node]:
+    """Every dict of a config below the top, each before what is in it; the first is the config itself, for its runner."""
+    runner = find_component(str(cfg.get('runner_type') or 'Runner'), registries)
+    yield Node('', cfg, None, runner)
+    parts = {name: part.component for name, part in getattr(runner, 'config_parts', {}).items()}
+    for name, value in cfg.items():
+        yield from _below(cfg, name, value, registries, parts.get(name))
+
+
+def _below(
+    cfg: Mapping, path: str, node: Any, registries: Sequence[Registry], declared: str | type | None
+) -> Iterator[Node]:
+    """A node and all below it; ``declared``: what it is if it has no type, by the class that gets it."""
+    if isinstance(node, (list, tuple)):
+        for i, child in enumerate(node):
+            yield from _below(cfg, f'{path}.{i}', child, registries, None)
+    if not isinstance(node, Mapping):
+        return
+    kind = node.get('type', declared)
+    kind = kind if isinstance(kind, (str, type)) else None
+    component = find_component(kind, registries) if isinstance(kind, str) else kind
+    yield Node(path, node, kind, component)
+    parts = _declared_parts(cfg, path, node, component)
+    for name, child in node.items():
+        yield from _below(cfg, f'{path}.{name}', child, registries, parts.get(name))
+
+
+def _declared_parts(cfg: Mapping, path: str, node: Mapping, component: Any) -> dict[str, str | type]:
+    """What the arguments of a component are the configs of, as its class declares it."""
+    declared = declared_configs(component) if inspect.isclass(component) else {}
+    return {name: _type_like(cfg, path, node, part.like) or part.component for name, part in declared.items()}
+
+
+def _type_like(cfg: Mapping, path: str, node: Mapping, like: str | None) -> str | type | None:
+    """Type of another argument; the ``dataloader`` of a loop is filled in by mmengine's runner from the top."""
+    if like is None:
+        return None
+    value: Any = {'dataloader': cfg.get(f'{path.removesuffix("_cfg")}_dataloader'), **node}
+    for key in like.split('.'):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value.get('type') if isinstance(value, Mapping) else None
+
+
+def defaults_of(component: Any) -> dict[str, Any]:
+    """Defaults of the arguments a component can be called with, along the inheritance as in :func:`accepted_arguments`."""
+    defaults: dict[str, Any] = {}
+    for constructor in _constructors(component) if inspect.isclass(component) else (component,):
+        parameters = _parameters(constructor)
+        for name, parameter in parameters.items():
+            if parameter.default is not parameter.empty:
+                defaults.setdefault(name, parameter.default)
+        if not _takes_anything(parameters):
+            break
+    return defaults
+
+
+def _parameters(component: Callable) -> Mapping[str, inspect.Parameter]:
+    """Those of its signature; none where Python cannot tell, as of some functions in C."""
+    try:
+        return inspect.signature(component).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def accepted_arguments(component: Callable) -> set[str] | None:
+    """Names a class or function can be called with; None if it takes anything.
+
+    A ``**kwargs`` in a constructor stands for the arguments of the next constructor along the inheritance.
+    """
+    if not inspect.isclass(component):
+        parameters = inspect.signature(component).parameters
+        return None if _takes_anything(parameters) else set(parameters)
+    accepted: set[str] = set()
+    for constructor in _constructors(component):
+        parameters = inspect.signature(constructor).parameters
+        accepted |= parameters.keys()
+        if not _takes_anything(parameters):
+            return accepted
+    return None
+
+
+def declared_configs(component: type) -> dict[str, ConfigOf]:
+    """Arguments of a class annotated as the config of a part, those of constructors it passes others on to included."""
+    declared: dict[str, ConfigOf] = {}
+    for constructor in _constructors(component):
+        try:
+            hints = get_type_hints(constructor, include_extras=True)
+        except (NameError, TypeError, AttributeError):  # annotations that mean something to a type checker alone
+            hints = {}
+        for name, hint in hints.items():
+            if (part := next(_parts_of(hint), None)) is not None:
+                declared.setdefault(name, part)
+        if not _takes_anything(inspect.signature(constructor).parameters):
+            break
+    return declared
+
+
+def _constructors(component: type) -> Iterator[Callable]:
+    """Along the inheritance; each may pass on to the next what it does not name."""
+    return (vars(cls)['__init__'] for cls in component.__mro__ if '__init__' in vars(cls))
+
+
+def _parts_of(hint: Any) -> Iterator[ConfigOf]:
+    """Annotations of this kind in a type, also as a choice (``... | None``)."""
+    yield from (part for part in getattr(hint, '__metadata__', ()) if isinstance(part, ConfigOf))
+    if not hasattr(hint, '__metadata__'):
+        for choice in get_args(hint):
+            yield from _parts_of(choice)
+
+
+def _takes_anything(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def find_component(name: str, registries: Sequence[Registry]) -> Any:
+    for registry in registries:
+        try:
+            component = registry.get(name)
+        except (RuntimeError, ValueError, TypeError, ImportError, AttributeError):
+            return None  # no name of anything: mmengine has tried to import it
+        if component is not None:
+            return component
+    return None
+
+
+def registries_of(scope: str) -> list[Registry]:
+    """Those of the config's scope first, then ours; each falls back to its parent, mmengine's of the same kind."""
+    modules = [our_registries]
+    if scope not in (our_registries.SCOPE, 'mmengine'):
+        modules.insert(0, _registry_module(scope))
+    found = [value for module in modules for value in vars(module).values() if isinstance(value, Registry)]
+    children = [registry for registry in found if registry.scope != 'mmengine']  # the modules import the parents too
+    parents = {registry.parent.name for registry in children if registry.parent is not None}
+    roots = [value for value in vars(root_registries).values() if isinstance(value, Registry)]
+    return children + [registry for registry in roots if registry.name not in parents]
+
+
+def _registry_module(scope: Any) -> ModuleType:
+    try:
+        return importlib.import_module(f'{scope}.registry')
+    except (ImportError, TypeError, ValueError) as error:
+        raise ConfigError(f'default_scope={scope!r}: there is no such package with registries ({error})') from error
