@@ -40,7 +40,7 @@ def default_features(backbone: FeatureViT, task: str) -> str:
 
 
 class FeatureExtractor(nn.Module):
-    """A frozen backbone that maps images to one feature each; fits ``gather_features`` and ``DenseProbe``.
+    """A frozen backbone that maps images to one feature each; fits ``feature_batches`` and ``DenseProbe``.
 
     Args:
         opened: Backbone and normalization.
