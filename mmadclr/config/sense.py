@@ -13,9 +13,9 @@ from mmengine.logging import print_log
 
 from mmadclr.config.check import ConfigError
 from mmadclr.datasets.image_dataset import ImageDataset, ShapesDataset
-from mmadclr.engine.optimizers.precision import PRECISIONS
 from mmadclr.models.backbones.query_vit import resolve_arch
 from mmadclr.models.preprocessors import ViewPreprocessor
+from mmadclr.precision import PRECISIONS
 from mmadclr.registry import DATASETS, MODELS, SCOPE
 from mmadclr.urls import is_url
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from mmadclr.distributed.shards import local_tensors, whole_norms
-from mmadclr.engine.optimizers.precision import PRECISIONS, autocast_features, mmdet_detectors, resolve_precision
+from mmadclr.engine.optimizers.detector_precision import autocast_features, mmdet_detectors
 from mmadclr.models.selfsup.base import SelfDistillation
+from mmadclr.precision import PRECISIONS, resolve_precision
 from mmadclr.registry import OPTIM_WRAPPERS
 
 
