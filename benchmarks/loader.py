@@ -26,7 +26,7 @@ from torchvision import transforms as T
 from torchvision.transforms import functional as TF
 
 from mmadclr.datasets import ImageDataset, collate_samples
-from mmadclr.datasets.photometric import COLUMNS, JITTER, NO_OP
+from mmadclr.datasets.photometric_recipe import COLUMNS, JITTER, NO_OP
 from mmadclr.datasets.readers import read_folder
 from mmadclr.datasets.transforms import KINDS, crop_and_resize
 from mmadclr.models.preprocessors import ViewPreprocessor

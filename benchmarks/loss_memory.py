@@ -16,34 +16,34 @@ from counters import PeakBytes
 from reference import PairLoop, logits_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmadclr.models.heads.dino_head import Prototypes
-from mmadclr.models.losses.self_distillation import Projection, SelfDistillationLoss
+from mmadclr.models.heads.dino_head import PrototypeLayer
+from mmadclr.models.losses.self_distillation import ProjectedFeatures, SelfDistillationLoss
 
 WIDTH = 256
 
 
-def inputs(batch: int, args: argparse.Namespace, device: str) -> tuple[list[torch.Tensor], list[Prototypes]]:
+def inputs(batch: int, args: argparse.Namespace, device: str) -> tuple[list[torch.Tensor], list[PrototypeLayer]]:
     """Rows of student and teacher for [CLS] and queries, and the prototypes of both networks."""
     torch.manual_seed(0)
     with torch.device(device):
-        prototypes = [Prototypes(WIDTH, args.prototypes, learn_norm=False) for _ in range(2)]
+        prototypes = [PrototypeLayer(WIDTH, args.prototypes, learn_norm=False) for _ in range(2)]
     prototypes[1].requires_grad_(False)
     shapes = [(2 + args.locals, batch), (2, batch), (2, batch, args.queries), (2, batch, args.queries)]
     rows = [torch.nn.functional.normalize(torch.randn(*shape, WIDTH, device=device), dim=-1) for shape in shapes]
     return [part.requires_grad_(index % 2 == 0) for index, part in enumerate(rows)], prototypes
 
 
-def ours(rows: list[torch.Tensor], prototypes: list[Prototypes], args: argparse.Namespace) -> torch.Tensor:
+def ours(rows: list[torch.Tensor], prototypes: list[PrototypeLayer], args: argparse.Namespace) -> torch.Tensor:
     device = rows[0].device
     with torch.device(device):
         losses = [SelfDistillationLoss(args.prototypes, logits_mib=args.logits_mib).eval() for _ in range(2)]
-    sides = [Projection(part, prototypes[index % 2]) for index, part in enumerate(rows)]
+    sides = [ProjectedFeatures(part, prototypes[index % 2]) for index, part in enumerate(rows)]
     loss = losses[0](*sides[:2]) + losses[1](*sides[2:])
     loss.backward()
     return loss.detach()
 
 
-def reference(rows: list[torch.Tensor], prototypes: list[Prototypes], args: argparse.Namespace) -> torch.Tensor:
+def reference(rows: list[torch.Tensor], prototypes: list[PrototypeLayer], args: argparse.Namespace) -> torch.Tensor:
     losses = [PairLoop(args.prototypes, str(rows[0].device)) for _ in range(2)]
     logits = [logits_of(prototypes[index % 2], part.flatten(0, -2)) for index, part in enumerate(rows)]
     loss = losses[0](*logits[:2], len(rows[0])) + losses[1](*logits[2:], 2)

@@ -18,7 +18,7 @@ from common import Row, compare, count, counted_row, parser, report
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from mmadclr.datasets.photometric import COLUMNS, JITTER, NO_OP, build_recipe
+from mmadclr.datasets.photometric_recipe import COLUMNS, JITTER, NO_OP, build_recipe
 from mmadclr.models.preprocessors import ViewPreprocessor
 
 # Name in the batch and in the result, side in pixels, recipe of each crop of an image.

@@ -20,9 +20,9 @@ from torchvision.transforms import v2
 
 from mmadclr.datasets.center_crop import MAX_RESIZED, short_side
 from mmadclr.datasets.image_dataset import ImageDataset
-from mmadclr.evaluation.extraction import Loading, Progress, feature_batches
+from mmadclr.evaluation.extraction import Progress, feature_batches, in_order
 from mmadclr.evaluation.extractor import FeatureExtractor
-from mmadclr.evaluation.features import report_lost, report_unreadable
+from mmadclr.evaluation.image_account import ImageAccount
 from mmadclr.hub.opening import open_backbone
 from mmadclr.models.backbones.feature_vit import FeatureViT
 
@@ -136,17 +136,13 @@ def extract_features(
     size = size or min(opened.img_size)
     transform = dict(type='ResizeCenterCrop', resize=resize or short_side(size), size=size, backend=read)
     dataset = ImageDataset(str(folder), transform, value_range=value_range, bands=bands, max_pixels=max_pixels)
-    loading = Loading(batch_size, num_workers, max_unreadable)
-    progress = Progress(len(dataset), folder)
-    found = [
-        (batch.outputs.cpu(), batch.indices.tolist(), batch.unreadable, batch.lost)
-        for batch in progress.over(feature_batches(model, dataset, np.arange(len(dataset)), loading))
-    ]
-    unreadable = sorted({message for *_, messages, _ in found for message in messages})
-    report_unreadable(unreadable, dataset, max_unreadable)
-    report_lost(lost for *_, lost in found)
-    paths = [dataset.path(index) for _, indices, *_ in found for index in indices]
-    tokens = torch.cat([outputs for outputs, *_ in found])
+    account, asked = ImageAccount(), np.arange(len(dataset))
+    batches = feature_batches(model, in_order(dataset, asked, batch_size, num_workers), asked)
+    batches = account.over(Progress(len(dataset), folder).over(batches))
+    found = [(batch.outputs.cpu(), batch.indices.tolist()) for batch in batches]
+    unreadable = account.report(dataset, max_unreadable)
+    paths = [dataset.path(index) for _, indices in found for index in indices]
+    tokens = torch.cat([outputs for outputs, _ in found])
     if not patches:
         return ExtractedFeatures(paths, tokens, None, unreadable)
     return ExtractedFeatures(paths, tokens[:, 0] if has_cls else None, tokens[:, int(has_cls) :], unreadable)

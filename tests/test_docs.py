@@ -90,7 +90,7 @@ def test_example_trains_and_gets_what_the_document_promises(runner, tmp_path):
         assert loss.teacher_temp == 0.025
     opened = open_backbone(tmp_path / 'epoch_1.pth')
     images = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(opened.model.eval()(images).cls, runner.model.extract_features(images))
+    torch.testing.assert_close(opened.model.eval()(images).cls, runner.model.image_features(images))
 
 
 def test_misspelled_argument_of_the_example_is_an_error(example):

@@ -16,7 +16,7 @@ ROOMS = (
     ('datasets',),
     ('reliability', 'config'),
     ('checkpoint', 'distributed'),
-    ('files', 'urls', 'registry'),
+    ('files', 'urls', 'registry', 'precision'),
     ('names', '__version__'),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from mmadclr.engine.optimizers.precision import resolve_precision
 from mmadclr.files import atomic_path
+from mmadclr.precision import resolve_precision
 
 FULL_SIZE = dict(queries=10, locals=10, prototypes=65536)
 TOY_SIZE = dict(queries=3, locals=2, prototypes=300)

@@ -33,7 +33,7 @@ from mmadclr.datasets.listing import built_alike, check_same_images
 from mmadclr.datasets.subsets import few_shot
 from mmadclr.datasets.walking import subfolders
 from mmadclr.evaluation.extraction import DTYPES, Loading, extract
-from mmadclr.evaluation.extractor import FEATURES, PRECISIONS, FeatureExtractor, default_features
+from mmadclr.evaluation.extractor import FEATURES, FeatureExtractor, default_features
 from mmadclr.evaluation.feature_cache import cached_features, fingerprint
 from mmadclr.evaluation.rows import FeatureSet
 from mmadclr.files import atomic_path, check_writable
@@ -42,6 +42,7 @@ from mmadclr.models.backbones.feature_vit import FeatureViT
 from mmadclr.models.backbones.query_vit import QueryViT
 from mmadclr.models.selfsup import SelfDistillation
 from mmadclr.names import printable
+from mmadclr.precision import PRECISIONS
 from mmadclr.registry import MODELS
 from mmadclr.reliability.loader_guard import default_workers
 

@@ -90,7 +90,7 @@ def pretraining(method: Method, seed: int, folder: Path) -> Job:
     cfg = seeded(method.cfg, seed)
     file = str(folder / 'config.py')
     trains = [str(ROOT / 'tools' / 'train.py'), file, '--resume']
-    program = trains if method.trained else ['-m', 'mmadclr.compare.baselines', file]
+    program = trains if method.trained else ['-m', 'mmadclr.cli.baselines', file]
     return Job(
         folder,
         [sys.executable, *program, '--work-dir', str(folder)],

@@ -50,7 +50,7 @@ class ImageDataset(Dataset):
     generator seeded with all of the key, so a sample does not depend on the number of workers, processes or earlier samples;
     none if it says ``needs_rng = False``.
     A file that cannot be read is replaced by the next one that can, and named in the sample's ``unreadable``: training
-    (``UnreadableImageHook``) and evaluation (``extract_features``) log, count and limit those. ``fallbacks`` names files
+    (``UnreadableImageHook``) and evaluation (``ImageAccount``) log, count and limit those. ``fallbacks`` names files
     that took a slower decoder, ``lost`` what of a file is not in its 8-bit RGB pixels, as pairs of what and which file.
 
     Args:

@@ -27,7 +27,7 @@ from mmadclr.datasets.conflicts import (
 from mmadclr.datasets.decoding import EncodedImage, Scratch
 from mmadclr.datasets.masking import PatchMasking
 from mmadclr.datasets.packed_images import FILE, PIXELS, Arena
-from mmadclr.datasets.photometric import PhotometricRecipe, build_recipe
+from mmadclr.datasets.photometric_recipe import PhotometricRecipe, build_recipe
 from mmadclr.datasets.shared_arrays import SharedArrays
 from mmadclr.registry import TRANSFORMS, ConfigOf
 

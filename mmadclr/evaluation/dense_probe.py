@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from mmadclr.datasets.listing import built_alike
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.distributed.agreement import together
-from mmadclr.evaluation.features import frozen, report_lost, report_unreadable
+from mmadclr.evaluation.frozen import frozen
+from mmadclr.evaluation.image_account import ImageAccount
 from mmadclr.evaluation.knn import knn_shares
 from mmadclr.evaluation.patches import choose_patches, count_usable, over_masks, patch_batches, patch_labels
 from mmadclr.registry import DATASETS, METRICS, ConfigOf
@@ -187,20 +188,18 @@ class DenseProbe:
         """What ``bank`` returns for chosen patches, on all processes, and whether each image is unreadable (N,)."""
         order = images.argsort(stable=True)
         bounds = torch.searchsorted(images[order], torch.arange(len(self.train) + 1)).tolist()
-        unreadable, parts, messages, lost = torch.ones(len(self.train), dtype=torch.int64), None, [], []
-        for batch in patch_batches(model, self.train, self.batch_size, self.num_workers):
+        unreadable, parts, account = torch.ones(len(self.train), dtype=torch.int64), None, ImageAccount()
+        for batch in account.over(patch_batches(model, self.train, self.batch_size, self.num_workers)):
             if parts is None:
-                widths = ((batch.features.shape[2],), (self.train.num_classes,), ())
-                parts = [batch.features.new_zeros((len(images), *width), dtype=torch.float32) for width in widths]
-            for features, mask, index in zip(batch.features, batch.masks, batch.indices, strict=True):
+                widths = ((batch.outputs.shape[2],), (self.train.num_classes,), ())
+                parts = [batch.outputs.new_zeros((len(images), *width), dtype=torch.float32) for width in widths]
+            for features, mask, index in zip(batch.outputs, batch.masks, batch.indices.tolist(), strict=True):
                 unreadable[index] = 0
                 places = order[bounds[index] : bounds[index + 1]]
                 found = _patches(features, mask, numbers[places], grid, self.train.num_classes) if len(places) else ()
                 for part, rows in zip(parts, found, strict=False):
                     part[places.to(part.device)] = rows
-            messages, lost = messages + batch.unreadable, [*lost, batch.lost]
-        report_unreadable(messages, self.train, MAX_UNREADABLE)
-        report_lost(lost)
+        account.report(self.train, MAX_UNREADABLE)
         for part in parts:
             dist.all_reduce(part)  # each row is zero on all processes but one
         dist.all_reduce(unreadable, op='min')
@@ -208,17 +207,15 @@ class DenseProbe:
 
     def confusions(self, model: nn.Module, classifiers: Mapping[str, Classifier]) -> dict[str, Tensor]:
         """(C, C) of every classifier over the pixels of all validation images."""
-        classes, messages, lost = self.val.num_classes, [], []
+        classes, account = self.val.num_classes, ImageAccount()
         totals: dict[str, Tensor] = {}
-        for batch in patch_batches(model, self.val, self.batch_size, self.num_workers):
-            messages, lost = messages + batch.unreadable, [*lost, batch.lost]
-            features = batch.features.float()
+        for batch in account.over(patch_batches(model, self.val, self.batch_size, self.num_workers)):
+            features = batch.outputs.float()
             for name, classify in classifiers.items():
                 scores = classify(features.flatten(0, 1)).unflatten(0, features.shape[:2])
                 found = map_confusion(scores, batch.masks, classes)
                 totals[name] = totals[name] + found if name in totals else found
-        report_unreadable(messages, self.val, MAX_UNREADABLE)
-        report_lost(lost)
+        account.report(self.val, MAX_UNREADABLE)
         for total in totals.values():
             dist.all_reduce(total)
         return {name: total.cpu() for name, total in totals.items()}

@@ -1,28 +1,37 @@
-"""Features of chosen images of a data set: each process takes a contiguous share, and no image is repeated."""
+"""Features of images, over all processes: one pass over batches, whoever asks.
+
+A run evaluates with a loader of its own (:func:`extract_shard`), whose sampler may shuffle and repeats images to give every
+process as many; commands evaluate chosen images of a data set (:func:`extract`), of which each process takes a contiguous
+share. Both are :func:`feature_batches`, one account of unreadable images, and :func:`_shared_out`.
+
+Shape legend: B images of a batch, N of all processes, n of this one, D channels.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from mmengine import dist
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.distributed.agreement import together
-from mmadclr.evaluation.feature_shards import gather_rows, gather_uneven, share
-from mmadclr.evaluation.features import report_lost, report_unreadable
+from mmadclr.evaluation.feature_shards import Shard, gather_rows, gather_uneven, share
+from mmadclr.evaluation.frozen import frozen
+from mmadclr.evaluation.image_account import ImageAccount
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 
-T = TypeVar('T')
 DTYPES = ('float16', 'float32')
 LOG_SECONDS = 30.0
+NO_IMAGE = -1  # in the place of an image that is to be encoded but not to be kept
 
 
 class Loading(NamedTuple):
@@ -34,43 +43,58 @@ class Loading(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """``outputs``: of the model, for the images ``indices`` (B,). ``unreadable``: messages about images left out.
+    """``outputs``: (B, ...) of the model, for the images ``indices`` (B,), which are on the CPU.
 
+    ``masks``: (B, S, S) where the outputs are; None of a data set without. ``unreadable``: messages about images left out.
     ``lost``: what of the images is not in their pixels, see :class:`mmadclr.datasets.accounts.LostAccount`.
     """
 
-    outputs: Any
-    indices: np.ndarray
+    outputs: Tensor
+    indices: Tensor
+    masks: Tensor | None
     unreadable: list[str]
     lost: list[tuple[str, str]]
 
 
-def feature_batches(model: nn.Module, dataset: Dataset, indices: np.ndarray, loading: Loading) -> Iterator[Batch]:
-    """Runs a model over the images ``indices`` in their order.
-
-    Args:
-        model: Called with ``images`` of its ``data_preprocessor``; gives a tensor (B, ...).
-        dataset: An ``ImageDataset``, or one like it.
-        indices: (n,).
-        loading: See there.
-    """
+def in_order(dataset: Dataset, indices: np.ndarray, batch_size: int, num_workers: int) -> DataLoader:
+    """A loader of the images ``indices`` (n,) in their order."""
     loader = DataLoader(
         dataset,
-        loading.batch_size,
+        batch_size,
         sampler=indices.tolist(),
-        num_workers=loading.num_workers,
+        num_workers=num_workers,
         collate_fn=collate_samples,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else every pass would draw a seed from the global one
     )
-    outlive_signals(loader)
-    wanted = np.split(indices, np.arange(loading.batch_size, len(indices), loading.batch_size))
-    for asked, data in zip(wanted, loader, strict=len(indices) > 0):
-        # The data set replaces an image it cannot read by the next one, which comes in its own place anyway.
-        kept = data['index'].numpy() == asked
+    return outlive_signals(loader)
+
+
+def feature_batches(
+    model: nn.Module, loader: DataLoader, asked: np.ndarray | None = None, mode: str = 'tensor'
+) -> Iterator[Batch]:
+    """Runs a model over the batches of a loader.
+
+    Args:
+        model: Called with the output of its ``data_preprocessor`` and ``mode``; gives a tensor (B, ...).
+        loader: Of an ``ImageDataset``, or one like it, in batches of ``collate_samples``.
+        asked: (n,) the images of a loader :func:`in_order`, or ``NO_IMAGE``: others are left out. By default all are kept,
+            so that an image may come twice: in its own place and in that of an unreadable one.
+        mode: ``'tensor'`` or ``'patches'``.
+    """
+    cuts = () if asked is None else range(loader.batch_size, len(asked), loader.batch_size)
+    wanted = repeat(None) if asked is None else np.split(asked, cuts)
+    for data, here in zip(loader, wanted, strict=asked is not None and len(asked) > 0):
+        masks, indices = data.pop('mask', None), data['index']
         with torch.no_grad():
-            outputs = model(**model.data_preprocessor(data, False))
-        yield Batch(outputs[torch.from_numpy(kept).to(outputs.device)], asked[kept], data['unreadable'], data['lost'])
+            outputs = model(**model.data_preprocessor(data, False), mode=mode)
+        masks = None if masks is None else masks.to(outputs.device)
+        if here is not None:
+            # The data set replaces an image it cannot read by the next one, which comes in its own place anyway.
+            kept = indices == torch.from_numpy(here)
+            indices, kept = indices[kept], kept.to(outputs.device)
+            outputs, masks = outputs[kept], None if masks is None else masks[kept]
+        yield Batch(outputs, indices, masks, data['unreadable'], data['lost'])
 
 
 class Progress:
@@ -85,7 +109,7 @@ class Progress:
         self.total, self.where, self.done = total, where, 0
         self.started = self.logged = time.monotonic()
 
-    def over(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, which are counted on the way."""
         for batch in batches:
             self.done += len(batch.indices) + len(batch.unreadable)
@@ -99,7 +123,7 @@ class Progress:
             yield batch
 
 
-def to_dtype(features: torch.Tensor, dtype: str) -> np.ndarray:
+def to_dtype(features: Tensor, dtype: str) -> np.ndarray:
     """Features (B, D) on the CPU.
 
     Raises:
@@ -111,6 +135,40 @@ def to_dtype(features: torch.Tensor, dtype: str) -> np.ndarray:
         reason = 'are NaN or infinite' if not features.isfinite().all() else f'are too large for {dtype}: use float32'
         raise ValueError(f'features {reason}')
     return array
+
+
+def extract_shard(
+    model: nn.Module,
+    loader: DataLoader,
+    max_unreadable: int = 100,
+    keep: Callable[[Tensor], Tensor] | None = None,
+) -> Shard:
+    """Features of the labeled data set of a loader: every process holds those that it made; ``whole()`` gathers them.
+
+    Works with any number of processes and any order of the images, and whatever mode the model is in; images that the
+    sampler repeats to even out the processes count once. Images that cannot be read are logged and left out of N.
+
+    Args:
+        model: See :func:`feature_batches`; may be wrapped, or training.
+        loader: Over all images.
+        max_unreadable: How many may be left out.
+        keep: Gives the form features are held in, for the features of a batch; as the model gives them by default.
+
+    Raises:
+        ValueError: The data set has no labels, or the sampler left images out.
+        UnreadableImageError: More than ``max_unreadable`` images cannot be read.
+    """
+    dataset = loader.dataset
+    if dataset.labels is None:
+        raise ValueError(f'{dataset.data_root}: evaluation needs labels; set with_label=True on a labeled set')
+    with frozen(model) as model:
+        part = _pass(feature_batches(model, loader), dataset, max_unreadable, keep or (lambda features: features))
+    missing = len(dataset) - part.left_out - len(part.indices)
+    if missing:
+        raise ValueError(f'{missing} of {len(dataset)} images were left out: use drop_last=False for evaluation')
+    rows, indices = part.rows.to(part.device), part.indices.to(part.device)
+    labels = torch.tensor(dataset.labels, device=part.device)  # a copy: they may be mapped read-only
+    return Shard(part.features, rows, labels[indices])
 
 
 def extract(
@@ -135,30 +193,64 @@ def extract(
         UnreadableImageError: More images than ``loading.unreadable`` cannot be read.
         ValueError: The features do not fit the type, or no image can be read.
     """
-    indices = np.arange(len(dataset)) if indices is None else indices
-
-    def mine() -> tuple:
-        chosen = share(indices)
-        batches = Progress(len(chosen), dataset.data_root).over(feature_batches(model, dataset, chosen, loading))
-        return [(to_dtype(batch.outputs, dtype), batch.indices, batch.unreadable, batch.lost) for batch in batches]
-
-    encoded = together(mine)
-    report_unreadable([message for batch in encoded for message in batch[2]], dataset, loading.unreadable)
-    report_lost(batch[3] for batch in encoded)
-    own, kept, held = _joined([batch[:2] for batch in encoded], dtype)
+    chosen = share(np.arange(len(dataset)) if indices is None else indices)
+    loader = in_order(dataset, chosen, loading.batch_size, loading.num_workers)
+    batches = Progress(len(chosen), dataset.data_root).over(feature_batches(model, loader, chosen))
+    part = _pass(batches, dataset, loading.unreadable, lambda features: torch.from_numpy(to_dtype(features, dtype)))
+    kept = part.indices.numpy()
     if sharded and len(kept):
-        rows = FeatureRows([own], may_be_empty=True)
+        held, rows = part.rows.numpy(), FeatureRows([part.features.numpy()], may_be_empty=True)
     else:
-        held, rows = None, FeatureRows([gather_rows(torch.from_numpy(own), torch.from_numpy(held), len(kept)).numpy()])
+        held, rows = None, FeatureRows([gather_rows(part.features, part.rows, len(kept)).numpy()])
     return FeatureSet(rows, dataset.labels[kept], kept, tuple(dataset.metainfo['classes']), held)
 
 
-def _joined(encoded: list[tuple[np.ndarray, np.ndarray]], dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features (n, D) of this process, the images (N,) of all, and the places (n,) of its own among those."""
-    indices = np.concatenate([kept for _, kept in encoded] or [np.zeros(0, np.int64)])
-    parts = [part.numpy() for part in gather_uneven(torch.from_numpy(indices))]
-    widths = dist.all_gather_object(encoded[0][0].shape[1:] if encoded else None)
-    shape = next((width for width in widths if width is not None), (0,))
-    features = np.concatenate([features for features, _ in encoded] or [np.zeros((0, *shape), dtype)])
-    start = sum(map(len, parts[: dist.get_rank()]))
-    return features, np.concatenate(parts), np.arange(start, start + len(indices))
+class _Part(NamedTuple):
+    """``features``: (n, ...) of this process. ``rows``: (n,) their places among the images ``indices`` (N,) of all.
+
+    ``left_out``: how many images could not be read. ``device``: where the model works.
+    """
+
+    features: Tensor
+    rows: Tensor
+    indices: Tensor
+    left_out: int
+    device: torch.device
+
+
+def _pass(batches: Iterable[Batch], dataset: Dataset, limit: int, keep: Callable[[Tensor], Tensor]) -> _Part:
+    """Everything of a pass in memory, once the account of its images is given; each image on one process."""
+    account = ImageAccount()
+
+    def mine() -> list[tuple[Tensor, Tensor, torch.device]]:
+        return [(keep(batch.outputs), batch.indices, batch.outputs.device) for batch in account.over(batches)]
+
+    encoded = together(mine)
+    left_out = len(account.report(dataset, limit))
+    own, rows, indices = _shared_out(torch.cat([read for _, read, _ in encoded] or [torch.zeros(0, dtype=torch.int64)]))
+    device = encoded[0][2] if encoded else torch.device('cpu')
+    # A process without images takes part in the exchange of features, and has to know what they look like.
+    forms = dist.all_gather_object((tuple(encoded[0][0].shape[1:]), encoded[0][0].dtype) if encoded else None)
+    shape, dtype = next(filter(None, forms), ((0,), torch.float32))
+    features = torch.cat([part for part, _, _ in encoded] or [torch.zeros((0, *shape), dtype=dtype)])
+    del encoded  # before there is a second copy, in another order
+    if len(own) < len(features) or not torch.equal(own, torch.arange(len(own))):
+        features = features[own.to(features.device)]
+    return _Part(features, rows, indices, left_out, device)
+
+
+def _shared_out(indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Shares out the images that several processes have read: to the first that has.
+
+    Args:
+        indices: (m,) images as this process read them.
+
+    Returns:
+        Which of them (n,) fall to this process, by rising index; their places (n,) among all images; and all of these (N,).
+    """
+    parts = gather_uneven(indices)
+    whole, inverse = torch.cat(parts).unique(return_inverse=True)
+    first = torch.full_like(whole, len(inverse)).scatter_reduce_(0, inverse, torch.arange(len(inverse)), 'amin')
+    own = first - sum(map(len, parts[: dist.get_rank()]))
+    rows = ((own >= 0) & (own < len(indices))).nonzero().flatten()
+    return own[rows], rows, whole

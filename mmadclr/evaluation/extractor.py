@@ -5,8 +5,6 @@ Shape legend: B images, N patches, D channels of the backbone.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -14,9 +12,9 @@ from torch import Tensor, nn
 from mmadclr.hub.opening import OpenedBackbone
 from mmadclr.models.backbones.feature_vit import FeatureViT
 from mmadclr.models.preprocessors import ViewPreprocessor
+from mmadclr.precision import PRECISIONS, autocast_to
 
 FEATURES = ('cls', 'cls4', 'cls+mean', 'mean')
-PRECISIONS = ('fp32', 'bf16')
 LAST_BLOCKS = 4
 WIDE = 768  # channels of a ViT-B, from which on DINO takes the last block alone
 
@@ -40,7 +38,7 @@ def default_features(backbone: FeatureViT, task: str) -> str:
 
 
 class FeatureExtractor(nn.Module):
-    """A frozen backbone that maps images to one feature each; fits ``gather_features`` and ``DenseProbe``.
+    """A frozen backbone that maps images to one feature each; fits ``feature_batches`` and ``DenseProbe``.
 
     Args:
         opened: Backbone and normalization.
@@ -71,8 +69,7 @@ class FeatureExtractor(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor, mode: str = 'tensor') -> Tensor:
         """Normalized images (B, 3, H, W) -> features (B, D'), or with ``mode='patches'`` those of patches (B, N, D)."""
-        bf16 = torch.autocast(images.device.type, torch.bfloat16)
-        with bf16 if self.precision == 'bf16' else nullcontext():
+        with autocast_to(self.precision, images.device.type):
             return self._encode(images, mode).float()
 
     def _encode(self, images: Tensor, mode: str) -> Tensor:

@@ -22,9 +22,9 @@ from torch.utils.data import Dataset
 
 import mmadclr
 from mmadclr.distributed.agreement import together
-from mmadclr.evaluation.extraction import Loading, Progress, feature_batches, to_dtype
+from mmadclr.evaluation.extraction import Loading, Progress, feature_batches, in_order, to_dtype
 from mmadclr.evaluation.feature_shards import share
-from mmadclr.evaluation.features import lost_lines, report_unreadable
+from mmadclr.evaluation.image_account import ImageAccount
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 from mmadclr.files import atomic_path
 from mmadclr.hub.opening import OpenedBackbone
@@ -148,12 +148,11 @@ def write_cache(folder: Path, model: nn.Module, dataset: Dataset, expected: dict
     """
     with ExitStack() as stack:
         temporary = Path(dist.all_gather_object(together(lambda: _open_temporary(stack, folder)))[0])
-        lost: list = []
-        found = together(lambda: list(_write_shards(temporary, model, dataset, expected['type'], loading, lost)))
+        account = ImageAccount()
+        found = together(lambda: list(_write_shards(temporary, model, dataset, expected['type'], loading, account)))
         found = [shard for part in dist.all_gather_object(found) for shard in part]
-        unreadable = sorted({message for *_, messages in found for message in messages})
-        report_unreadable(unreadable, dataset, loading.unreadable)
-        messages = dict(unreadable=unreadable, lost=lost_lines(lost))
+        unreadable = account.report_unreadable(dataset, loading.unreadable)
+        messages = dict(unreadable=unreadable, lost=account.lost_lines())
         together(lambda: _write_index(temporary, dataset, expected, found, messages))
         together(stack.close)  # the folder gets its name
 
@@ -171,12 +170,12 @@ def _write_index(folder: Path, dataset: Dataset, expected: dict, shards: list[tu
     """Everything beside the shards, by the main process."""
     if not dist.is_main_process():
         return
-    indices = np.concatenate([kept for _, kept, _ in shards])
+    indices = np.concatenate([kept for _, kept in shards])
     np.save(folder / 'indices.npy', indices)
     np.save(folder / 'labels.npy', dataset.labels[indices])
     about = dict(
         fingerprint=expected,
-        shards=[(name, len(kept)) for name, kept, _ in shards],
+        shards=[(name, len(kept)) for name, kept in shards],
         classes=dataset.metainfo['classes'],
         **messages,
     )
@@ -184,22 +183,20 @@ def _write_index(folder: Path, dataset: Dataset, expected: dict, shards: list[tu
 
 
 def _write_shards(
-    folder: Path, model: nn.Module, dataset: Dataset, dtype: str, loading: Loading, lost: list
-) -> Iterator[tuple[str, np.ndarray, list[str]]]:
-    """Writes what falls to this process; gives name, indices (n,) and messages of each shard, and adds to ``lost``."""
+    folder: Path, model: nn.Module, dataset: Dataset, dtype: str, loading: Loading, account: ImageAccount
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Writes what falls to this process, and takes account of its images; gives name and indices (n,) of each shard."""
     mine = share(np.arange(len(dataset)))
     progress = Progress(len(mine), dataset.data_root)
     for indices in np.split(mine, range(SHARD_ROWS, len(mine), SHARD_ROWS)):
-        found = progress.over(feature_batches(model, dataset, indices, loading))
-        encoded = [(to_dtype(batch.outputs, dtype), batch.indices, batch.unreadable, batch.lost) for batch in found]
+        loader = in_order(dataset, indices, loading.batch_size, loading.num_workers)
+        batches = account.over(progress.over(feature_batches(model, loader, indices)))
+        encoded = [(to_dtype(batch.outputs, dtype), batch.indices.numpy()) for batch in batches]
         if not encoded:
             continue
-        lost += [batch[3] for batch in encoded]
-        batches = [batch[:3] for batch in encoded]
         name = f'features-{indices[0]:09d}.npy'
-        np.save(folder / name, np.concatenate([features for features, _, _ in batches]))
-        kept = np.concatenate([kept for _, kept, _ in batches])
-        yield name, kept, [message for _, _, messages in batches for message in messages]
+        np.save(folder / name, np.concatenate([features for features, _ in encoded]))
+        yield name, np.concatenate([kept for _, kept in encoded])
 
 
 def _open_shard(path: Path, rows: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 The published protocols train on augmented images; stored features are those of center crops, which makes 100 epochs a matter
 of minutes. Everything else is theirs (facebookresearch/dino, ``eval_linear.py``; bytedance/ibot, ``eval_linear_multi.py``).
+The published protocol itself, which has to run the backbone on each augmented image, is a training under mmengine's runner:
+``engine/runners/linear_sweep.py``. Both choose a rate by :func:`choose`.
 
 Shape legend: N images, D channels, C classes, R learning rates, B images of a batch.
 """
@@ -124,7 +126,11 @@ def gradients(classifiers: Classifiers, features: Tensor, labels: Tensor) -> Cla
 
 
 def sgd_step(classifiers: Classifiers, momenta: Classifiers, gradients: Classifiers, rates: Tensor, momentum: float) -> None:
-    """One step of SGD in place, as ``torch.optim.SGD`` with a group for each of the rates (R,)."""
+    """One step of SGD in place, as ``torch.optim.SGD`` with a group for each of the rates (R,).
+
+    That one takes a number for a rate, and so R groups of R parameters. Stacked classifiers are one parameter with R rates,
+    trained by two products and four operations a step, whatever R.
+    """
     for parameter, buffer, gradient in zip(classifiers, momenta, gradients, strict=True):
         buffer.mul_(momentum).add_(gradient)
         parameter.addcmul_(buffer, -rates.view(-1, *[1] * (parameter.ndim - 1)))

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmadclr.datasets.label_maps import LabelMapError
 from mmadclr.datasets.loader_workers import outlive_signals
-from mmadclr.datasets.loading import collate_samples
 from mmadclr.distributed.agreement import together
+from mmadclr.evaluation.extraction import NO_IMAGE, Batch, feature_batches, in_order
 from mmadclr.evaluation.feature_shards import share
 
 
@@ -134,20 +134,6 @@ def choose_patches(usable: Tensor, number: int) -> tuple[Tensor, Tensor]:
     return images, drawn - (ends - usable)[images]
 
 
-class PatchBatch(NamedTuple):
-    """Images that were asked for and could be read, each on one process only.
-
-    ``features``: (B, P, D). ``masks``: (B, S, S), where the features are. ``indices``: (B,) list. ``unreadable``, ``lost``:
-    messages, see :class:`mmadclr.evaluation.extraction.Batch`.
-    """
-
-    features: Tensor
-    masks: Tensor
-    indices: list[int]
-    unreadable: list[str]
-    lost: list[tuple[str, str]]
-
-
 def even_share(count: int) -> tuple[np.ndarray, np.ndarray]:
     """(n,) images of this process, as many on every process, and (n,) whether they count: the others fill up.
 
@@ -158,28 +144,17 @@ def even_share(count: int) -> tuple[np.ndarray, np.ndarray]:
     return places % count, places < count
 
 
-def patch_batches(model: nn.Module, dataset: Dataset, batch_size: int, num_workers: int) -> Iterator[PatchBatch]:
+def patch_batches(model: nn.Module, dataset: Dataset, batch_size: int, num_workers: int) -> Iterator[Batch]:
     """Runs a model over the share of this process in a data set whose samples hold ``mask``, a batch at a time.
 
     Args:
         model: Called with ``data_preprocessor`` output and ``mode='patches'``.
         dataset: A ``MaskedImageDataset`` with ``with_mask``.
         batch_size, num_workers: Of the loader.
+
+    Returns:
+        ``outputs`` (B, P, D) and ``masks`` (B, S, S) of images that could be read, each on one process only.
     """
-    asked, counts = even_share(len(dataset))
-    loader = DataLoader(
-        dataset,
-        batch_size,
-        sampler=asked.tolist(),
-        num_workers=num_workers,
-        collate_fn=collate_samples,
-        generator=torch.Generator(),  # as in over_masks
-    )
-    cuts = range(batch_size, len(asked), batch_size)
-    for wanted, counted, data in zip(np.split(asked, cuts), np.split(counts, cuts), outlive_signals(loader), strict=True):
-        # The data set replaces an image it cannot read by the next one, which comes in its own place anyway.
-        kept = torch.from_numpy((data['index'].numpy() == wanted) & counted)
-        masks, indices = data.pop('mask'), data['index'][kept].tolist()
-        features = model(**model.data_preprocessor(data, False), mode='patches')
-        kept, masks = kept.to(features.device), masks.to(features.device)
-        yield PatchBatch(features[kept], masks[kept], indices, data['unreadable'], data['lost'])
+    indices, counts = even_share(len(dataset))
+    loader = in_order(dataset, indices, batch_size, num_workers)
+    return feature_batches(model, loader, np.where(counts, indices, NO_IMAGE), mode='patches')

@@ -9,7 +9,8 @@ from mmengine.config import Config
 from places import REPO
 
 from mmadclr.checkpoint import read_checkpoint
-from mmadclr.compare import baselines
+from mmadclr.cli.baselines import main
+from mmadclr.compare.baselines import headline, raw_pixels
 from mmadclr.engine import Runner
 
 
@@ -33,17 +34,17 @@ def config(tmp_path):
 
 def test_baselines_are_those_of_a_run_with_this_seed(config, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['baselines', str(config), '--work-dir', str(tmp_path / 'out')])
-    baselines.main()
+    main()
     runner = Runner.from_cfg(Config.fromfile(config))
     state = read_checkpoint(tmp_path / 'out' / 'random.pth')['state_dict']
     assert state.keys() == runner.model.state_dict().keys()
     for name, tensor in runner.model.state_dict().items():
         assert torch.equal(state[name], tensor), name
-    metrics = runner.build_val_loop(runner.val_loop).evaluate(baselines.raw_pixels(runner))
+    metrics = runner.build_val_loop(runner.val_loop).evaluate(raw_pixels(runner))
     expected = {'knn': metrics['knn5_T0.07_top1'], 'probe_miou': metrics['patch_linear_miou']}
     assert json.loads((tmp_path / 'out' / 'pixels.json').read_text()) == pytest.approx(expected, abs=0.005)
 
 
 def test_headline_has_no_probe_where_none_was_run():
-    assert baselines.headline({'knn20_T0.07_top1': 12.345}) == {'knn': 12.35}
-    assert baselines.headline({'a': 1.0, 'patch_linear_miou': 2.0, 'b': 3.0}) == {'knn': 1.0, 'probe_miou': 2.0}
+    assert headline({'knn20_T0.07_top1': 12.345}) == {'knn': 12.35}
+    assert headline({'a': 1.0, 'patch_linear_miou': 2.0, 'b': 3.0}) == {'knn': 1.0, 'probe_miou': 2.0}

@@ -86,7 +86,7 @@ def test_dense_tasks_start_from_the_teacher_and_have_its_tokens(tmp_path):
 def test_untrained_network_is_a_row_of_its_own(tmp_path):
     row = untrained(methods('adclr')[0])
     jobs = plan(row, 0, Settings(tmp_path, {}), KNN)
-    assert jobs['pretraining'].command[1:3] == ['-m', 'mmadclr.compare.baselines']
+    assert jobs['pretraining'].command[1:3] == ['-m', 'mmadclr.cli.baselines']
     assert jobs['knn'].command[2].endswith('random_initialization/seed0/pretraining/random.pth')
 
 

@@ -13,7 +13,7 @@ from poison import NaNImages
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.engine import Runner
 from mmadclr.engine.hooks.collapse_hook import CollapseError, CollapseMonitorHook, rows_of_first_pair
-from mmadclr.models.losses.self_distillation import Projection, SelfDistillationLoss
+from mmadclr.models.losses.self_distillation import ProjectedFeatures, SelfDistillationLoss
 
 DEMOS = {name: f'configs/demo/{name}_vittiny_shapes.py' for name in ('adclr', 'dino', 'ibot')}
 MONITOR = {
@@ -201,7 +201,7 @@ def test_a_skipped_step_is_no_observation(small_config, told):
 def test_rows_are_those_of_views_that_are_compared():
     """Cross-view: the teacher's first view and the student's second; same-view: the first of both."""
     views = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 6, 3, 8)
-    sides = [Projection(views.bfloat16(), torch.nn.Identity())] * 2
+    sides = [ProjectedFeatures(views.bfloat16(), torch.nn.Identity())] * 2
     for pairing, of_student in (('cross-view', 1), ('same-view', 0)):
         loss = SelfDistillationLoss(out_dim=8, pairing=pairing)
         student, teacher = rows_of_first_pair(loss, *sides, number=10)

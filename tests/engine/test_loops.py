@@ -10,7 +10,8 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmadclr.engine.runners.feature_loop import BankForm, FeatureEvalLoop
-from mmadclr.evaluation import RawPixels, WeightedKNN, extract_features
+from mmadclr.evaluation import RawPixels, WeightedKNN
+from mmadclr.evaluation.extraction import extract_shard
 from mmadclr.models.preprocessors import ViewPreprocessor
 
 
@@ -50,7 +51,7 @@ def test_evaluators_of_parts_and_of_wholes_find_the_same(loop):
     built = loop()
     found = built.evaluate(model)
     loaders = (built.bank_dataloader, built.dataloader)
-    expected = WeightedKNN(3)(*(part for loader in loaders for part in extract_features(model, loader)))
+    expected = WeightedKNN(3)(*(part for loader in loaders for part in extract_shard(model, loader).whole()))
     assert {name: found[name] for name in expected} == expected
     assert {name: found[f'whole_{name}'] for name in expected} == expected
     assert 40 < expected['knn3_T0.07_top1'] < 100

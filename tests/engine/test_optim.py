@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor
-from mmadclr.engine.optimizers.precision import resolve_precision
 from mmadclr.engine.optimizers.wrappers import SelfDistillationOptimWrapper, clip_each_tensor
+from mmadclr.precision import resolve_precision
 
 
 def test_every_tensor_is_clipped_by_itself():

@@ -19,10 +19,9 @@ from PIL import Image
 from probe_data import paint, settings
 
 from mmadclr.datasets import ImageDataset
-from mmadclr.evaluation import DenseProbe, RawPixels, WeightedKNN, extract_features
-from mmadclr.evaluation.extraction import Loading, extract
+from mmadclr.evaluation import DenseProbe, RawPixels, WeightedKNN
+from mmadclr.evaluation.extraction import Loading, extract, extract_shard
 from mmadclr.evaluation.feature_shards import shard_of
-from mmadclr.evaluation.features import extract_shard
 from mmadclr.evaluation.knn import Directions, evaluate_knn, shard_neighbors
 from mmadclr.models.preprocessors import ViewPreprocessor
 
@@ -89,8 +88,8 @@ def from_labeled(root: Path) -> dict:
     chosen = np.array([0, 3, 4, 5, 9, 16])
     return dict(
         held=len(shard.features),
-        whole=extract_features(model, labeled_loader(root)),
-        shuffled=extract_features(model, labeled_loader(root, shuffle=True)),
+        whole=extract_shard(model, labeled_loader(root)).whole(),
+        shuffled=extract_shard(model, labeled_loader(root, shuffle=True)).whole(),
         knn_in_run=METRIC.of_shards(shard, shard),
         extracted=(sets[0].rows[:], sets[0].labels, sets[0].indices),
         held_by_command=len(sets[1].rows),

@@ -13,7 +13,7 @@ from places import GOLDEN_CHECKPOINTS
 
 from mmadclr.datasets import ImageDataset, UnreadableImageError
 from mmadclr.distributed.agreement import together
-from mmadclr.evaluation import extraction, feature_cache, features
+from mmadclr.evaluation import extraction, feature_cache, image_account
 from mmadclr.evaluation.extraction import Loading, extract, to_dtype
 from mmadclr.evaluation.extractor import FeatureExtractor
 from mmadclr.evaluation.feature_cache import cached_features, fingerprint
@@ -219,7 +219,7 @@ def test_unreadable_images_are_left_out_named_and_limited(cases):
 def test_what_images_lose_is_counted_and_said_again(cases, shard_rows, monkeypatch):
     messages = []
     monkeypatch.setattr(feature_cache, 'SHARD_ROWS', shard_rows)
-    for module in (features, feature_cache):
+    for module in (image_account, feature_cache):
         monkeypatch.setattr(module, 'print_log', lambda message, *_: messages.append(message))
     for number in (3, 9):
         path = dataset_of(cases.root).path(number)

@@ -9,7 +9,8 @@ from feature_sets import feature_set
 from mmengine.runner import Runner
 
 from mmadclr.datasets import UnreadableImageError
-from mmadclr.evaluation import RawPixels, WeightedKNN, extract_features, knn_votes, top_accuracies
+from mmadclr.evaluation import RawPixels, WeightedKNN, knn_votes, top_accuracies
+from mmadclr.evaluation.extraction import extract_shard
 from mmadclr.evaluation.knn import Directions, evaluate_knn, first_largest, nearest_neighbors
 from mmadclr.models.preprocessors import ViewPreprocessor
 
@@ -164,10 +165,10 @@ def build_loader(root, with_label=True, **kwargs):
 def test_features_come_in_the_order_of_the_data_set(image_folder):
     root = image_folder(count=12, classes=3)
     model = RawPixels(ViewPreprocessor())
-    features, labels = extract_features(model, build_loader(root))
-    shuffled, shuffled_labels = extract_features(
+    features, labels = extract_shard(model, build_loader(root)).whole()
+    shuffled, shuffled_labels = extract_shard(
         model, build_loader(root, sampler=dict(type='mmadclr.EpochSampler', shuffle=True))
-    )
+    ).whole()
     assert torch.equal(features, shuffled)
     assert torch.equal(labels, shuffled_labels)
     assert labels.tolist() == build_loader(root).dataset.labels.tolist()
@@ -178,20 +179,20 @@ def test_features_come_in_the_order_of_the_data_set(image_folder):
 def test_unreadable_images_are_left_out_and_limited(image_folder):
     root = image_folder(count=12, classes=3)
     broken = build_loader(root).dataset.path(4)
-    whole = extract_features(RawPixels(ViewPreprocessor()), build_loader(root))
+    whole = extract_shard(RawPixels(ViewPreprocessor()), build_loader(root)).whole()
     broken.write_bytes(broken.read_bytes()[:50])
-    features, labels = extract_features(RawPixels(ViewPreprocessor()), build_loader(root))
+    features, labels = extract_shard(RawPixels(ViewPreprocessor()), build_loader(root)).whole()
     kept = [0, 1, 2, 3, *range(5, 12)]
     assert torch.equal(features, whole[0][kept])
     assert torch.equal(labels, whole[1][kept])
     with pytest.raises(UnreadableImageError, match=f'1 of 12 images .* cannot be read, the first: {broken}'):
-        extract_features(RawPixels(ViewPreprocessor()), build_loader(root), max_unreadable=0)
+        extract_shard(RawPixels(ViewPreprocessor()), build_loader(root), max_unreadable=0)
 
 
 def test_missing_labels_and_images_are_explained(image_folder):
     root = image_folder(count=12)
     model = RawPixels(ViewPreprocessor())
     with pytest.raises(ValueError, match='evaluation needs labels'):
-        extract_features(model, build_loader(root, with_label=False))
+        extract_shard(model, build_loader(root, with_label=False))
     with pytest.raises(ValueError, match='2 of 12 images were left out'):
-        extract_features(model, build_loader(root, drop_last=True))
+        extract_shard(model, build_loader(root, drop_last=True))

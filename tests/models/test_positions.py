@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmadclr.datasets.photometric import COLUMNS, NUM_PARAMS
+from mmadclr.datasets.photometric_recipe import COLUMNS, NUM_PARAMS
 from mmadclr.models.positions import boxes_in_views, grid_places, patch_places, sincos_code
 from mmadclr.models.preprocessors import QueryBoxPreprocessor
 

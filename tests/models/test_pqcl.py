@@ -6,8 +6,8 @@ import torch
 
 from mmadclr.engine.optimizers.schedules import linear_warmup
 from mmadclr.models.backbones import PositionQueryViT
-from mmadclr.models.heads.dino_head import Prototypes
-from mmadclr.models.losses.self_distillation import Projection
+from mmadclr.models.heads.dino_head import PrototypeLayer
+from mmadclr.models.losses.self_distillation import ProjectedFeatures
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.positions import grid_places, sincos_code
 from mmadclr.registry import MODELS
@@ -54,10 +54,10 @@ def spread(model):
 
 def as_projection(values):
     """Logits (views, ..., K) as they are: one prototype along every axis."""
-    prototypes = Prototypes(values.shape[-1], values.shape[-1], learn_norm=False).to(values.dtype)
+    prototypes = PrototypeLayer(values.shape[-1], values.shape[-1], learn_norm=False).to(values.dtype)
     with torch.no_grad():
         prototypes.weight_v.copy_(torch.eye(values.shape[-1]))
-    return Projection(values, prototypes)
+    return ProjectedFeatures(values, prototypes)
 
 
 def image_tokens(logits, rows=None):

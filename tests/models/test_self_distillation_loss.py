@@ -8,9 +8,9 @@ import torch
 from counters import PeakBytes
 
 from mmadclr.engine.optimizers.schedules import linear_warmup
-from mmadclr.models.heads.dino_head import DINOHead, Prototypes
+from mmadclr.models.heads.dino_head import DINOHead, PrototypeLayer
 from mmadclr.models.losses.self_distillation import (
-    Projection,
+    ProjectedFeatures,
     SelfDistillationLoss,
     cross_view_pairs,
     same_view_pairs,
@@ -22,10 +22,10 @@ FORMS = pytest.mark.parametrize('logits_mib', [None, 64, 1e-3], ids=['plain', 'o
 
 def logits(values):
     """Logits as they are: one prototype along every axis."""
-    prototypes = Prototypes(values.shape[-1], values.shape[-1], learn_norm=False).to(values.dtype)
+    prototypes = PrototypeLayer(values.shape[-1], values.shape[-1], learn_norm=False).to(values.dtype)
     with torch.no_grad():
         prototypes.weight_v.copy_(torch.eye(values.shape[-1]))
-    return Projection(values, prototypes)
+    return ProjectedFeatures(values, prototypes)
 
 
 def published_loss(config, logits_mib, momentum='center_momentum', **kwargs):

@@ -6,8 +6,8 @@ import torch
 
 from mmadclr.engine.optimizers.constructors import split_by_decay
 from mmadclr.engine.optimizers.schedules import linear_warmup
-from mmadclr.models.heads.dino_head import Prototypes
-from mmadclr.models.losses.self_distillation import Projection
+from mmadclr.models.heads.dino_head import PrototypeLayer
+from mmadclr.models.losses.self_distillation import ProjectedFeatures
 from mmadclr.registry import MODELS
 
 FORMS = pytest.mark.parametrize('logits_mib', [None, 64, 1e-3], ids=['plain', 'one chunk', 'chunks'])
@@ -34,10 +34,10 @@ def make_views(num_local=3, batch=2, dtype=torch.float64, local_size=16):
 
 def as_projection(values):
     """Logits (views, ..., K) as they are: one prototype along every axis."""
-    prototypes = Prototypes(values.shape[-1], values.shape[-1], learn_norm=False).to(values.dtype)
+    prototypes = PrototypeLayer(values.shape[-1], values.shape[-1], learn_norm=False).to(values.dtype)
     with torch.no_grad():
         prototypes.weight_v.copy_(torch.eye(values.shape[-1]))
-    return Projection(values, prototypes)
+    return ProjectedFeatures(values, prototypes)
 
 
 def projections(parts, batch):

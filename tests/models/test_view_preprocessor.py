@@ -10,7 +10,7 @@ from counters import CallCounter
 from photometric import KINDS, deviation, draw_batch, published_form, render_with_pillow, to_pictures
 from PIL import Image
 
-from mmadclr.datasets.photometric import COLUMNS, NO_OP, RECIPES, build_recipe
+from mmadclr.datasets.photometric_recipe import COLUMNS, NO_OP, RECIPES, build_recipe
 from mmadclr.models.preprocessors import ViewPreprocessor
 from mmadclr.models.preprocessors import plan as planning
 
@@ -53,7 +53,7 @@ def test_pillow_arithmetic_equals_pillow_view_by_view(views, draws):
 
 
 def test_float_arithmetic_stays_close_to_pillow():
-    """DINO's recipes on the crops of four images; the figures of ``photometric_float``'s docstring."""
+    """DINO's recipes on the crops of four images; the figures of ``photometric_float_ops``'s docstring."""
     batch, preprocessor = draw_batch(4), ViewPreprocessor()
     mean, std = ((buffer.flatten() / 255).tolist() for buffer in (preprocessor.mean, preprocessor.std))
     pictures = {kind: to_pictures(batch[f'{kind}_views']) for kind, *_ in KINDS}

@@ -23,7 +23,7 @@ from mmadclr.engine.hooks.schedule_hook import DistillationScheduleHook
 from mmadclr.evaluation import collapse
 from mmadclr.evaluation.collapse import evenly
 from mmadclr.evaluation.verdicts import KINDS, Term, Verdict, judge_teacher, judge_term
-from mmadclr.models.losses.self_distillation import PAIRINGS, Projection, SelfDistillationLoss
+from mmadclr.models.losses.self_distillation import PAIRINGS, ProjectedFeatures, SelfDistillationLoss
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.registry import HOOKS
 
@@ -191,8 +191,8 @@ class CollapseMonitorHook(Hook):
 
 
 def rows_of_first_pair(
-    loss: SelfDistillationLoss, student: Projection, teacher: Projection, number: int
-) -> tuple[Projection, Projection]:
+    loss: SelfDistillationLoss, student: ProjectedFeatures, teacher: ProjectedFeatures, number: int
+) -> tuple[ProjectedFeatures, ProjectedFeatures]:
     """At most ``number`` rows (N, D) of the first two views that are compared, the same ones of both sides."""
     pairs = PAIRINGS[loss.pairing](len(teacher.features), len(student.features))
     u, v = pairs.nonzero()[0].tolist()
@@ -200,7 +200,7 @@ def rows_of_first_pair(
     return tuple(s._replace(features=evenly(s.features[view].flatten(0, -2), number).float()) for s, view in sides)
 
 
-def term_statistics(loss: SelfDistillationLoss, student: Projection, teacher: Projection) -> dict[str, Tensor]:
+def term_statistics(loss: SelfDistillationLoss, student: ProjectedFeatures, teacher: ProjectedFeatures) -> dict[str, Tensor]:
     """Scalars of rows (N, D) of the two sides in the same places; ``rank`` waits for the device."""
     targets = loss.targets(teacher.logits())
     log_probs = (student.logits() / loss.student_temp).log_softmax(dim=-1)

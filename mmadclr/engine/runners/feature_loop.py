@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmadclr.config.check import check_config
 from mmadclr.datasets.listing import listed_alike
 from mmadclr.datasets.loader_workers import outlive_signals
-from mmadclr.evaluation.features import extract_shard
+from mmadclr.evaluation.extraction import extract_shard
 from mmadclr.registry import LOOPS, METRICS, ConfigOf
 
 BANK_DTYPES = {None: None, 'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}

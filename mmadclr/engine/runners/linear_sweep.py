@@ -1,4 +1,9 @@
-"""What a sweep over learning rates of linear classifiers needs beside its head: optimizer, metric and loops."""
+"""What a sweep over learning rates of linear classifiers needs beside its head: optimizer, metric and loops.
+
+For the published protocol: augmented images, so that the backbone runs in every step, on mmpretrain's pipelines, with the
+checkpoints, schedules and optimizers (``torch.optim.SGD``) of a training. ``evaluation/linear.py`` is for features that are
+extracted once, where a step is two small products. The rule that chooses a rate is the same function.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from mmadclr.config.check import check_config
 from mmadclr.distributed.wrappers import unwrapped
+from mmadclr.evaluation.linear import choose
 from mmadclr.models.heads.linear_sweep_head import LinearSweepHead
 from mmadclr.registry import LOOPS, METRICS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, root
 
@@ -138,14 +144,17 @@ class LinearSweepLoop(BaseLoop):
 
 def choose_rate(rates: Sequence[float], held_out: Sequence[float], found: Sequence[float]) -> dict[str, float]:
     """Metrics of a sweep from the accuracy of every rate on held-out and on evaluation images; of equals, the first."""
-    chosen = max(range(len(rates)), key=held_out.__getitem__)
-    best = max(range(len(rates)), key=found.__getitem__)
+    table = [
+        dict(lr=rate, diverged=False, held_out_top1=held, top1=top1)  # one that diverged has its low accuracy
+        for rate, held, top1 in zip(rates, held_out, found, strict=True)
+    ]
+    chosen, best = choose(table, 'held_out_top1'), choose(table, 'top1')
     return {
-        'linear_top1': found[chosen],
-        'linear_lr': rates[chosen],
-        'linear_top1_held_out': held_out[chosen],
-        'linear_top1_best_on_val': found[best],
-        'linear_lr_best_on_val': rates[best],
+        'linear_top1': chosen['top1'],
+        'linear_lr': chosen['lr'],
+        'linear_top1_held_out': chosen['held_out_top1'],
+        'linear_top1_best_on_val': best['top1'],
+        'linear_lr_best_on_val': best['lr'],
         **{f'linear_top1_by_lr/{rate:g}': accuracy for rate, accuracy in zip(rates, found, strict=True)},
     }
 

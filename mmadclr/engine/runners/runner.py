@@ -34,7 +34,6 @@ from mmadclr.datasets.samplers import EpochSampler, check_workers, warn_of_scatt
 from mmadclr.distributed.shards import cut_optimizer_state, whole_states
 from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
-from mmadclr.engine.optimizers.precision import PRECISIONS, resolve_precision
 from mmadclr.engine.runners.batch_findings import UNTYPED_PARTS, batch_findings, run_conflicts
 from mmadclr.engine.runners.compilation import compile_blocks
 from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
@@ -43,6 +42,7 @@ from mmadclr.engine.runners.run_state import history_of, plain_history
 from mmadclr.engine.runners.sharding import check_sharding, shard_model
 from mmadclr.models.backbones.query_block import has_fused_attention
 from mmadclr.models.selfsup import SelfDistillation
+from mmadclr.precision import PRECISIONS, resolve_precision
 from mmadclr.registry import RUNNERS, SCOPE
 from mmadclr.reliability.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
 from mmadclr.reliability.work_dir_lock import sole_use

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, Replicate
 
 from mmadclr.distributed.shards import _cut
-from mmadclr.models.heads.dino_head import Prototypes
+from mmadclr.models.heads.dino_head import PrototypeLayer
 from mmadclr.models.selfsup.base import SelfDistillation
 
 # Whether a student's block gives its whole parameters back after the forward pass, to be gathered again for the backward.
@@ -64,7 +64,7 @@ def _shard_network(network: nn.ModuleDict, mesh, reshard_after_forward: bool) ->
         else:
             fully_shard(part, mesh=mesh, reshard_after_forward=False)
             register_fsdp_forward_method(part, 'project')
-            for prototypes in (module for module in part.modules() if isinstance(module, Prototypes)):
+            for prototypes in (module for module in part.modules() if isinstance(module, PrototypeLayer)):
                 prototypes.register_forward_pre_hook(_replicate_input)
                 prototypes.register_forward_hook(_gather_output)
 

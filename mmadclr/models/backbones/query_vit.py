@@ -5,7 +5,7 @@ Shape legend: B images, N patches, Q query crops, T tokens per crop, D channels,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch

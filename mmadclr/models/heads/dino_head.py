@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmadclr.models.init import init_linear_layers
-from mmadclr.models.losses.self_distillation import Projection
+from mmadclr.models.losses.self_distillation import ProjectedFeatures
 from mmadclr.registry import MODELS
 
 
-class Prototypes(nn.Module):
+class PrototypeLayer(nn.Module):
     """Weight-normed linear layer without bias: ``logits = x (g v / |v|)^T``, one row of ``v`` per prototype.
 
     Keys ``weight_g`` (K, 1) and ``weight_v`` (K, D) are those of published checkpoints.
@@ -64,23 +64,23 @@ class DINOHead(nn.Module):
         for width_in, width_out in pairwise(widths):
             layers += [nn.Linear(width_in, width_out), nn.GELU()]
         self.mlp = nn.Sequential(*layers[:-1]) if num_layers > 1 else layers[0]
-        self.last_layer = Prototypes(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)
+        self.last_layer = PrototypeLayer(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)
         self.init = init
         self.init_weights()
 
     def init_weights(self) -> None:
         init_linear_layers(self.mlp, self.init)
         for module in self.modules():
-            if isinstance(module, Prototypes):
+            if isinstance(module, PrototypeLayer):
                 module.init_weights()
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (..., D) -> logits (..., K)."""
         return self.project(x).logits()
 
-    def project(self, x: Tensor) -> Projection:
+    def project(self, x: Tensor) -> ProjectedFeatures:
         """Features (..., D) -> what meets the prototypes, normalized to length 1, and the prototypes."""
-        return Projection(F.normalize(self.mlp(x), dim=-1), self.last_layer)
+        return ProjectedFeatures(F.normalize(self.mlp(x), dim=-1), self.last_layer)
 
 
 @MODELS.register_module()
@@ -99,17 +99,17 @@ class IBOTHead(DINOHead):
         self, in_dim: int, patch_out_dim: int, bottleneck_dim: int = 256, norm_last_layer: bool = True, **kwargs
     ) -> None:
         super().__init__(in_dim, bottleneck_dim=bottleneck_dim, norm_last_layer=norm_last_layer, **kwargs)
-        self.last_layer2 = Prototypes(bottleneck_dim, patch_out_dim, learn_norm=not norm_last_layer)
+        self.last_layer2 = PrototypeLayer(bottleneck_dim, patch_out_dim, learn_norm=not norm_last_layer)
 
 
-def patch_prototypes(head: DINOHead) -> Prototypes:
+def patch_prototypes(head: DINOHead) -> PrototypeLayer:
     """What patches meet at the end of a head: their own prototypes, or else those of [CLS]."""
     return getattr(head, 'last_layer2', head.last_layer)
 
 
-def project_jointly(head: DINOHead, *groups: Tensor) -> list[Projection]:
+def project_jointly(head: DINOHead, *groups: Tensor) -> list[ProjectedFeatures]:
     """Groups of tokens (..., D), each projected as by ``head.project``; the MLP runs once over the rows of all."""
     rows = torch.cat([group.flatten(0, -2) for group in groups])
     features, prototypes = head.project(rows)
     parts = features.split([group.shape[:-1].numel() for group in groups])
-    return [Projection(part.unflatten(0, g.shape[:-1]), prototypes) for part, g in zip(parts, groups, strict=True)]
+    return [ProjectedFeatures(part.unflatten(0, g.shape[:-1]), prototypes) for part, g in zip(parts, groups, strict=True)]

@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-class Prototyped(NamedTuple):
+class FactoredLogits(NamedTuple):
     """Rows ``x`` (views, M, D) and the weight-normed prototypes they meet: ``logits = x (g v / |v|)^T``."""
 
     x: Tensor
     v: Tensor  # (K, D)
     g: Tensor  # (K, 1)
 
-    def detached(self) -> Prototyped:
+    def detached(self) -> FactoredLogits:
         """Single precision at least, without a graph."""
-        return Prototyped(*(at_least_fp32(part.detach()) for part in self))
+        return FactoredLogits(*(at_least_fp32(part.detach()) for part in self))
 
     def norms(self) -> Tensor:
         """|v| (K,)."""
@@ -45,8 +45,8 @@ def at_least_fp32(x: Tensor) -> Tensor:
 
 
 def chunked_cross_entropy(
-    student: Prototyped,
-    teacher: Prototyped,
+    student: FactoredLogits,
+    teacher: FactoredLogits,
     center: Tensor,
     pairs: Tensor,
     student_temp: float,
@@ -80,8 +80,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Value and gradients in one pass over chunks of rows."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, v: Tensor, g: Tensor, teacher: Prototyped, settings: Settings) -> Tensor:
-        student = Prototyped(x, v, g).detached()
+    def forward(ctx, x: Tensor, v: Tensor, g: Tensor, teacher: FactoredLogits, settings: Settings) -> Tensor:
+        student = FactoredLogits(x, v, g).detached()
         with torch.autocast(x.device.type, enabled=False):
             total = _Accumulator(student, teacher.detached(), settings)
             for start in range(0, max(1, x.shape[1]), settings.rows):  # no rows at all are a chunk, too
@@ -104,7 +104,7 @@ class _Accumulator:
     """Loss and gradients of the chunks so far: ``loss``, ``grad_x`` (V, M, D), and ``product`` (K, D), which is the
     gradient for the logits, transposed, times the student's rows."""
 
-    def __init__(self, student: Prototyped, teacher: Prototyped, settings: Settings) -> None:
+    def __init__(self, student: FactoredLogits, teacher: FactoredLogits, settings: Settings) -> None:
         self.student, self.teacher, self.settings = student, teacher, settings
         self.v, self.teacher_v = student.v.to(settings.dtype), teacher.v.to(settings.dtype)
         self.norms = student.norms()
@@ -159,7 +159,7 @@ def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(_product(a, b))
 
 
-def _weight_norm_gradients(product: Tensor, student: Prototyped, norms: Tensor) -> tuple[Tensor, Tensor]:
+def _weight_norm_gradients(product: Tensor, student: FactoredLogits, norms: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of ``v`` and ``g``, from that of the effective weight ``g v / |v|``; overwrites ``product`` (K, D)."""
     norms = norms[:, None]
     along = torch.einsum('kd,kd->k', product, student.v)[:, None] / norms  # the part that changes the length

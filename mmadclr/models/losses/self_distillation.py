@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding
-from mmadclr.models.losses.chunked_cross_entropy import Prototyped, at_least_fp32, chunked_cross_entropy
+from mmadclr.models.losses.chunked_cross_entropy import FactoredLogits, at_least_fp32, chunked_cross_entropy
 from mmadclr.registry import MODELS, ConfigOf
 
 LossConfig = Annotated[dict, ConfigOf('SelfDistillationLoss')]
 
 
-class Projection(NamedTuple):
+class ProjectedFeatures(NamedTuple):
     """What a head makes of tokens, up to the last layer: ``features`` (views, B, ..., D) and the ``prototypes`` to meet.
 
     The logits are the large part, (views, B, ..., K): the loss forms them a few rows at a time.
@@ -32,9 +32,9 @@ class Projection(NamedTuple):
     def logits(self) -> Tensor:
         return self.prototypes(self.features)
 
-    def prototyped(self) -> Prototyped:
+    def factored_logits(self) -> FactoredLogits:
         """Rows (views, M, D) and the parameters of the weight-normed prototypes."""
-        return Prototyped(self.features.flatten(1, -2), self.prototypes.weight_v, self.prototypes.weight_g)
+        return FactoredLogits(self.features.flatten(1, -2), self.prototypes.weight_v, self.prototypes.weight_g)
 
 
 def cross_view_pairs(num_teacher: int, num_student: int, device: torch.device | str = 'cpu') -> Tensor:
@@ -119,10 +119,10 @@ class SelfDistillationLoss(nn.Module):
 
     def forward(
         self,
-        student: Projection,
-        teacher: Projection,
+        student: ProjectedFeatures,
+        teacher: ProjectedFeatures,
         weights: Tensor | None = None,
-        center_from: Projection | None = None,
+        center_from: ProjectedFeatures | None = None,
     ) -> Tensor:
         """Student (V views) and teacher (U views) -> scalar loss in nats.
 
@@ -144,8 +144,8 @@ class SelfDistillationLoss(nn.Module):
         if self.logits_mib is None:
             return self.plain(student, teacher, pairs, weights)
         return chunked_cross_entropy(
-            student.prototyped(),
-            teacher.prototyped(),
+            student.factored_logits(),
+            teacher.factored_logits(),
             self.center,
             pairs,
             self.student_temp,
@@ -154,7 +154,9 @@ class SelfDistillationLoss(nn.Module):
             None if weights is None else weights.flatten(),
         )
 
-    def plain(self, student: Projection, teacher: Projection, pairs: Tensor, weights: Tensor | None = None) -> Tensor:
+    def plain(
+        self, student: ProjectedFeatures, teacher: ProjectedFeatures, pairs: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
         """The loss as it is defined, with all logits at once."""
         logits, teacher_logits = student.logits(), teacher.logits()
         with torch.autocast(logits.device.type, enabled=False):
@@ -205,7 +207,7 @@ class PendingMean(NamedTuple):
 
     @classmethod
     @torch.no_grad()
-    def of(cls, teacher: Projection) -> PendingMean:
+    def of(cls, teacher: ProjectedFeatures) -> PendingMean:
         rows = at_least_fp32(teacher.features.detach()).flatten(0, -2)
         sums = torch.cat((rows.sum(dim=0), rows.new_full((1,), len(rows))))
         work = torch.distributed.all_reduce(sums, async_op=True) if dist.is_distributed() else None

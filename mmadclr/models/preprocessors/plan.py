@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmadclr.datasets.photometric import COLUMNS, JITTER, NUM_PARAMS, column
-from mmadclr.models.preprocessors.photometric import box_taps
+from mmadclr.datasets.photometric_recipe import COLUMNS, JITTER, NUM_PARAMS, column
+from mmadclr.models.preprocessors.photometric_ops import box_taps
 
 SLICE_PIXELS = 50_176  # one view of 224 x 224: its floats and what an operation needs beside them fit in a CPU's L2 cache
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmadclr.datasets.photometric import column
+from mmadclr.datasets.photometric_recipe import column
 from mmadclr.models.positions import boxes_in_views
 from mmadclr.models.preprocessors.plan import send_tensors
 from mmadclr.models.preprocessors.view_preprocessor import ViewPreprocessor

@@ -9,12 +9,12 @@ from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
 from mmadclr.models.patch_masks import PatchMasks
-from mmadclr.models.preprocessors import photometric, photometric_float
+from mmadclr.models.preprocessors import photometric_float_ops, photometric_ops
 from mmadclr.models.preprocessors.packed_views import with_views
 from mmadclr.models.preprocessors.plan import Part, Step, plan, send, send_tensors
 from mmadclr.registry import MODELS
 
-ARITHMETIC = {'float': photometric_float, 'pillow': photometric}
+ARITHMETIC = {'float': photometric_float_ops, 'pillow': photometric_ops}
 FEW_ROWS = 16  # up to here, rows are stored one by one, which is faster than by an index
 
 
@@ -27,8 +27,8 @@ class ViewPreprocessor(BaseDataPreprocessor):
 
     Args:
         mean, std: Of the training pixels, in [0, 255].
-        arithmetic: ``'float'`` works in single precision and rounds nothing (see :mod:`.photometric_float` for how far that
-            is from Pillow); ``'pillow'`` repeats Pillow's rounding to 8 bits after every operation, exactly and slower.
+        arithmetic: ``'float'`` works in single precision and rounds nothing (see :mod:`.photometric_float_ops` for how far
+            that is from Pillow); ``'pillow'`` repeats Pillow's rounding to 8 bits after every operation, exactly and slower.
 
     Raises:
         ValueError: ``arithmetic`` is none of the two.

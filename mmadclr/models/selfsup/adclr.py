@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmadclr.models.backbones.query_vit import ViewGroup
 from mmadclr.models.heads.dino_head import project_jointly
-from mmadclr.models.losses.self_distillation import LossConfig, Projection
+from mmadclr.models.losses.self_distillation import LossConfig, ProjectedFeatures
 from mmadclr.models.selfsup.dino import DINO, by_view, cls_by_view, flat, with_local
 from mmadclr.models.selfsup.queries import QueryTerm
 from mmadclr.registry import MODELS
@@ -70,7 +70,7 @@ class ADCLR(QueryTerm, DINO):
     @staticmethod
     def project_with_queries(
         network: nn.ModuleDict, query_crops: Tensor, global_views: Tensor, local_views: Tensor | None = None
-    ) -> tuple[Projection, Projection]:
+    ) -> tuple[ProjectedFeatures, ProjectedFeatures]:
         """[CLS] of all V + L views, and the V * B * Q*T query tokens, projected; local views carry no queries."""
         groups = with_local(ViewGroup(flat(global_views), flat(query_crops), patches=False), local_views)
         outputs = network['backbone'].encode(*groups)

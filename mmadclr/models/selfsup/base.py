@@ -90,8 +90,8 @@ class SelfDistillation(BaseModel):
             with self.copies.in_place() if self.copies else nullcontext():
                 return self.loss(**views)
         if mode == 'patches':
-            return self.extract_patches(images)
-        return self.extract_features(images)
+            return self.patch_features(images)
+        return self.image_features(images)
 
     @abstractmethod
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
@@ -107,12 +107,12 @@ class SelfDistillation(BaseModel):
             )
 
     @torch.no_grad()
-    def extract_features(self, images: Tensor) -> Tensor:
+    def image_features(self, images: Tensor) -> Tensor:
         """Final-normed [CLS] of the teacher (B, D) for images (B, 3, H, W)."""
         return self.teacher['backbone'](images, patches=False).cls
 
     @torch.no_grad()
-    def extract_patches(self, images: Tensor) -> Tensor:
+    def patch_features(self, images: Tensor) -> Tensor:
         """Final-normed patch tokens of the teacher (B, N, D) for images (B, 3, H, W)."""
         return self.teacher['backbone'](images).patches
 

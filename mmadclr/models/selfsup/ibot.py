@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmadclr.models.backbones.query_vit import ViewGroup
 from mmadclr.models.heads.dino_head import patch_prototypes, project_jointly
-from mmadclr.models.losses.self_distillation import LossConfig, Projection
+from mmadclr.models.losses.self_distillation import LossConfig, ProjectedFeatures
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.selfsup.dino import DINO, by_view, cls_by_view, flat, with_local
 from mmadclr.registry import MODELS
@@ -72,10 +72,10 @@ class IBOT(DINO):
 
     def terms(
         self,
-        student_cls: Projection,
-        student_hidden: Projection,
-        teacher_cls: Projection,
-        teacher_patches: Projection,
+        student_cls: ProjectedFeatures,
+        student_hidden: ProjectedFeatures,
+        teacher_cls: ProjectedFeatures,
+        teacher_patches: ProjectedFeatures,
         masks: PatchMasks,
     ) -> dict[str, Tensor]:
         """Both losses, from the student's [CLS] and hidden patches and the teacher's [CLS] and all patches."""
@@ -100,7 +100,7 @@ class IBOT(DINO):
         local_views: Tensor | None = None,
         masks: PatchMasks | None = None,
         queries: Tensor | None = None,
-    ) -> tuple[Projection, ...]:
+    ) -> tuple[ProjectedFeatures, ...]:
         """[CLS] of all V + L views, and the patches of the global ones (1, V*B*N, D), or the hidden ones (1, R, D) alone.
 
         Thirdly, where there are ``queries`` (V*B, Q, ...), query tokens (V, B, Q*T, D), which meet the prototypes of [CLS].

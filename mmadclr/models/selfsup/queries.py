@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmadclr.models.losses.self_distillation import Projection
+from mmadclr.models.losses.self_distillation import ProjectedFeatures
 from mmadclr.models.selfsup.dino import by_view, flat
 
 TEACHER_QUERIES = ('with_view', 'alone')
@@ -40,12 +40,12 @@ class QueryTerm:
         self.teacher_queries = teacher_queries
         self.loss_query = self.build_loss(loss, **defaults)
 
-    def query_term(self, student: Projection, teacher: Projection) -> dict[str, Tensor]:
+    def query_term(self, student: ProjectedFeatures, teacher: ProjectedFeatures) -> dict[str, Tensor]:
         """The loss of query tokens (V, B, Q*T, D) by its name in the log."""
         return {'loss_query': self.query_weight * self.loss_query(student, teacher)}
 
     @torch.no_grad()
-    def project_alone(self, query_crops: Tensor) -> Projection:
+    def project_alone(self, query_crops: Tensor) -> ProjectedFeatures:
         """The teacher's V * B * Q*T patch tokens of crops encoded as images of their own, without their [CLS]."""
         _, num_views, num_queries = query_crops.shape[:3]
         patches = self.teacher['backbone'](flat(query_crops).flatten(0, 1)).patches  # (V*B*Q, T, D)

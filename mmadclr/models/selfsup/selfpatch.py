@@ -17,7 +17,7 @@ from mmadclr.config.findings import Finding
 from mmadclr.datasets.conflicts import BACKBONE, crop_counts, patch_size
 from mmadclr.datasets.transforms import NUM_GLOBAL, MultiCrop
 from mmadclr.models.backbones.query_vit import ViewGroup, resolve_arch
-from mmadclr.models.losses.self_distillation import LossConfig, Projection
+from mmadclr.models.losses.self_distillation import LossConfig, ProjectedFeatures
 from mmadclr.models.selfsup.dino import DINO, by_view, flat
 from mmadclr.registry import MODELS, ConfigOf
 
@@ -96,7 +96,7 @@ class SelfPatch(DINO):
 
     def project_views(
         self, network: nn.ModuleDict, groups: list[Tensor], summarize: bool = False
-    ) -> tuple[Projection, Projection]:
+    ) -> tuple[ProjectedFeatures, ProjectedFeatures]:
         """[CLS] (V + L, B, D) and all patches (1, R, D) of views grouped by size, projected by their heads.
 
         ``summarize`` has every patch stand for its neighbors.
@@ -127,6 +127,6 @@ class SelfPatch(DINO):
         return views.shape[-2] // patch_size, views.shape[-1] // patch_size
 
     @torch.no_grad()
-    def extract_features(self, images: Tensor) -> Tensor:
+    def image_features(self, images: Tensor) -> Tensor:
         """Final-normed [CLS] of the teacher's class attention (B, D), which is what DINO's term trains."""
         return self.teacher['class_attention'](self.teacher['backbone'](images).patches)[0]

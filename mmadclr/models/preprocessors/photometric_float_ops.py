@@ -20,7 +20,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mmadclr.models.preprocessors.photometric import GRAY_WEIGHTS, box_taps
+from mmadclr.models.preprocessors.photometric_ops import GRAY_WEIGHTS, box_taps
 
 __all__ = [
     'adjust_brightness',

@@ -6,9 +6,9 @@ import torch
 import torchvision.transforms.functional as TF
 from PIL import Image, ImageFilter, ImageOps
 
-from mmadclr.datasets.photometric import COLUMNS, NO_OP, NUM_PARAMS, PhotometricRecipe, build_recipe
+from mmadclr.datasets.photometric_recipe import COLUMNS, NO_OP, NUM_PARAMS, PhotometricRecipe, build_recipe
 from mmadclr.models.preprocessors import ViewPreprocessor
-from mmadclr.models.preprocessors import photometric as ops
+from mmadclr.models.preprocessors import photometric_ops as ops
 
 
 @pytest.fixture

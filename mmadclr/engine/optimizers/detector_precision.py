@@ -1,4 +1,4 @@
-"""In which precision a step computes: chosen by name, resolved once."""
+"""Which part of a detector computes in low precision: its features alone."""
 
 from __future__ import annotations
 
@@ -10,22 +10,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from mmadclr.models.losses.chunked_cross_entropy import at_least_fp32
-
-PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16}
-
-
-def resolve_precision(precision: str) -> str:
-    """``'auto'`` -> ``'bf16'`` on a GPU that supports it, else ``'fp32'``."""
-    if precision == 'auto':
-        return 'bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
-    check_precision(precision)
-    return precision
-
-
-def check_precision(precision: str) -> None:
-    """Raises a ValueError for a name that stands for none."""
-    if precision not in ('auto', *PRECISIONS):
-        raise ValueError(f"precision={precision!r}: choose 'auto', {', '.join(map(repr, PRECISIONS))}")
 
 
 def mmdet_detectors(model: nn.Module) -> list[nn.Module]:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from photometric import draw_batch
 
-from mmadclr.models.preprocessors import photometric as exact
-from mmadclr.models.preprocessors import photometric_float as ops
+from mmadclr.models.preprocessors import photometric_float_ops as ops
+from mmadclr.models.preprocessors import photometric_ops as exact
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,43 @@
+"""Models as evaluation takes them: held still for a while, or none at all but the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmadclr.distributed.wrappers import unwrapped
+
+
+class RawPixels(nn.Module):
+    """The normalized pixels themselves as features: the baseline any representation has to beat.
+
+    Of whole images (B, 3*H*W), or with ``mode='patches'`` of patches (B, N, 3*P*P).
+    """
+
+    def __init__(self, data_preprocessor: nn.Module, patch_size: int = 16) -> None:
+        super().__init__()
+        self.data_preprocessor = data_preprocessor
+        self.patch_size = patch_size
+
+    def forward(self, images: Tensor, mode: str = 'tensor') -> Tensor:
+        if mode == 'patches':
+            return F.unfold(images, self.patch_size, stride=self.patch_size).transpose(1, 2)
+        return images.flatten(1)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """The model itself, for a while in evaluation mode and without gradients."""
+    model = unwrapped(model)
+    was_training = model.training
+    model.eval()
+    try:
+        # Blocks compiled for training are compiled for its batches alone.
+        with torch.no_grad(), torch.compiler.set_stance('force_eager'):
+            yield model
+    finally:
+        model.train(was_training)
