@@ -289,12 +289,14 @@ def test_memory_is_bounded_over_many_batches(image_folder):
 
 
 def test_a_worker_that_is_killed_leaves_no_memory_behind(dataset):
-    before = set(os.listdir('/dev/shm'))
     iterator = iter(batches_of(dataset, count=400))
     batch = next(iterator)
-    for worker in iterator._workers:
-        worker.kill()
-    with pytest.raises(RuntimeError, match='DataLoader worker'):
+    workers = [str(worker.pid) for worker in iterator._workers]
+    # One, and within: torch raises from a signal handler, wherever the main thread is, once for each worker that died. In
+    # the middle of a hand-over, the end of the connection comes first.
+    with pytest.raises((RuntimeError, EOFError, ConnectionError)):
+        iterator._workers[0].kill()
         list(iterator)
-    assert {name for name in set(os.listdir('/dev/shm')) - before if name.startswith('torch_')} == set()
+    iterator._shutdown_workers()
+    assert [name for name in os.listdir('/dev/shm') if name.startswith('torch_') and name.split('_')[1] in workers] == []
     assert int(batch['global_views'].sum()) > 0
