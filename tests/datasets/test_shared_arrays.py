@@ -290,6 +290,7 @@ def test_memory_is_bounded_over_many_batches(image_folder):
 
 def read_on_without(worker, batches):
     worker.kill()
+    worker.join()
     list(batches)
 
 
@@ -297,10 +298,11 @@ def test_a_worker_that_is_killed_leaves_no_memory_behind(dataset):
     iterator = iter(batches_of(dataset, count=400))
     batch = next(iterator)
     workers = [str(worker.pid) for worker in iterator._workers]
-    # One, and within: torch raises from a signal handler, wherever the main thread is, once for each worker that died. In
-    # the middle of a hand-over, the end of the connection comes first.
+    # Torch raises from a signal handler, wherever the main thread is, at the end of any worker until the killed one has been
+    # waited for. In the middle of a hand-over, the end of the connection comes first.
     with pytest.raises((RuntimeError, EOFError, ConnectionError)):
         read_on_without(iterator._workers[0], iterator)
+    iterator._workers[0].join()
     iterator._shutdown_workers()
     assert [name for name in os.listdir('/dev/shm') if name.startswith('torch_') and name.split('_')[1] in workers] == []
     assert int(batch['global_views'].sum()) > 0
