@@ -144,7 +144,7 @@ def test_own_folder_of_jpegs_needs_one_changed_line(tmp_path):
         ),
         (
             [ADCLR_DEMO, '--cfg-options', 'train_dataloader.dataset.transform.query_size=12'],
-            'train_dataloader.dataset.transform.query_size=12 is no multiple of the 8 pixels of a patch',
+            'train_dataloader.dataset.transform.query_size=12 must be a multiple of the 8 pixels of a patch',
         ),
     ],
 )
