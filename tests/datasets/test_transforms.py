@@ -368,12 +368,12 @@ class SizedImage:
 def test_sizes_and_boxes_of_center_crops_are_those_of_torchvision_for_every_size(resize, crop, monkeypatch):
     """All sides from 1 to 120, and every seventh to 1500."""
     monkeypatch.setattr(center_crop, 'MAX_RESIZED', math.inf)
-    sides = [*range(1, 120), *range(120, 1500, 7)]
+    sides, transform = [*range(1, 120), *range(120, 1500, 7)], ResizeCenterCrop(resize, crop, 'pillow')
     for short in sides[::3]:
         for long in [short, *sides]:
             for size in ((short, long), (long, short)):
                 image = SizedImage(size)
-                ResizeCenterCrop(resize, crop, 'pillow')(dict(image=image))
+                transform(dict(image=image))
                 height, width = _compute_resized_output_size((size[1], size[0]), [resize])
                 assert image.resized == (width, height), (size, resize)
                 left, top = round((width - crop) / 2.0), round((height - crop) / 2.0)
