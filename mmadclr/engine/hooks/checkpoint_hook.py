@@ -122,6 +122,10 @@ class SafeCheckpointHook(Hook):
         if self.held is not None:
             self.held = self.due = None
 
+    def wait_for_checkpoint(self, runner) -> None:
+        """Returns when the checkpoint that is being written, if there is one, is on the disk."""
+        self.writer.wait()
+
     def leave_training(self, runner) -> None:
         """However the run ended: signals mean again what they meant before."""
         self.stop.interrupts = False

@@ -113,7 +113,7 @@ class LossRecordHook(RuntimeInfoHook):
         if not is_skipped:
             raise FloatingPointError(
                 f'{step.problem}, and {type(runner.optim_wrapper).__name__} skips no steps; '
-                f'{newest_checkpoint(runner.work_dir)}. {REMEDIES}'
+                f'{last_checkpoint(runner)}. {REMEDIES}'
             )
         self.in_a_row, self.total = self.in_a_row + 1, self.total + 1
         self.first_skipped = self.first_skipped or step
@@ -134,7 +134,7 @@ class LossRecordHook(RuntimeInfoHook):
             raise FloatingPointError(
                 f'{", ".join(broken[:4])}{f" and {len(broken) - 4} more" if len(broken) > 4 else ""}: weights not finite '
                 f'after iteration {runner.iter}, so no step can be right any more{cause}; '
-                f'{newest_checkpoint(runner.work_dir)}. {REMEDIES}'
+                f'{last_checkpoint(runner)}. {REMEDIES}'
             )
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -148,7 +148,7 @@ class LossRecordHook(RuntimeInfoHook):
         raise FloatingPointError(
             f'{self.in_a_row} steps in a row were skipped because losses or gradients are not finite; the first: '
             f'{self.first_skipped.problem}; '
-            f'{newest_checkpoint(runner.work_dir)}; to replay from the first of them, resume from {path} (the images are in '
+            f'{last_checkpoint(runner)}; to replay from the first of them, resume from {path} (the images are in '
             f'{self.record_name}). {REMEDIES}'
         )
 
@@ -163,3 +163,9 @@ class LossRecordHook(RuntimeInfoHook):
         content['message_hub']['runtime_info'] |= {'skipped_in_a_row': 0}
         if dist.is_main_process():
             write_synced(content, path)  # not the newest: a bare --resume passes it over
+
+
+def last_checkpoint(runner) -> str:
+    """The newest checkpoint of the run, in words; one that is being written is waited for."""
+    runner.call_hook('wait_for_checkpoint')
+    return newest_checkpoint(runner.work_dir)
