@@ -58,7 +58,7 @@ class SelfDistillation(BaseModel):
         self.teacher = deepcopy(self.student).requires_grad_(False)
         self.teacher_momentum = teacher_momentum
         self.copies = LowPrecisionCopies(self.teacher) if teacher_copies else None
-        self.inputs = inspect.signature(self.loss).parameters.keys()
+        self.inputs = frozenset(inspect.signature(self.loss).parameters)
         self.train()
 
     @classmethod
