@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 from mmengine.registry import Registry
-from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmadclr import registry as our_registries
-from mmadclr.config.components import Node, accepted_arguments, find_component, nodes, registries_of
+from mmadclr.config.components import RUNNER_KEYS, Node, accepted_arguments, find_component, nodes, registries_of
 from mmadclr.config.findings import ConfigError
 from mmadclr.config.names import Reader, read_names
 from mmadclr.names import printable
@@ -73,20 +72,6 @@ EXTRA_IN = {
     'policies': {'magnitude_key', 'magnitude_range'},  # mmpretrain's RandAugment
 }
 LOADER_KEYS = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch', 'disable_subprocess_warning'}
-RUNNER_KEYS = {
-    *inspect.signature(Runner.__init__).parameters,
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'sync_bn',
-    'compile',
-    'activation_checkpointing',
-    'efficient_conv_bn_eval',
-    'custom_imports',
-    'dataset_check',
-    'sharding',
-} - {'self', 'cfg'}
-
-
 # Read by the test tools of mmdet, mmseg and mmpretrain.
 OTHER_TOOLS = {'tta_model', 'tta_pipeline', 'tta_cfg'}
 

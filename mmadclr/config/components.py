@@ -11,10 +11,25 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 from mmengine import registry as root_registries
 from mmengine.registry import Registry
+from mmengine.runner import Runner
 
 from mmadclr import registry as our_registries
 from mmadclr.config.findings import ConfigError
 from mmadclr.registry import ConfigOf
+
+# What a run reads at the top of a config; other names there are variables.
+RUNNER_KEYS = {
+    *inspect.signature(Runner.__init__).parameters,
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'sync_bn',
+    'compile',
+    'activation_checkpointing',
+    'efficient_conv_bn_eval',
+    'custom_imports',
+    'dataset_check',
+    'sharding',
+} - {'self', 'cfg'}
 
 
 class Node(NamedTuple):
@@ -81,12 +96,12 @@ class Places:
 
     @cached_property
     def all(self) -> dict[str, Place]:
-        """Every component that a registry lists, by its path."""
+        """Every component of the run that a registry lists, by its path; variables stand for parts as they were written."""
         found = {}
         for path, node, _, component in nodes(
             self.cfg, registries_of(self.cfg.get('default_scope') or our_registries.SCOPE)
         ):
-            if component is not None:
+            if component is not None and path.split('.')[0] in {'', *RUNNER_KEYS}:
                 found[path] = Place(path, component, {**defaults_of(component), **dict(node.items())}, self)
         return found
 
@@ -190,11 +205,11 @@ def accepted_arguments(component: Callable) -> set[str] | None:
     """
     if not inspect.isclass(component):
         parameters = inspect.signature(component).parameters
-        return None if _takes_anything(parameters) else set(parameters)
+        return None if _takes_anything(parameters) else _keywords(parameters)
     accepted: set[str] = set()
     for constructor in _constructors(component):
         parameters = inspect.signature(constructor).parameters
-        accepted |= parameters.keys()
+        accepted |= _keywords(parameters)
         if not _takes_anything(parameters):
             return accepted
     return None
@@ -227,6 +242,12 @@ def _parts_of(hint: Any) -> Iterator[ConfigOf]:
     if not hasattr(hint, '__metadata__'):
         for choice in get_args(hint):
             yield from _parts_of(choice)
+
+
+def _keywords(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
+    """Those that can be given by name."""
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name for name, parameter in parameters.items() if parameter.kind in by_name}
 
 
 def _takes_anything(parameters: Mapping[str, inspect.Parameter]) -> bool:

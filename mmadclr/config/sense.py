@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from mmadclr.config.check import RUNNER_KEYS
 from mmadclr.config.components import Place, Places
 from mmadclr.config.findings import ConfigError, Finding, report
 from mmadclr.registry import SCOPE
@@ -35,8 +34,7 @@ def check_sense(cfg: Mapping) -> None:
 def find_conflicts(cfg: Mapping) -> Iterator[Finding]:
     """What the classes of all components find."""
     for place in Places(cfg).all.values():
-        if place.path.split('.')[0] in {'', *RUNNER_KEYS}:  # others are variables, which stand for a part as it was written
-            yield from _ask(place)
+        yield from _ask(place)
 
 
 def _ask(place: Place) -> Iterator[Finding]:

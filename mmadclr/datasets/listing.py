@@ -157,7 +157,8 @@ def check_same_images(dataset: Any) -> None:
     The digests of the lists are exchanged; of lists that differ, the one block where they begin to.
     """
     dataset = _innermost(dataset)
-    if hasattr(dataset, 'source') and len(set(dist.all_gather_object(_quick_digest(dataset.source)))) == 1:
+    quick = set(dist.all_gather_object(_quick_digest(getattr(dataset, 'source', None))))
+    if len(quick) == 1 and None not in quick:
         return
     digests = dist.all_gather_object((socket.gethostname(), len(dataset), _digests(dataset)))
     block = _first_difference([digests for _, _, digests in digests])
@@ -183,9 +184,14 @@ def _innermost(dataset: Any) -> Any:
     return dataset
 
 
-def _quick_digest(source: Any) -> tuple:
-    """Of what ``_lines`` says of each image, array by array; lists that differ in it are compared line by line."""
-    names = source._paths if isinstance(source, FileSource) else source._names
+def _quick_digest(source: Any) -> tuple | None:
+    """Of what ``_lines`` says of each image, array by array; lists that differ in it are compared line by line.
+
+    None for a source without such arrays, as one of a user's own may be.
+    """
+    names = getattr(source, '_paths' if isinstance(source, FileSource) else '_names', None)
+    if names is None:
+        return None
     parts = [names.data, names.starts] if isinstance(names, ByteStrings) else [names]
     parts += [part for part in (source.labels, source.shard_of) if part is not None]
     shards = [os.path.basename(shard) for shard in getattr(source, 'shards', ())]

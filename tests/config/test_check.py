@@ -47,6 +47,7 @@ def test_configs_of_the_tree_have_no_dead_keys(path):
     [
         ({'model.backbone.archh': 'x'}, r'model\.backbone\.archh: QueryViT has no such argument; did you mean arch\?'),
         ({'model.type': 'ADLCR'}, r"model: there is no component 'ADLCR'; did you mean ADCLR\?"),
+        ({'model.kwargs': 2}, r'model\.kwargs: ADCLR has no such argument'),
         ({'model.query_wieght': 2}, r'model\.query_wieght: .*did you mean query_weight\?'),
         ({'train_dataloader.batchsize': 2}, r'train_dataloader\.batchsize: a data loader .*did you mean batch_size\?'),
         ({'train_dataloader.dataset.transform.num_queries': 2}, r'transform\.num_queries: .*did you mean num_query\?'),

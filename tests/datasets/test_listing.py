@@ -5,12 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from places import REPO
 from programs import python_on_ranks
+
+from mmadclr.datasets import listing
 
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
 NAMES = [f'{label}/{number}.png' for label in 'ab' for number in range(4)]
@@ -81,6 +85,62 @@ def test_the_first_difference_is_named_on_all_processes(outcomes, case, place, f
         host = message.partition('on rank 0 (')[2].partition(',')[0]
         for part in (f'is image {place}: ', first, f' but {second}'):
             assert part.replace('HOST', host) in message
+
+
+class OwnSource:
+    """A source of a user's own, with nothing but what the protocol of sources has."""
+
+    labels = shard_of = None
+
+    def __init__(self, names):
+        self.names = names
+
+    def __len__(self):
+        return len(self.names)
+
+    def key(self, index):
+        return self.names[index].encode()
+
+
+class OwnDataset:
+    data_root = 'mine'
+
+    def __init__(self, names):
+        self.source = OwnSource(names)
+
+    def __len__(self):
+        return len(self.source)
+
+
+@pytest.mark.parametrize('second', [['a', 'b'], ['a', 'c']])
+def test_sources_of_ones_own_are_compared_line_by_line(monkeypatch, second):
+    """Two threads stand for two processes."""
+    barrier, sent = threading.Barrier(2), {}
+
+    def all_gather_object(value):
+        sent[rank.number] = value
+        barrier.wait(10)
+        values = [sent[0], sent[1]]
+        barrier.wait(10)
+        return values
+
+    def check(number, names):
+        rank.number = number
+        try:
+            listing.check_same_images(OwnDataset(names))
+        except ValueError as error:
+            return str(error)
+        return ''
+
+    rank = threading.local()
+    monkeypatch.setattr(listing.dist, 'all_gather_object', all_gather_object)
+    with ThreadPoolExecutor(2) as threads:
+        messages = list(threads.map(check, (0, 1), (['a', 'b'], second)))
+    if second == ['a', 'b']:
+        assert messages == ['', '']
+    else:
+        assert messages[0] == messages[1]
+        assert 'mine: the processes list different images. The first difference is image 1: b on rank 0' in messages[0]
 
 
 def test_a_folder_that_one_process_does_not_see_ends_all(outcomes):

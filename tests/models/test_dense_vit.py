@@ -356,6 +356,7 @@ def test_resized_positions_follow_the_type(images, dtype):
         (dict(init_cfg=dict(checkpoint='a.pth')), r"DenseViT knows dict\(type='Pretrained'"),
         (dict(init_cfg=dict(type='Pretrained', chekpoint='a.pth')), r'with the keys allow, checkpoint, prefix, type, which'),
         (dict(pos_embed_resize='bilinear'), 'pos_embed_resize'),
+        (dict(mask_token=True), 'mask_token has no effect on DenseViT, which is not for pretraining: remove it'),
     ],
 )
 def test_bad_arguments_are_explained(kwargs, message):

@@ -18,51 +18,16 @@ class ClassifierViT(PretrainedViT):
     mean_patches=True``). With ``frozen_stages`` at the number of blocks nothing is kept for a backward pass.
 
     Args:
-        arch, img_size, drop_path_rate, pos_embed_resize, init, grad_checkpointing, reg_tokens, layer_scale, ffn, rope,
-            qkv_bias, norm_eps: See ``QueryViT``. Sides of the images are multiples of the patch.
         cls_blocks: Number of last blocks whose [CLS] is returned, the first of them first.
         mean_patches: Append the mean of the patches.
-        frozen_stages, init_cfg: See ``PretrainedViT``.
+        *args, **kwargs: See ``PretrainedViT`` and ``QueryViT``. Sides of the images must be multiples of the patch.
 
     Raises:
         ValueError: Blocks or stages that do not exist, or an ``init_cfg`` of another kind.
     """
 
-    def __init__(
-        self,
-        arch: str | dict = 'vit_small_patch16_224',
-        img_size: int | tuple[int, int] = 224,
-        cls_blocks: int = 1,
-        mean_patches: bool = False,
-        frozen_stages: int = -1,
-        drop_path_rate: float = 0.0,
-        pos_embed_resize: str | None = None,
-        init: str = 'dino',
-        grad_checkpointing: bool | str = False,
-        reg_tokens: int | None = None,
-        layer_scale: float | None = None,
-        init_cfg: dict | None = None,
-        ffn: str | None = None,
-        rope: bool | dict | None = None,
-        qkv_bias: bool | str | None = None,
-        norm_eps: float | None = None,
-    ) -> None:
-        super().__init__(
-            frozen_stages,
-            init_cfg,
-            arch=arch,
-            img_size=img_size,
-            drop_path_rate=drop_path_rate,
-            pos_embed_resize=pos_embed_resize,
-            init=init,
-            grad_checkpointing=grad_checkpointing,
-            reg_tokens=reg_tokens,
-            layer_scale=layer_scale,
-            ffn=ffn,
-            rope=rope,
-            qkv_bias=qkv_bias,
-            norm_eps=norm_eps,
-        )
+    def __init__(self, *args, cls_blocks: int = 1, mean_patches: bool = False, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
         if not 1 <= cls_blocks <= len(self.blocks):
             raise ValueError(f'cls_blocks={cls_blocks}: choose 1 (the last block) to {len(self.blocks)} (all blocks)')
         self.cls_blocks = cls_blocks

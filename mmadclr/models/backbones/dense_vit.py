@@ -20,54 +20,16 @@ class DenseViT(PretrainedViT):
     the patch. Position embeddings are resized as iBOT's and SelfPatch's published detection and segmentation code does it.
 
     Args:
-        arch, img_size, drop_path_rate, pos_embed_resize, init, grad_checkpointing, class_token, reg_tokens, layer_scale,
-            ffn, rope, qkv_bias, norm_eps: See ``QueryViT``.
         out_indices: Blocks, from 0, whose outputs are returned, in ascending order; repetitions are allowed.
         out_norm: Apply the final norm to every output (iBOT's ``out_with_norm``), or to none; then there is no final norm.
-        frozen_stages, init_cfg: See ``PretrainedViT``.
+        *args, **kwargs: See ``PretrainedViT`` and ``QueryViT``.
 
     Raises:
         ValueError: Blocks or stages that do not exist, or an ``init_cfg`` of another kind.
     """
 
-    def __init__(
-        self,
-        arch: str | dict = 'vit_small_patch16_224',
-        img_size: int | tuple[int, int] = 224,
-        out_indices: Sequence[int] = (3, 5, 7, 11),
-        out_norm: bool = False,
-        frozen_stages: int = -1,
-        drop_path_rate: float = 0.0,
-        class_token: bool = True,
-        pos_embed_resize: str | None = None,
-        init: str = 'dino',
-        grad_checkpointing: bool | str = False,
-        reg_tokens: int | None = None,
-        layer_scale: float | None = None,
-        init_cfg: dict | None = None,
-        ffn: str | None = None,
-        rope: bool | dict | None = None,
-        qkv_bias: bool | str | None = None,
-        norm_eps: float | None = None,
-    ) -> None:
-        super().__init__(
-            frozen_stages,
-            init_cfg,
-            arch=arch,
-            img_size=img_size,
-            drop_path_rate=drop_path_rate,
-            pos_embed_resize=pos_embed_resize,
-            init=init,
-            grad_checkpointing=grad_checkpointing,
-            class_token=class_token,
-            reg_tokens=reg_tokens,
-            layer_scale=layer_scale,
-            final_norm=out_norm,
-            ffn=ffn,
-            rope=rope,
-            qkv_bias=qkv_bias,
-            norm_eps=norm_eps,
-        )
+    def __init__(self, *args, out_indices: Sequence[int] = (3, 5, 7, 11), out_norm: bool = False, **kwargs) -> None:
+        super().__init__(*args, final_norm=out_norm, **kwargs)
         _check_blocks(out_indices, len(self.blocks))
         self.out_indices = tuple(out_indices)
         self.blocks[self.out_indices[-1] + 1 :].requires_grad_(False)

@@ -11,6 +11,8 @@ from mmadclr.models.backbones.query_vit import QueryViT
 from mmadclr.registry import WEIGHT_INITIALIZERS
 
 MAX_SIZES = 32  # input sizes whose positions are kept
+# Arguments of QueryViT that change nothing without query tokens, masks and groups of views.
+OF_PRETRAINING = ('query_keys', 'bidirectional', 'query_pos_embed', 'mask_token', 'joint_resolutions')
 INIT_KEYS = {'type', 'checkpoint', 'which', 'prefix', 'allow'}
 
 
@@ -27,14 +29,17 @@ class PretrainedViT(QueryViT):
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` with, if needed, ``which``, ``prefix`` and ``allow`` of
             :func:`mmadclr.checkpoint.load_weights`; the path is that of a file, or of a folder of transformers or timm.
             ``checkpoint=None``: random initialization.
-        **kwargs: See ``QueryViT``.
+        *args, **kwargs: See ``QueryViT``; without what is for pretraining alone (``OF_PRETRAINING``).
 
     Raises:
-        ValueError: Stages that do not exist, or an ``init_cfg`` of another kind.
+        ValueError: Stages that do not exist, an ``init_cfg`` of another kind, or an argument for pretraining alone.
     """
 
-    def __init__(self, frozen_stages: int = -1, init_cfg: dict | None = None, **kwargs) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *args, frozen_stages: int = -1, init_cfg: dict | None = None, **kwargs) -> None:
+        unused = [name for name in OF_PRETRAINING if name in kwargs]
+        if unused:
+            raise ValueError(f'{unused[0]} has no effect on {type(self).__name__}, which is not for pretraining: remove it')
+        super().__init__(*args, **kwargs)
         self._resized_positions: dict[tuple[int, int, int | None], Tensor] = {}
         if not -1 <= frozen_stages <= len(self.blocks):
             raise ValueError(f'frozen_stages={frozen_stages}: choose -1 (none) to {len(self.blocks)} (all blocks)')
