@@ -14,5 +14,5 @@ def test_products_are_in_the_precision_named(precision, dtype):
 
 
 def test_unknown_precisions_are_refused():
-    with pytest.raises(ValueError, match="precision='fp8': choose 'auto', 'fp32' or 'bf16'"):
+    with pytest.raises(ValueError, match="precision='fp8': choose 'auto', 'fp32', 'bf16'"):
         resolve_precision('fp8')
