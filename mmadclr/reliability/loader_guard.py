@@ -6,6 +6,8 @@ import math
 import os
 import re
 import shutil
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from mmengine.dist import get_world_size
 from mmengine.runner import find_latest_checkpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.signal_handling import _error_if_any_worker_fails
 
 SHARED_MEMORY = Path('/dev/shm')
 CPU_MAX = Path('/sys/fs/cgroup/cpu.max')
@@ -36,6 +39,7 @@ CAUSES = {
     'unable to': NO_SHARED_MEMORY,
     **dict.fromkeys(('Terminated', 'Interrupt', 'Hangup', 'User defined signal'), FROM_OUTSIDE),
 }
+HANDING_OVER_S = 2.0  # until the system has told that a worker has ended whose connection is gone
 UNKNOWN_CAUSE = (
     'most likely the machine ran out of memory or of shared memory (the --shm-size of a container): lower num_workers, '
     'prefetch_factor or batch_size of the loader; num_workers=0 shows errors of the data set itself'
@@ -53,7 +57,8 @@ def explained_worker_deaths(
     """Tells what the death of a loader's worker means and how to go on.
 
     Torch raises it from a signal handler, so at any place of the main process and not only where batches are taken: other
-    code may have caught it and raised something else.
+    code may have caught it and raised something else. A worker that ends while it hands a batch over shows as a connection
+    that is gone.
 
     Args:
         iteration: Gives the iteration the run is at.
@@ -66,7 +71,7 @@ def explained_worker_deaths(
     try:
         yield
     except Exception as error:
-        death = _find_death(error)
+        death = _find_death(error) or _death_in_handing_over(error)
         if death is None:
             raise
         told = stopped() and f'the run was told to stop ({stopped()}), and its worker was ended first'
@@ -84,6 +89,22 @@ def _find_death(error: BaseException | None) -> str | None:
         deaths += [found[0] for found in [DEATH.search(str(error))] if found]
         error = error.__cause__ or error.__context__
     return next((death for death in deaths if _cause(death)), deaths[0] if deaths else None)
+
+
+def _death_in_handing_over(error: BaseException) -> str | None:
+    """What torch says of a worker that has ended, if the error is that of a connection between processes."""
+    if not isinstance(error, (ConnectionError, EOFError, FileNotFoundError)):
+        return None
+    if not any('multiprocessing' in Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)):
+        return None
+    end = time.monotonic() + HANDING_OVER_S
+    while time.monotonic() < end:
+        try:
+            _error_if_any_worker_fails()
+            time.sleep(0.05)  # within: the signal that a worker has ended may come now
+        except RuntimeError as told:
+            return _find_death(told)
+    return None
 
 
 def _cause(death: str) -> str | None:

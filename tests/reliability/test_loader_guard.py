@@ -1,6 +1,7 @@
 """Faults of loaders in plain words; batches handed on in order, with only their pixels moved."""
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import signal
@@ -59,6 +60,38 @@ def test_killed_worker_names_cause_iteration_and_checkpoint(small_config):
     assert text.startswith('DataLoader worker (pid ')
     assert 'at iteration 4: most likely the machine ran out of memory: lower num_workers' in text
     assert text.endswith('work/epoch_1.pth: go on from it with --resume')
+
+
+@pytest.fixture
+def loader_with_workers():
+    """An iterator whose main process is not told by a signal when a worker ends."""
+    batches = iter(DataLoader(range(100), 1, num_workers=2))
+    next(batches)
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    yield batches
+    signal.signal(signal.SIGCHLD, handler)
+
+
+def fetch_from_nobody(tmp_path):
+    """What happens where a worker has ended while it hands a batch over."""
+    multiprocessing.connection.Client(str(tmp_path / 'listener'))
+
+
+def test_a_worker_killed_while_it_hands_a_batch_over_is_named(loader_with_workers, tmp_path):
+    worker = loader_with_workers._workers[0]
+    worker.kill()
+    with (
+        pytest.raises(WorkerDiedError, match=rf'^DataLoader worker \(pid {worker.pid}\) .*at iteration 7: most likely'),
+        explained_worker_deaths(lambda: 7, tmp_path),
+    ):
+        fetch_from_nobody(tmp_path)
+    worker.join()
+
+
+def test_a_lost_connection_while_all_workers_live_stays_what_it_is(loader_with_workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(loader_guard, 'HANDING_OVER_S', 0.2)
+    with pytest.raises(FileNotFoundError), explained_worker_deaths(lambda: 7, tmp_path):
+        fetch_from_nobody(tmp_path)
 
 
 def test_killed_worker_of_a_run_that_is_to_stop(small_config):
