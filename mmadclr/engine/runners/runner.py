@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -26,6 +27,7 @@ from mmadclr.checkpoint.run_files import newest_good_checkpoint, read_state, wri
 from mmadclr.checkpoint.run_state import history_of, plain_history
 from mmadclr.checkpoint.scalar_history import bound_histories
 from mmadclr.config.components import Place
+from mmadclr.config.default_hooks import default_hooks
 from mmadclr.config.findings import Finding, report
 from mmadclr.config.sense import check_sense
 from mmadclr.datasets.checks import check_dataset
@@ -72,6 +74,18 @@ class Runner(mmengine_runner.Runner):
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
         """Settings at the top: how to compile, and checkpoints that do not exist."""
         return run_conflicts(place)
+
+    @classmethod
+    def from_cfg(cls, cfg: Mapping) -> Runner:
+        """As mmengine's, with the hooks that every pretraining run has."""
+        cfg = copy.deepcopy(cfg)
+        cfg['default_hooks'] = default_hooks(cfg)
+        return super().from_cfg(cfg)
+
+    def register_default_hooks(self, hooks: Mapping | None = None) -> None:
+        """As mmengine's, where None removes any hook; mmengine takes it for those that it has itself."""
+        own = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
+        super().register_default_hooks({n: hook for n, hook in (hooks or {}).items() if n in own or hook is not None})
 
     def setup_env(self, env_cfg: dict) -> None:
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
