@@ -10,12 +10,11 @@ from shards import write_shards
 from torch.utils.data import DataLoader
 
 from mmadclr.datasets import EpochSampler, ImageDataset, ShardSampler, collate_samples
+from mmadclr.datasets.run_loaders import check_workers, warn_of_scattered_reads
 from mmadclr.datasets.samplers import (
     Lanes,
-    check_workers,
     order_seed,
     shard_order,
-    warn_of_scattered_reads,
 )
 
 SHARDS, PER_SHARD = 40, 25
