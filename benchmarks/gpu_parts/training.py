@@ -96,7 +96,7 @@ def config(context: Context, method: str, seed: int, epochs: int) -> Config:
         dict(split='train') if images_of(context) is None else dict(data_root=str(images_of(context) / 'train'))
     )
     if probe := dense_probe(context):
-        cfg.val_cfg.dense_probe = probe
+        cfg.val_evaluator.dense = dict(type='DenseProbe', **probe)
     cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs)
     hooks = cfg.default_hooks
     hooks.schedule.update(warmup_epochs=min(5, epochs // 4), teacher_temp_warmup_epochs=min(30, epochs // 2))
@@ -110,7 +110,7 @@ def config(context: Context, method: str, seed: int, epochs: int) -> Config:
     if context.smoke:
         cfg.model.backbone.arch = dict(embed_dim=24, depth=2, num_heads=3, patch_size=16)
         cfg.model.head.update(out_dim=64, hidden_dim=32)
-        cfg.val_evaluator.k = 3
+        cfg.val_evaluator.knn.k = 3
     return cfg
 
 
