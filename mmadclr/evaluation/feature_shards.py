@@ -28,7 +28,7 @@ class Shard(NamedTuple):
     rows: Tensor
     labels: Tensor
 
-    def whole(self) -> tuple[Tensor, Tensor]:
+    def full(self) -> tuple[Tensor, Tensor]:
         """Features (N, D) and labels (N,) of the whole set on every process."""
         return gather_rows(self.features, self.rows, len(self.labels)), self.labels
 

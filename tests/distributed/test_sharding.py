@@ -6,7 +6,7 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 
 from mmadclr.config.check import check_config
-from mmadclr.distributed.shards import local_tensors, whole_norms
+from mmadclr.distributed.shards import local_tensors, full_norms
 from mmadclr.engine import Runner
 from mmadclr.engine.runners.sharding import shard_model
 
@@ -40,7 +40,7 @@ def test_single_process_says_that_sharding_has_no_effect(small_config):
 
 def test_norms_and_parts_of_whole_tensors():
     tensors = [torch.tensor([3.0, 4.0]), torch.full((2, 2), 2.0), torch.empty(0)]
-    assert [norm.item() for norm in whole_norms(tensors)] == [5.0, 4.0, 0.0]
+    assert [norm.item() for norm in full_norms(tensors)] == [5.0, 4.0, 0.0]
     assert all(part is tensor for part, tensor in zip(local_tensors(tensors), tensors, strict=True))
 
 

@@ -51,7 +51,7 @@ def test_evaluators_of_parts_and_of_wholes_find_the_same(loop):
     built = loop()
     found = built.evaluate(model)
     loaders = (built.bank_dataloader, built.dataloader)
-    expected = WeightedKNN(3)(*(part for loader in loaders for part in extract_shard(model, loader).whole()))
+    expected = WeightedKNN(3)(*(part for loader in loaders for part in extract_shard(model, loader).full()))
     assert {name: found[name] for name in expected} == expected
     assert {name: found[f'whole_{name}'] for name in expected} == expected
     assert 40 < expected['knn3_T0.07_top1'] < 100

@@ -165,10 +165,10 @@ def build_loader(root, with_label=True, **kwargs):
 def test_features_come_in_the_order_of_the_data_set(image_folder):
     root = image_folder(count=12, classes=3)
     model = RawPixels(ViewPreprocessor())
-    features, labels = extract_shard(model, build_loader(root)).whole()
+    features, labels = extract_shard(model, build_loader(root)).full()
     shuffled, shuffled_labels = extract_shard(
         model, build_loader(root, sampler=dict(type='mmadclr.EpochSampler', shuffle=True))
-    ).whole()
+    ).full()
     assert torch.equal(features, shuffled)
     assert torch.equal(labels, shuffled_labels)
     assert labels.tolist() == build_loader(root).dataset.labels.tolist()
@@ -179,9 +179,9 @@ def test_features_come_in_the_order_of_the_data_set(image_folder):
 def test_unreadable_images_are_left_out_and_limited(image_folder):
     root = image_folder(count=12, classes=3)
     broken = build_loader(root).dataset.path(4)
-    whole = extract_shard(RawPixels(ViewPreprocessor()), build_loader(root)).whole()
+    whole = extract_shard(RawPixels(ViewPreprocessor()), build_loader(root)).full()
     broken.write_bytes(broken.read_bytes()[:50])
-    features, labels = extract_shard(RawPixels(ViewPreprocessor()), build_loader(root)).whole()
+    features, labels = extract_shard(RawPixels(ViewPreprocessor()), build_loader(root)).full()
     kept = [0, 1, 2, 3, *range(5, 12)]
     assert torch.equal(features, whole[0][kept])
     assert torch.equal(labels, whole[1][kept])

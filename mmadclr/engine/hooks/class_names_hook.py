@@ -1,4 +1,4 @@
-"""A hook that finds classifiers and data sets whose classes differ, before time is spent."""
+"""Checks before training that the classifier and the data sets have the same classes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mmadclr.registry import HOOKS
 
 @HOOKS.register_module()
 class ClassNamesHook(Hook):
-    """Compares the classes of training, of evaluation, and the outputs of the head.
+    """Compares the classes of the training set, the evaluation set and the outputs of the head.
 
-    Labels are positions in a list of names, so a missing class folder would quietly shift all that follow. A checkpoint
-    remembers the names it was trained with.
+    Labels are indices into a list of class names, so a missing class folder would silently shift all later classes. The
+    names a model was trained with are stored in its checkpoint.
     """
 
     trained_on: Sequence[str] | None = None
@@ -45,20 +45,20 @@ class ClassNamesHook(Hook):
 
 
 def check_count(classes: Sequence[str], num_classes: int, where: str) -> None:
-    """Raises ValueError if a head has another number of outputs than there are classes."""
+    """Raises ValueError if the number of head outputs differs from the number of classes."""
     if len(classes) != num_classes:
         raise ValueError(
-            f'{where} holds {len(classes)} classes, the head has {num_classes} outputs: set model.head.num_classes='
-            f'{len(classes)}, and model.data_preprocessor.num_classes where the config has it'
+            f'{where} has {len(classes)} classes, but the head has {num_classes} outputs: set model.head.num_classes='
+            f'{len(classes)}, and model.data_preprocessor.num_classes if the config sets it'
         )
 
 
 def check_names(trained_on: Sequence[str], classes: Sequence[str], where: str) -> None:
-    """Raises ValueError if the names of the classes of training and of evaluation differ."""
+    """Raises ValueError if the class names of training and evaluation differ."""
     if tuple(trained_on) == tuple(classes):
         return
     only_train, only_here = sorted({*trained_on} - {*classes}), sorted({*classes} - {*trained_on})
     raise ValueError(
-        f'the classes of {where} are not those of training: {len(only_here)} are here alone ({", ".join(only_here[:5])}), '
-        f'{len(only_train)} in training alone ({", ".join(only_train[:5])}); labels of the one mean nothing in the other'
+        f'the classes of {where} differ from those of training: {len(only_here)} only here ({", ".join(only_here[:5])}), '
+        f'{len(only_train)} only in training ({", ".join(only_train[:5])}); their labels are not comparable'
     )

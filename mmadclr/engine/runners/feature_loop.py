@@ -19,47 +19,46 @@ BANK_DTYPES = {None: None, 'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16'
 
 
 class BankForm:
-    """Brings features to the form a bank keeps them in; see ``FeatureEvalLoop``."""
+    """Converts features to the dtype and device of the bank; see ``FeatureEvalLoop``."""
 
     def __init__(self, dtype: str | None, device: str | None) -> None:
         if dtype not in BANK_DTYPES:
             raise ValueError(f"bank_dtype={dtype!r}: choose one of 'fp32', 'bf16' and 'fp16'")
         if device not in (None, 'cpu'):
-            raise ValueError(f"bank_device={device!r}: choose 'cpu', or leave it out to keep the bank on the device")
+            raise ValueError(f"bank_device={device!r}: choose 'cpu', or omit it to keep the bank on the device")
         self.dtype, self.device = BANK_DTYPES[dtype], device
 
     def __call__(self, features: Tensor) -> Tensor:
-        """The same numbers in that form.
+        """Converted features.
 
         Raises:
-            ValueError: They do not fit into 16 bits.
+            ValueError: They overflow fp16.
         """
         kept = features.to(self.device or features.device, self.dtype or features.dtype)
         if kept.dtype == torch.float16 and (kept.isinf().any() and features.isfinite().all()):
-            raise ValueError("the features of the bank are too large for bank_dtype='fp16': choose 'bf16'")
+            raise ValueError("the features of the bank overflow bank_dtype='fp16': choose 'bf16'")
         return kept
 
 
 @LOOPS.register_module()
 class FeatureEvalLoop(BaseLoop):
-    """Extracts features of a bank and of the evaluation images, and hands both to the evaluators.
+    """Extracts features of a bank and of the evaluation images, and passes both to the evaluators.
 
-    Serves as validation during pretraining (``val_cfg``) and as the test of a checkpoint.
+    Used for validation during pretraining (``val_cfg``) and for testing a checkpoint.
 
     Args:
-        runner, dataloader, evaluator: Filled in by the runner; ``evaluator`` holds configs from the metric registry,
-            called with ``(bank, bank_labels, features, labels)`` and returning named numbers; those with a method
-            ``of_shards`` get what this process holds of bank and images (``Shard``) instead, and nothing is gathered.
-        bank: What the bank, the labeled images that predictions are drawn from, differs in from the data set of
-            ``dataloader``: usually ``data_root``.
-        dense_probe: Settings of a ``DenseProbe`` to be run as well.
-        bank_dtype: ``'fp32'``, ``'bf16'`` or ``'fp16'``, in which the features of the bank are kept; by default as the model
-            gives them.
-        bank_device: ``'cpu'`` keeps them in the memory of the host; by default they stay on the device.
+        runner, dataloader, evaluator: Set by the runner; ``evaluator`` holds configs from the metric registry,
+            called with ``(bank, bank_labels, features, labels)`` and returning a dict of metrics. Evaluators with a method
+            ``of_shards`` receive this process's shards of bank and images (``Shard``) instead, without gathering.
+        bank: Overrides of the data set of ``dataloader`` that define the bank, the labeled images from which predictions are
+            drawn; usually ``data_root``.
+        dense_probe: Settings of a ``DenseProbe`` to run as well.
+        bank_dtype: ``'fp32'``, ``'bf16'`` or ``'fp16'``, the dtype in which the bank is stored; by default the model's.
+        bank_device: ``'cpu'`` stores the bank in host memory; by default it stays on the device.
 
     Raises:
-        ConfigError: ``bank`` has keys the data set does not know.
-        ValueError: The two sets hold different classes, or an unknown ``bank_dtype`` or ``bank_device``.
+        ConfigError: ``bank`` has keys that the data set does not accept.
+        ValueError: The two sets have different classes, or ``bank_dtype`` or ``bank_device`` is unknown.
     """
 
     def __init__(
@@ -86,12 +85,12 @@ class FeatureEvalLoop(BaseLoop):
             self.dense_probe = METRICS.build({'type': 'DenseProbe', **dense_probe})
         if self.bank_dataloader.dataset.metainfo != self.dataloader.dataset.metainfo:
             raise ValueError(
-                f'{self.bank_dataloader.dataset.data_root} and {self.dataloader.dataset.data_root} hold different classes: '
-                'the labels of the one mean nothing in the other'
+                f'{self.bank_dataloader.dataset.data_root} and {self.dataloader.dataset.data_root} have different classes: '
+                'their labels are not comparable'
             )
 
     def run(self) -> dict[str, float]:
-        """Returns the metrics, after logging them through the hooks."""
+        """Logs the metrics through the hooks and returns them."""
         self.runner.call_hook('before_val')
         self.runner.call_hook('before_val_epoch')
         metrics = self.evaluate(self.runner.model)
@@ -100,7 +99,7 @@ class FeatureEvalLoop(BaseLoop):
         return metrics
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """The metrics of any model that ``extract_shard`` can use."""
+        """Metrics of any model that ``extract_shard`` accepts."""
         metrics = self._of_features(model)
         if self.dense_probe is not None:
             metrics |= self.dense_probe(model)
@@ -109,11 +108,11 @@ class FeatureEvalLoop(BaseLoop):
     def _of_features(self, model: nn.Module) -> dict[str, float]:
         bank, features = extract_shard(model, self.bank_dataloader, keep=self.keep), extract_shard(model, self.dataloader)
         metrics: dict[str, float] = {}
-        whole = None
+        full = None
         for evaluator in self.evaluators:
             if hasattr(evaluator, 'of_shards'):
                 metrics |= evaluator.of_shards(bank, features)
             else:
-                whole = whole or (*bank.whole(), *features.whole())
-                metrics |= evaluator(*whole)
+                full = full or (*bank.full(), *features.full())
+                metrics |= evaluator(*full)
         return metrics
