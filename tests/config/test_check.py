@@ -243,7 +243,7 @@ def test_a_part_that_nobody_declared_ends_in_one_line(small_config):
     cfg = small_config(config='configs/demo/dino_vittiny_shapes.py')
     cfg.model.update(type='Undeclared', loss_other=dict(student_tmp=0.1))
     try:
-        with pytest.raises(ValueError, match=r"key that nothing takes: SelfDistillationLoss.*'student_tmp'"):
+        with pytest.raises(ValueError, match=r"model config has an unknown key: SelfDistillationLoss.*'student_tmp'"):
             Runner.from_cfg(cfg)
     finally:
         MODELS.module_dict.pop('Undeclared')

@@ -59,7 +59,7 @@ SCHEDULE, CROPS = 'default_hooks.schedule.', 'train_dataloader.dataset.transform
             {f'{SCHEDULE}freeze_last_layer_epochs': 900},
             r'freeze_last_layer_epochs=900 >= train_cfg\.max_epochs=800: .*never',
         ),
-        ({'train_cfg.max_epochs': 0}, r'train_cfg\.max_epochs=0: there is nothing to train'),
+        ({'train_cfg.max_epochs': 0}, r'train_cfg\.max_epochs=0 must be at least 1'),
         ({f'{SCHEDULE}min_lr': -1.0}, r'min_lr=-1\.0'),
         ({f'{SCHEDULE}weight_decay': (0.1, -0.4)}, r'weight_decay=\(0\.1, -0\.4\) must not be negative'),
         ({'param_scheduler': dict(type='LinearLR')}, r'param_scheduler: default_hooks\.schedule sets .*remove one'),
@@ -106,9 +106,9 @@ def test_what_cannot_work_is_refused(cfg, change, message):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({f'{SCHEDULE}freeze_last_layer_epochs': 800}, 'the last layer would never learn'),
+        ({f'{SCHEDULE}freeze_last_layer_epochs': 800}, 'the last layer is never trained'),
         ({f'{SCHEDULE}teacher_temp_warmup_epochs': 900}, 'teacher_temp_warmup_epochs=900 > train_cfg.max_epochs=800'),
-        ({'train_cfg.val_interval': 900}, 'validation at the end of the run only'),
+        ({'train_cfg.val_interval': 900}, 'validates only at the end of the run'),
         *(
             ({'model.type': name}, f'num_query=10: {name.removeprefix("mmadclr.")} does not use query crops')
             for name in ('DINO', 'mmadclr.DINO', 'IBOT', 'SelfPatch')
@@ -170,7 +170,7 @@ def test_other_scopes_are_left_to_their_libraries(cfg):
         (dict(images=1_281_024, batch=64, processes=4, accumulated=4), []),
         (
             dict(images=1_281_167, batch=32, processes=1, accumulated=1),
-            ['32 images a step are few for a recipe made for 256'],
+            ['32 images per step are few for a recipe designed for 256'],
         ),
         (dict(images=1_281_167, batch=64, processes=1, accumulated=1), []),
         (

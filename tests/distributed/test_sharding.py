@@ -22,12 +22,12 @@ def test_unknown_sharding(small_config):
 
 def test_sharding_and_a_wrapper(small_config):
     overrides = {'sharding': 'fsdp', 'model_wrapper_cfg': dict(type='MMDistributedDataParallel')}
-    with pytest.raises(ValueError, match="sharding='fsdp' and model_wrapper_cfg exclude each other: remove one"):
+    with pytest.raises(ValueError, match="sharding='fsdp' and model_wrapper_cfg cannot be combined: remove one"):
         Runner.from_cfg(small_config(overrides))
 
 
 def test_sharding_of_another_model():
-    with pytest.raises(ValueError, match='is for pretraining methods, not for Linear: remove the key'):
+    with pytest.raises(ValueError, match='requires a pretraining method, not Linear: remove the key'):
         shard_model(nn.Linear(2, 2), 'fsdp')
 
 
@@ -35,7 +35,7 @@ def test_single_process_says_that_sharding_has_no_effect(small_config):
     runner = Runner.from_cfg(small_config({'sharding': 'fsdp'}))
     assert not runner.sharded
     log = open(f'{runner.log_dir}/{runner.timestamp}.log').read()
-    assert "sharding='fsdp' has no effect on a single process: parameters stay whole" in log
+    assert "sharding='fsdp' has no effect with a single process: parameters are not sharded" in log
 
 
 def test_norms_and_parts_of_whole_tensors():
@@ -68,7 +68,7 @@ def test_wrapper_settings_come_before_the_defaults():
 
 
 def test_static_graph_and_accumulated_batches():
-    with pytest.raises(ValueError, match='static_graph=True of model_wrapper_cfg does not work with accumulative_counts'):
+    with pytest.raises(ValueError, match='static_graph=True in model_wrapper_cfg does not support accumulative_counts'):
         Runner.ddp_settings(stub('mmadclr', {'optim_wrapper': {'accumulative_counts': 2}}), {'static_graph': True})
 
 

@@ -185,7 +185,7 @@ def test_a_run_can_end_at_a_verdict_with_a_checkpoint(small_config, counts):
     settings |= {'default_hooks.monitor.stop_on': ['uniform', 'teacher-still']}
     runner = Runner.from_cfg(small_config(settings))
     done = 8 if counts == 4 else 7
-    with pytest.raises(CollapseError, match=rf'^the teacher has not moved.* with the checkpoint .*iter_{done}\.pth'):
+    with pytest.raises(CollapseError, match=rf'^the teacher has not moved.* checkpoint saved to .*iter_{done}\.pth'):
         runner.train()
     assert read_checkpoint(f'{runner.work_dir}/iter_{done}.pth')['meta']['iter'] == done
 

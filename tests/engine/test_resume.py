@@ -176,7 +176,7 @@ def test_another_batch_size_continues_at_the_same_place(train, caplog):
     assert resumed.train_loop.max_iters == 12
     log = open(f'{resumed.log_dir}/{resumed.timestamp}.log').read()
     assert 'resumed: the next is batch 3 of epoch 2' in log  # 4 of 12 images were seen
-    assert re.search('were 4, 3 and 1 when the checkpoint was written, and are 2, 6 and 1 now. Kept: weights', log)
+    assert re.search('were 4, 3 and 1 when the checkpoint was saved, and are 2, 6 and 1 now. Preserved: weights', log)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------

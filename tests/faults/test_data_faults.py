@@ -82,7 +82,7 @@ def test_a_file_system_that_hangs_and_comes_back_is_survived(training, record_fa
     assert run.iteration() == EPOCHS * 4
     assert re.search(r'rank 0: no iteration has ended for \d+ s \(iteration \d+\); it waits for ', run.output())
     assert 'the data loader: no batch has come' in run.output()
-    assert 'rank 0: goes on after' in run.output()
+    assert 'rank 0: resumed after' in run.output()
     assert 'train.py' in all_stacks(run), 'no stack of the main process'
     outcome = 'stacks of all processes and workers written; goes on when the file answers, the image is replaced'
     record_fault('file system hangs for a while', f'named pipe in place of an image, {on(processes)}', outcome)
@@ -97,7 +97,7 @@ def test_a_file_system_that_hangs_for_ever_ends_the_run(training, record_fault, 
     status = run.wait(END)
     seconds = time.monotonic() - hung
     assert status == (EXIT_HUNG if processes == 1 else 1)  # torchrun has a status of its own
-    assert f'ended with status {EXIT_HUNG}; go on from the last checkpoint with --resume' in run.output()
+    assert f'exits with status {EXIT_HUNG}; resume from the last checkpoint with --resume' in run.output()
     assert {path.stem[-1] for path in run.work_dir.glob('stacks/*.txt')} == {str(rank) for rank in range(processes)}
     outcome = f'stacks of all processes, then status {EXIT_HUNG}: {seconds:.0f} s with limits of 3 + 4 s'
     record_fault('file system hangs for ever', f'named pipe in place of an image, {on(processes)}', outcome)

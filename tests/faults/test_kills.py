@@ -119,7 +119,7 @@ def test_asked_to_stop(training, record_fault, name, processes):
     os.kill(run.ranks()[-1], getattr(signal, name))
     status = run.wait(60)
     assert status == (PREEMPTED if processes == 1 else 1), run.output()[-3000:]  # torchrun has a status of its own
-    assert re.search(r'stopped after iteration \d+, with a checkpoint; go on with --resume', run.output())
+    assert re.search(r'stopped after iteration \d+; checkpoint saved, resume with --resume', run.output())
     assert len(checkpoints(run.work_dir)) == 1
     resumed = once(training, *window, processes=processes, work_dir='stopped', arguments=('--resume',))
     assert_same_end(resumed, whole)

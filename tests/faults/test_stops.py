@@ -66,7 +66,7 @@ def stop(run: Training, send, number: int, status: int, delay: float = 0.0) -> f
     assert ended == status, output[-3000:]
     assert seconds < GRACE_S
     assert 'memory' not in output
-    stopped = re.search(r'after iteration (\d+), (with|is in) a checkpoint; go on with --resume', output)
+    stopped = re.search(r'after iteration (\d+);? (?:checkpoint )?saved, resume with --resume', output)
     assert stopped, output[-3000:]
     (checkpoint,) = checkpoints(run.work_dir)
     assert find_damage(checkpoint) is None

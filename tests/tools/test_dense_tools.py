@@ -52,7 +52,7 @@ def test_two_processes_train_and_evaluate_as_one_evaluates(task, roots, tmp_path
     changes = ['--cfg-options', *small(roots[task], task)]
     work = tmp_path / 'work'
     done = run('tools/dist_train.sh', config, 2, '--work-dir', work, *changes)
-    assert 'SyncBN becomes BN' in done.stdout + done.stderr
+    assert 'SyncBN is replaced by BN' in done.stdout + done.stderr
     arguments = [config, work / 'iter_2.pth', '--work-dir', tmp_path / 'test']
     alone = tool('test', *arguments, '--out', tmp_path / 'found.pkl', '--show-dir', tmp_path / 'shown', *changes)
     both = run('tools/dist_test.sh', *arguments[:2], 2, *arguments[2:], *changes)

@@ -150,7 +150,7 @@ class SafeCheckpointHook(Hook):
             self.end(runner, runner.iter, PATIENCE_S)
         if self.writer.failure is None:
             runner.logger.warning(
-                f'validation failed; the state after iteration {runner.iter} was saved as a checkpoint; resume with --resume'
+                f'validation failed; checkpoint of the state after iteration {runner.iter} saved, resume with --resume'
             )
 
     def save(self, runner, done: int) -> None:
@@ -175,7 +175,7 @@ class SafeCheckpointHook(Hook):
         cause = self.stop.received or 'a signal to another process'
         if self.writer.failure is not None:
             raise ValueError(f'{cause}: stopped after iteration {done}, without a checkpoint: {self.writer.failure}')
-        runner.logger.warning(f'{cause}: stopped after iteration {done}; a checkpoint was saved; resume with --resume')
+        runner.logger.warning(f'{cause}: stopped after iteration {done}; checkpoint saved, resume with --resume')
         if not together:
             sys.stdout.flush()
             os._exit(PREEMPTED)  # gloo threads that wait for the other processes would block a normal exit

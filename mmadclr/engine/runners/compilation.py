@@ -61,7 +61,7 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
     problem = why_not(device, options)
     if problem:
         print_log(
-            f'compile={setting!r}: torch.compile fails on this machine, blocks run uncompiled ({problem})',
+            f'compile={setting!r}: torch cannot compile here, blocks run uncompiled ({problem})',
             'current',
             logging.WARNING,
         )
