@@ -6,7 +6,7 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 
 from mmadclr.config.check import check_config
-from mmadclr.distributed.shards import local_tensors, full_norms
+from mmadclr.distributed.shards import full_norms, local_tensors
 from mmadclr.engine import Runner
 from mmadclr.engine.runners.sharding import shard_model
 

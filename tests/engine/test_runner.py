@@ -127,7 +127,7 @@ def test_learning_rate_follows_the_total_batch(train, caplog):
 
 def test_batch_larger_than_the_data_set(train):
     with pytest.raises(
-        ValueError, match='a batch of 64 images x 1 processes is larger than .* \(12 images\): lower train_dataloader'
+        ValueError, match=r'a batch of 64 images x 1 processes is larger than .* \(12 images\): lower train_dataloader'
     ):
         train({'train_dataloader.batch_size': 64})
 
