@@ -165,7 +165,7 @@ def test_a_list_names_files_that_are_no_unicode_and_hidden_ones(root, tmp_path):
 @pytest.mark.parametrize('data', ['a.png\n'.encode('utf-16-le'), b'\xff\xfea', b'\x89PNG\r\n\x1a\n\0\0'])
 def test_files_that_are_no_text_are_an_error(root, tmp_path, data):
     (tmp_path / 'list.txt').write_bytes(data)
-    with pytest.raises(ValueError, match=r'list\.txt (is no text in UTF-8|begins like a text in utf-16 but is none)'):
+    with pytest.raises(ValueError, match=r'list\.txt (is not UTF-8 text|starts like utf-16 text but cannot be decoded)'):
         read_list(tmp_path / 'list.txt', root)
 
 

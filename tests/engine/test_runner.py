@@ -143,7 +143,7 @@ def test_checkpoint_of_another_architecture(train):
     other = {'model.backbone.arch': dict(embed_dim=36, depth=2, num_heads=3, patch_size=8), 'load_from': path}
     for resume in (False, True):
         with pytest.raises(
-            ValueError, match=r'epoch_1\.pth does not fit the model of the config: \d+ of \d+ tensors differ'
+            ValueError, match=r'epoch_1\.pth does not match the model of the config: \d+ of \d+ tensors differ'
         ):
             train(other | {'resume': resume}, work_dir=f'other{resume}')
 

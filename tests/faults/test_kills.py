@@ -171,7 +171,7 @@ def test_a_full_disk_costs_no_good_checkpoint(training, small_disk, record_fault
     free = shutil.disk_usage(small_disk).free
     (small_disk / 'filler').write_bytes(b'\0' * (free - 2**20))
     run.wait_until(lambda: 'could not be written' in run.output(), timeout=60)
-    assert 'training goes on, and the checkpoints written before it are kept' in run.output()
+    assert 'training continues, and earlier checkpoints are kept' in run.output()
     kept = checkpoints(run.work_dir)
     assert kept
     assert all(find_damage(path) is None for path in kept)
@@ -203,7 +203,7 @@ def test_truncated_and_corrupt_checkpoints_are_passed_over(training, record_faul
         os.utime(path, ns=(stamp, stamp))
     resumed = once(training, *window, work_dir='whole', arguments=('--resume',))
     for path in (newest, second):
-        assert re.search(rf'{path.name} is damaged \(.*\): the checkpoint before it is used', resumed.output())
+        assert re.search(rf'{path.name} is damaged \(.*\): using the previous checkpoint', resumed.output())
     record_fault(
         'newest checkpoint truncated, the one before with a flipped bit', 'on disk', 'both named in one line; the third used'
     )

@@ -327,9 +327,9 @@ def test_numbers_that_cannot_be_are_refused_by_the_parser(option, value, capsys)
 
 def test_outputs_are_tried_before_the_work(tmp_path):
     arguments = parsed(*DINO, '--train', 'a', '--val', 'b', '--out', tmp_path)
-    with pytest.raises(UnwritableError, match=f'{tmp_path} is a folder: name a file'):
+    with pytest.raises(UnwritableError, match=f'{tmp_path} is a folder, not a file name'):
         start_processes(arguments)
-    with pytest.raises(UnwritableError, match=f'{tmp_path} is a folder: name a file'):
+    with pytest.raises(UnwritableError, match=f'{tmp_path} is a folder, not a file name'):
         start_processes(parsed(*DINO, '--train', 'a', '--val', 'b'), None, str(tmp_path))
 
 
