@@ -119,11 +119,11 @@ def config_file(folder, text, base=REPO / 'configs/adclr/vits16_in1k.py'):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('max_epochs = 100', r'max_epochs: no part .* of .*mine\.py reads it; did you mean train_cfg\.max_epochs\?'),
+        ('max_epochs = 100', r'max_epochs: neither the run .* of .*mine\.py uses it; did you mean train_cfg\.max_epochs\?'),
         ('num_query = 4', r'did you mean train_dataloader\.dataset\.transform\.num_query\?'),
         ('schedule = dict(warmup_epochs=3)', r'schedule: .*did you mean default_hooks\.schedule\?'),
         ('something = 1  # something else', r'something: .*; remove it'),
-        ('a = 1\nb = a', r'b: no part of a run'),
+        ('a = 1\nb = a', r'b: neither the run'),
     ],
 )
 def test_names_that_no_line_uses_are_errors(tmp_path, text, message):
@@ -169,11 +169,11 @@ def test_a_config_dumped_by_a_run_passes(tmp_path, told):
 
 def test_a_name_without_use_in_a_file_without_variables_is_told(tmp_path, told):
     check_config(config_file(tmp_path, 'max_epochs = 5\ntrain_cfg = dict(max_epochs=4)', base=None))
-    assert 'max_epochs: no part of a run' in told[0]
+    assert 'max_epochs: neither the run' in told[0]
 
 
 def test_overrides_that_change_nothing_are_errors(cfg):
-    with pytest.raises(ConfigError, match=r'max_epochs: no part of a run is called max_epochs'):
+    with pytest.raises(ConfigError, match=r'max_epochs: max_epochs is not a known top-level key'):
         check_config(cfg, ['max_epochs'])
     check_config(cfg, ['train_cfg.max_epochs', 'work_dir'])
 

@@ -288,7 +288,10 @@ def test_secrets_of_a_config_are_refused():
 
     for url in ('https://me:pw@host/x', 'https://host/x?sig=abc'):
         assert has_secrets(url)
-        with pytest.raises(ConfigError, match=r'train\.data_root: https://host/x is given with .*write its name \(\$NAME\)'):
+        with pytest.raises(
+            ConfigError,
+            match=r'train\.data_root: https://host/x has a password .*name of an environment variable \(\$NAME\)',
+        ):
             check_secrets(Config(dict(train=dict(data_root=url))))
     for url in ('https://host/x', 'https://me:$PW@host/x?$SIG', 's3://bucket/a?b', '/a?b@c', 's3://bucket/me:you@x'):
         assert not has_secrets(url)

@@ -63,7 +63,7 @@ def test_a_worker_killed_as_if_memory_had_run_out_ends_the_run(training, record_
     seconds = time.monotonic() - killed
     # A connection that breaks before the signal arrives leaves torch with "(pid(s) 7) exited unexpectedly".
     assert re.search(r'error: DataLoader worker \(pid.*most likely the machine ran out of memory', run.output())
-    assert 'go on from it with --resume' in run.output()
+    assert 'resume from it with --resume' in run.output()
     outcome = f'ends within {seconds:.0f} s, saying that memory ran out and which checkpoint to go on from'
     record_fault('loader worker killed for memory', f'SIGKILL to a worker, {on(processes)}', outcome)
 
@@ -81,7 +81,7 @@ def test_a_file_system_that_hangs_and_comes_back_is_survived(training, record_fa
     stopped.set()
     assert run.iteration() == EPOCHS * 4
     assert re.search(r'rank 0: no iteration has ended for \d+ s \(iteration \d+\); it waits for ', run.output())
-    assert 'the data loader: no batch has come' in run.output()
+    assert 'the data loader: no batch has arrived' in run.output()
     assert 'rank 0: resumed after' in run.output()
     assert 'train.py' in all_stacks(run), 'no stack of the main process'
     outcome = 'stacks of all processes and workers written; goes on when the file answers, the image is replaced'

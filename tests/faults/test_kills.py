@@ -138,9 +138,7 @@ def test_a_second_start_is_refused_while_the_first_lives(training, record_fault)
     first.wait_for_iteration(3, timeout=120)
     second = training('train_cfg.max_epochs=400', work_dir='shared', arguments=('--resume',))
     assert second.wait(60) == 1
-    assert re.search(
-        r'error: .*shared is in use by a run that lives \(process \d+ on .*\): wait for its end', second.output()
-    )
+    assert re.search(r'error: .*shared is in use by another run \(process \d+ on .*\): wait until it ends', second.output())
     assert first.process.poll() is None
     first.kill()
     third = training('train_cfg.max_epochs=400', work_dir='shared', arguments=('--resume',))

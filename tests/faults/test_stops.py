@@ -173,7 +173,7 @@ def test_a_second_signal_ends_a_run_at_once(training, record_fault, slow, name):
     run.wait_until(lambda: 'a step that does not end' in run.output())
     alive, number = everyone(run), getattr(signal, name)
     to_group(run, number)
-    run.wait_until(lambda: 'again, to end at once' in run.output(), timeout=10)
+    run.wait_until(lambda: 'send it again to exit immediately' in run.output(), timeout=10)
     time.sleep(2 * REPEAT_S)
     assert run.process.poll() is None
     to_group(run, number)

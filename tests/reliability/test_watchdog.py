@@ -122,7 +122,7 @@ def multiply():
 @pytest.mark.parametrize(
     ('work', 'expected'),
     [
-        (fetch, 'the data loader: no batch has come'),
+        (fetch, 'the data loader: no batch has arrived'),
         (multiply, 'the backward pass'),
         (lambda: time.sleep(1), r'something else \(test_watchdog\.py:\d+ in <lambda>\)'),
     ],

@@ -131,7 +131,7 @@ def test_own_folder_of_jpegs_needs_one_changed_line(tmp_path):
     ('arguments', 'message'),
     [
         (['configs/nowhere.py'], 'error: config configs/nowhere.py does not exist'),
-        ([ADCLR_DEMO, '--cfg-options', 'max_epochs=3'], 'max_epochs: no part of a run is called max_epochs'),
+        ([ADCLR_DEMO, '--cfg-options', 'max_epochs=3'], 'max_epochs: max_epochs is not a known top-level key'),
         ([ADCLR_DEMO, '--cfg-options', 'model.backbone.dept=3'], 'model.backbone.dept: QueryViT has no such argument'),
         ([ADCLR_DEMO, '--cfg-options', 'model.backbone.arch=vit_smol'], "error: arch 'vit_smol' is no model of timm"),
         (
