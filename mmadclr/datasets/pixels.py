@@ -120,9 +120,8 @@ def choose_bands(levels: Levels, bands: tuple[int, int, int] | None) -> tuple[np
 
 def bands_lost(count: int, used: int) -> str:
     """Description of the unused bands."""
-    return (
-        f'have {count} bands, of which only the first{f" {used}" * (used > 1)} is used (select others with bands=(r, g, b))'
-    )
+    kept = f'first {used} are' if used > 1 else 'first is'
+    return f'have {count} bands, of which only the {kept} used (select others with bands=(r, g, b))'
 
 
 def take_bands(array: np.ndarray, bands: tuple[int, int, int]) -> np.ndarray:

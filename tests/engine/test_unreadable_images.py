@@ -134,5 +134,5 @@ def test_12_bits_in_16_end_a_run_that_was_not_told_their_range(odd_run):
         Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(path)
 
     limit = {'default_hooks.unreadable.max_unreadable': 1}
-    with pytest.raises(UnreadableImageError, match=r'16-bit pixels use 0 to 1599 of 0 to 65535 alone: set value_range'):
+    with pytest.raises(UnreadableImageError, match=r'16-bit pixels use only 0 to 1599 of 0 to 65535: set value_range'):
         odd_run('a.png', 'b.png', write=deep, **limit)

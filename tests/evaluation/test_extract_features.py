@@ -55,7 +55,7 @@ def test_backbones_without_class_token_have_patches_alone(image_folder):
 
 
 def test_mistakes_are_explained(tmp_path):
-    with pytest.raises(ValueError, match=f'no image below {tmp_path}'):
+    with pytest.raises(ValueError, match=f'no images in {tmp_path}'):
         mmadclr.extract_features(tmp_path, **DINO)
     with pytest.raises(FileNotFoundError, match='data_root /nowhere does not exist'):
         mmadclr.extract_features('/nowhere', **DINO)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
         ('env_cfg.mp_cfg.opencv_threads=0', 'env_cfg.mp_cfg.opencv_threads: mp_cfg has no such argument'),
         ('default_hooks.schedule.warmup_epochs=3', 'default_hooks.schedule.warmup_epochs=3 > train_cfg.max_epochs=2'),
         ('default_hooks.schedule.freeze_last_layer_epochs=3', 'the last layer is never trained'),
-        ('train_dataloader.dataset.transform.local_size=20', 'local_size=20 must be a multiple of the 8 pixels of a patch'),
+        ('train_dataloader.dataset.transform.local_size=20', 'local_size=20 must be a multiple of the patch size 8'),
         ('load_from=/none/epoch_1.pth', 'load_from: checkpoint /none/epoch_1.pth does not exist'),
         ('optim_wrapper.precision=fp16', "optim_wrapper.precision='fp16': choose 'auto', 'fp32', 'bf16'"),
     ],

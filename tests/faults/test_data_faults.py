@@ -139,7 +139,7 @@ def test_a_folder_that_vanishes_ends_the_run_everywhere(training, record_fault, 
     run.wait_for_iteration(6)
     shutil.move(tmp_path / 'shapes/train', tmp_path / 'gone')
     assert run.wait(END) != 0
-    assert re.search(r'error: 16 images in a row of 16 below .*shapes/train cannot be read, the first: ', run.output())
+    assert re.search(r'error: 16 consecutive images of 16 in .*shapes/train cannot be read; the first: ', run.output())
     outcome = 'ends with one line that names the folder and the first file'
     record_fault('data folder vanishes', f'folder moved away, {on(processes)}', outcome)
 

@@ -142,7 +142,7 @@ def test_positions_are_resized_on_request_only(tmp_path):
     grid = stored[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
     want = nn.functional.interpolate(grid, size=(6, 6), mode='bicubic').flatten(2).transpose(1, 2)
     assert torch.equal(got, torch.cat((stored[:, :1], want), dim=1))
-    with pytest.raises(ValueError, match='img_size=100 is no multiple of the patch size 16'):
+    with pytest.raises(ValueError, match='img_size=100 must be a multiple of the patch size 16'):
         convert(source('dino_backbone'), tmp_path / 'b.pth', 'timm', img_size=100)
 
 

@@ -161,7 +161,7 @@ def test_checked_data_is_reported(roots):
         ([ADCLR_DEMO, 'a.pth', '--cfg-options', 'pretrained=x'], 'QueryViT has no such argument'),
         (
             ['configs/benchmarks/coco/mask-rcnn_vits16_fpn_1x.py', 'README.md'],  # a file there is
-            'data_root data/coco does not exist; put the data there or set data_root of the data set in the config',
+            'data_root data/coco does not exist; move the data there or set data_root of the data set in the config',
         ),
     ],
 )

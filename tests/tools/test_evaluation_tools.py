@@ -348,7 +348,7 @@ def test_images_of_12_bits_are_read_as_told(folders, tmp_path):
         sets[kind] = load_features(parsed(*DINO, *places_of_kind, *more), 'knn')
     assert torch.equal(sets['8'].train.rows[:], sets['12'].train.rows[:])
     assert torch.equal(sets['8'].val.rows[:], sets['12'].val.rows[:])
-    with pytest.raises(UnreadableImageError, match=r'16-bit pixels use \d+ to \d+ of 0 to 65535 alone: set value_range'):
+    with pytest.raises(UnreadableImageError, match=r'16-bit pixels use only \d+ to \d+ of 0 to 65535: set value_range'):
         load_features(parsed(*DINO, *places_of_kind), 'knn')
 
 

@@ -140,11 +140,11 @@ def test_own_folder_of_jpegs_needs_one_changed_line(tmp_path):
         ),
         (
             ['configs/adclr/vits16_folder.py', '--cfg-options', *BAD_IMAGES],
-            'error: 2 images in a row of 2 below tests/data/bad_images cannot be read',
+            'error: 2 consecutive images of 2 in tests/data/bad_images cannot be read',
         ),
         (
             [ADCLR_DEMO, '--cfg-options', 'train_dataloader.dataset.transform.query_size=12'],
-            'train_dataloader.dataset.transform.query_size=12 must be a multiple of the 8 pixels of a patch',
+            'train_dataloader.dataset.transform.query_size=12 must be a multiple of the patch size 8',
         ),
     ],
 )
