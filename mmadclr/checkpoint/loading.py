@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from mmadclr.checkpoint.reading import read_checkpoint
+
+if TYPE_CHECKING:
+    from mmengine.model import BaseModel
 
 USUAL_EPS = 1e-6  # of norms; files tell another one
 
@@ -20,7 +24,7 @@ def architecture(model: nn.Module) -> dict[str, int]:
     return {name: module.num_heads for name, module in model.named_modules() if hasattr(module, 'num_heads')}
 
 
-def describe_backbone(model: nn.Module) -> dict:
+def describe_backbone(model: BaseModel) -> dict:
     """What no tensor tells about the backbone of a pretraining model; stored in its checkpoints as ``meta.backbone``.
 
     ``mean`` and ``std`` of the normalization are those of values in [0, 1].
@@ -36,7 +40,7 @@ def describe_backbone(model: nn.Module) -> dict:
     )
 
 
-def check_state_dict(model: nn.Module, filename: str | Path, checkpoint: dict | None = None) -> dict[str, Tensor]:
+def check_state_dict(model: nn.Module, filename: str | Path, checkpoint: dict | None = None) -> Mapping[str, Tensor]:
     """State dict of a checkpoint, once it is certain that it fits ``model`` in every key, shape and head count.
 
     ``checkpoint`` is the content of the file if it has been read already.
@@ -76,7 +80,7 @@ def _check_method(model: nn.Module, filename: str | Path, method: str | None) ->
         )
 
 
-def _compare(filename: str | Path, what: str, found: dict, expected: dict) -> None:
+def _compare(filename: str | Path, what: str, found: Mapping, expected: Mapping) -> None:
     names = found.keys() | expected.keys()
     differing = sorted((name for name in names if found.get(name, names) != expected.get(name, names)), key=str)
     if differing:

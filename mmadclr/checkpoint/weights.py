@@ -7,15 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmadclr.checkpoint.kinds import PLAIN, foreign_kind
 from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone, with_class_position
 from mmadclr.checkpoint.reading import read_checkpoint
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 # What weights are stored in; fewer bits come with scales, without which they mean nothing.
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -56,7 +60,7 @@ class LoadReport:
 
 
 def load_weights(
-    model: nn.Module,
+    model: VisionTransformer,
     filename: str | Path,
     which: str = 'teacher',
     prefix: str | None = None,
@@ -87,7 +91,7 @@ def load_weights(
 
 
 def fill(
-    model: nn.Module,
+    model: VisionTransformer,
     weights: BackboneWeights,
     filename: str | Path,
     allow: Sequence[str] = (),
@@ -124,7 +128,7 @@ def fill(
     return report
 
 
-def _compare_eps(model: nn.Module, weights: BackboneWeights, filename: str | Path) -> None:
+def _compare_eps(model: VisionTransformer, weights: BackboneWeights, filename: str | Path) -> None:
     eps, own = weights.about.get('norm_eps'), model.blocks[0].norm1.eps
     if eps not in (None, own):
         print_log(f'{filename}: its norms add {eps:g} to the variance, those of the model {own:g}', 'current')
@@ -179,7 +183,7 @@ def _broken_numbers(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _fit_positions(model: nn.Module, weights: BackboneWeights, report: LoadReport) -> Tensor:
+def _fit_positions(model: VisionTransformer, weights: BackboneWeights, report: LoadReport) -> Tensor:
     """Position embedding of the file (1, p + n, D) for the prefix tokens and the grid of the model."""
     state = weights.state
     found, own = state['pos_embed'].float(), model.pos_embed
@@ -224,7 +228,7 @@ def resize_grid(grid: Tensor, size: tuple[int, int], filename: str, stored: tupl
 
 
 def _check(
-    model: nn.Module,
+    model: VisionTransformer,
     weights: BackboneWeights,
     loaded: dict[str, Tensor],
     report: LoadReport,
@@ -248,9 +252,9 @@ def _check(
     if weights.num_heads not in (None, heads) and 'num_heads' not in allow:
         problems.append(f"pretrained with {weights.num_heads} attention heads, not {heads} ('num_heads')")
     if problems:
-        kind = foreign_kind(weights.state)
+        foreign = foreign_kind(weights.state)
         raise ValueError(
-            f'{report.filename} does not fit the backbone: {f"it is {kind}; " if kind else ""}{"; ".join(problems)}'
+            f'{report.filename} does not fit the backbone: {f"it is {foreign}; " if foreign else ""}{"; ".join(problems)}'
             f'{f". {remedy}" if remedy else ""}'
         )
 

@@ -16,6 +16,7 @@ from mmadclr.compare.baselines import PIXELS, RANDOM, knn_top1
 from mmadclr.compare.dense_tasks import DENSE_TASKS, ROOT, DenseTask
 from mmadclr.compare.jobs import Job, cost, last_logged
 from mmadclr.compare.methods import Method
+from mmadclr.compare.table import Metrics
 from mmadclr.config.loading import load_config
 from mmadclr.models.backbones.query_vit import resolve_arch
 
@@ -86,7 +87,7 @@ def seeded(cfg: Config, seed: int) -> Config:
 
 def pretraining(method: Method, seed: int, folder: Path) -> Job:
     if method.run is not None:
-        return finished(method, folder)
+        return finished(method.run, method.parameters, folder)
     cfg = seeded(method.cfg, seed)
     file = str(folder / 'config.py')
     trains = [str(ROOT / 'tools' / 'train.py'), file, '--resume']
@@ -100,18 +101,18 @@ def pretraining(method: Method, seed: int, folder: Path) -> Job:
     )
 
 
-def finished(method: Method, folder: Path) -> Job:
+def finished(run: Path, parameters: int, folder: Path) -> Job:
     """What is known of a run that somebody else trained, which is left as it is."""
-    stat = method.run.stat()
-    identity = {'checkpoint': str(method.run.resolve()), 'bytes': stat.st_size, 'written': stat.st_mtime_ns}
-    return Job(folder, None, identity, lambda *_: read_pretraining(method.parameters, method.run.parent, memory=0.0))
+    stat = run.stat()
+    identity = {'checkpoint': str(run.resolve()), 'bytes': stat.st_size, 'written': stat.st_mtime_ns}
+    return Job(folder, None, identity, lambda *_: read_pretraining(parameters, run.parent, memory=0.0))
 
 
-def read_pretraining(parameters: int, folder: Path, memory: float) -> dict[str, float]:
+def read_pretraining(parameters: int, folder: Path, memory: float) -> Metrics:
     return {**cost(folder, memory), 'parameters': parameters}
 
 
-def read_baselines(folder: Path, memory: float) -> dict[str, float]:
+def read_baselines(folder: Path, memory: float) -> Metrics:
     """Metrics of raw pixels, under names that are none of the row's own."""
     return {f'pixels_{name}': value for name, value in json.loads((folder / PIXELS).read_text()).items()}
 
@@ -131,7 +132,7 @@ def measurement(part: str, cfg: Config, seed: int, checkpoint: Path, folder: Pat
 def knn_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
     """The k-NN of the config's validation, with the same numbers."""
     evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
-    knn = next((each for each in evaluators if each.type.endswith('WeightedKNN')), {})
+    knn: Mapping = next((each for each in evaluators if each.type.endswith('WeightedKNN')), {})
     settings = {name: knn.get(name, default) for name, default in (('k', 20), ('temperature', 0.07))}
     lists = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in settings.items()}
     chosen = [text for name, values in lists.items() for text in (f'--{name}', *map(str, values))]
@@ -177,7 +178,7 @@ def probe_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
     return 'dense_probe.py', arguments + (['--reduce-zero-label'] if train.get('reduce_zero_label') else [])
 
 
-def read_measurement(part: str, folder: Path, memory: float) -> dict[str, float | str]:
+def read_measurement(part: str, folder: Path, memory: float) -> Metrics:
     metrics = json.loads((folder / METRICS).read_text())
     if part == 'knn':
         return {'knn': knn_top1(metrics), 'knn_features': metrics['features']}

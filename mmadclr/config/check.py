@@ -6,7 +6,7 @@ import difflib
 import inspect
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -157,13 +157,13 @@ def _problems(found: Node, registries: Sequence[Registry]) -> Iterator[str]:
     elif path.rpartition('.')[0] in LISTS_OF_COMPONENTS:
         yield f'{path}: has no type, so nothing says what it is'
     elif (known := _untyped(path)) is not None:
-        accepted = _accepted_by_all(known, registries) if isinstance(known, tuple) else known
+        accepted = _accepted_by_all(known, registries) if isinstance(known, tuple) else set(known)
         yield from _unknown(path, node, accepted, path.rpartition('.')[2])
     if isinstance(node.get('constructor'), str):
         yield from _check_name(f'{path}.constructor', node['constructor'], node, registries)
 
 
-def _untyped(path: str) -> set[str] | tuple[str, ...] | None:
+def _untyped(path: str) -> Collection[str] | None:
     """What a node without a type may hold, if that is known."""
     parts = path.split('.')
     if len(parts) == 1 and path in UNTYPED_TOP:
@@ -173,8 +173,13 @@ def _untyped(path: str) -> set[str] | tuple[str, ...] | None:
 
 def _accepted_by_all(names: Iterable[str], registries: Sequence[Registry]) -> set[str] | None:
     """What components can be called with, together."""
-    accepted = [accepted_arguments(find_component(name, registries)) for name in names]
-    return None if None in accepted else {'by_epoch'}.union(*accepted)  # mmengine chooses a loop by it
+    together = {'by_epoch'}  # mmengine chooses a loop by it
+    for name in names:
+        accepted = accepted_arguments(find_component(name, registries))
+        if accepted is None:
+            return None
+        together |= accepted
+    return together
 
 
 def _check_component(found: Node, registries: Sequence[Registry]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
@@ -122,15 +121,17 @@ def check_shared_memory(loader: DataLoader) -> None:
     """Looks, before any worker starts, whether the batches that workers hold ready fit into shared memory.
 
     Each holds ``prefetch_factor`` of them and one that training works on; see :mod:`mmadclr.datasets.shared_arrays`. Only
-    where the transform of the data set tells the bytes of a batch (``batch_bytes``) and workers use ``/dev/shm``.
+    where the transform of the data set tells the bytes of a batch (``batch_bytes``) and the batch sampler its size
+    (``batch_size``), and workers use ``/dev/shm``.
 
     Raises:
         ValueError: They do not fit; names need, room and the ways out.
     """
     batch_bytes = getattr(getattr(loader.dataset, 'transform', None), 'batch_bytes', None)
-    if loader.num_workers == 0 or batch_bytes is None or not SHARED_MEMORY.is_dir():
-        return
-    size, processes = batch_bytes(loader.batch_sampler.batch_size), local_processes()
+    batch_size = getattr(loader.batch_sampler, 'batch_size', None)
+    if loader.prefetch_factor is None or batch_bytes is None or batch_size is None or not SHARED_MEMORY.is_dir():
+        return  # without workers there is no prefetch_factor
+    size, processes = batch_bytes(batch_size), local_processes()
     batches = loader.prefetch_factor + 1
     need = size * loader.num_workers * batches * processes
     free = shutil.disk_usage(SHARED_MEMORY).free
@@ -157,13 +158,13 @@ def default_workers() -> int:
     """
     affinity = getattr(os, 'sched_getaffinity', None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(max(min(cores, _core_quota(CPU_MAX)) // local_processes(), 1), MOST_WORKERS)
+    return min(max(min(cores, _core_quota(CPU_MAX) or cores) // local_processes(), 1), MOST_WORKERS)
 
 
-def _core_quota(path: Path) -> float:
-    """Cores that a control group (version 2) gives to a container; infinity without a limit."""
+def _core_quota(path: Path) -> int | None:
+    """Cores that a control group (version 2) gives to a container; None without a limit."""
     quota, period = path.read_text().split() if path.is_file() else ('max', '')
-    return math.inf if quota == 'max' else max(int(quota) // int(period), 1)
+    return None if quota == 'max' else max(int(quota) // int(period), 1)
 
 
 def _mib(size: float) -> str:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from torch import distributed
 
@@ -43,7 +44,7 @@ class StopSignals:
         self.received: str | None = None
         self.times: dict[int, float] = {}  # when the first of each kind came
         self.interrupts = False  # whether one raises a PreemptedError in the main thread, wherever that is
-        self.before: dict[int, object] = {}
+        self.before: dict[int, Any] = {}  # handlers
         self.launcher: int | None = None
 
     def listen(self) -> None:

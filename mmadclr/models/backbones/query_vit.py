@@ -6,7 +6,7 @@ Shape legend: B images, N patches, Q query crops, T tokens per crop, D channels,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from timm.layers import LayerScale
@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.models.backbones.architectures import (
     SIZES,
     arch_options,
@@ -43,8 +44,8 @@ class ViTOutput(NamedTuple):
     """Final-normed tokens, registers left out: ``cls`` (B, D; None without class token), ``patches`` (B, N, D; None where
     not asked for), ``queries`` (B, Q, T, D)."""
 
-    cls: Tensor | None
-    patches: Tensor | None
+    cls: Tensor | MaybeNone
+    patches: Tensor | MaybeNone
     queries: Tensor
 
 
@@ -107,6 +108,8 @@ class QueryViT(VisionTransformer):
     Raises:
         ValueError: Unknown or non-plain ``arch``, an unknown choice of an option, or options that exclude each other.
     """
+
+    embed_dim: int
 
     def __init__(
         self,
@@ -188,7 +191,7 @@ class QueryViT(VisionTransformer):
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
-            elif isinstance(module, LayerScale):
+            elif self.layer_scale is not None and isinstance(module, LayerScale):
                 nn.init.constant_(module.gamma, self.layer_scale)
         init_linear_layers(self.blocks, self.init)
         if self.init == 'mocov3':
@@ -203,6 +206,14 @@ class QueryViT(VisionTransformer):
         if self.joint_resolutions and len(groups) > 1:
             return self(groups)  # a call, as shards and compiled backbones need it
         return [self(*group) for group in groups]
+
+    @overload
+    def forward(
+        self, images: Tensor, query_crops: Tensor | None = ..., patches: bool = ..., mask: Tensor | None = ...
+    ) -> ViTOutput: ...
+
+    @overload
+    def forward(self, images: Sequence[ViewGroup]) -> list[ViTOutput]: ...
 
     def forward(
         self,

@@ -42,6 +42,8 @@ class RotaryPositions(nn.Module):
         ValueError: Channels of a head that are not a multiple of 4, or values that mean nothing.
     """
 
+    periods: Tensor
+
     def __init__(
         self,
         head_dim: int,

@@ -37,7 +37,7 @@ class MLPHead(nn.Module):
     def init_weights(self) -> None:
         """torch's defaults, drawn anew."""
         for layer in self.mlp:
-            if hasattr(layer, 'reset_parameters'):
+            if isinstance(layer, (nn.Linear, nn.SyncBatchNorm)):
                 layer.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:

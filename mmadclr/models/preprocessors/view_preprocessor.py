@@ -35,6 +35,8 @@ class ViewPreprocessor(BaseDataPreprocessor):
     """
 
     cuts_crops = True  # of whole images, as MultiCrop sends them with backend='device'
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class ViewPreprocessor(BaseDataPreprocessor):
         pairs = [(data[f'{kind}_views'], data[f'{kind}_photometric']) for kind in ('global', 'local')]
         global_views, local_views, queries = self._augment([*pairs, (crops, draws)])
         queries = queries.expand(-1, global_views.shape[1], -1, -1, -1, -1)
+        views: dict[str, Tensor | PatchMasks]
         views = {'global_views': global_views, 'local_views': local_views, 'query_crops': queries}
         if 'masks' in data:
             views['masks'] = PatchMasks(*send_tensors(PatchMasks.of(data['masks']), self.mean.device))
