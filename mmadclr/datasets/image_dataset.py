@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset, get_worker_info
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding
 from mmadclr.datasets.conflicts import path_conflicts
@@ -98,7 +99,7 @@ class ImageDataset(Dataset):
         return path_conflicts(place)
 
     @property
-    def labels(self) -> np.ndarray | None:
+    def labels(self) -> np.ndarray | MaybeNone:
         return self.source.labels
 
     @property

@@ -6,7 +6,6 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> Any:
     """The model itself, whether or not it is wrapped for distributed training."""
-    wrapper: Any = model
-    return wrapper.module if is_model_wrapper(model) else model
+    return model.module if is_model_wrapper(model) else model

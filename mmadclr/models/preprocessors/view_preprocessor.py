@@ -40,8 +40,8 @@ class ViewPreprocessor(BaseDataPreprocessor):
 
     def __init__(
         self,
-        mean: tuple[float, float, float] = (123.675, 116.28, 103.53),
-        std: tuple[float, float, float] = (58.395, 57.12, 57.375),
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        std: Sequence[float] = (58.395, 57.12, 57.375),
         arithmetic: str = 'float',
     ) -> None:
         super().__init__(non_blocking=True)
