@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from mmadclr import registry as our_registries
 from mmadclr.config.components import RUNNER_KEYS, Node, accepted_arguments, find_component, nodes, registries_of
+from mmadclr.config.default_hooks import default_hooks
 from mmadclr.config.findings import ConfigError
 from mmadclr.config.names import Reader, read_names
 from mmadclr.names import printable
@@ -88,7 +89,7 @@ def check_config(cfg: Mapping, overrides: Iterable[str] = ()) -> None:
     scope = cfg.get('default_scope') or our_registries.SCOPE
     registries = registries_of(scope)
     problems = [*_unread_names(cfg, overrides), *_useless_overrides(overrides)]
-    for found in nodes(cfg, registries):
+    for found in nodes({**cfg, 'default_hooks': default_hooks(cfg)}, registries):
         if found.path.split('.')[0] == 'data_preprocessor' and scope != our_registries.SCOPE:
             continue  # merged into the model's by mmengine
         if found.path:

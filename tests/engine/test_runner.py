@@ -43,7 +43,7 @@ def test_no_config_can_lose_the_teacher(small_config, leave_out):
         cfg = small_config({'train_cfg.max_epochs': 1, 'default_hooks.schedule.momentum': (0.5, 0.5)}, work_dir)
         if work_dir == 'other':
             cfg.default_hooks.teacher = dict(type='TeacherUpdateHook')
-            del cfg.default_hooks['monitor']
+            cfg.default_hooks.monitor = None
             for key in leave_out:
                 del cfg.optim_wrapper[key]
         runner = Runner.from_cfg(cfg)

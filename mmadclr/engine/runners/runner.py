@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -23,7 +24,10 @@ from mmadclr import __version__
 from mmadclr.checkpoint.loading import architecture, check_state_dict, describe_backbone, method_name
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.run_files import newest_good_checkpoint, read_state, write_checkpoint
+from mmadclr.checkpoint.run_state import history_of, plain_history
+from mmadclr.checkpoint.scalar_history import bound_histories
 from mmadclr.config.components import Place
+from mmadclr.config.default_hooks import default_hooks
 from mmadclr.config.findings import Finding, report
 from mmadclr.config.sense import check_sense
 from mmadclr.datasets.checks import check_dataset
@@ -35,13 +39,11 @@ from mmadclr.distributed.shards import cut_optimizer_state, whole_states
 from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.runners.batch_findings import UNTYPED_PARTS, batch_findings, run_conflicts
-from mmadclr.engine.runners.compilation import compile_blocks
 from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
-from mmadclr.engine.runners.history import bound_histories
-from mmadclr.engine.runners.run_state import history_of, plain_history
-from mmadclr.engine.runners.sharding import check_sharding, shard_model
 from mmadclr.models.backbones.query_block import has_fused_attention
+from mmadclr.models.compilation import compile_blocks
 from mmadclr.models.selfsup import SelfDistillation
+from mmadclr.models.sharding import check_sharding, shard_model
 from mmadclr.precision import PRECISIONS, resolve_precision
 from mmadclr.registry import RUNNERS, SCOPE
 from mmadclr.reliability.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths
@@ -72,6 +74,18 @@ class Runner(mmengine_runner.Runner):
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
         """Settings at the top: how to compile, and checkpoints that do not exist."""
         return run_conflicts(place)
+
+    @classmethod
+    def from_cfg(cls, cfg: Mapping) -> Runner:
+        """As mmengine's, with the hooks that every pretraining run has."""
+        cfg = copy.deepcopy(cfg)
+        cfg['default_hooks'] = default_hooks(cfg)
+        return super().from_cfg(cfg)
+
+    def register_default_hooks(self, hooks: Mapping | None = None) -> None:
+        """As mmengine's, where None removes any hook; mmengine takes it for those that it has itself."""
+        own = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
+        super().register_default_hooks({n: hook for n, hook in (hooks or {}).items() if n in own or hook is not None})
 
     def setup_env(self, env_cfg: dict) -> None:
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
