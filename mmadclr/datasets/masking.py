@@ -76,10 +76,11 @@ class PatchMasking(ABC):
             ValueError: The patches do not fill the view, or ``epoch`` is needed and unknown.
         """
         grid = self.grid(size)
-        if self.start_epoch and epoch is None:
-            raise ValueError(f'start_epoch={self.start_epoch}: the data set does not tell the epoch of its samples')
-        if self.start_epoch and epoch < self.start_epoch:
-            return np.zeros((num_views, grid, grid), dtype=bool)
+        if self.start_epoch:
+            if epoch is None:
+                raise ValueError(f'start_epoch={self.start_epoch}: the data set does not tell the epoch of its samples')
+            if epoch < self.start_epoch:
+                return np.zeros((num_views, grid, grid), dtype=bool)
         return np.stack([self.draw_mask(rng, grid, grid, self.draw_ratio(rng) * grid * grid) for _ in range(num_views)])
 
     def grid(self, size: int) -> int:

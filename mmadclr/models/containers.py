@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, ValuesView
+    from collections.abc import ItemsView, Iterable, Iterator, ValuesView
 
     from mmadclr.models.backbones.query_vit import QueryViT
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         @overload
         def __getitem__(self, key: str) -> Any: ...
         def __getitem__(self, key: str) -> Any: ...
+        def items(self) -> ItemsView[str, Any]: ...
         def values(self) -> ValuesView[Any]: ...
 
 else:

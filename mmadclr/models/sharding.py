@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, Replicate
 
 from mmadclr.distributed.shards import _cut
+from mmadclr.models.containers import Network
 from mmadclr.models.heads.dino_head import PrototypeLayer
 from mmadclr.models.selfsup.base import SelfDistillation
 
@@ -55,7 +56,7 @@ def check_sharding(sharding: str) -> None:
         raise ValueError(f'sharding={sharding!r}: choose {", ".join(map(repr, SHARDINGS))}, or None for whole parameters')
 
 
-def _shard_network(network: nn.ModuleDict, mesh, reshard_after_forward: bool) -> None:
+def _shard_network(network: Network, mesh, reshard_after_forward: bool) -> None:
     for name, part in network.items():
         if name == 'backbone':
             for block in part.blocks:
