@@ -101,7 +101,7 @@ def config(context: Context, method: str, seed: int, epochs: int) -> Config:
     hooks = cfg.default_hooks
     hooks.schedule.update(warmup_epochs=min(5, epochs // 4), teacher_temp_warmup_epochs=min(30, epochs // 2))
     hooks.schedule.freeze_last_layer_epochs = min(1, epochs // 4)
-    hooks.checkpoint.update(interval=epochs, max_keep_ckpts=1)
+    hooks.checkpoint = dict(interval=epochs, max_keep_ckpts=1)
     cfg.randomness, cfg.log_level = dict(seed=seed), 'WARNING'
     cfg.compile = False  # takes longer than such a short run gains
     cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
