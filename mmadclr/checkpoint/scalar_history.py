@@ -42,7 +42,8 @@ class BoundedHistory(HistoryBuffer):
 
     def __init__(self, log_history: Sequence[float] = (), count_history: Sequence[float] = ()) -> None:
         self._set_default_statistics()
-        self._values, self._counts = np.empty(0), np.empty(0)  # room, of which the first `_kept` places are taken
+        self._values: np.ndarray = np.empty(0)  # room, of which the first `_kept` places are taken; so of the counts
+        self._counts: np.ndarray = np.empty(0)
         self._kept = self._left = 0  # entries that are here one by one, and in stretches
         self._stretches = np.empty((len(MERGE), 0))  # the last one may be incomplete
         self.stretch = 1  # entries in a stretch
@@ -88,18 +89,18 @@ class BoundedHistory(HistoryBuffer):
 
     def extend(self, values: Sequence[float], counts: Sequence[float]) -> None:
         """Adds (N,) values and counts; the result is that of N updates. A ValueError if their numbers differ."""
-        values, counts = np.asarray(values), np.asarray(counts, np.float64)
-        if values.shape != counts.shape or values.ndim != 1:
-            raise ValueError(f'{values.shape} values and {counts.shape} counts: both must be one row of the same length')
-        if len(values):
-            self._whole &= values.dtype.kind in 'biu' and bool(np.abs(values).max() <= LARGEST_WHOLE)
+        more, times = np.asarray(values), np.asarray(counts, np.float64)
+        if more.shape != times.shape or more.ndim != 1:
+            raise ValueError(f'{more.shape} values and {times.shape} counts: both must be one row of the same length')
+        if len(more):
+            self._whole &= more.dtype.kind in 'biu' and bool(np.abs(more).max() <= LARGEST_WHOLE)
         start = 0
-        while start < len(values):
+        while start < len(more):
             if self._kept == len(self._values):
                 self._make_room()
-            end = min(len(values), start + len(self._values) - self._kept)
+            end = min(len(more), start + len(self._values) - self._kept)
             taken = slice(self._kept, self._kept + end - start)
-            self._values[taken], self._counts[taken] = values[start:end], counts[start:end]
+            self._values[taken], self._counts[taken] = more[start:end], times[start:end]
             self._kept, start = taken.stop, end
 
     def _make_room(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from mmengine.runner import BaseLoop, Runner
@@ -84,10 +84,12 @@ class FeatureEvalLoop(BaseLoop):
         if dense_probe is not None:
             check_config({'dense_probe': {'type': 'DenseProbe', **dense_probe}})
             self.dense_probe = METRICS.build({'type': 'DenseProbe', **dense_probe})
-        if self.bank_dataloader.dataset.metainfo != self.dataloader.dataset.metainfo:
+        known: Any = self.bank_dataloader.dataset
+        asked = self.dataloader.dataset
+        if known.metainfo != asked.metainfo:
             raise ValueError(
-                f'{self.bank_dataloader.dataset.data_root} and {self.dataloader.dataset.data_root} hold different classes: '
-                'the labels of the one mean nothing in the other'
+                f'{known.data_root} and {asked.data_root} hold different classes: the labels of the one mean nothing in the '
+                'other'
             )
 
     def run(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ from mmadclr.models.selfsup.base import SelfDistillation
 SHARDINGS = {'fsdp': True, 'fsdp-grad-op': False}
 
 
-def shard_model(model: SelfDistillation, sharding: str) -> None:
+def shard_model(model: nn.Module, sharding: str) -> None:
     """Cuts the parameters of a model into one shard a process, in place; it is used, saved and loaded as before.
 
     Weights are drawn first, those of process 0 count: from shards, no process could draw what a single one draws.

@@ -74,8 +74,9 @@ class AutocastOptimWrapper(OptimWrapper):
         with super().optim_context(model), ExitStack() as stack:
             if self.dtype is not None:
                 device = next(model.parameters()).device.type
-                features = [autocast_features(detector, device, self.dtype) for detector in mmdet_detectors(model)]
-                for context in features or [torch.autocast(device, self.dtype)]:
+                detectors = mmdet_detectors(model)
+                features = [autocast_features(detector, device, self.dtype) for detector in detectors]
+                for context in features if detectors else [torch.autocast(device, self.dtype)]:
                     stack.enter_context(context)
             yield
 
