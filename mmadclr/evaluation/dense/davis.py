@@ -97,6 +97,7 @@ def propagate_labels(
         raise ValueError(f'{settings}: must be at least 1, 0 and 1, and above 0')
     height, width = first.shape[1:]
     grid, number = (height, width), -1
+    start: tuple[Tensor, Tensor] | None = None
     context: deque[tuple[Tensor, Tensor]] = deque(maxlen=n_last)
     for number, frame in enumerate(features):
         if frame.ndim != 2 or len(frame) != grid[0] * grid[1]:
@@ -106,7 +107,7 @@ def propagate_labels(
         if topk > len(frame):
             raise ValueError(f'topk={topk} patches of {len(frame)}: must be at most those of one frame')
         directions = F.normalize(frame.float(), dim=1)
-        if number == 0:
+        if start is None:
             start = (directions, first.to(directions).flatten(1))
             continue
         sources, labels = zip(start, *context, strict=True)
