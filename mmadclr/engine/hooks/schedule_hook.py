@@ -39,8 +39,8 @@ class DistillationScheduleHook(Hook):
             holds (iBOT's, where masking begins late).
 
     Raises:
-        ValueError: A momentum or temperature is out of range, ``teacher_temp_of`` has unknown keys or names no loss of the
-            model, or the run is not organized in epochs.
+        ValueError: A momentum or temperature is out of range, a schedule has other than two ends, ``teacher_temp_of`` has
+            unknown keys or names no loss of the model, or the run is not organized in epochs.
     """
 
     priority = 'HIGHEST'  # before RuntimeInfoHook logs the learning rate
@@ -139,7 +139,7 @@ class DistillationScheduleHook(Hook):
 def two_ends(key: str, values: Sequence[float]) -> tuple[float, float]:
     """Start and end of a schedule; a ValueError for anything but two numbers."""
     if len(values) != 2:
-        raise ValueError(f'{key}={tuple(values)}: give two numbers, that at the start and that at the end')
+        raise ValueError(f'{key}={tuple(values)}: must be two numbers, at the start and at the end')
     return values[0], values[1]
 
 
