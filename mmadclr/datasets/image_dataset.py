@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, get_worker_info
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding
 from mmadclr.datasets.conflicts import path_conflicts
@@ -97,7 +99,7 @@ class ImageDataset(Dataset):
         return path_conflicts(place)
 
     @property
-    def labels(self) -> np.ndarray | None:
+    def labels(self) -> np.ndarray | MaybeNone:
         return self.source.labels
 
     @property
@@ -159,9 +161,9 @@ class ImageDataset(Dataset):
         )
 
     def _read(self, key: SampleKey, **kwargs) -> dict:
-        results = {'index': key.index, 'epoch': key.epoch}
+        results: dict[str, Any] = {'index': key.index, 'epoch': key.epoch}
         if self._needs_rng:
-            results['rng'] = np.random.default_rng(key)
+            results['rng'] = np.random.default_rng(tuple(key))
         if self.labels is not None:
             results['label'] = int(self.labels[key.index])
         name = self.source.name(key.index)

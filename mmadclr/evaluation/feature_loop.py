@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from mmengine.runner import BaseLoop, Runner
@@ -88,10 +88,11 @@ class FeatureEvalLoop(BaseLoop):
         bank_dataloader['dataset'] = listed_alike(bank_dataloader['dataset'])
         self.bank_dataloader = outlive_signals(Runner.build_dataloader(bank_dataloader, seed=runner.seed))
         self.evaluators = {key: METRICS.build(each) for key, each in evaluator_configs(evaluator).items()}
-        if self.bank_dataloader.dataset.metainfo != self.dataloader.dataset.metainfo:
+        known: Any = self.bank_dataloader.dataset
+        asked = self.dataloader.dataset
+        if known.metainfo != asked.metainfo:
             raise ValueError(
-                f'{self.bank_dataloader.dataset.data_root} and {self.dataloader.dataset.data_root} have different classes: '
-                'their labels are not comparable'
+                f'{known.data_root} and {asked.data_root} have different classes: their labels are not comparable'
             )
 
     def run(self) -> dict[str, float]:

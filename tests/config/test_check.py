@@ -77,7 +77,10 @@ PROBE = {'val_evaluator.dense.type': 'DenseProbe'}
         ({'val_evaluator.dense.train.sise': 3, **PROBE}, r'dense\.train\.sise: .*did you mean size\?'),
         ({'val_evaluator.dense.banksize': 3, **PROBE}, r'dense\.banksize: .*did you mean bank_size\?'),
         ({'val_evaluator.knn.temperatur': 3}, r'val_evaluator\.knn\.temperatur: WeightedKNN .*did you mean temperature\?'),
-        ({'val_evaluator.k': 3, **PROBE}, r'val_evaluator\.k: has no type; did you mean val_evaluator\.knn\.k or .*dense\.k\?'),
+        (
+            {'val_evaluator.k': 3, **PROBE},
+            r'evaluator\.k: has no type; did you mean val_evaluator\.knn\.k or .*dense\.k\?',
+        ),
         ({'val_evaluator.other': dict(a=3)}, r'val_evaluator\.other: has no type'),
         ({'val_cfg.dense_probe': dict(k=3)}, r'FeatureEvalLoop has no such .*; write val_evaluator=dict\(dense=dict\(type='),
         ({'train_dataloader.dataset.transform.mask': dict(type='BlockMasking', rato=1)}, r'rato: .*did you mean ratio\?'),
