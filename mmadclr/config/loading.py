@@ -54,7 +54,8 @@ def check_unicode(cfg: Config) -> None:
 def check_secrets(cfg: Config) -> None:
     """Raises a ConfigError if a URL holds a password or a signature: the config goes into logs and checkpoints."""
     for path, value in _leaves(cfg.to_dict()):
-        if isinstance(value, str) and path.endswith('data_root') and has_secrets(value):
+        is_place = path.endswith('data_root') or '.source.' in path
+        if isinstance(value, str) and is_place and has_secrets(value):
             raise ConfigError(
                 f'{path}: {shown(value)} is given with a user, a password or a query, which would be in every log and '
                 'checkpoint; put that into an environment variable and write its name ($NAME) in its place, or leave it to '

@@ -1,12 +1,12 @@
-"""Where the bytes of images come from: files below a folder, or tar shards. One interface for both."""
+"""Where the bytes of images come from: files below a folder, tar shards, or a class of one's own. One interface for all."""
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Protocol
 
 import numpy as np
 
@@ -25,8 +25,11 @@ MAX_VIEWED = 1000  # files that a process looks at to see whether it sees what a
 MAX_OPEN_COPIES = 32  # of remote shards: those that are open cannot make room for others
 
 
-class Source(Protocol):
-    """Images by number.
+class Source(ABC):
+    """Images by number; what ``ImageDataset`` reads.
+
+    A class of one's own has ``__len__``, ``read`` and ``name``, and stands in ``IMAGE_SOURCES``. It is copied to the workers of a
+    loader, so that open files and connections do not belong into its attributes.
 
     Attributes:
         labels: (N,) int64, or None.
@@ -34,23 +37,27 @@ class Source(Protocol):
         shard_of: (N,) number of the shard an image lies in, never falling; None where there are no shards.
     """
 
-    labels: np.ndarray | None
-    classes: tuple[str, ...]
-    shard_of: np.ndarray | None
+    labels: np.ndarray | None = None
+    classes: Sequence[str] = ()
+    shard_of: np.ndarray | None = None
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> bytes:
-        """Contents of the file; raises OSError."""
+    @abstractmethod
+    def read(self, index: int) -> bytes | np.ndarray:
+        """Contents of an image file, or pixels (H, W) or (H, W, C) in RGB; raises OSError."""
 
+    @abstractmethod
     def name(self, index: int) -> str:
-        """What messages and text files call the image: one printable line."""
+        """What messages and text files call the image: one printable line, the same in every process."""
 
     def key(self, index: int) -> bytes:
         """The image by what it is called below its root: bytes of a relative path, or of a shard and a member."""
+        return os.fsencode(self.name(index))
 
 
-class FileSource:
+class FileSource(Source):
     """One file an image; see ``Source``.
 
     Args:
@@ -85,7 +92,7 @@ class FileSource:
         self.labels = None if self.labels is None else self.labels[indices]
 
 
-class TarSource:
+class TarSource(Source):
     """Images inside uncompressed tar files laid out as webdataset does; see ``Source``.
 
     Args:
