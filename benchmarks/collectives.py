@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmadclr.distributed.shards import local_tensors
 from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor
-from mmadclr.engine.runners.sharding import shard_model
+from mmadclr.models.sharding import shard_model
 
 PROCESSES, LOG_INTERVAL = 2, 50
 COLLECTIVES = ('all_reduce', 'all_gather_into_tensor', 'reduce_scatter_tensor', 'broadcast', 'all_gather')

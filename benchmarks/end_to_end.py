@@ -23,7 +23,7 @@ from step import OurStep, build, draw_views, reference_step
 from torch.utils.data import DataLoader, default_collate
 
 from mmadclr.datasets import collate_samples
-from mmadclr.engine.runners.compilation import compile_blocks
+from mmadclr.models.compilation import compile_blocks
 from mmadclr.models.preprocessors import ViewPreprocessor
 from mmadclr.reliability.loader_guard import DevicePrefetcher
 

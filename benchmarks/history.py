@@ -18,8 +18,8 @@ import torch
 from common import Row
 from mmengine.logging import HistoryBuffer, MessageHub
 
-from mmadclr.engine.runners.history import BoundedHistory, bound_histories
-from mmadclr.engine.runners.run_state import plain_history
+from mmadclr.checkpoint.run_state import plain_history
+from mmadclr.checkpoint.scalar_history import BoundedHistory, bound_histories
 
 LENGTHS = (0, 100_000, 1_000_000)
 CYCLE = BoundedHistory().max_length - BoundedHistory.keep

@@ -23,7 +23,7 @@ from reference import ReferenceStep, clip, move_teacher
 import mmadclr.models  # noqa: F401  fills the registry
 from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor
 from mmadclr.engine.optimizers.wrappers import clip_each_tensor
-from mmadclr.engine.runners.compilation import compile_blocks
+from mmadclr.models.compilation import compile_blocks
 from mmadclr.models.selfsup import update_teacher
 from mmadclr.precision import PRECISIONS
 from mmadclr.registry import MODELS

@@ -33,14 +33,17 @@ TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope=SCOPE, location
 DATA_SAMPLERS = Registry('data sampler', parent=root.DATA_SAMPLERS, scope=SCOPE, locations=['mmadclr.datasets'])
 FUNCTIONS = Registry('function', parent=root.FUNCTIONS, scope=SCOPE, locations=['mmadclr.datasets'])
 HOOKS = Registry('hook', parent=root.HOOKS, scope=SCOPE, locations=['mmadclr.engine'])
-LOOPS = Registry('loop', parent=root.LOOPS, scope=SCOPE, locations=['mmadclr.engine'])
+LOOPS = Registry('loop', parent=root.LOOPS, scope=SCOPE, locations=['mmadclr.engine', 'mmadclr.evaluation'])
 RUNNERS = Registry('runner', parent=root.RUNNERS, scope=SCOPE, locations=['mmadclr.engine'])
 OPTIM_WRAPPERS = Registry('optim wrapper', parent=root.OPTIM_WRAPPERS, scope=SCOPE, locations=['mmadclr.engine'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optim wrapper constructor', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, scope=SCOPE, locations=['mmadclr.engine']
+    'optim wrapper constructor',
+    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
+    scope=SCOPE,
+    locations=['mmadclr.engine', 'mmadclr.evaluation'],
 )
 WEIGHT_INITIALIZERS = Registry('weight initializer', parent=root.WEIGHT_INITIALIZERS, scope=SCOPE, locations=['mmadclr.hub'])
-METRICS = Registry('metric', parent=root.METRICS, scope=SCOPE, locations=['mmadclr.evaluation', 'mmadclr.engine'])
+METRICS = Registry('metric', parent=root.METRICS, scope=SCOPE, locations=['mmadclr.evaluation'])
 
 # Kinds of which we have none of our own: children all the same, so that mmengine finds its own without a warning.
 OPTIMIZERS = Registry('optimizer', parent=root.OPTIMIZERS, scope=SCOPE, locations=['mmadclr.engine'])

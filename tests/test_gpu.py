@@ -5,8 +5,8 @@ import torch
 
 from mmadclr.datasets import MultiCrop, collate_samples
 from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor
-from mmadclr.engine.runners.compilation import compile_blocks
 from mmadclr.models.backbones.query_block import has_fused_attention
+from mmadclr.models.compilation import compile_blocks
 from mmadclr.models.heads import DINOHead
 from mmadclr.models.losses import SelfDistillationLoss
 from mmadclr.models.preprocessors import ViewPreprocessor

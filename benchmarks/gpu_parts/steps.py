@@ -21,7 +21,7 @@ from reference import ReferenceStep
 from torch import nn
 
 from gpu_parts.context import Context, number, one_line, seconds_of, table
-from mmadclr.engine.runners.compilation import compile_blocks
+from mmadclr.models.compilation import compile_blocks
 
 NEEDS_GPU = True
 TITLE = 'Steps'

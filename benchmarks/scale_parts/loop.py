@@ -13,8 +13,8 @@ import torch
 from common import Row
 from mmengine.config import Config
 
+from mmadclr.checkpoint.scalar_history import BoundedHistory
 from mmadclr.engine import Runner
-from mmadclr.engine.runners.history import BoundedHistory
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs/demo/adclr_vittiny_shapes.py'
 LATE = 1_000_000

@@ -13,8 +13,6 @@ from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
 from mmadclr.engine.optimizers.constructors import LayerDecayOptimConstructor, SelfDistillationOptimConstructor
 from mmadclr.engine.optimizers.wrappers import AutocastOptimWrapper, SelfDistillationOptimWrapper
 from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
-from mmadclr.engine.runners.feature_loop import FeatureEvalLoop
-from mmadclr.engine.runners.linear_sweep import LinearSweepLoop, LinearSweepOptimConstructor, SweepAccuracy
 from mmadclr.engine.runners.runner import Runner
 
 __all__ = [
@@ -23,17 +21,13 @@ __all__ = [
     'CollapseMonitorHook',
     'DistillationScheduleHook',
     'EpochSeedHook',
-    'FeatureEvalLoop',
     'LayerDecayOptimConstructor',
-    'LinearSweepLoop',
-    'LinearSweepOptimConstructor',
     'LossRecordHook',
     'ResumableEpochLoop',
     'Runner',
     'SafeCheckpointHook',
     'SelfDistillationOptimConstructor',
     'SelfDistillationOptimWrapper',
-    'SweepAccuracy',
     'TeacherUpdateHook',
     'ThroughputHook',
     'UnreadableImageHook',

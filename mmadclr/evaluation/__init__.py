@@ -1,5 +1,17 @@
 from mmadclr.evaluation.dense_probe import DenseProbe
+from mmadclr.evaluation.feature_loop import FeatureEvalLoop
 from mmadclr.evaluation.frozen import RawPixels
 from mmadclr.evaluation.knn import WeightedKNN, knn_votes, top_accuracies
+from mmadclr.evaluation.linear_sweep import LinearSweepLoop, LinearSweepOptimConstructor, SweepAccuracy
 
-__all__ = ['DenseProbe', 'RawPixels', 'WeightedKNN', 'knn_votes', 'top_accuracies']
+__all__ = [
+    'DenseProbe',
+    'FeatureEvalLoop',
+    'LinearSweepLoop',
+    'LinearSweepOptimConstructor',
+    'RawPixels',
+    'SweepAccuracy',
+    'WeightedKNN',
+    'knn_votes',
+    'top_accuracies',
+]

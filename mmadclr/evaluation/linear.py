@@ -3,7 +3,7 @@
 The published protocols train on augmented images; stored features are those of center crops, which makes 100 epochs a matter
 of minutes. Everything else is theirs (facebookresearch/dino, ``eval_linear.py``; bytedance/ibot, ``eval_linear_multi.py``).
 The published protocol itself, which has to run the backbone on each augmented image, is a training under mmengine's runner:
-``engine/runners/linear_sweep.py``. Both choose a rate by :func:`choose`.
+``evaluation/linear_sweep.py``. Both choose a rate by :func:`choose`.
 
 Shape legend: N images, D channels, C classes, R learning rates, B images of a batch.
 """

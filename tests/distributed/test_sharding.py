@@ -8,7 +8,7 @@ from torch import nn
 from mmadclr.config.check import check_config
 from mmadclr.distributed.shards import local_tensors, whole_norms
 from mmadclr.engine import Runner
-from mmadclr.engine.runners.sharding import shard_model
+from mmadclr.models.sharding import shard_model
 
 
 def test_sharding_is_a_key_of_a_run():

@@ -10,7 +10,7 @@ from programs import python_on_ranks
 
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.engine import Runner
-from mmadclr.engine.runners.compilation import compile_blocks
+from mmadclr.models.compilation import compile_blocks
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.registry import MODELS
 

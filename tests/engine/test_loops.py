@@ -9,9 +9,9 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmadclr.engine.runners.feature_loop import BankForm, FeatureEvalLoop
 from mmadclr.evaluation import RawPixels, WeightedKNN
 from mmadclr.evaluation.extraction import extract_shard
+from mmadclr.evaluation.feature_loop import BankForm, FeatureEvalLoop
 from mmadclr.models.preprocessors import ViewPreprocessor
 
 

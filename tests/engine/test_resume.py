@@ -14,10 +14,10 @@ from comparisons import assert_same_state
 from mmengine.hooks import Hook
 
 from mmadclr.checkpoint import read_checkpoint
+from mmadclr.checkpoint.run_state import plain_history
+from mmadclr.checkpoint.scalar_history import BoundedHistory
 from mmadclr.checkpoint.snapshots import find_placeholders
 from mmadclr.engine import Runner
-from mmadclr.engine.runners.history import BoundedHistory
-from mmadclr.engine.runners.run_state import plain_history
 from mmadclr.reliability.stop_signals import PREEMPTED, PreemptedError
 
 EVERY_ITERATION = {

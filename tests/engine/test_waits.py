@@ -17,7 +17,7 @@ from torch import distributed
 from mmadclr.datasets import MultiCrop, collate_samples
 from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor
-from mmadclr.engine.runners.sharding import shard_model
+from mmadclr.models.sharding import shard_model
 from mmadclr.registry import MODELS
 
 METHODS = ['dino', 'adclr', 'ibot', 'adclr_ibot', 'pqcl', 'selfpatch', 'mocov3', 'adclr_mocov3']

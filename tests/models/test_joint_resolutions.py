@@ -6,9 +6,9 @@ from counters import CallCounter
 from mmengine.model import revert_sync_batchnorm
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from mmadclr.engine.runners.compilation import compile_blocks
 from mmadclr.models.backbones.query_block import QUERY_KEYS, DropPath
 from mmadclr.models.backbones.query_vit import QueryViT, ViewGroup
+from mmadclr.models.compilation import compile_blocks
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.registry import MODELS
 

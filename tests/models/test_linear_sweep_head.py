@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmadclr.engine.runners.linear_sweep import LinearSweepOptimConstructor, SweepAccuracy, check_disjoint, choose_rate
+from mmadclr.evaluation.linear_sweep import LinearSweepOptimConstructor, SweepAccuracy, check_disjoint, choose_rate
 from mmadclr.models.heads import LinearSweepHead
 
 RATES = (0.01, 0.3, 10.0)

@@ -17,9 +17,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine import Runner
 from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor
-from mmadclr.engine.runners.compilation import compile_blocks
-from mmadclr.engine.runners.sharding import shard_model
+from mmadclr.models.compilation import compile_blocks
 from mmadclr.models.patch_masks import PatchMasks
+from mmadclr.models.sharding import shard_model
 from mmadclr.registry import MODELS
 
 ARCH = dict(embed_dim=24, depth=3, num_heads=3, patch_size=8)

@@ -9,9 +9,9 @@ from mmengine import dist
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 
 from mmadclr.checkpoint.run_files import write_synced
+from mmadclr.checkpoint.run_state import random_state
 from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import ends_step
-from mmadclr.engine.runners.run_state import random_state
 from mmadclr.registry import HOOKS
 from mmadclr.reliability.skipped_steps import (
     Step,

@@ -14,7 +14,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding, refusals
 from mmadclr.distributed.shards import local_tensors, whole_norms
-from mmadclr.engine.optimizers.detector_precision import autocast_features, mmdet_detectors
+from mmadclr.models.detector_precision import autocast_features, mmdet_detectors
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.precision import PRECISIONS, check_precision, resolve_precision
 from mmadclr.registry import OPTIM_WRAPPERS

@@ -8,8 +8,8 @@ from pathlib import Path
 from mmadclr.config.components import Place, Places
 from mmadclr.config.findings import Finding
 from mmadclr.datasets.conflicts import missing
-from mmadclr.engine.runners.compilation import compile_conflicts
 from mmadclr.engine.runners.epoch_loop import length_conflicts
+from mmadclr.models.compilation import compile_conflicts
 from mmadclr.registry import ConfigOf
 
 # A batch smaller than this share of the one that a recipe was made for gets a warning.

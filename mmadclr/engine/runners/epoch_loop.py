@@ -8,9 +8,9 @@ from typing import Any
 from mmengine import dist
 from mmengine.runner import EpochBasedTrainLoop
 
+from mmadclr.checkpoint.run_state import random_state, set_random_state
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding
-from mmadclr.engine.runners.run_state import random_state, set_random_state
 from mmadclr.registry import LOOPS
 
 

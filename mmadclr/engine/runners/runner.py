@@ -23,6 +23,8 @@ from mmadclr import __version__
 from mmadclr.checkpoint.loading import architecture, check_state_dict, describe_backbone, method_name
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.run_files import newest_good_checkpoint, read_state, write_checkpoint
+from mmadclr.checkpoint.run_state import history_of, plain_history
+from mmadclr.checkpoint.scalar_history import bound_histories
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding, report
 from mmadclr.config.sense import check_sense
@@ -35,13 +37,11 @@ from mmadclr.distributed.shards import cut_optimizer_state, whole_states
 from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.runners.batch_findings import UNTYPED_PARTS, batch_findings, run_conflicts
-from mmadclr.engine.runners.compilation import compile_blocks
 from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
-from mmadclr.engine.runners.history import bound_histories
-from mmadclr.engine.runners.run_state import history_of, plain_history
-from mmadclr.engine.runners.sharding import check_sharding, shard_model
 from mmadclr.models.backbones.query_block import has_fused_attention
+from mmadclr.models.compilation import compile_blocks
 from mmadclr.models.selfsup import SelfDistillation
+from mmadclr.models.sharding import check_sharding, shard_model
 from mmadclr.precision import PRECISIONS, resolve_precision
 from mmadclr.registry import RUNNERS, SCOPE
 from mmadclr.reliability.loader_guard import DevicePrefetcher, check_shared_memory, explained_worker_deaths

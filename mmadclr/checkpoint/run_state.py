@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mmadclr.checkpoint.reading import Untrusted
-from mmadclr.engine.runners.history import BoundedHistory
+from mmadclr.checkpoint.scalar_history import BoundedHistory
 
 
 def random_state() -> dict[str, Any]:

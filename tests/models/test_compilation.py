@@ -9,8 +9,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmadclr.config.check import ConfigError, check_config
 from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
-from mmadclr.engine.runners.compilation import announce_step, compile_blocks, uses_cuda_graphs
-from mmadclr.engine.runners.sharding import shard_model
+from mmadclr.models.compilation import announce_step, compile_blocks, uses_cuda_graphs
+from mmadclr.models.sharding import shard_model
 from mmadclr.registry import MODELS
 
 DEPTH = 4
@@ -183,7 +183,7 @@ def test_announcing_a_step_works_without_a_gpu():
 
 def test_without_a_compiler_there_is_one_warning(monkeypatch):
     printed = []
-    monkeypatch.setattr('mmadclr.engine.runners.compilation.print_log', lambda message, *args: printed.append(message))
+    monkeypatch.setattr('mmadclr.models.compilation.print_log', lambda message, *args: printed.append(message))
 
     def broken(*args, **kwargs):
         raise RuntimeError('no C++ compiler found\nand a long story')

@@ -15,12 +15,12 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 
 from mmadclr.checkpoint import read_checkpoint
+from mmadclr.checkpoint.run_state import history_of, plain_history
+from mmadclr.checkpoint.scalar_history import BoundedHistories, BoundedHistory, bound_histories
 from mmadclr.checkpoint.snapshots import find_placeholders
 from mmadclr.engine import Runner
 from mmadclr.engine.hooks import collapse_hook
 from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
-from mmadclr.engine.runners.history import BoundedHistories, BoundedHistory, bound_histories
-from mmadclr.engine.runners.run_state import history_of, plain_history
 from mmadclr.evaluation.verdicts import Term, judge_teacher, judge_term
 from mmadclr.models.losses.self_distillation import SelfDistillationLoss
 
