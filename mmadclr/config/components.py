@@ -206,6 +206,8 @@ def accepted_arguments(component: Callable) -> set[str] | None:
     if not inspect.isclass(component):
         parameters = inspect.signature(component).parameters
         return None if _takes_anything(parameters) else _keywords(parameters)
+    if component.__init__ is object.__init__ and component.__new__ is object.__new__:
+        return set()  # there is no constructor, though the signature of that of ``object`` takes anything
     accepted: set[str] = set()
     for constructor in _constructors(component):
         parameters = inspect.signature(constructor).parameters
@@ -213,6 +215,14 @@ def accepted_arguments(component: Callable) -> set[str] | None:
         if not _takes_anything(parameters):
             return accepted
     return None
+
+
+def check_arguments(component: Callable, settings: Mapping[str, Any], where: str) -> None:
+    """Raises a ValueError if a component cannot be called with these settings."""
+    try:
+        inspect.signature(component).bind(**settings)
+    except TypeError as error:
+        raise ValueError(f'{where}: {getattr(component, "__name__", component)} cannot be built: {error}') from error
 
 
 def declared_configs(component: type) -> dict[str, ConfigOf]:

@@ -18,6 +18,7 @@ __all__ = [
     'ResizeSquare',
     'ShapesDataset',
     'ShardSampler',
+    'Source',
     'UnreadableImageError',
     'collate_samples',
     'scenes_detection',

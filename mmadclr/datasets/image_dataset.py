@@ -47,7 +47,7 @@ class UnreadableImageError(RuntimeError):
 
 @DATASETS.register_module()
 class ImageDataset(Dataset):
-    """Images of a folder, of class folders, of a text list, of tar shards or of a source of one's own; without annotation file.
+    """Images of a folder, of class folders, of a text list, of tar shards or of a source of one's own, without annotations.
 
     Keys are ``index`` or, from the samplers of :mod:`mmadclr.datasets.samplers`, ``SampleKey``. The transform gets a random
     generator seeded with all of the key, so a sample does not depend on the number of workers, processes or earlier samples;

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from mmadclr.config.components import Place
+from mmadclr.config.components import Place, check_arguments
 from mmadclr.config.findings import Finding, refusals
 from mmadclr.datasets.decoding import said
 from mmadclr.datasets.remote import expanded
@@ -70,10 +69,7 @@ def _class_of(kind: str | type) -> Any:
 
 
 def _called(where: str, component: Any, settings: Mapping[str, Any]) -> Source:
-    try:
-        inspect.signature(component).bind(**settings)
-    except TypeError as error:
-        raise ValueError(f'source {where}: {error}') from error
+    check_arguments(component, settings, f'source {where}')
     try:
         return component(**settings)
     except BUGS:
@@ -115,7 +111,7 @@ def _check_labels(source: Source, where: str) -> None:
     lowest, highest, classes = int(labels.min()), int(labels.max()), len(source.classes)
     if lowest < 0 or highest >= classes:
         raise ValueError(
-            f'source {where}: labels are {lowest} to {highest}, but classes names {classes}: labels must be places in classes'
+            f'source {where}: labels are {lowest} to {highest}, but classes has {classes} names: labels must be places in it'
         )
 
 
@@ -137,8 +133,8 @@ def read_from(source: Source, index: int) -> bytes | np.ndarray:
     if isinstance(data, (bytearray, memoryview)):
         return bytes(data)
     raise TypeError(
-        f'{type(source).__name__}.read({index}) returned {type(data).__name__} for {source.name(index)}: it must be the bytes '
-        'of an image file, or an array (H, W) or (H, W, C)'
+        f'{type(source).__name__}.read({index}) returned {type(data).__name__} for {source.name(index)}: it must return the '
+        'bytes of an image file, or an array (H, W) or (H, W, C)'
     )
 
 
@@ -154,12 +150,10 @@ def check_one_place(data_root: Any, ann_file: Any, shards: Any, source: Any) -> 
 
 
 def source_conflicts(place: Place) -> Iterator[Finding]:
-    """A data set that has a folder and a source, or none, or a source without type."""
-    if not place.in_training:
+    """A data set that has a folder and a source, or a source without type."""
+    data_root, ann_file, shards, source = map(place.settings.get, ('data_root', 'ann_file', 'shards', 'source'))
+    if source is None or not place.in_training:
         return
-    source = place.settings.get('source')
-    yield from refusals(
-        f'{place.path}: ', check_one_place, *map(place.settings.get, ('data_root', 'ann_file', 'shards', 'source'))
-    )
+    yield from refusals(f'{place.path}: ', check_one_place, data_root, ann_file, shards, source)
     if isinstance(source, Mapping):
         yield from refusals(f'{place.path}: ', check_has_type, source)

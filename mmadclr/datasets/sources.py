@@ -28,8 +28,8 @@ MAX_OPEN_COPIES = 32  # of remote shards: those that are open cannot make room f
 class Source(ABC):
     """Images by number; what ``ImageDataset`` reads.
 
-    A class of one's own has ``__len__``, ``read`` and ``name``, and stands in ``IMAGE_SOURCES``. It is copied to the workers of a
-    loader, so that open files and connections do not belong into its attributes.
+    A class of one's own has ``__len__``, ``read`` and ``name``, and stands in ``IMAGE_SOURCES``. Workers of a loader get
+    copies of it, so that open files and connections do not belong in its attributes.
 
     Attributes:
         labels: (N,) int64, or None.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmadclr.config.check import check_config
 from mmadclr.datasets.listing import listed_alike
 from mmadclr.datasets.loader_workers import outlive_signals
+from mmadclr.evaluation.evaluators import build_evaluators, evaluate_all
 from mmadclr.evaluation.extraction import extract_shard
 from mmadclr.registry import LOOPS, METRICS, ConfigOf
 
@@ -47,9 +48,8 @@ class FeatureEvalLoop(BaseLoop):
     Serves as validation during pretraining (``val_cfg``) and as the test of a checkpoint.
 
     Args:
-        runner, dataloader, evaluator: Filled in by the runner; ``evaluator`` holds configs from the metric registry,
-            called with ``(bank, bank_labels, features, labels)`` and returning named numbers; those with a method
-            ``of_shards`` get what this process holds of bank and images (``Shard``) instead, and nothing is gathered.
+        runner, dataloader, evaluator: Filled in by the runner; ``evaluator`` is the config of one or several evaluators,
+            see :mod:`mmadclr.evaluation.evaluators`.
         bank: What the bank, the labeled images that predictions are drawn from, differs in from the data set of
             ``dataloader``: usually ``data_root``.
         dense_probe: Settings of a ``DenseProbe`` to be run as well.
@@ -59,7 +59,8 @@ class FeatureEvalLoop(BaseLoop):
 
     Raises:
         ConfigError: ``bank`` has keys the data set does not know.
-        ValueError: The two sets hold different classes, or an unknown ``bank_dtype`` or ``bank_device``.
+        ValueError: The two sets hold different classes, an unknown ``bank_dtype`` or ``bank_device``, or see
+            ``build_evaluators``.
     """
 
     def __init__(
@@ -79,8 +80,7 @@ class FeatureEvalLoop(BaseLoop):
         check_config({'bank_dataloader': bank_dataloader})
         bank_dataloader['dataset'] = listed_alike(bank_dataloader['dataset'])
         self.bank_dataloader = outlive_signals(Runner.build_dataloader(bank_dataloader, seed=runner.seed))
-        evaluators = [evaluator] if isinstance(evaluator, dict) else evaluator
-        self.evaluators = [METRICS.build(each) for each in evaluators]
+        self.evaluators = build_evaluators(evaluator, 'val_evaluator')
         if dense_probe is not None:
             check_config({'dense_probe': {'type': 'DenseProbe', **dense_probe}})
             self.dense_probe = METRICS.build({'type': 'DenseProbe', **dense_probe})
@@ -108,12 +108,4 @@ class FeatureEvalLoop(BaseLoop):
 
     def _of_features(self, model: nn.Module) -> dict[str, float]:
         bank, features = extract_shard(model, self.bank_dataloader, keep=self.keep), extract_shard(model, self.dataloader)
-        metrics: dict[str, float] = {}
-        whole = None
-        for evaluator in self.evaluators:
-            if hasattr(evaluator, 'of_shards'):
-                metrics |= evaluator.of_shards(bank, features)
-            else:
-                whole = whole or (*bank.whole(), *features.whole())
-                metrics |= evaluator(*whole)
-        return metrics
+        return evaluate_all(self.evaluators, bank, features)
