@@ -200,7 +200,7 @@ def _check_name(path: str, name: str, node: Mapping, registries: Sequence[Regist
 
 
 def _unknown(path: str, node: Mapping, accepted: set[str] | None, owner: str) -> Iterator[str]:
-    for key in node.keys() - CONSUMED - (accepted or node.keys()):
+    for key in node.keys() - CONSUMED - (node.keys() if accepted is None else accepted):
         yield f'{path}.{key}: {owner} has no such argument{_hint(key, accepted)}'
 
 
