@@ -6,6 +6,8 @@ import json
 import pickle
 import re
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import guides
@@ -263,6 +265,26 @@ def test_centroids_are_the_means_of_classes(at_evaluation, features):
     shards = Shard(bank.half(), torch.arange(40), bank_labels), Shard(queries, torch.arange(13), labels)
     found = METRICS.build(dict(type='NearestCentroid')).of_shards(*shards)
     assert found == {'centroid_top1': pytest.approx(expected)}
+
+
+def test_centroids_do_not_depend_on_the_number_of_processes(at_evaluation, features, monkeypatch):
+    """Two threads stand for two processes."""
+    bank, bank_labels, queries, labels = features
+    whole = [(bank, torch.arange(40), bank_labels), (queries, torch.arange(13), labels)]
+    parts = [[Shard(rows[rank::2], places[rank::2], of_all) for rows, places, of_all in whole] for rank in (0, 1)]
+    metric, barrier, sent = METRICS.build(dict(type='NearestCentroid')), threading.Barrier(2), {}
+    expected = metric.of_shards(*(Shard(*shard) for shard in whole))
+
+    def all_reduce(tensor):
+        sent[threading.get_ident()] = tensor.clone()
+        barrier.wait(10)
+        tensor.copy_(sum(sent.values()))
+        barrier.wait(10)
+
+    monkeypatch.setattr('my_metrics.centroids.dist.all_reduce', all_reduce)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda shards: metric.of_shards(*shards), parts))
+    assert found == [expected, expected]
 
 
 def test_a_run_validates_by_all_evaluators_and_keeps_the_best(at_evaluation, tmp_path):
