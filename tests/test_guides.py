@@ -22,6 +22,7 @@ from programs import python_on_ranks
 
 from mmadclr.config.check import ConfigError, check_config
 from mmadclr.config.components import Places
+from mmadclr.config.loading import spell_out
 from mmadclr.config.sense import check_sense
 from mmadclr.datasets import ImageDataset
 from mmadclr.datasets.samplers import SampleKey
@@ -192,6 +193,11 @@ def test_a_folder_beside_a_source_is_found_before_anything_is_built(at_photos):
         r'them; set data_root=None.*val_cfg\.bank: source=.* has no type',
     ):
         check_sense(at_photos)
+
+
+def test_one_folder_for_all_does_not_stand_for_sources(at_photos):
+    with pytest.raises(ConfigError, match='data_root: no data set of the config lies in a folder'):
+        spell_out(at_photos, {'data_root': 'data'})
 
 
 def test_databases_that_are_missing_or_empty_are_explained(at_photos):

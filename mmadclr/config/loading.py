@@ -81,9 +81,11 @@ def _data_root_overrides(cfg: Config, folder: str) -> dict[str, str]:
     """Every ``data_root`` of a component of the config, and every annotation file of an evaluator below it."""
     places = {path: value for path, value in _leaves(cfg.to_dict()) if path.endswith('.data_root') and value}
     olds = set(places.values())
-    if len(olds) != 1:
+    if not olds:
+        raise ConfigError('data_root: no data set of the config lies in a folder; set what they have instead (source)')
+    if len(olds) > 1:
         keys = ' and '.join(places)
-        raise ConfigError(f'data_root: the data sets lie in {", ".join(sorted(olds)) or "no folder"}; set {keys} instead')
+        raise ConfigError(f'data_root: the data sets lie in {", ".join(sorted(olds))}; set {keys} instead')
     (old,) = olds
     full = dict.fromkeys(places, folder)
     for path, value in _leaves(cfg.to_dict()):

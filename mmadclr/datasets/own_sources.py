@@ -128,6 +128,8 @@ def read_from(source: Source, index: int) -> bytes | np.ndarray:
         raise
     except Exception as error:  # of libraries that we do not know
         raise OSError(said(error)) from error
+    if data is None:
+        raise OSError('there is nothing to read (read returned None)')
     if isinstance(data, (bytes, np.ndarray)):
         return data
     if isinstance(data, (bytearray, memoryview)):

@@ -147,6 +147,19 @@ def test_an_image_that_cannot_be_read_is_replaced_and_named(pixels, error):
     assert dataset[2]['unreadable'] == ['item 2: cannot identify image file', message]
 
 
+def test_an_image_that_is_not_there_is_replaced_and_named(pixels):
+    sample = ImageDataset(source=Items([None, pixels]), transform=CENTER)[0]
+    assert sample['unreadable'] == ['item 0: there is nothing to read (read returned None)']
+
+
+def test_a_source_of_which_nothing_can_be_read_is_named():
+    dataset = ImageDataset(source=dict(type='Items', items=[b''] * 3), transform=CENTER)
+    with pytest.raises(
+        UnreadableImageError, match=r'3 images in a row of 3 below Items\(items=.* the first: item 0: cannot'
+    ):
+        dataset[0]
+
+
 @pytest.mark.parametrize(
     'error', [TypeError('bug'), NameError('bug'), AttributeError('bug'), MemoryError('bug'), StoreError('bug')]
 )
@@ -156,7 +169,7 @@ def test_mistakes_in_the_program_and_failing_stores_end_the_run(pixels, error):
         dataset[0]
 
 
-@pytest.mark.parametrize('item', [None, 'path.jpg', Image.new('RGB', (9, 9))])
+@pytest.mark.parametrize('item', [7, 'path.jpg', Image.new('RGB', (9, 9))])
 def test_what_is_neither_bytes_nor_array_is_named(item):
     name = type(item).__name__
     with pytest.raises(TypeError, match=rf'Items\.read\(0\) returned {name} for item 0: it must return the bytes'):
