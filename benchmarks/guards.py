@@ -16,9 +16,10 @@ from common import Row, count, counted_row
 from step import LR, MAX_NORM, build, draw_views
 
 from mmadclr.checkpoint.run_state import random_state
-from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook, fetch_means, teacher_statistics
+from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
 from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor
 from mmadclr.engine.optimizers.wrappers import SelfDistillationOptimWrapper, clip_each_tensor
+from mmadclr.evaluation.observation import fetch_means, teacher_statistics
 
 TARGET = '>= 0.98'
 

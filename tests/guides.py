@@ -28,7 +28,7 @@ model['backbone']['arch'] = dict(_delete_=True, embed_dim=24, depth=2, num_heads
 model['head']['out_dim'] = 32
 train_dataloader.update(batch_size=4, num_workers=1, pin_memory=False)
 val_dataloader = dict(num_workers=0)
-val_evaluator = dict(k=5)
+val_evaluator = dict(knn=dict(k=5))
 """
     + SMALL,
     'configs/demo/dino_vittiny_shapes.py': """
@@ -36,7 +36,7 @@ model = dict(backbone=dict(arch=dict(embed_dim=24, depth=2, num_heads=3, patch_s
 drawn = dict(num_train=24, num_val=10, image_size=32)
 train_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False, dataset=drawn)
 val_dataloader = dict(dataset=drawn)
-val_cfg = dict(dense_probe=None)
+val_evaluator = dict(dense=None)
 """
     + SMALL,
 }

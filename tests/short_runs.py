@@ -17,7 +17,7 @@ SMALL = {
     'default_hooks.checkpoint.interval': 1,
     'default_hooks.checkpoint.max_keep_ckpts': -1,
     'model.backbone.arch': dict(embed_dim=24, depth=2, num_heads=3, patch_size=8),
-    'val_evaluator.k': 5,
+    'val_evaluator.knn.k': 5,
 }
 
 
@@ -31,7 +31,7 @@ def small_config(tmp_path):
         cfg.merge_from_dict(SMALL | (overrides or {}))
         for loader in (cfg.train_dataloader, cfg.val_dataloader):
             loader.dataset.update(data)
-        cfg.val_cfg.dense_probe = None
+        cfg.val_evaluator.dense = None
         cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
         cfg.work_dir = str(tmp_path / work_dir)
         # mmengine registers visualizers by the name of the experiment; a fresh one for every run.

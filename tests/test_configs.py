@@ -28,7 +28,7 @@ def reduced(path, images, shapes, work_dir):
     loaders = [cfg.train_dataloader]
     if cfg.val_cfg is not None:
         loaders.append(cfg.val_dataloader)
-        cfg.val_evaluator.k = 3
+        cfg.val_evaluator.knn.k = 3
     for loader in loaders:
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
         if loader.dataset.type == 'ShapesDataset':
@@ -37,8 +37,8 @@ def reduced(path, images, shapes, work_dir):
             loader.dataset.data_root = str(images)
             if cfg.val_cfg is not None:
                 cfg.val_cfg.bank.data_root = str(images)
-    if (cfg.val_cfg or {}).get('dense_probe'):
-        cfg.val_cfg.dense_probe.train.data_root = str(shapes)
+    if (cfg.val_evaluator or {}).get('dense'):
+        cfg.val_evaluator.dense.train.data_root = str(shapes)
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
     schedule = cfg.default_hooks.schedule
     schedule.update(warmup_epochs=0, freeze_last_layer_epochs=min(1, schedule.freeze_last_layer_epochs))

@@ -294,7 +294,7 @@ def test_centroids_do_not_depend_on_the_number_of_processes(at_evaluation, featu
 
 
 def test_a_run_validates_by_all_evaluators_and_keeps_the_best(at_evaluation, tmp_path):
-    at_evaluation.val_evaluator.append(dict(type='NearestCentroid'))
+    at_evaluation.val_evaluator.centroids = dict(type='NearestCentroid')
     runner = run_of(at_evaluation, tmp_path / 'run')
     found = runner.val_loop.evaluate(runner.model)
     assert found.keys() == {'knn20_T0.07_top1', 'knn20_T0.07_top5', 'retrieval_map', 'centroid_top1'}
@@ -304,9 +304,9 @@ def test_a_run_validates_by_all_evaluators_and_keeps_the_best(at_evaluation, tmp
 
 
 def test_a_typo_in_an_evaluator_is_found_before_anything_is_built(at_evaluation):
-    at_evaluation.val_evaluator[1]['chunks'] = at_evaluation.val_evaluator[1].pop('chunk')
+    at_evaluation.val_evaluator.retrieval['chunks'] = at_evaluation.val_evaluator.retrieval.pop('chunk')
     with pytest.raises(
-        ConfigError, match=r'val_evaluator\.1\.chunks: RetrievalMAP has no such argument; did you mean chunk\?'
+        ConfigError, match=r'evaluator\.retrieval\.chunks: RetrievalMAP has no such argument; did you mean chunk\?'
     ):
         check_config(at_evaluation)
 

@@ -70,7 +70,7 @@ def main() -> None:
     val = dict(img_dir=args.val[0], mask_dir=args.val[1])
     probe = DenseProbe(train, val, k=args.k, bank_size=args.bank_size, batch_size=args.batch_size, num_workers=args.workers)
     features = 'mean' if opened.model.cls_token is None else 'cls'  # of whole images, which the probe does not ask for
-    finish(args, probe(FeatureExtractor(opened, features, args.precision).to(get_device())))
+    finish(args, probe.of_model(FeatureExtractor(opened, features, args.precision).to(get_device())))
 
 
 if __name__ == '__main__':

@@ -96,12 +96,12 @@ def config(context: Context, method: str, seed: int, epochs: int) -> Config:
         dict(split='train') if images_of(context) is None else dict(data_root=str(images_of(context) / 'train'))
     )
     if probe := dense_probe(context):
-        cfg.val_cfg.dense_probe = probe
+        cfg.val_evaluator.dense = dict(type='DenseProbe', **probe)
     cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs)
     hooks = cfg.default_hooks
     hooks.schedule.update(warmup_epochs=min(5, epochs // 4), teacher_temp_warmup_epochs=min(30, epochs // 2))
     hooks.schedule.freeze_last_layer_epochs = min(1, epochs // 4)
-    hooks.checkpoint.update(interval=epochs, max_keep_ckpts=1)
+    hooks.checkpoint = dict(interval=epochs, max_keep_ckpts=1)
     cfg.randomness, cfg.log_level = dict(seed=seed), 'WARNING'
     cfg.compile = False  # takes longer than such a short run gains
     cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
@@ -110,7 +110,7 @@ def config(context: Context, method: str, seed: int, epochs: int) -> Config:
     if context.smoke:
         cfg.model.backbone.arch = dict(embed_dim=24, depth=2, num_heads=3, patch_size=16)
         cfg.model.head.update(out_dim=64, hidden_dim=32)
-        cfg.val_evaluator.k = 3
+        cfg.val_evaluator.knn.k = 3
     return cfg
 
 

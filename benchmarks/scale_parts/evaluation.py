@@ -108,7 +108,7 @@ def probe_alone(train: int, val: int, bank_size: int, with_search: bool) -> dict
         probe.classifiers = products
     model = StandIn()
     before = peak()
-    probe(model)
+    probe.of_model(model)
     return dict(before=before, after=peak())
 
 

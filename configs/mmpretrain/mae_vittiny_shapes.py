@@ -45,9 +45,6 @@ optim_wrapper = dict(
 )
 auto_scale_lr = dict(enable=True, base_batch_size=256)
 default_hooks = dict(
-    runtime_info=dict(type='LossRecordHook'),
-    checkpoint=dict(type='SafeCheckpointHook', interval=10, max_keep_ckpts=1),
-    epoch_seed=dict(type='EpochSeedHook'),
-    unreadable=dict(type='UnreadableImageHook', max_unreadable=100),
-    throughput=dict(type='ThroughputHook'),
+    checkpoint=dict(interval=10, max_keep_ckpts=1),
+    monitor=None,  # looks at a teacher, and there is none
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from mmadclr.checkpoint.reading import read_checkpoint
 
@@ -18,6 +20,16 @@ def architecture(model: nn.Module) -> dict[str, int]:
     Weights of six heads load into eight without a complaint, and compute something else.
     """
     return {name: module.num_heads for name, module in model.named_modules() if hasattr(module, 'num_heads')}
+
+
+def described(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
+    """What the ``meta`` of a checkpoint tells about a model, and the classes of the data set it is trained on."""
+    meta: dict[str, Any] = {'architecture': architecture(model)}
+    if hasattr(dataset, 'metainfo'):
+        meta['dataset_meta'] = dataset.metainfo
+    if hasattr(model, 'teacher'):  # of a pretraining method
+        meta |= {'method': method_name(model), 'backbone': describe_backbone(model)}
+    return meta
 
 
 def describe_backbone(model: nn.Module) -> dict:

@@ -17,6 +17,7 @@ from mmadclr.compare.dense_tasks import DENSE_TASKS, ROOT, DenseTask
 from mmadclr.compare.jobs import Job, cost, last_logged
 from mmadclr.compare.methods import Method
 from mmadclr.config.loading import load_config
+from mmadclr.evaluation.feature_loop import evaluator_configs
 from mmadclr.models.backbones.query_vit import resolve_arch
 
 PARTS = ('pretraining', 'knn', 'linear', 'dense', *DENSE_TASKS)
@@ -130,12 +131,17 @@ def measurement(part: str, cfg: Config, seed: int, checkpoint: Path, folder: Pat
 
 def knn_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
     """The k-NN of the config's validation, with the same numbers."""
-    evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
-    knn = next((each for each in evaluators if each.type.endswith('WeightedKNN')), {})
+    knn = evaluator_of(cfg, 'WeightedKNN') or {}
     settings = {name: knn.get(name, default) for name, default in (('k', 20), ('temperature', 0.07))}
     lists = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in settings.items()}
     chosen = [text for name, values in lists.items() for text in (f'--{name}', *map(str, values))]
     return 'knn.py', [*image_arguments(cfg), *chosen]
+
+
+def evaluator_of(cfg: Config, kind: str) -> Mapping | None:
+    """The config of the first evaluator of a type in the validation of a config, if there is one."""
+    configs = evaluator_configs(cfg.val_evaluator).values()
+    return next((each for each in configs if str(each['type']).rpartition('.')[2] == kind), None)
 
 
 def linear_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
@@ -172,9 +178,11 @@ def probe_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
     Raises:
         ValueError: The validation has none.
     """
-    probe = cfg.val_cfg.get('dense_probe')
+    probe = evaluator_of(cfg, 'DenseProbe')
     if probe is None:
-        raise ValueError('part dense: val_cfg has no dense_probe, which says where masks lie; leave the part out of --parts')
+        raise ValueError(
+            'part dense: val_evaluator has no DenseProbe, which says where masks lie; leave the part out of --parts'
+        )
     train = probe.train
     arguments = ['--data-root', train.data_root, '--num-classes', str(train.num_classes)]
     for name, part in (('train', train), ('val', {**train, **probe.get('val', {})})):

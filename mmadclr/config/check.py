@@ -7,6 +7,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from mmadclr import registry as our_registries
 from mmadclr.config.components import RUNNER_KEYS, Node, accepted_arguments, find_component, nodes, registries_of
+from mmadclr.config.default_hooks import default_hooks
 from mmadclr.config.findings import ConfigError
 from mmadclr.config.names import Reader, read_names
 from mmadclr.names import printable
@@ -57,6 +59,8 @@ UNTYPED_TOP = {
 }
 # Their members are components, each of which must say its type.
 LISTS_OF_COMPONENTS = ('default_hooks', 'custom_hooks', 'visualizer.vis_backends')
+# One component, or several by names of one's own.
+EVALUATORS = ('val_evaluator', 'test_evaluator')
 # Keys beyond the signature of the named type, read by whoever builds it, by the last part of their path.
 EXTRA = {
     'norm_cfg': {'requires_grad'},  # mmcv
@@ -88,7 +92,7 @@ def check_config(cfg: Mapping, overrides: Iterable[str] = ()) -> None:
     scope = cfg.get('default_scope') or our_registries.SCOPE
     registries = registries_of(scope)
     problems = [*_unread_names(cfg, overrides), *_useless_overrides(overrides)]
-    for found in nodes(cfg, registries):
+    for found in nodes({**cfg, 'default_hooks': default_hooks(cfg)}, registries):
         if found.path.split('.')[0] == 'data_preprocessor' and scope != our_registries.SCOPE:
             continue  # merged into the model's by mmengine
         if found.path:
@@ -156,11 +160,24 @@ def _problems(found: Node, registries: Sequence[Registry]) -> Iterator[str]:
         yield from _unknown(path, node, LOADER_KEYS, 'a data loader')
     elif path.rpartition('.')[0] in LISTS_OF_COMPONENTS:
         yield f'{path}: has no type, so nothing says what it is'
+    elif path in EVALUATORS:
+        yield from _members_without_type(path, node, registries)
     elif (known := _untyped(path)) is not None:
         accepted = _accepted_by_all(known, registries) if isinstance(known, tuple) else known
         yield from _unknown(path, node, accepted, path.rpartition('.')[2])
     if isinstance(node.get('constructor'), str):
         yield from _check_name(f'{path}.constructor', node['constructor'], node, registries)
+
+
+def _members_without_type(path: str, node: Mapping, registries: Sequence[Registry]) -> Iterator[str]:
+    """Members of a dict of components that are none, as an override that was meant for one of them."""
+    for key, value in node.items():
+        if value is None or (isinstance(value, Mapping) and 'type' in value):
+            continue
+        members = [name for name, each in node.items() if isinstance(each, Mapping) and isinstance(each.get('type'), str)]
+        taken = {name: accepted_arguments(find_component(node[name]['type'], registries)) or () for name in members}
+        meant = ' or '.join(f'{path}.{name}.{key}' for name in members if key in taken[name])
+        yield f'{path}.{key}: has no type, so nothing says what it is{f"; did you mean {meant}?" if meant else ""}'
 
 
 def _untyped(path: str) -> set[str] | tuple[str, ...] | None:
@@ -187,7 +204,7 @@ def _check_component(found: Node, registries: Sequence[Registry]) -> Iterator[st
     if accepted is not None:
         collection, _, last = path.rpartition('.')
         accepted |= EXTRA.get(last, set()) | EXTRA_IN.get(collection.rpartition('.')[2], set())
-    yield from _unknown(path, node, accepted, name)
+    yield from _unknown(path, node, accepted, name, getattr(component, 'moved', {}))
 
 
 def _check_name(path: str, name: str, node: Mapping, registries: Sequence[Registry]) -> Iterator[str]:
@@ -199,9 +216,13 @@ def _check_name(path: str, name: str, node: Mapping, registries: Sequence[Regist
         yield f'{path}: there is no component {name!r}{_hint(own, known)}'
 
 
-def _unknown(path: str, node: Mapping, accepted: set[str] | None, owner: str) -> Iterator[str]:
+def _unknown(
+    path: str, node: Mapping, accepted: set[str] | None, owner: str, moved: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[str]:
+    """``moved``: what to write instead of an argument that the component once had."""
     for key in node.keys() - CONSUMED - (node.keys() if accepted is None else accepted):
-        yield f'{path}.{key}: {owner} has no such argument{_hint(key, accepted)}'
+        hint = f'; write {moved[key]} instead' if key in moved else _hint(key, accepted)
+        yield f'{path}.{key}: {owner} has no such argument{hint}'
 
 
 def _is_mmcv_op(name: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmadclr.config.check import ConfigError, check_config
+from mmadclr.config.default_hooks import default_hooks
 from mmadclr.config.overrides import merge
 from mmadclr.names import printable
 from mmadclr.urls import has_secrets, shown
@@ -29,6 +30,7 @@ def load_config(args: Namespace) -> Config:
     if not Path(args.config).is_file():
         raise FileNotFoundError(f'config {args.config} does not exist')
     cfg = Config.fromfile(args.config)
+    cfg.default_hooks = default_hooks(cfg)
     overrides = spell_out(cfg, args.cfg_options)
     merge(cfg, overrides)
     check_config(cfg, overrides)

@@ -1,9 +1,10 @@
-"""What is lost of images on the way to 8-bit RGB, counted over a run and over processes, and said once."""
+"""Images that cannot be read, and what others lose on the way to 8-bit RGB: counted over a run and over processes."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from mmengine import dist
 
@@ -37,3 +38,62 @@ class LostAccount:
     def lines(self) -> list[str]:
         """A sentence for each kind: ``12 images have an alpha channel, which is not used (the first: a.png)``."""
         return [f'{count} images {kind} (the first: {self.first[kind]})' for kind, count in sorted(self.counts.items())]
+
+
+class UnreadableAccount:
+    """Which images could not be read.
+
+    Attributes:
+        seen: Messages, one for each image, since the start or the resumption.
+        in_epoch: The same since :meth:`start_epoch`.
+        untold: Those that the other processes do not know of.
+    """
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self.in_epoch: set[str] = set()
+        self.untold: set[str] = set()
+
+    def start_epoch(self) -> None:
+        self.in_epoch = set()
+
+    def add(self, messages: Iterable[str]) -> None:
+        """Takes note of the ``unreadable`` of a batch."""
+        self.untold.update(one_line(message) for message in messages)
+
+    def share(self) -> list[str]:
+        """Tells all processes, and returns what none of them knew, in order; to be called on all processes."""
+        everywhere = set().union(*dist.all_gather_object(self.untold))
+        self.untold = set()
+        self.in_epoch |= everywhere
+        new = sorted(everywhere - self.seen)
+        self.seen |= everywhere
+        return new
+
+
+class ListFile:
+    """A text file of a work dir to which lines are added, each once over all starts of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines = set(path.read_text('utf-8', 'replace').splitlines()) if path.exists() else set()
+
+    def add(self, lines: Sequence[str]) -> None:
+        """Adds those that are not there yet.
+
+        Raises:
+            OSError: The file cannot be written; the lines are not tried again.
+        """
+        new = [line for line in lines if line not in self.lines]
+        self.lines.update(new)
+        append(self.path, new)
+
+
+def append(path: Path, lines: Sequence[str]) -> None:
+    """In one write, so that a kill leaves no half of a line behind."""
+    with path.open('ab', buffering=0) as file:
+        file.write(''.join(f'{line}\n' for line in lines).encode(errors='backslashreplace'))
+
+
+def one_line(message: str) -> str:
+    return ' '.join(line.strip() for line in message.splitlines() if line.strip())

@@ -161,24 +161,6 @@ class ShardSampler(EpochSampler):
         return slot % shared == self.rank % shared or step == 0
 
 
-def check_workers(dataloader: dict) -> None:
-    """Says so if the workers of a loader's config do not divide the ``step_lanes`` of its ``ShardSampler``."""
-    workers, lanes = dataloader.get('num_workers', 0), dataloader['sampler'].get('step_lanes', STEP_LANES)
-    if workers and lanes % workers:
-        message = f'ShardSampler: step_lanes={lanes} is no multiple of {workers} workers, so several read the same shards'
-        print_log(message, 'current', logging.WARNING)
-
-
-def warn_of_scattered_reads(loader) -> None:
-    """Says so if images of shards are shuffled without regard to where they lie."""
-    shard_of = getattr(getattr(loader.dataset, 'source', None), 'shard_of', None)
-    shuffled = getattr(loader.sampler, 'shuffle', False) and not isinstance(loader.sampler, ShardSampler)
-    if shard_of is not None and shuffled:
-        name = type(loader.sampler).__name__
-        message = f"{name} reads all over the shards; sampler.type='ShardSampler' reads them nearly in order"
-        print_log(message, 'current', logging.WARNING)
-
-
 class Lanes(NamedTuple):
     """How the positions of an epoch are dealt: by their step, and by their place in the step.
 

@@ -137,7 +137,7 @@ class DenseProbe:
 
         return sum(dist.all_gather_object(together(read)), Counter())
 
-    def __call__(self, model: nn.Module) -> dict[str, float]:
+    def of_model(self, model: nn.Module) -> dict[str, float]:
         """mIoU in percent for a pretraining model, whose patch features are those of its teacher."""
         with frozen(model) as model:
             bank = self.bank(model)

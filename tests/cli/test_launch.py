@@ -34,7 +34,7 @@ def test_data_root_reaches_the_probe_and_yields_to_longer_keys():
     cfg, _ = changed(
         'demo/adclr_vittiny_shapes.py', **{'data_root': '/other', 'train_dataloader.dataset.data_root': '/special'}
     )
-    assert cfg.val_dataloader.dataset.data_root == cfg.val_cfg.dense_probe.train.data_root == '/other'
+    assert cfg.val_dataloader.dataset.data_root == cfg.val_evaluator.dense.train.data_root == '/other'
     assert cfg.train_dataloader.dataset.data_root == '/special'
 
 

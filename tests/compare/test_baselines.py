@@ -21,9 +21,9 @@ def config(tmp_path):
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.update(data_root=str(tmp_path / 'shapes'), num_train=12, num_val=10, image_size=32)
         loader.update(batch_size=4, num_workers=0, persistent_workers=False)
-    cfg.val_cfg.dense_probe.train.data_root = str(tmp_path / 'shapes')
-    cfg.val_cfg.dense_probe.k = 3
-    cfg.val_evaluator.k = 5
+    cfg.val_evaluator.dense.train.data_root = str(tmp_path / 'shapes')
+    cfg.val_evaluator.dense.k = 3
+    cfg.val_evaluator.knn.k = 5
     cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
     cfg.randomness = dict(seed=4)
     cfg.work_dir, cfg.experiment_name = str(tmp_path / 'again'), f'{tmp_path.name}_again'
@@ -47,4 +47,4 @@ def test_baselines_are_those_of_a_run_with_this_seed(config, tmp_path, monkeypat
 
 def test_headline_has_no_probe_where_none_was_run():
     assert headline({'knn20_T0.07_top1': 12.345}) == {'knn': 12.35}
-    assert headline({'a': 1.0, 'patch_linear_miou': 2.0, 'b': 3.0}) == {'knn': 1.0, 'probe_miou': 2.0}
+    assert headline({'patch_linear_miou': 2.0, 'knn5_top1': 1.0, 'b': 3.0}) == {'knn': 1.0, 'probe_miou': 2.0}

@@ -46,7 +46,7 @@ def test_dumped_config_is_the_config(tmp_path):
 
 
 def test_evaluations_repeat_the_validation_of_the_config(tmp_path):
-    (method,) = methods('dino', options={'val_evaluator.k': [10, 20]})
+    (method,) = methods('dino', options={'val_evaluator.knn.k': [10, 20]})
     jobs = plan(method, 1, Settings(tmp_path, {}), ('knn', 'linear', 'dense'))
     knn, linear, dense = (arguments(jobs[part]) for part in ('knn', 'linear', 'dense'))
     assert (knn['--train'], knn['--val']) == (['data/shapes/train'], ['data/shapes/val'])
@@ -147,8 +147,8 @@ def test_dense_tasks_made_for_another_network_are_refused(tmp_path):
 
 
 def test_bad_requests(tmp_path):
-    (method,) = methods('dino', options={'val_cfg.dense_probe': None})
-    with pytest.raises(ValueError, match='part dense: val_cfg has no dense_probe'):
+    (method,) = methods('dino', options={'val_evaluator.dense': None})
+    with pytest.raises(ValueError, match='part dense: val_evaluator has no DenseProbe'):
         plan(method, 0, Settings(tmp_path, {}), ('dense',))
     method.cfg.val_cfg = None
     with pytest.raises(ValueError, match='part knn: the config of dino_vittiny_shapes has no val_cfg'):

@@ -52,8 +52,8 @@ def test_other_local_views_are_refused_or_noted():
         ('global_views', 'train_dataloader.dataset.transform.global_scale', (0.2, 1.0)),
         ('global_views', 'train_dataloader.dataset.transform.global_2.hue', 0.1),
         ('local_views', 'train_dataloader.dataset.transform.local_size', 24),
-        ('evaluation', 'val_evaluator.k', 10),
-        ('evaluation', 'val_cfg.dense_probe.bank_size', 10),
+        ('evaluation', 'val_evaluator.knn.k', 10),
+        ('evaluation', 'val_evaluator.dense.bank_size', 10),
     ],
 )
 def test_every_aspect_is_looked_at(aspect, key, value):

@@ -42,6 +42,9 @@ def test_configs_of_the_tree_have_no_dead_keys(path):
     check_config(Config.fromfile(path))
 
 
+PROBE = {'val_evaluator.dense.type': 'DenseProbe'}
+
+
 @pytest.mark.parametrize(
     ('override', 'message'),
     [
@@ -71,9 +74,12 @@ def test_configs_of_the_tree_have_no_dead_keys(path):
         ({'default_hooks.checkpoint.max_keep_ckpt': 1}, r'max_keep_ckpt: .*did you mean max_keep_ckpts\?'),
         ({'param_scheduler': [dict(type='LinearLR', start_facter=1)]}, r'param_scheduler\.0\.start_facter: .*start_factor'),
         ({'val_cfg.bank.data_rot': 'x'}, r'val_cfg\.bank\.data_rot: ImageDataset has .*did you mean data_root\?'),
-        ({'val_cfg.dense_probe': dict(train=dict(sise=3))}, r'dense_probe\.train\.sise: .*did you mean size\?'),
-        ({'val_cfg.dense_probe': dict(banksize=3)}, r'dense_probe\.banksize: .*did you mean bank_size\?'),
-        ({'val_evaluator.temperatur': 3}, r'val_evaluator\.temperatur: WeightedKNN has .*did you mean temperature\?'),
+        ({'val_evaluator.dense.train.sise': 3, **PROBE}, r'dense\.train\.sise: .*did you mean size\?'),
+        ({'val_evaluator.dense.banksize': 3, **PROBE}, r'dense\.banksize: .*did you mean bank_size\?'),
+        ({'val_evaluator.knn.temperatur': 3}, r'val_evaluator\.knn\.temperatur: WeightedKNN .*did you mean temperature\?'),
+        ({'val_evaluator.k': 3, **PROBE}, r'val_evaluator\.k: has no type.*mean val_evaluator\.knn\.k or .*dense\.k\?'),
+        ({'val_evaluator.other': dict(a=3)}, r'val_evaluator\.other: has no type, so nothing says what it is'),
+        ({'val_cfg.dense_probe': dict(k=3)}, r'FeatureEvalLoop has no such .*; write val_evaluator=dict\(dense=dict\(type='),
         ({'train_dataloader.dataset.transform.mask': dict(type='BlockMasking', rato=1)}, r'rato: .*did you mean ratio\?'),
         ({'model.loss_query': dict(student_tmp=1)}, r'loss_query\.student_tmp: .*did you mean student_temp\?'),
         ({'model.data_preprocessor': dict(arithmetc='float')}, r'data_preprocessor\.arithmetc: .*did you mean arithmetic\?'),

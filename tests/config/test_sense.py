@@ -35,7 +35,7 @@ def at(cfg, folder):
         cfg.train_dataloader.dataset,
         (cfg.get('val_dataloader') or {}).get('dataset'),
         (cfg.val_cfg or {}).get('bank'),
-        ((cfg.val_cfg or {}).get('dense_probe') or {}).get('train'),
+        ((cfg.get('val_evaluator') or {}).get('dense') or {}).get('train'),
     ):
         if dataset:
             dataset.data_root = str(folder)
@@ -93,7 +93,10 @@ SCHEDULE, CROPS = 'default_hooks.schedule.', 'train_dataloader.dataset.transform
         ({'val_cfg.bank.data_root': '/none'}, r'val_cfg\.bank\.data_root: folder /none does not exist'),
         ({'train_dataloader.dataset.ann_file': '/none'}, r'dataset\.ann_file: list of images /none does not exist'),
         ({'train_dataloader.dataset.ann_file': '/tmp'}, r'dataset\.ann_file: list of images /tmp is no list of images'),
-        ({'val_cfg.dense_probe': dict(train=dict(data_root='/none'))}, r'dense_probe\.train\.data_root: folder /none'),
+        (
+            {'val_evaluator.dense': dict(type='DenseProbe', train=dict(data_root='/none'))},
+            r'val_evaluator\.dense\.train\.data_root: folder /none',
+        ),
         ({'load_from': '/none.pth'}, r'load_from: checkpoint /none\.pth does not exist'),
     ],
 )
@@ -136,7 +139,7 @@ def test_what_is_not_used_is_not_asked_for(cfg):
     check_sense(cfg)
     shapes = Config.fromfile(REPO / 'configs/demo/adclr_vittiny_shapes.py')
     shapes.merge_from_dict(
-        {'val_cfg.dense_probe.train.data_root': '/drawn'}
+        {'val_evaluator.dense.train.data_root': '/drawn'}
         | {f'{part}_dataloader.dataset.data_root': '/drawn' for part in ('train', 'val')}
     )
     check_sense(shapes)

@@ -10,12 +10,11 @@ from shards import write_shards
 from torch.utils.data import DataLoader
 
 from mmadclr.datasets import EpochSampler, ImageDataset, ShardSampler, collate_samples
+from mmadclr.datasets.run_loaders import check_workers, warn_of_scattered_reads
 from mmadclr.datasets.samplers import (
     Lanes,
-    check_workers,
     order_seed,
     shard_order,
-    warn_of_scattered_reads,
 )
 
 SHARDS, PER_SHARD = 40, 25
@@ -207,7 +206,7 @@ def test_sharing_of_shards_is_said(monkeypatch):
 
 def test_workers_that_share_shards_and_scattered_reads_are_said(monkeypatch):
     said = []
-    monkeypatch.setattr('mmadclr.datasets.samplers.print_log', lambda message, *_: said.append(message))
+    monkeypatch.setattr('mmadclr.datasets.run_loaders.print_log', lambda message, *_: said.append(message))
     check_workers(dict(num_workers=4, sampler=dict(type='ShardSampler')))
     check_workers(dict(num_workers=0, sampler=dict(type='ShardSampler', step_lanes=3)))
     warn_of_scattered_reads(SimpleNamespace(dataset=Images(), sampler=EpochSampler(Images(), shuffle=False)))

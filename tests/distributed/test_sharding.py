@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from mmengine.config import Config, ConfigDict
 from torch import nn
 
 from mmadclr.config.check import check_config
@@ -42,36 +41,3 @@ def test_norms_and_parts_of_whole_tensors():
     tensors = [torch.tensor([3.0, 4.0]), torch.full((2, 2), 2.0), torch.empty(0)]
     assert [norm.item() for norm in whole_norms(tensors)] == [5.0, 4.0, 0.0]
     assert all(part is tensor for part, tensor in zip(local_tensors(tensors), tensors, strict=True))
-
-
-@pytest.mark.parametrize(
-    ('scope', 'config', 'wrapper', 'static'),
-    [
-        ('mmadclr', {}, {}, True),
-        ('mmadclr', {'optim_wrapper': {'accumulative_counts': 2}}, {}, False),
-        ('mmadclr', {'find_unused_parameters': True}, {}, False),
-        ('mmadclr', {}, {'find_unused_parameters': True}, False),
-        ('mmadclr', {}, {'static_graph': False}, False),
-        ('mmdet', {}, {}, False),
-        ('mmdet', {}, {'static_graph': True}, True),
-    ],
-)
-def test_static_graph_where_every_backward_pass_is_the_same(scope, config, wrapper, static):
-    settings = Runner.ddp_settings(stub(scope, config), wrapper)
-    assert settings['static_graph'] is static
-    assert settings['gradient_as_bucket_view'] is True
-    assert settings['broadcast_buffers'] is False
-
-
-def test_wrapper_settings_come_before_the_defaults():
-    assert Runner.ddp_settings(stub('mmadclr', {}), {'gradient_as_bucket_view': False})['gradient_as_bucket_view'] is False
-
-
-def test_static_graph_and_accumulated_batches():
-    with pytest.raises(ValueError, match='static_graph=True of model_wrapper_cfg does not work with accumulative_counts'):
-        Runner.ddp_settings(stub('mmadclr', {'optim_wrapper': {'accumulative_counts': 2}}), {'static_graph': True})
-
-
-def stub(scope, config):
-    """What of a runner the settings depend on."""
-    return ConfigDict(default_scope=ConfigDict(scope_name=scope), cfg=Config(config))

@@ -12,7 +12,8 @@ from poison import NaNImages
 
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.engine import Runner
-from mmadclr.engine.hooks.collapse_hook import CollapseError, CollapseMonitorHook, rows_of_first_pair
+from mmadclr.engine.hooks.collapse_hook import CollapseError, CollapseMonitorHook
+from mmadclr.evaluation.observation import rows_of_first_pair
 from mmadclr.models.losses.self_distillation import ProjectedFeatures, SelfDistillationLoss
 
 DEMOS = {name: f'configs/demo/{name}_vittiny_shapes.py' for name in ('adclr', 'dino', 'ibot')}
@@ -158,7 +159,7 @@ def test_weights_are_those_of_a_run_without_the_hook(small_config):
     for name in ('with', 'without'):
         cfg = small_config(MONITOR | {'model.backbone.drop_path_rate': 0.3}, work_dir=name)
         if name == 'without':
-            del cfg.default_hooks['monitor']
+            cfg.default_hooks.monitor = None
         runner = Runner.from_cfg(cfg)
         runner.train()
         states.append(runner.model.state_dict())

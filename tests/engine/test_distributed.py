@@ -27,7 +27,7 @@ BASE = {
     'model.backbone.arch': dict(embed_dim=24, depth=2, num_heads=3, patch_size=8),
     'model.shared_head': False,
     'optim_wrapper.max_norm': 0.1,
-    'val_evaluator.k': 5,
+    'val_evaluator.knn.k': 5,
 }
 WHOLE = {'train_dataloader.batch_size': 4}
 HALF, QUARTER = (
@@ -60,7 +60,7 @@ class Runs:
         data = dict(data_root=str(self.root / 'shapes'), num_train=12, num_val=10, image_size=32)
         for loader in (cfg.train_dataloader, cfg.val_dataloader):
             loader.dataset.update(data)
-        cfg.val_cfg.dense_probe = None
+        cfg.val_evaluator.dense = None
         cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
         cfg.work_dir, cfg.experiment_name = str(self.root / name), f'{self.root.name}_{name}'
         if resume_from or load_from:

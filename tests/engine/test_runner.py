@@ -43,7 +43,7 @@ def test_no_config_can_lose_the_teacher(small_config, leave_out):
         cfg = small_config({'train_cfg.max_epochs': 1, 'default_hooks.schedule.momentum': (0.5, 0.5)}, work_dir)
         if work_dir == 'other':
             cfg.default_hooks.teacher = dict(type='TeacherUpdateHook')
-            del cfg.default_hooks['monitor']
+            cfg.default_hooks.monitor = None
             for key in leave_out:
                 del cfg.optim_wrapper[key]
         runner = Runner.from_cfg(cfg)
@@ -254,7 +254,7 @@ def test_bank_that_does_not_fit_the_validation_set(small_config, image_folder):
 
 def test_slow_paths_are_said(train, monkeypatch):
     """A GPU without a fused attention kernel, and mmengine's hook that waits in every iteration."""
-    monkeypatch.setattr('mmadclr.engine.runners.runner.has_fused_attention', lambda *_: False)
+    monkeypatch.setattr('mmadclr.models.backbones.query_block.has_fused_attention', lambda *_: False)
     one_epoch = {'train_cfg.max_epochs': 1, 'default_hooks.runtime_info': dict(_delete_=True, type='RuntimeInfoHook')}
     runner = train(one_epoch)
     log = open(f'{runner.log_dir}/{runner.timestamp}.log').read()

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mmadclr.datasets import UnreadableImageError
+from mmadclr.datasets.accounts import one_line
 from mmadclr.engine import Runner
-from mmadclr.engine.hooks.training_hooks import one_line
 from mmadclr.reliability.skipped_steps import Step, add_to_record, describe_batches, explain
 
 
@@ -64,7 +64,7 @@ def test_a_list_that_cannot_be_written_does_not_end_the_run(broken, monkeypatch)
     def full(*_, **__):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('mmadclr.engine.hooks.training_hooks.append', full)
+    monkeypatch.setattr('mmadclr.datasets.accounts.append', full)
     runner, names = broken([2])
     log = open(f'{runner.log_dir}/{runner.timestamp}.log').read()
     assert names[0] in log

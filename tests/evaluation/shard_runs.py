@@ -59,7 +59,7 @@ def probed(root: Path, workers: int) -> dict:
     model = RawPixels(ViewPreprocessor(), patch_size=8)
     with torch.no_grad():
         bank = probe.bank(model)
-        return dict(bank=bank, confusions=probe.confusions(model, probe.classifiers(*bank)), metrics=probe(model))
+        return dict(bank=bank, confusions=probe.confusions(model, probe.classifiers(*bank)), metrics=probe.of_model(model))
 
 
 def tied_sets():

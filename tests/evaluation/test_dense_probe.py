@@ -100,12 +100,12 @@ class Constant(nn.Module):
 
 def test_features_that_tell_the_class_score_full_marks_and_constant_ones_do_not(painted):
     before = torch.get_rng_state()
-    full = probe(painted)(RawPixels(ViewPreprocessor(), patch_size=8))
+    full = probe(painted).of_model(RawPixels(ViewPreprocessor(), patch_size=8))
     assert torch.equal(torch.get_rng_state(), before)  # a run that is probed goes on as if it were not
     # Class maps are enlarged bilinearly, which moves borders by less than half a patch.
     assert set(full) == {'patch_knn3_T0.07_miou', 'patch_linear_miou'}
     assert min(full.values()) > 80
-    nothing = probe(painted)(Constant())
+    nothing = probe(painted).of_model(Constant())
     assert max(nothing.values()) < 20  # one class everywhere: a third of the pixels, and two classes of IoU 0
 
 
@@ -154,7 +154,7 @@ def test_a_streamed_probe_finds_what_one_that_holds_everything_does(tmp_path, ba
     for found, part in zip(probe.bank(model), bank, strict=True):
         torch.testing.assert_close(found, part, rtol=0, atol=1e-6)
     totals = probe.confusions(model, probe.classifiers(*bank))
-    metrics = probe(model)
+    metrics = probe.of_model(model)
     for name, (total, miou) in expected.items():
         assert totals[name].sum() == total.sum() > 0
         assert (totals[name] - total).abs().sum() <= 4  # pixels on the border of two classes
@@ -183,7 +183,7 @@ def test_too_many_unreadable_images_end_a_probe(tmp_path, monkeypatch):
     broken(paint(tmp_path), 'train/03.png', 'train/04.png')
     probe = DenseProbe(*settings(tmp_path), k=3)
     with pytest.raises(UnreadableImageError, match='2 of 13 images'):
-        probe(RawPixels(ViewPreprocessor(), patch_size=8))
+        probe.of_model(RawPixels(ViewPreprocessor(), patch_size=8))
 
 
 @pytest.mark.parametrize('budget', [1, 2**28])
@@ -226,7 +226,7 @@ def test_memory_does_not_grow_with_the_number_of_images():
         model = RawPixels(ViewPreprocessor(), patch_size=8)
         patches_of(model, probe.train, 0)
         with PeakBytes() as memory:
-            probe(model)
+            probe.of_model(model)
         peaks.append(memory.most)
     # Numbers of patches and a permutation of all, where the features of 360 images take 4.4 MB.
     assert peaks[1] - peaks[0] < 360 * (16 * 8 + 100)

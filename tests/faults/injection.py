@@ -44,12 +44,12 @@ SMALL = [
 ]
 VALIDATION = [
     'train_cfg.val_interval=1',
-    'val_cfg.dense_probe=None',
+    'val_evaluator.dense=None',
     'val_dataloader.num_workers=2',
     'val_dataloader.dataset.num_train=16',
     'val_dataloader.dataset.num_val=10',
     'val_dataloader.dataset.image_size=32',
-    'val_evaluator.k=5',
+    'val_evaluator.knn.k=5',
 ]
 WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
 SETTINGS = dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore', PYTHON=sys.executable)

@@ -13,7 +13,7 @@ SMALL = [
     'train_dataloader.batch_size=8',
     'default_hooks.schedule.warmup_epochs=1',
     'default_hooks.logger.interval=1',
-    'val_evaluator.k=5',
+    'val_evaluator.knn.k=5',
 ]
 
 
@@ -95,7 +95,7 @@ def test_comparison_measures_goes_on_and_starts_anew(compare):
     for column in ('knn', 'images_per_s', 'parameters'):
         assert row[column]['values']['0'] == table['dino_vittiny_shapes'][column]['values']['0']
 
-    broken = run(1, 'val_cfg.dense_probe.train.data_root=nowhere', check=False)
+    broken = run(1, 'val_evaluator.dense.train.data_root=nowhere', check=False)
     assert broken.returncode == 1
     assert broken.stdout.count('made with another config or other options, so it starts anew; what there was is in ') == 6
     assert broken.stdout.count('FAILED: ') == 12

@@ -19,7 +19,7 @@ SHAPES = [
     f'{loader}.dataset.{key}'
     for loader in ('train_dataloader', 'val_dataloader')
     for key in ('data_root={root}', 'num_train=16', 'num_val=10', 'image_size=32')
-] + ['val_cfg.dense_probe.train.data_root={root}', 'val_cfg.dense_probe.k=3']
+] + ['val_evaluator.dense.train.data_root={root}', 'val_evaluator.dense.k=3']
 SMALL = [
     'train_cfg.max_epochs=2',
     'train_cfg.val_interval=2',
@@ -29,7 +29,7 @@ SMALL = [
     'default_hooks.logger.interval=1',
     'default_hooks.checkpoint.interval=1',
     'default_hooks.checkpoint.max_keep_ckpts=-1',
-    'val_evaluator.k=5',
+    'val_evaluator.knn.k=5',
 ]
 
 BAD_IMAGES = [

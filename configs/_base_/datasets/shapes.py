@@ -42,11 +42,12 @@ val_dataloader = dict(
         transform=dict(type='ResizeCenterCrop', resize=32, size=32),
     ),
 )
-val_cfg = dict(
-    type='FeatureEvalLoop',
-    bank=dict(split='train'),
+val_cfg = dict(type='FeatureEvalLoop', bank=dict(split='train'))
+val_evaluator = dict(
+    knn=dict(type='WeightedKNN', k=20, temperature=0.07),
     # Background and ten classes from frozen patch features: what pretraining does for dense tasks, while it runs.
-    dense_probe=dict(
+    dense=dict(
+        type='DenseProbe',
         train=dict(
             data_root='data/shapes', img_dir='train', mask_dir='semantic/train', size=64, num_classes=11, max_images=300
         ),
@@ -54,4 +55,3 @@ val_cfg = dict(
         bank_size=2000,
     ),
 )
-val_evaluator = dict(type='WeightedKNN', k=20, temperature=0.07)

@@ -41,4 +41,4 @@ val_dataloader = dict(
     ),
 )
 val_cfg = dict(type='FeatureEvalLoop', bank=dict(data_root='data/images/train'))
-val_evaluator = dict(type='WeightedKNN', k=20, temperature=0.07)
+val_evaluator = dict(knn=dict(type='WeightedKNN', k=20, temperature=0.07))

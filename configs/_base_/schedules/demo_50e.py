@@ -10,14 +10,7 @@ optim_wrapper = dict(
 )
 auto_scale_lr = dict(enable=True, base_batch_size=64)
 default_hooks = dict(
-    runtime_info=dict(type='LossRecordHook'),
-    logger=dict(type='LoggerHook', interval=50),
-    checkpoint=dict(type='SafeCheckpointHook', interval=10, minutes=30, max_keep_ckpts=1),
-    epoch_seed=dict(type='EpochSeedHook'),
-    unreadable=dict(type='UnreadableImageHook', max_unreadable=100),
-    throughput=dict(type='ThroughputHook'),
-    monitor=dict(type='CollapseMonitorHook', patience=5),
-    watchdog=dict(type='WatchdogHook', timeout_s=300, first_s=3600, val_s=7200, abort_s=1500),
+    checkpoint=dict(interval=10, max_keep_ckpts=1),
     schedule=dict(
         type='DistillationScheduleHook',
         warmup_epochs=2,

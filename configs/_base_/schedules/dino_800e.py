@@ -1,4 +1,4 @@
-"""DINO's optimization, 800 epochs: AdamW, learning rate 5e-4 per 256 images, all schedules, and the hooks of a run."""
+"""DINO's optimization, 800 epochs: AdamW, learning rate 5e-4 per 256 images, and all schedules."""
 
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=800, val_interval=20)
 optim_wrapper = dict(
@@ -10,14 +10,6 @@ optim_wrapper = dict(
 )
 auto_scale_lr = dict(enable=True, base_batch_size=256)
 default_hooks = dict(
-    runtime_info=dict(type='LossRecordHook'),
-    logger=dict(type='LoggerHook', interval=50),
-    checkpoint=dict(type='SafeCheckpointHook', interval=1, minutes=30, max_keep_ckpts=2),
-    epoch_seed=dict(type='EpochSeedHook'),
-    unreadable=dict(type='UnreadableImageHook', max_unreadable=100),
-    throughput=dict(type='ThroughputHook'),
-    monitor=dict(type='CollapseMonitorHook', patience=5),
-    watchdog=dict(type='WatchdogHook', timeout_s=300, first_s=3600, val_s=7200, abort_s=1500),
     schedule=dict(
         type='DistillationScheduleHook',
         warmup_epochs=10,

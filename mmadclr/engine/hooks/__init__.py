@@ -1,3 +1,6 @@
+from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
+from mmadclr.engine.hooks.class_names_hook import ClassNamesHook
+from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
 from mmadclr.engine.hooks.garbage_hook import GarbageCollectionHook
 from mmadclr.engine.hooks.loss_hook import LossRecordHook
 from mmadclr.engine.hooks.schedule_hook import DistillationScheduleHook
@@ -11,11 +14,14 @@ from mmadclr.engine.hooks.training_hooks import (
 from mmadclr.engine.hooks.watchdog_hook import WatchdogHook
 
 __all__ = [
+    'ClassNamesHook',
+    'CollapseMonitorHook',
     'DistillationScheduleHook',
     'EpochSeedHook',
     'GarbageCollectionHook',
     'LossRecordHook',
     'OrderHook',
+    'SafeCheckpointHook',
     'TeacherUpdateHook',
     'ThroughputHook',
     'UnreadableImageHook',

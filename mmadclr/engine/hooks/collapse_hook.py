@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mmadclr.checkpoint.run_files import write_checkpoint
-from mmadclr.distributed.shards import whole_norms
 from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import ends_step
 from mmadclr.engine.hooks.schedule_hook import DistillationScheduleHook
-from mmadclr.evaluation import collapse
-from mmadclr.evaluation.collapse import evenly
+from mmadclr.evaluation.observation import fetch_means, rows_of_first_pair, teacher_statistics, term_statistics
 from mmadclr.evaluation.verdicts import KINDS, Term, Verdict, judge_teacher, judge_term
-from mmadclr.models.losses.self_distillation import PAIRINGS, ProjectedFeatures, SelfDistillationLoss
+from mmadclr.models.losses import SelfDistillationLoss
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.registry import HOOKS
 
@@ -188,47 +186,3 @@ class CollapseMonitorHook(Hook):
         if dist.is_main_process():
             write_checkpoint(content, path)
         raise CollapseError(f'{self.last_words}. The run ends here, as stop_on says, with the checkpoint {path}')
-
-
-def rows_of_first_pair(
-    loss: SelfDistillationLoss, student: ProjectedFeatures, teacher: ProjectedFeatures, number: int
-) -> tuple[ProjectedFeatures, ProjectedFeatures]:
-    """At most ``number`` rows (N, D) of the first two views that are compared, the same ones of both sides."""
-    pairs = PAIRINGS[loss.pairing](len(teacher.features), len(student.features))
-    u, v = pairs.nonzero()[0].tolist()
-    sides = ((student, v), (teacher, u))
-    return tuple(s._replace(features=evenly(s.features[view].flatten(0, -2), number).float()) for s, view in sides)
-
-
-def term_statistics(loss: SelfDistillationLoss, student: ProjectedFeatures, teacher: ProjectedFeatures) -> dict[str, Tensor]:
-    """Scalars of rows (N, D) of the two sides in the same places; ``rank`` waits for the device."""
-    targets = loss.targets(teacher.logits())
-    log_probs = (student.logits() / loss.student_temp).log_softmax(dim=-1)
-    return {
-        'entropy': collapse.relative_entropy(targets),
-        'kl': collapse.kl_divergence(targets, log_probs),
-        'prototypes': collapse.prototypes_in_use(targets),
-        'top_share': collapse.top_share(targets),
-        'spread': collapse.feature_spread(teacher.features),
-        'rank': collapse.rank_me(teacher.features),
-        'cosine': collapse.cosine(student.features, teacher.features),
-    }
-
-
-@torch.no_grad()
-def teacher_statistics(model: SelfDistillation) -> dict[str, Tensor]:
-    """Norm of the teacher's parameters, and its distance to the student over that norm; collective if sharded."""
-    names, teacher = zip(*model.teacher.named_parameters(), strict=True)
-    values = dict(model.student.named_parameters())
-    student = [values[name] for name in names]
-    gaps = torch._foreach_sub(list(teacher), student)
-    gap, norm = (torch.stack(whole_norms(tensors)).norm() for tensors in (gaps, list(teacher)))
-    return {'distance': gap / norm, 'norm': norm}
-
-
-def fetch_means(groups: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, float]]:
-    """Means over processes of nested scalars, in one exchange."""
-    values = torch.stack([value.float() for statistics in groups.values() for value in statistics.values()])
-    dist.all_reduce(values, 'mean')
-    numbers = iter(values.tolist())
-    return {name: {key: next(numbers) for key in statistics} for name, statistics in groups.items()}

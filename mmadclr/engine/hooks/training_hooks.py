@@ -10,7 +10,7 @@ import torch
 from mmengine import dist
 from mmengine.hooks import Hook, LoggerHook
 
-from mmadclr.datasets.accounts import LostAccount
+from mmadclr.datasets.accounts import ListFile, LostAccount, UnreadableAccount
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.datasets.samplers import EpochSampler, order_seed
 from mmadclr.registry import HOOKS
@@ -94,24 +94,21 @@ class UnreadableImageHook(Hook):
 
     def __init__(self, max_unreadable: int = 100) -> None:
         self.max_unreadable = max_unreadable
-        self.seen: set[str] = set()
+        self.unreadable, self.lost = UnreadableAccount(), LostAccount()
         self.seen_slow: set[str] = set()
-        self.untold: set[str] = set()
-        self.lost = LostAccount()
         self.known_kinds: set[str] = set()
         self.counts_lost = True
 
     def before_train(self, runner) -> None:
         self.intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
-        self.list = Path(runner.work_dir) / self.list_name
-        self.listed = set(self.list.read_text('utf-8', 'replace').splitlines()) if self.list.exists() else set()
+        self.list = ListFile(Path(runner.work_dir) / self.list_name)
 
     def before_train_epoch(self, runner) -> None:
-        self.in_epoch: set[str] = set()
+        self.unreadable.start_epoch()
         self.slow_in_epoch = 0
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self.untold.update(one_line(message) for message in data_batch['unreadable'])
+        self.unreadable.add(data_batch['unreadable'])
         self.lost.add(data_batch.get('lost', ()))
         if any(self.every_n_inner_iters(batch_idx, interval) for interval in self.intervals):
             self.tell(runner)
@@ -124,8 +121,9 @@ class UnreadableImageHook(Hook):
     def after_train_epoch(self, runner) -> None:
         self.tell(runner)
         slow = sum(dist.all_gather_object(self.slow_in_epoch))
-        if self.in_epoch:
-            runner.logger.warning(f'epoch {runner.epoch + 1}: {len(self.in_epoch)} unreadable images were replaced')
+        unreadable = len(self.unreadable.in_epoch)
+        if unreadable:
+            runner.logger.warning(f'epoch {runner.epoch + 1}: {unreadable} unreadable images were replaced')
         if slow:
             runner.logger.warning(f'epoch {runner.epoch + 1}: {slow} images took the slow decoder')
         if self.counts_lost:
@@ -136,24 +134,20 @@ class UnreadableImageHook(Hook):
     def tell(self, runner) -> None:
         """Shares, logs, lists and limits what is new on any process; to be called on all of them."""
         new_kinds = self.lost.counts.keys() - self.known_kinds
-        number = torch.tensor(len(self.untold) + len(new_kinds))
+        number = torch.tensor(len(self.unreadable.untold) + len(new_kinds))
         dist.all_reduce(number)
         if not number.item():
             return
         self.tell_kinds(runner)
-        everywhere = set().union(*dist.all_gather_object(self.untold))
-        self.untold = set()
-        self.in_epoch |= everywhere
-        new = sorted(everywhere - self.seen)
-        self.seen |= everywhere
+        new, total = self.unreadable.share(), len(self.unreadable.seen)
         for message in new:
             runner.logger.warning(f'unreadable image, replaced by the next one: {message}')
         if runner.rank == 0:
-            self.add_to_list(runner, [message for message in new if message not in self.listed])
-        if len(self.seen) > self.max_unreadable:
+            self.write_list(runner, new)
+        if total > self.max_unreadable:
             raise UnreadableImageError(
-                f'{len(self.seen)} images cannot be read, more than max_unreadable={self.max_unreadable} (all are listed in '
-                f'{self.list}); repair or remove them, or raise the limit of UnreadableImageHook. The last one: {new[-1]}'
+                f'{total} images cannot be read, more than max_unreadable={self.max_unreadable} (all are listed in '
+                f'{self.list.path}); repair or remove them, or raise the limit of UnreadableImageHook. The last: {new[-1]}'
             )
 
     def tell_kinds(self, runner) -> None:
@@ -163,22 +157,11 @@ class UnreadableImageHook(Hook):
             runner.logger.warning(f'there are images that {kind}; the first met is {lost.first[kind]}')
         self.known_kinds |= lost.first.keys()
 
-    def add_to_list(self, runner, messages: Sequence[str]) -> None:
+    def write_list(self, runner, messages: Sequence[str]) -> None:
         try:
-            append(self.list, messages)
+            self.list.add(messages)
         except OSError as error:
-            runner.logger.warning(f'{self.list} could not be written: {error}')  # the log has them, too
-        self.listed.update(messages)
-
-
-def append(path: Path, lines: Sequence[str]) -> None:
-    """In one write, so that a kill leaves no half of a line behind."""
-    with path.open('ab', buffering=0) as file:
-        file.write(''.join(f'{line}\n' for line in lines).encode(errors='backslashreplace'))
-
-
-def one_line(message: str) -> str:
-    return ' '.join(line.strip() for line in message.splitlines() if line.strip())
+            runner.logger.warning(f'{self.list.path} could not be written: {error}')  # the log has them, too
 
 
 @HOOKS.register_module()

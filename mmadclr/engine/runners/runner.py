@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -20,25 +21,26 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
 
 from mmadclr import __version__
-from mmadclr.checkpoint.loading import architecture, check_state_dict, describe_backbone, method_name
+from mmadclr.checkpoint.loading import check_state_dict, described
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.run_files import newest_good_checkpoint, read_state, write_checkpoint
 from mmadclr.checkpoint.run_state import history_of, plain_history
 from mmadclr.checkpoint.scalar_history import bound_histories
 from mmadclr.config.components import Place
+from mmadclr.config.default_hooks import default_hooks
 from mmadclr.config.findings import Finding, report
 from mmadclr.config.sense import check_sense
 from mmadclr.datasets.checks import check_dataset
 from mmadclr.datasets.coco_labels import by_name
-from mmadclr.datasets.listing import listed_alike, share_in
+from mmadclr.datasets.listing import share_in
 from mmadclr.datasets.loader_workers import outlive_signals
-from mmadclr.datasets.samplers import EpochSampler, check_workers, warn_of_scattered_reads
+from mmadclr.datasets.run_loaders import loader_settings, separate_generator, warn_of_scattered_reads
 from mmadclr.distributed.shards import cut_optimizer_state, whole_states
-from mmadclr.distributed.wrappers import unwrapped
+from mmadclr.distributed.wrappers import ddp_settings, unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.runners.batch_findings import UNTYPED_PARTS, batch_findings, run_conflicts
 from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
-from mmadclr.models.backbones.query_block import has_fused_attention
+from mmadclr.models.backbones.query_block import slow_attention
 from mmadclr.models.compilation import compile_blocks
 from mmadclr.models.selfsup import SelfDistillation
 from mmadclr.models.sharding import check_sharding, shard_model
@@ -73,6 +75,18 @@ class Runner(mmengine_runner.Runner):
         """Settings at the top: how to compile, and checkpoints that do not exist."""
         return run_conflicts(place)
 
+    @classmethod
+    def from_cfg(cls, cfg: Mapping) -> Runner:
+        """As mmengine's, with the hooks that every pretraining run has."""
+        cfg = copy.deepcopy(cfg)
+        cfg['default_hooks'] = default_hooks(cfg)
+        return super().from_cfg(cfg)
+
+    def register_default_hooks(self, hooks: Mapping | None = None) -> None:
+        """As mmengine's, where None removes any hook; mmengine takes it for those that it has itself."""
+        own = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
+        super().register_default_hooks({n: hook for n, hook in (hooks or {}).items() if n in own or hook is not None})
+
     def setup_env(self, env_cfg: dict) -> None:
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
             torch.distributed.init_process_group('gloo')
@@ -101,27 +115,8 @@ class Runner(mmengine_runner.Runner):
         if not torch.cuda.is_available() and any(isinstance(m, torch.nn.SyncBatchNorm) for m in model.modules()):
             self.logger.warning('SyncBN becomes BN, with the statistics of one process: torch has SyncBN on GPUs only')
             model = revert_sync_batchnorm(model)
-        return super().wrap_model(self.ddp_settings(model_wrapper_cfg or {}), model)
-
-    def ddp_settings(self, overrides: dict) -> dict:
-        """Arguments of the wrapper for data-parallel training."""
-        settings = dict(
-            type='MMDistributedDataParallel',
-            broadcast_buffers=False,
-            find_unused_parameters=self.cfg.get('find_unused_parameters', False),
-            gradient_as_bucket_view=True,
-        )
-        if not torch.cuda.is_available():
-            settings['device_ids'] = None  # modules on the CPU take none
-        settings |= overrides
-        # Where every backward pass is the same, DDP plans once for all. Not with accumulated batches: the first one, from
-        # which it makes the plan, must not be under `no_sync` (torch 2.11 fails on an internal assertion).
-        accumulates = (self.cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1) != 1
         pretraining = self.default_scope.scope_name == SCOPE
-        settings.setdefault('static_graph', pretraining and not accumulates and not settings['find_unused_parameters'])
-        if settings['static_graph'] and accumulates:
-            raise ValueError('static_graph=True of model_wrapper_cfg does not work with accumulative_counts: remove either')
-        return settings
+        return super().wrap_model(ddp_settings(self.cfg, model_wrapper_cfg or {}, pretraining), model)
 
     def shard_model(self, sharding: str, model_wrapper_cfg, model: torch.nn.Module) -> torch.nn.Module:
         """The model in shards; gradients of accumulated batches are exchanged batch by batch, which keeps them sharded."""
@@ -159,20 +154,8 @@ class Runner(mmengine_runner.Runner):
     def build_dataloader(dataloader, *args, **kwargs) -> DataLoader:
         if isinstance(dataloader, DataLoader):
             return outlive_signals(dataloader)
-        if dataloader.get('batch_size', 1) < 1:
-            raise ValueError(f'batch_size={dataloader["batch_size"]}: a data loader needs batches of 1 or more images')
-        if dataloader.get('num_workers', 0) == 0:
-            dataloader = {**dataloader, 'persistent_workers': False}  # without workers there are none to keep
-        sampler = dataloader.get('sampler')
-        if isinstance(sampler, dict) and str(sampler.get('type')).endswith('ShardSampler'):  # its order depends on the batch
-            dataloader = {**dataloader, 'sampler': {'batch_size': dataloader.get('batch_size', 1), **sampler}}
-            check_workers(dataloader)
-        dataloader = {**dataloader, 'dataset': listed_alike(dataloader.get('dataset'))}
-        loader = mmengine_runner.Runner.build_dataloader(dataloader, *args, **kwargs)
-        if isinstance(loader.sampler, EpochSampler):
-            # Samples depend on their keys alone. With a generator of its own, starting workers draws nothing from that of
-            # training, which a resumed run does at other times than one that keeps its workers.
-            loader.generator = torch.Generator()
+        loader = mmengine_runner.Runner.build_dataloader(loader_settings(dataloader), *args, **kwargs)
+        separate_generator(loader)
         warn_of_scattered_reads(loader)
         return outlive_signals(loader)
 
@@ -213,13 +196,10 @@ class Runner(mmengine_runner.Runner):
     def check_attention(self) -> None:
         """Says so if attention takes torch's slow path on this GPU."""
         backbone = unwrapped(self.model).student['backbone']
-        weight, num_heads = backbone.patch_embed.proj.weight, backbone.blocks[0].attn.num_heads
-        precision = PRECISIONS[resolve_precision(self.cfg.optim_wrapper.get('precision', 'auto'))] or weight.dtype
-        if not has_fused_attention(backbone.embed_dim // num_heads, weight.device, precision):
-            self.logger.warning(
-                f'attention: no fused kernel of torch takes {precision} with {backbone.embed_dim} channels in {num_heads} '
-                'heads on this GPU, so all scores are written out, which is slow and takes memory'
-            )
+        dtype = PRECISIONS[resolve_precision(self.cfg.optim_wrapper.get('precision', 'auto'))]
+        problem = slow_attention(backbone, dtype)
+        if problem:
+            self.logger.warning(problem)
 
     def check_data(self, *parts: str) -> None:
         """Looks for mistakes in annotated data before time is spent; ``dataset_check=None`` in the config skips it.
@@ -343,8 +323,7 @@ class Runner(mmengine_runner.Runner):
         return content
 
     def checkpoint_meta(self, done: int) -> dict:
-        model = unwrapped(self.model)
-        meta = dict(
+        return dict(
             iter=done,
             cfg=self.cfg.pretty_text,
             seed=self.seed,
@@ -352,13 +331,8 @@ class Runner(mmengine_runner.Runner):
             time=time.strftime('%Y%m%d_%H%M%S'),
             mmengine_version=mmengine.__version__,
             mmadclr_version=__version__,
-            architecture=architecture(model),
+            **described(unwrapped(self.model), self.train_dataloader.dataset),
         )
-        if hasattr(self.train_dataloader.dataset, 'metainfo'):
-            meta['dataset_meta'] = self.train_dataloader.dataset.metainfo
-        if isinstance(model, SelfDistillation):
-            meta |= {'method': method_name(model), 'backbone': describe_backbone(model)}
-        return meta
 
     def load_or_resume(self) -> None:
         """Without a path, resumes from the newest checkpoint of the work dir that is whole; without one, starts anew."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.backends import cuda as cuda_backends
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
@@ -259,6 +259,18 @@ def has_fused_attention(head_dim: int, device: torch.device, dtype: torch.dtype)
             cuda_backends.can_use_efficient_attention,
             cuda_backends.can_use_cudnn_attention,
         )
+    )
+
+
+def slow_attention(backbone: VisionTransformer, dtype: torch.dtype | None) -> str | None:
+    """Why attention of a backbone takes torch's slow path on its GPU, in words; ``dtype`` None: that of the weights."""
+    weight, num_heads = backbone.patch_embed.proj.weight, backbone.blocks[0].attn.num_heads
+    dtype = dtype or weight.dtype
+    if has_fused_attention(backbone.embed_dim // num_heads, weight.device, dtype):
+        return None
+    return (
+        f'attention: no fused kernel of torch takes {dtype} with {backbone.embed_dim} channels in {num_heads} heads on this '
+        'GPU, so all scores are written out, which is slow and takes memory'
     )
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmadclr.evaluation import RawPixels, WeightedKNN
 from mmadclr.evaluation.extraction import extract_shard
-from mmadclr.evaluation.feature_loop import BankForm, FeatureEvalLoop
+from mmadclr.evaluation.feature_loop import BankForm, FeatureEvalLoop, evaluator_configs
 from mmadclr.models.preprocessors import ViewPreprocessor
 
 
@@ -41,7 +41,7 @@ def loop(tmp_path):
     evaluators = [dict(type='WeightedKNN', k=3), dict(type=WholeKNN)]
     DefaultScope.get_instance('loops', scope_name='mmadclr')
 
-    def build(**kwargs):
+    def build(evaluators=evaluators, **kwargs):
         return FeatureEvalLoop(runner, loader, evaluators, dict(data_root=str(tmp_path / 'train')), **kwargs)
 
     return build
@@ -56,7 +56,50 @@ def test_evaluators_of_parts_and_of_wholes_find_the_same(loop):
     assert {name: found[name] for name in expected} == expected
     assert {name: found[f'whole_{name}'] for name in expected} == expected
     assert 40 < expected['knn3_T0.07_top1'] < 100
-    assert built.evaluators[1].bank_type == torch.float32
+    assert built.evaluators['1'].bank_type == torch.float32
+
+
+class OfModel:
+    """An evaluator that wants the model."""
+
+    def of_model(self, model):
+        self.model = model
+        return {'knn3_T0.07_top1': -1.0}
+
+
+def test_an_evaluator_of_the_model_gets_it_and_equal_names_are_kept_apart(loop):
+    model, knn = RawPixels(ViewPreprocessor()), dict(type='WeightedKNN', k=3)
+    expected = loop([knn]).evaluate(model)
+    built = loop(dict(knn=knn, mine=dict(type=OfModel), off=None))
+    assert built.evaluate(model) == {**expected, 'mine/knn3_T0.07_top1': -1.0}
+    assert built.evaluators['mine'].model is model
+
+
+def test_features_are_extracted_once_and_only_if_somebody_asks(loop, monkeypatch):
+    extracted = []
+
+    def count(*args, **kwargs):
+        extracted.append(1)
+        return extract_shard(*args, **kwargs)
+
+    monkeypatch.setattr('mmadclr.evaluation.feature_loop.extract_shard', count)
+    loop([dict(type=OfModel)]).evaluate(RawPixels(ViewPreprocessor()))
+    assert not extracted
+    loop().evaluate(RawPixels(ViewPreprocessor()))
+    assert len(extracted) == 2  # bank and images
+
+
+def test_evaluators_by_key_by_number_and_alone():
+    knn, probe = dict(type='WeightedKNN'), dict(type='DenseProbe')
+    assert evaluator_configs(knn) == {'0': knn}
+    assert evaluator_configs([knn, probe]) == {'0': knn, '1': probe}
+    assert evaluator_configs(dict(a=knn, b=None, c=probe)) == {'a': knn, 'c': probe}
+
+
+@pytest.mark.parametrize('evaluator', [dict(knn=dict(k=3)), dict(k=3), [3], [], dict(off=None)])
+def test_what_is_not_an_evaluator_is_refused(evaluator):
+    with pytest.raises(ValueError, match=r'val_evaluator=.*give a dict with a type, or a list or a dict of such'):
+        evaluator_configs(evaluator)
 
 
 @pytest.mark.parametrize(('dtype', 'kept'), [('fp32', torch.float32), ('bf16', torch.bfloat16), ('fp16', torch.float16)])
@@ -64,7 +107,7 @@ def test_a_bank_in_16_bits_or_on_the_cpu_finds_nearly_the_same(loop, dtype, kept
     model = RawPixels(ViewPreprocessor())
     built = loop(bank_dtype=dtype, bank_device='cpu')
     plain, found = loop().evaluate(model), built.evaluate(model)
-    assert built.evaluators[1].bank_type == kept
+    assert built.evaluators['1'].bank_type == kept
     assert found['knn3_T0.07_top1'] == pytest.approx(plain['knn3_T0.07_top1'], abs=0 if dtype == 'fp32' else 5.1)  # an image
 
 

@@ -1,0 +1,40 @@
+"""The hooks that every pretraining run has, so that no config has to list them and none can lose them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmadclr.registry import SCOPE
+
+# Added to mmengine's own (timer, parameter schedulers); a config changes an argument, the type, or sets None to remove one.
+PRETRAINING = {
+    'runtime_info': dict(type='LossRecordHook'),
+    'logger': dict(type='LoggerHook', interval=50),
+    'checkpoint': dict(type='SafeCheckpointHook', interval=1, minutes=30, max_keep_ckpts=2),
+    'epoch_seed': dict(type='EpochSeedHook'),
+    'unreadable': dict(type='UnreadableImageHook', max_unreadable=100),
+    'throughput': dict(type='ThroughputHook'),
+    'monitor': dict(type='CollapseMonitorHook', patience=5),
+    'watchdog': dict(type='WatchdogHook', timeout_s=300, first_s=3600, val_s=7200, abort_s=1500),
+}
+
+
+def default_hooks(cfg: Mapping) -> dict[str, Any]:
+    """``default_hooks`` of a config, complete: those of its own, and in a pretraining run those that all such runs have.
+
+    A hook without a type, or with the same one, keeps the arguments that the config does not name.
+    """
+    own = dict(cfg.get('default_hooks') or {})
+    if (cfg.get('default_scope') or SCOPE) != SCOPE or not cfg.get('train_cfg'):
+        return own
+    return {name: _completed(PRETRAINING.get(name), own.get(name, {})) for name in {**PRETRAINING, **own}}
+
+
+def _completed(default: Mapping | None, own: Any) -> Any:
+    if default is None or not isinstance(own, Mapping):
+        return own
+    own = dict(own)
+    if own.pop('_delete_', False) or own.get('type', default['type']) != default['type']:
+        return own
+    return {**default, **own}

@@ -1,0 +1,57 @@
+"""What is seen of a method in training, from the two sides of its losses: the numbers that collapse is judged by."""
+
+from __future__ import annotations
+
+import torch
+from mmengine import dist
+from torch import Tensor
+
+from mmadclr.distributed.shards import whole_norms
+from mmadclr.evaluation import collapse
+from mmadclr.evaluation.collapse import evenly
+from mmadclr.models.losses.self_distillation import PAIRINGS, ProjectedFeatures, SelfDistillationLoss
+from mmadclr.models.selfsup.base import SelfDistillation
+
+
+def rows_of_first_pair(
+    loss: SelfDistillationLoss, student: ProjectedFeatures, teacher: ProjectedFeatures, number: int
+) -> tuple[ProjectedFeatures, ProjectedFeatures]:
+    """At most ``number`` rows (N, D) of the first two views that are compared, the same ones of both sides."""
+    pairs = PAIRINGS[loss.pairing](len(teacher.features), len(student.features))
+    u, v = pairs.nonzero()[0].tolist()
+    sides = ((student, v), (teacher, u))
+    return tuple(s._replace(features=evenly(s.features[view].flatten(0, -2), number).float()) for s, view in sides)
+
+
+def term_statistics(loss: SelfDistillationLoss, student: ProjectedFeatures, teacher: ProjectedFeatures) -> dict[str, Tensor]:
+    """Scalars of rows (N, D) of the two sides in the same places; ``rank`` waits for the device."""
+    targets = loss.targets(teacher.logits())
+    log_probs = (student.logits() / loss.student_temp).log_softmax(dim=-1)
+    return {
+        'entropy': collapse.relative_entropy(targets),
+        'kl': collapse.kl_divergence(targets, log_probs),
+        'prototypes': collapse.prototypes_in_use(targets),
+        'top_share': collapse.top_share(targets),
+        'spread': collapse.feature_spread(teacher.features),
+        'rank': collapse.rank_me(teacher.features),
+        'cosine': collapse.cosine(student.features, teacher.features),
+    }
+
+
+@torch.no_grad()
+def teacher_statistics(model: SelfDistillation) -> dict[str, Tensor]:
+    """Norm of the teacher's parameters, and its distance to the student over that norm; collective if sharded."""
+    names, teacher = zip(*model.teacher.named_parameters(), strict=True)
+    values = dict(model.student.named_parameters())
+    student = [values[name] for name in names]
+    gaps = torch._foreach_sub(list(teacher), student)
+    gap, norm = (torch.stack(whole_norms(tensors)).norm() for tensors in (gaps, list(teacher)))
+    return {'distance': gap / norm, 'norm': norm}
+
+
+def fetch_means(groups: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, float]]:
+    """Means over processes of nested scalars, in one exchange."""
+    values = torch.stack([value.float() for statistics in groups.values() for value in statistics.values()])
+    dist.all_reduce(values, 'mean')
+    numbers = iter(values.tolist())
+    return {name: {key: next(numbers) for key in statistics} for name, statistics in groups.items()}
