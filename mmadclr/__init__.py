@@ -1,11 +1,11 @@
-"""Dense self-supervised pretraining of vision transformers: ADCLR and the systems it is compared with."""
+"""Dense self-supervised pretraining of vision transformers: ADCLR and the methods it is compared with."""
 
 __version__ = '0.1.0'
 __all__ = ['extract_features', 'load_backbone']
 
 
 def __getattr__(name: str):
-    """The functions of :mod:`mmadclr.api`, imported when they are asked for: the package itself stays light."""
+    """Imports the functions of :mod:`mmadclr.api` on first access, which keeps importing the package fast."""
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from mmadclr import api

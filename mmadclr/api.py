@@ -1,6 +1,5 @@
-"""A backbone in three lines.
+"""Load a pretrained backbone in three lines.
 
-from mmadclr import load_backbone
 model, transform = load_backbone('checkpoint.pth')
 output = model(transform(image)[None])  # output.cls (1, D), output.patches (1, N, D)
 """
@@ -30,12 +29,12 @@ from mmadclr.models.backbones.feature_vit import FeatureViT
 def load_backbone(
     checkpoint: str | Path, device: str | torch.device = 'cpu', size: int | None = None, **kwargs
 ) -> tuple[FeatureViT, Callable[[Image.Image], Tensor]]:
-    """The frozen backbone of a checkpoint and the transform its images want.
+    """The frozen backbone of a checkpoint and the matching image transform.
 
     Args:
-        checkpoint: A file or folder of ours or in one of the layouts of :mod:`mmadclr.checkpoint.layouts`.
-        device: Where the model goes.
-        size: Side of the transformed images; that of pretraining by default. The model takes images of any size.
+        checkpoint: A file or folder in our format or a layout of :mod:`mmadclr.checkpoint.layouts`.
+        device: Device of the model.
+        size: Side of the transformed images; that of pretraining by default. The model accepts images of any size.
         **kwargs: ``which`` ('teacher' or 'student'), ``prefix``, ``num_heads``; see
             :func:`mmadclr.hub.opening.open_backbone`.
 
@@ -70,7 +69,7 @@ def evaluation_transform(
 
 
 def _without_far_ends(image: Image.Image, resize: int) -> Image.Image:
-    """The middle of a strip that would become too many pixels when resized; a central crop needs no more."""
+    """Crops an elongated image whose resized version would have too many pixels; the center crop is unaffected."""
     width, height = image.size
     longest = max(MAX_RESIZED // resize**2, 4) * min(width, height)
     left, top = (max(side - longest, 0) // 2 for side in (width, height))
@@ -78,10 +77,10 @@ def _without_far_ends(image: Image.Image, resize: int) -> Image.Image:
 
 
 class ExtractedFeatures(NamedTuple):
-    """Features of the images of a folder, on the CPU, in the order of their paths.
+    """Features of the images in a folder, on the CPU, in path order.
 
-    ``paths``: (N) of the images that could be read. ``cls``: (N, D); None without class token. ``patches``: (N, P, D), row
-    by row; None where not asked for. Both final-normed. ``unreadable``: a message for every other image.
+    ``paths``: (N) of the readable images. ``cls``: (N, D); None without class token. ``patches``: (N, P, D), in raster
+    order; None if not requested. Both final-normed. ``unreadable``: a message for every other image.
     """
 
     paths: list[Path]
@@ -107,30 +106,30 @@ def extract_features(
     precision: str = 'fp32',
     **kwargs,
 ) -> ExtractedFeatures:
-    """Features of every image below a folder, at any depth, without labels.
+    """Features of all images in a folder and its subfolders, without labels.
 
     Args:
-        folder: Of the images.
+        folder: Folder of images.
         checkpoint, **kwargs: See :func:`load_backbone`.
-        patches: Return those of every patch, too; they take N * P * D * 4 bytes.
-        device: Where to compute.
-        size, resize: Side of the central crop, and short side of the image before it; see :func:`load_backbone`.
-        batch_size, num_workers: How images are read.
-        max_unreadable: More images than this that cannot be read are an error; others are logged and listed.
-        value_range, bands, max_pixels: What files do not say about their pixels; see
-            :class:`mmadclr.datasets.pixels.PixelOptions`.
-        read: ``'pillow'`` for the pixels of the transform of :func:`load_backbone`, or ``'fast'``; see ``ResizeCenterCrop``.
-        precision: ``'fp32'``, or ``'bf16'`` for torch's autocast.
+        patches: Also return patch features, N * P * D * 4 bytes.
+        device: Device of the model.
+        size, resize: Side of the center crop, and short side of the image before it; see :func:`load_backbone`.
+        batch_size, num_workers: Of the data loader.
+        max_unreadable: Raise an error if more images cannot be read; otherwise they are logged and listed.
+        value_range, bands, max_pixels: Interpretation of pixels; see :class:`mmadclr.datasets.pixels.PixelOptions`.
+        read: ``'pillow'`` for the exact pixels of the transform of :func:`load_backbone`, or ``'fast'``; see
+            ``ResizeCenterCrop``.
+        precision: ``'fp32'``, or ``'bf16'`` for autocast.
 
     Raises:
-        FileNotFoundError, ValueError: The folder has no images, or the checkpoint cannot be used; a backbone without class
-            token, and ``patches`` not asked for.
+        FileNotFoundError, ValueError: The folder has no images, the checkpoint cannot be used, or the backbone has no class
+            token and ``patches`` is False.
         UnreadableImageError: Too many images cannot be read.
     """
     opened = open_backbone(checkpoint, **kwargs)
     has_cls = opened.model.cls_token is not None
     if not (has_cls or patches):
-        raise ValueError(f'{checkpoint}: the backbone has no class token; ask for patches=True')
+        raise ValueError(f'{checkpoint}: the backbone has no class token; set patches=True')
     kind, features = (_TokenExtractor, 'mean') if patches else (FeatureExtractor, 'cls')
     model = kind(opened, features, precision).to(device)
     size = size or min(opened.img_size)

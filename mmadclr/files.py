@@ -1,4 +1,4 @@
-"""Writing files and folders so that a half-written one never bears the final name."""
+"""Atomic writing of files and folders."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from safetensors import SafetensorError
 
 
 class UnwritableError(OSError, ValueError):
-    """A file or folder cannot be written: no space, no permission, something else of its name."""
+    """A file or folder cannot be written: no space, no permission, or a conflicting file."""
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write a file or a folder to; renamed to ``path`` at the end of the block.
+    """Context with a temporary path next to ``path``, for a file or folder; renamed to ``path`` on exit.
 
-    It has the suffix of ``path``. After an error it is removed, and what ``path`` held before is untouched. A file replaces
+    It has the suffix of ``path``. On errors it is removed, and an existing ``path`` is unchanged. A file replaces
     an older file; a folder replaces an older folder, which is moved out of the way first. Neither replaces the other. Files
-    get the permissions of any new file, also where a library writes them for their owner alone, as safetensors does.
+    get default permissions, even if a library such as safetensors makes them readable only by their owner.
 
     Raises:
         UnwritableError: The system refuses to write, or a file would replace a folder.
-        FileNotFoundError: The block wrote nothing.
+        FileNotFoundError: Nothing was written.
     """
     path = Path(path)
     temporary = path.with_name(f'.{os.getpid()}.tmp.{path.name}')
@@ -35,7 +35,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         permissions = _permissions(path.parent)
         yield temporary
         if not temporary.exists():
-            raise FileNotFoundError(f'nothing was written to {temporary}, which was to become {path}')
+            raise FileNotFoundError(f'nothing was written to {temporary} for {path}')
         _set_permissions(temporary, permissions)
         _replace(temporary, path)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -48,14 +48,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(path: str | Path) -> None:
-    """Finds out before the work whether a file can be written after it; makes the folder it is to lie in.
+    """Checks in advance that a file can be written; creates its folder.
 
     Raises:
         UnwritableError: It cannot, or ``path`` is a folder.
     """
     path = Path(path)
     if path.is_dir():
-        raise UnwritableError(f'{path} is a folder: name a file')
+        raise UnwritableError(f'{path} is a folder, not a file name')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _permissions(path.parent)
@@ -64,7 +64,7 @@ def check_writable(path: str | Path) -> None:
 
 
 def _permissions(folder: Path) -> int:
-    """Those that a new file gets in a folder, found out by making one."""
+    """Default permissions of new files in a folder, determined by creating one."""
     probe = folder / f'.{os.getpid()}.{threading.get_ident()}.probe'
     try:
         with probe.open('wb') as file:
@@ -80,9 +80,9 @@ def _set_permissions(path: Path, permissions: int) -> None:
 
 
 def _refusal(error: BaseException) -> str | None:
-    """What the system said, if that was the error; None for any other, and for one with a message of its own."""
+    """The system's message if the error came from the system; None for other errors and those with their own message."""
     if type(error) is RuntimeError and isinstance(error.__context__, OSError):
-        error = error.__context__  # torch.save reports a full disk as an unexpected position
+        error = error.__context__  # torch.save reports a full disk as "unexpected pos"
     if isinstance(error, SafetensorError):
         return str(error)
     if not isinstance(error, OSError) or isinstance(error, UnwritableError):
@@ -96,7 +96,7 @@ def _replace(new: Path, path: Path) -> None:
         os.replace(new, path)
         return
     if not new.is_dir():
-        raise UnwritableError(f'{path} is a folder: name a file')
+        raise UnwritableError(f'{path} is a folder, not a file name')
     old = path.with_name(f'.{os.getpid()}.old.{path.name}')
     os.replace(path, old)
     try:

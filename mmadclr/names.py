@@ -1,4 +1,4 @@
-"""Names of files as they come: of any bytes, hidden or not, and lists of them in any common text encoding."""
+"""File names with arbitrary bytes, hidden files, and lists of file names in common text encodings."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import unicodedata
 from pathlib import Path
 
-# What systems and programs leave beside images, other than names that begin with a dot.
+# Files that operating systems and programs create next to images, besides names that start with a dot.
 FOLDERS_LEFT_BEHIND = ('__macosx', '@eadir', '$recycle.bin', 'lost+found', 'system volume information')
 FILES_LEFT_BEHIND = ('thumbs.db', 'ehthumbs.db', 'desktop.ini')
-UNPRINTABLE = frozenset({'Cc', 'Cs', 'Zl', 'Zp'})  # control characters, bytes that are no Unicode, line ends of Unicode
-# UTF-32 first: its mark begins with that of UTF-16.
+UNPRINTABLE = frozenset({'Cc', 'Cs', 'Zl', 'Zp'})  # control characters, invalid bytes, Unicode line and paragraph separators
+# UTF-32 first: its byte-order mark starts with that of UTF-16.
 MARKS = {
     codecs.BOM_UTF32_LE: 'utf-32',
     codecs.BOM_UTF32_BE: 'utf-32',
@@ -22,10 +22,10 @@ MARKS = {
 
 
 def printable(name: str | os.PathLike) -> str:
-    r"""A name as messages and text files show it: one line of valid Unicode, the same for the same name.
+    r"""A name as shown in messages and text files: one line of valid Unicode, unique for each name.
 
-    Bytes that are no Unicode become ``\xe9``, line ends and other control characters ``\n``, ``\x1b``. Any other name, with
-    blanks, quotes or letters of any script, stays as it is.
+    Invalid bytes become ``\xe9``, line ends and other control characters ``\n``, ``\x1b``. All other characters, including
+    blanks, quotes and letters of any script, are unchanged.
     """
     name = os.fspath(name)
     if name.isprintable():
@@ -34,33 +34,33 @@ def printable(name: str | os.PathLike) -> str:
 
 
 def _escaped(character: str) -> str:
-    if '\udc80' <= character <= '\udcff':  # how Python holds a byte that is no Unicode
+    if '\udc80' <= character <= '\udcff':  # Python's representation of an invalid byte
         return f'\\x{ord(character) - 0xDC00:02x}'
     return character.encode('unicode_escape', 'surrogatepass').decode()
 
 
 def is_hidden(path: str) -> bool:
-    """Whether any part of a relative path is hidden, or what a system left behind (``.ipynb_checkpoints``, ``__MACOSX``)."""
+    """Whether any part of a relative path is hidden or a system file (``.ipynb_checkpoints``, ``__MACOSX``)."""
     parts = (part for part in path.split('/') if part not in ('', '.', '..'))
     return any(part.startswith('.') or part.lower() in FOLDERS_LEFT_BEHIND + FILES_LEFT_BEHIND for part in parts)
 
 
 def read_lines(path: str | Path) -> list[tuple[int, str]]:
-    """Numbers, from 1, and contents of the lines of a text file that hold something, without the blanks around them.
+    """Line numbers (from 1) and stripped contents of the non-blank lines of a text file.
 
-    UTF-8, or UTF-16 and UTF-32 with a byte-order mark; line ends of any system. Bytes that are no UTF-8 are taken as they
-    are, for names of files that are none either. Only line feeds end lines: others may be part of a name.
+    UTF-8, or UTF-16 and UTF-32 with a byte-order mark; line ends of any system. Invalid UTF-8 bytes are preserved,
+    for file names that contain them. Only line feeds end lines: other separators may be part of a name.
 
     Raises:
-        ValueError: The file is no text in one of these.
+        ValueError: The file is not text in one of these encodings.
     """
     data = Path(path).read_bytes()
     encoding = next((encoding for mark, encoding in MARKS.items() if data.startswith(mark)), 'utf-8')
     try:
         text = data.decode(encoding, 'surrogateescape')
     except UnicodeDecodeError as error:
-        raise ValueError(f'{printable(path)} begins like a text in {encoding} but is none ({error.reason})') from error
+        raise ValueError(f'{printable(path)} starts like {encoding} text but cannot be decoded ({error.reason})') from error
     if '\0' in text:
-        raise ValueError(f'{printable(path)} is no text in UTF-8 (it holds zero bytes): save it as UTF-8')
+        raise ValueError(f'{printable(path)} is not UTF-8 text (it contains null bytes): save it as UTF-8')
     lines = text.replace('\r\n', '\n').split('\n') if '\n' in text else text.split('\r')
     return [(number, kept) for number, line in enumerate(lines, start=1) if (kept := line.strip(' \t\r'))]

@@ -1,10 +1,10 @@
-"""Stand-in for ``mmcv._ext``, mmcv's compiled operations, backed by torchvision: detection without a compiler.
+"""Replacement for ``mmcv._ext``, mmcv's compiled operations, based on torchvision: detection without a compiler.
 
-mmcv from PyPI comes without compiled operations, and ``import mmdet.models`` fails for the lack of them, although
-Mask R-CNN and Cascade Mask R-CNN call only two: non-maximum suppression and RoIAlign. torchvision has both. Importing
-this module (``custom_imports`` of our detection and segmentation configs; the tools) puts them where mmcv looks. Where
-mmcv was built with its operations, those are used and nothing is done here. It also has mmdet number the categories of
-COCO files by the names of the class list (:mod:`mmadclr.datasets.coco_labels`), once mmdet is imported.
+mmcv from PyPI has no compiled operations, so ``import mmdet.models`` fails, although Mask R-CNN and Cascade Mask R-CNN
+only call two of them: non-maximum suppression and RoIAlign. torchvision has both. Importing this module
+(``custom_imports`` of our detection and segmentation configs; the tools) installs them where mmcv looks. If mmcv was
+built with its operations, those are used and nothing is replaced. The module also makes mmdet number the categories of
+COCO files by the names in the class list (:mod:`mmadclr.datasets.coco_labels`), once mmdet is imported.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from torch import Tensor
 from mmadclr.datasets.coco_labels import by_name
 
 EXTENSION = 'mmcv._ext'
-AVERAGE = 1  # mmcv's code of RoIAlign's pooling mode
+AVERAGE = 1  # mmcv's constant for average pooling in RoIAlign
 
 
 class UnsupportedOpError(NotImplementedError):
-    """An operation of mmcv that torchvision has no counterpart of."""
+    """An mmcv operation without a counterpart in torchvision."""
 
     def __init__(self, name: str, detail: str = '') -> None:
         super().__init__(
             f'mmcv.ops.{name}{detail} needs the compiled operations of mmcv, which are not installed. Build them with '
             "'MMCV_WITH_OPS=1 pip install --no-cache-dir --no-build-isolation --no-binary onedl-mmcv onedl-mmcv' (needs a "
-            'compiler, and the better part of an hour), or use a model without this operation.'
+            'compiler, and up to an hour), or use a model without this operation.'
         )
 
 
@@ -39,7 +39,7 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
     """Indices of the boxes (N, 4) to keep, by descending score (N,).
 
     Raises:
-        UnsupportedOpError: ``offset=1``: boxes with inclusive corners, which torchvision does not know.
+        UnsupportedOpError: ``offset=1``, boxes with inclusive corners, which torchvision does not support.
     """
     if offset != 0:
         raise UnsupportedOpError('nms', f'(offset={offset})')
@@ -59,7 +59,7 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Writes the average of ``input`` (B, C, H, W) in every cell of ``rois`` (K, 5) to ``output`` (K, C, h, w)."""
+    """Writes the average of ``input`` (B, C, H, W) over every bin of ``rois`` (K, 5) to ``output`` (K, C, h, w)."""
     _refuse_max_pooling(pool_mode)
     input, rois = _at_least_fp32(input), _at_least_fp32(rois)
     size = (aligned_height, aligned_width)
@@ -89,9 +89,10 @@ def roi_align_backward(
 
 
 def _at_least_fp32(tensor: Tensor) -> Tensor:
-    """What autocast made of it: torchvision has no bfloat16 kernels.
+    """Undoes autocast: torchvision has no bfloat16 kernels.
 
-    Digits that coordinates lost before do not come back; ``AutocastOptimWrapper`` keeps detection heads in fp32 for them.
+    This does not restore coordinates rounded earlier; ``AutocastOptimWrapper`` keeps detection heads in fp32 for that
+    reason.
     """
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
@@ -102,7 +103,7 @@ def _refuse_max_pooling(pool_mode: int) -> None:
 
 
 class _StandIn(ModuleType):
-    """The module mmcv finds: any name exists, and those without a counterpart complain when they are called."""
+    """The module that mmcv imports: every name exists, and unsupported operations raise when called."""
 
     def __getattr__(self, name: str):
         if name.startswith('__'):
@@ -115,7 +116,7 @@ class _StandIn(ModuleType):
 
 
 def compiled_extension() -> importlib.machinery.ModuleSpec | None:
-    """Where the compiled operations are, without importing mmcv; None if mmcv or its extension is not installed."""
+    """Location of the compiled operations, without importing mmcv; None if mmcv or its extension is not installed."""
     package = importlib.util.find_spec('mmcv')
     if package is None:
         return None
@@ -123,7 +124,7 @@ def compiled_extension() -> importlib.machinery.ModuleSpec | None:
 
 
 def install() -> bool:
-    """Puts the stand-in where mmcv looks for its extension, unless there is one; True if the stand-in is in place."""
+    """Installs the replacement where mmcv looks for its extension, unless mmcv has one; returns whether it is installed."""
     if isinstance(sys.modules.get(EXTENSION), _StandIn):
         return True
     if EXTENSION in sys.modules or compiled_extension() is not None:

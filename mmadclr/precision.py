@@ -1,4 +1,4 @@
-"""In which precision networks compute, in training and evaluation alike: chosen by name, resolved here."""
+"""Numerical precision of training and evaluation, selected by name."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16}  # what autocast casts to; None: nothing
+PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16}  # dtypes of autocast; None disables it
 
 
 def resolve_precision(precision: str) -> str:
     """``'auto'`` -> ``'bf16'`` on a GPU that supports it, else ``'fp32'``.
 
     Raises:
-        ValueError: It is not a name of a precision.
+        ValueError: Unknown name.
     """
     if precision == 'auto':
         return 'bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
@@ -22,12 +22,12 @@ def resolve_precision(precision: str) -> str:
 
 
 def check_precision(precision: str) -> None:
-    """Raises a ValueError for a name that stands for none."""
+    """Raises ValueError for an unknown name."""
     if precision not in ('auto', *PRECISIONS):
         raise ValueError(f"precision={precision!r}: choose 'auto', {', '.join(map(repr, PRECISIONS))}")
 
 
 def autocast_to(precision: str, device_type: str) -> AbstractContextManager:
-    """torch's autocast for one of ``PRECISIONS``, or nothing where that casts nothing."""
+    """torch's autocast for one of ``PRECISIONS``; a null context for ``'fp32'``."""
     dtype = PRECISIONS[precision]
     return nullcontext() if dtype is None else torch.autocast(device_type, dtype)

@@ -1,7 +1,7 @@
-"""Child registries of mmengine's, all under the scope ``mmadclr``.
+"""Child registries of mmengine's, all in the scope ``mmadclr``.
 
-``locations`` lets mmengine import the modules of a registry the first time a config asks for a name, so neither
-configs nor tools need import statements for their side effects.
+With ``locations``, mmengine imports the modules of a registry when a config first requests a name, so neither
+configs nor tools need imports for their side effects.
 """
 
 from typing import NamedTuple
@@ -13,13 +13,13 @@ SCOPE = 'mmadclr'
 
 
 class ConfigOf(NamedTuple):
-    """Annotation of an argument that is the config of a part, without a type: ``Annotated[dict, ConfigOf('DINOHead')]``.
+    """Annotation of an argument that is the config of a component without a type: ``Annotated[dict, ConfigOf('DINOHead')]``.
 
-    A class declares with it what its argument takes, so that a key nothing would read is found before anything is built.
+    A class uses it to declare which keys the argument accepts, so that unknown keys are found before anything is built.
 
     Attributes:
         component: Name in a registry, or a class, whose arguments are the keys.
-        like: The argument whose type is meant, if it has one, as for what a second head differs in from the first.
+        like: Argument whose type takes precedence if set, as for overrides of a first head that define a second one.
     """
 
     component: str | type
@@ -45,7 +45,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 WEIGHT_INITIALIZERS = Registry('weight initializer', parent=root.WEIGHT_INITIALIZERS, scope=SCOPE, locations=['mmadclr.hub'])
 METRICS = Registry('metric', parent=root.METRICS, scope=SCOPE, locations=['mmadclr.evaluation'])
 
-# Kinds of which we have none of our own: children all the same, so that mmengine finds its own without a warning.
+# Registries without components of our own, so that mmengine finds its own components without a warning.
 OPTIMIZERS = Registry('optimizer', parent=root.OPTIMIZERS, scope=SCOPE, locations=['mmadclr.engine'])
 PARAM_SCHEDULERS = Registry('parameter scheduler', parent=root.PARAM_SCHEDULERS, scope=SCOPE, locations=['mmadclr.engine'])
 LOG_PROCESSORS = Registry('log_processor', parent=root.LOG_PROCESSORS, scope=SCOPE, locations=['mmadclr.engine'])

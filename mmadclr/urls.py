@@ -1,4 +1,4 @@
-"""URLs as places of data: which strings are one, and how they are shown without what is secret."""
+"""URLs of data: detection, and display without secrets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ URL = re.compile(r'[\w+.:-]+://')
 
 
 def is_url(place: str | Path) -> bool:
-    """Whether it is the URL of something that fsspec reads, and no path."""
+    """Whether ``place`` is a URL that fsspec reads rather than a path."""
     return isinstance(place, str) and URL.match(place) is not None
 
 
 def shown(place: str | Path) -> str:
-    """A path or URL as messages show it: printable, without user, password or the query of a web address."""
+    """A path or URL for messages: printable, without user, password or the query of a web address."""
     text = printable(place)
     if is_url(text):
         text = re.sub(r'//[^/]*@', '//', text)
@@ -27,7 +27,7 @@ def shown(place: str | Path) -> str:
 
 
 def has_secrets(place: str) -> bool:
-    """Whether a URL holds a password or a query, which may be a signature, that is not left to environment variables."""
+    """Whether a URL contains a password or a query (possibly a signature) that is not read from environment variables."""
     if not is_url(place):
         return False
     query = place.partition('?')[2] if place.startswith(WEB) else ''

@@ -45,9 +45,12 @@ def test_a_folder_replaces_a_folder_as_a_whole(tmp_path):
 def test_a_file_never_replaces_a_folder(tmp_path):
     (tmp_path / 'runs').mkdir()
     (tmp_path / 'runs' / 'precious').touch()
-    with pytest.raises(UnwritableError, match='runs is a folder: name a file'), atomic_path(tmp_path / 'runs') as temporary:
+    with (
+        pytest.raises(UnwritableError, match='runs is a folder, not a file name'),
+        atomic_path(tmp_path / 'runs') as temporary,
+    ):
         temporary.write_text('new')
-    with pytest.raises(UnwritableError, match='runs is a folder: name a file'):
+    with pytest.raises(UnwritableError, match='runs is a folder, not a file name'):
         check_writable(tmp_path / 'runs')
     assert names(tmp_path) == ['runs']
     assert names(tmp_path / 'runs') == ['precious']
@@ -104,7 +107,10 @@ def test_other_errors_pass_as_they_are(tmp_path, error):
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match='which was to become .*result.json'), atomic_path(tmp_path / 'result.json'):
+    with (
+        pytest.raises(FileNotFoundError, match='nothing was written to .*result.json'),
+        atomic_path(tmp_path / 'result.json'),
+    ):
         pass
 
 

@@ -189,14 +189,14 @@ def test_a_folder_beside_a_source_is_found_before_anything_is_built(at_photos):
     at_photos.val_cfg.bank.source = dict(split='train')
     with pytest.raises(
         ConfigError,
-        match=r"(?s)train_dataloader\.dataset: data_root='data/images' and source=SqliteImages\(.*: images come from one of "
-        r'them; set data_root=None.*val_cfg\.bank: source=.* has no type',
+        match=r"(?s)train_dataloader\.dataset: data_root='data/images' and source=SqliteImages\(.*: set only one of "
+        r'them, here data_root=None.*val_cfg\.bank: source=.* has no type',
     ):
         check_sense(at_photos)
 
 
 def test_one_folder_for_all_does_not_stand_for_sources(at_photos):
-    with pytest.raises(ConfigError, match='data_root: no data set of the config lies in a folder'):
+    with pytest.raises(ConfigError, match='data_root: no data set of the config has a folder'):
         spell_out(at_photos, {'data_root': 'data'})
 
 
@@ -208,7 +208,7 @@ def test_databases_that_are_missing_or_empty_are_explained(at_photos):
         ValueError, match=r"^source SqliteImages\(path='none.db', split='a'\): OperationalError: unable to open"
     ):
         build(path='none.db', split='a')
-    with pytest.raises(ValueError, match=r"split='other'\) holds no image"):
+    with pytest.raises(ValueError, match=r"split='other'\) has no images"):
         build(path='data/photos.db', split='other')
     with pytest.raises(ValueError, match=r"missing a required argument: 'split'"):
         build(path='data/photos.db')

@@ -71,7 +71,7 @@ def test_simmim_learns_from_our_masks(tmp_path):
 def test_masks_are_held_against_the_patches_of_the_other_backbone():
     cfg = Config.fromfile(REPO / 'configs/mmpretrain/mae_vittiny_shapes.py')
     cfg.train_dataloader.dataset.transform.mask = dict(type='RandomMasking', patch_size=4, ratio=0.6, spread=0.0)
-    with pytest.raises(ConfigError, match='mask.patch_size=4, but patches of model.backbone have 8 pixels: set it to 8'):
+    with pytest.raises(ConfigError, match='mask.patch_size=4, but model.backbone has patch size 8: set it to 8'):
         check_sense(cfg)
 
 

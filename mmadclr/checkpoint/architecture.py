@@ -1,4 +1,4 @@
-"""From the tensors of a backbone to the arguments of the model they belong to."""
+"""Infers model arguments from the tensors of a backbone."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor
 from mmadclr.checkpoint.kinds import PLAIN, foreign_kind
 from mmadclr.checkpoint.layouts import BackboneWeights
 
-CHANNELS_PER_HEAD = 64  # of every published ViT-Ti, S, B and L of this literature; those of MoCo v3's ViT-S are 32
+CHANNELS_PER_HEAD = 64  # in all published ViT-Ti, S, B and L models except MoCo v3's ViT-S, which has 32
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def infer_settings(weights: BackboneWeights, num_heads: int | None = None) -> dict:
-    """Arguments of the ``QueryViT`` that a backbone fits.
+    """Arguments of the ``QueryViT`` that matches a backbone.
 
-    Sizes are read off the tensors. What no tensor shows comes from the file where it is one of ours: the number of heads,
-    the grid if it is not square, how positions are resized; so it is with configurations beside weights. For other files,
-    heads have 64 channels each, grids are square, and positions are resized as the code that trained them does it: DINOv2
-    with registers by exact size, others as DINO.
+    Sizes are read from the tensors. What tensors do not show is read from the metadata of our own checkpoints or from the
+    configuration file next to the weights: number of heads, non-square grids, and how positions are resized. For other
+    files, heads are assumed to have 64 channels, grids to be square, and positions are resized as in the original training
+    code: by exact size for DINOv2 with registers, as DINO otherwise.
 
     Args:
         weights: See :func:`mmadclr.checkpoint.weights.read_backbone`.
-        num_heads: Attention heads, if they are known better than that.
+        num_heads: Number of attention heads; overrides the above.
 
     Raises:
-        ValueError: The tensors are those of no plain vision transformer, or the number of heads cannot be told.
+        ValueError: The tensors are not those of a plain vision transformer, or the number of heads is unknown.
     """
     state, about = weights.state, weights.about
     _check_kind(state)
@@ -55,15 +55,15 @@ def infer_settings(weights: BackboneWeights, num_heads: int | None = None) -> di
 
 
 def resolve_heads(embed_dim: int, num_heads: int | None) -> int:
-    """The number of heads, 64 channels each if it is not known.
+    """The number of heads; if None, one per 64 channels.
 
     Raises:
-        ValueError: The width is no multiple of 64 and the number not known, or not possible.
+        ValueError: The number is unknown and the width is not a multiple of 64, or the number does not divide the width.
     """
     if num_heads is None and embed_dim % CHANNELS_PER_HEAD:
         raise ValueError(
-            f'the file does not tell the number of attention heads, and {embed_dim} channels are no multiple of '
-            f'{CHANNELS_PER_HEAD}: give num_heads (--num-heads on the command line)'
+            f'the file does not specify the number of attention heads, and its {embed_dim} channels are not a multiple of '
+            f'{CHANNELS_PER_HEAD}: set num_heads (--num-heads on the command line)'
         )
     num_heads = embed_dim // CHANNELS_PER_HEAD if num_heads is None else num_heads
     if num_heads < 1 or embed_dim % num_heads:
@@ -72,34 +72,34 @@ def resolve_heads(embed_dim: int, num_heads: int | None) -> int:
 
 
 def mlp_ratio(hidden: int, embed_dim: int) -> float:
-    """The ratio that libraries multiply by the width, and cut to a whole number, to arrive at ``hidden`` channels."""
+    """The ratio that libraries multiply by the width and round down to obtain ``hidden`` channels."""
     ratio = hidden / embed_dim
     return ratio if int(embed_dim * ratio) == hidden else (hidden + 0.5) / embed_dim
 
 
 def block_numbers(state: Mapping[str, Tensor]) -> list[int]:
-    """Numbers of the blocks in ascending order."""
+    """Block indices in ascending order."""
     return sorted({int(match[1]) for match in (re.match(r'blocks\.(\d{1,4})\.', name) for name in state) if match})
 
 
 def _check_kind(state: Mapping[str, Tensor]) -> None:
     kind = foreign_kind(state)
     if kind is not None:
-        raise ValueError(f'it is {kind}; what can be read is {PLAIN}')
+        raise ValueError(f'it is {kind}; supported is {PLAIN}')
     if 'pos_embed' not in state or state['pos_embed'].ndim != 3:
         raise ValueError(
-            'there is no pos_embed (1, tokens, D): a plain vision transformer has absolute positions; those of this one may '
-            'be rotary, which no tensor shows'
+            'pos_embed (1, tokens, D) is missing: a plain vision transformer has absolute positions; this model may have '
+            'rotary positions, which are not stored in tensors'
         )
     for name in ('blocks.0.mlp.fc1.weight', 'blocks.0.attn.qkv.weight', 'patch_embed.proj.weight'):
         if name not in state or state[name].ndim != (4 if 'proj' in name else 2) or 0 in state[name].shape:
             raise ValueError(
-                f'its blocks are not those of a plain vision transformer with MLPs of two layers: {name} is '
-                + (f'of shape {tuple(state[name].shape)}' if name in state else 'missing')
+                f'its blocks are not those of a plain vision transformer with two-layer MLPs: {name} '
+                + (f'has shape {tuple(state[name].shape)}' if name in state else 'is missing')
             )
     numbers = block_numbers(state)
     if numbers != list(range(len(numbers))):
-        raise ValueError(f'its blocks have the numbers {_shortened(numbers)}: some are missing')
+        raise ValueError(f'some blocks are missing: the file has {_shortened(numbers)}')
 
 
 def _shortened(numbers: list[int]) -> str:
@@ -112,12 +112,12 @@ def _img_size(state: Mapping[str, Tensor], about: Mapping, patch_size: int) -> t
         height, width = about['img_size']
         if (height // patch_size) * (width // patch_size) != number:
             raise ValueError(
-                f'images of {height}x{width} pixels, as the file or its configuration says, have '
-                f'{(height // patch_size) * (width // patch_size)} patches of {patch_size} pixels, but there are {number} '
-                'positions'
+                f'the file or its configuration specifies images of {height}x{width} pixels, which have '
+                f'{(height // patch_size) * (width // patch_size)} patches of {patch_size} pixels, but pos_embed has '
+                f'{number} positions'
             )
         return height, width
     side = math.isqrt(max(number, 0))
     if number < 1 or side**2 != number:
-        raise ValueError(f'{number} positions are no square grid, and the file does not tell which grid they are')
+        raise ValueError(f'{number} positions do not form a square grid, and the file does not specify another')
     return side * patch_size, side * patch_size

@@ -1,4 +1,4 @@
-"""Folders of weights as transformers and timm write them: whole or in shards, with a configuration beside."""
+"""Weight folders in the formats of transformers and timm: a single file or shards, with a configuration."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any
 
 from mmadclr.checkpoint.library_config import CONFIG, PREPROCESSOR
 
-# In the order transformers looks for them; an index names the shards.
-WHOLE = ('model.safetensors', 'pytorch_model.bin')
-INDICES = tuple(f'{name}.index.json' for name in WHOLE)
+# In transformers' order of precedence; an index lists the shards.
+SINGLE_FILES = ('model.safetensors', 'pytorch_model.bin')
+INDICES = tuple(f'{name}.index.json' for name in SINGLE_FILES)
 SHARD = re.compile(r'-(?P<number>\d{5})-of-(?P<total>\d{5})\.(safetensors|bin|pth|pt)$')
 WEIGHTS = ('.pth', '.pt', '.ckpt', '.bin', '.safetensors', '.tar')
-LIMIT = 64 * 2**20  # bytes of a JSON file; the largest index of a published model has some 100 kB
-# What tells a folder that holds no weights we read.
+LIMIT = 64 * 2**20  # bytes of a JSON file; the largest index of a published model has about 100 kB
+# Contents that identify folders of unsupported formats.
 OTHERS = (
-    ('*.distcp', "a sharded checkpoint (torch.distributed.checkpoint): join it with torch's "
+    ('*.distcp', "a sharded checkpoint (torch.distributed.checkpoint): merge it with torch's "
      '`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`'),
-    ('snapshots/*/*', 'a cache of a model hub: give the folder below snapshots'),
-    ('adapter_model.*', 'a set of adapters without the model they belong to'),
-    ('model.onnx', 'an exported program, not weights: give the checkpoint it was made from'),
-    ('tf_model.h5', 'a model of TensorFlow: save it from transformers as safetensors'),
-    ('flax_model.msgpack', 'a model of Flax: save it from transformers as safetensors'),
+    ('snapshots/*/*', 'a model hub cache: use the folder below snapshots'),
+    ('adapter_model.*', 'adapters without the base model'),
+    ('model.onnx', 'an exported program, not weights: use the checkpoint it was exported from'),
+    ('tf_model.h5', 'a TensorFlow model: save it from transformers as safetensors'),
+    ('flax_model.msgpack', 'a Flax model: save it from transformers as safetensors'),
 )  # fmt: skip
 
 
 def weights_files(folder: Path) -> dict[Path, list[str] | None]:
-    """Files with the weights of a folder, with the names of the tensors in them, where an index tells them.
+    """The weight files of a folder, each with the names of its tensors if an index lists them.
 
     Raises:
         FileNotFoundError: A shard is missing.
-        ValueError: There are no weights of one model; says what the folder holds.
+        ValueError: The folder does not hold the weights of one model; describes what it holds.
     """
-    for whole, index in zip(WHOLE, INDICES, strict=True):
+    for whole, index in zip(SINGLE_FILES, INDICES, strict=True):
         if (folder / whole).is_file():
             return {folder / whole: None}
         if (folder / index).is_file():
@@ -43,46 +43,46 @@ def weights_files(folder: Path) -> dict[Path, list[str] | None]:
 
 
 def shards(index: Path) -> dict[Path, list[str] | None]:
-    """Shards of an index file, with the tensors in each.
+    """Shards listed in an index file, with the tensors in each.
 
     Raises:
         FileNotFoundError: A shard is missing.
-        ValueError: The file is no index.
+        ValueError: The file is not an index.
     """
     places = read_json(index).get('weight_map')
     if not isinstance(places, dict) or not places:
-        raise ValueError(f'{index} is no index of shards: it has no weight_map')
+        raise ValueError(f'{index} is not a shard index: it has no weight_map')
     found: dict[Path, list[str] | None] = {}
     for name, file in places.items():
         if not isinstance(file, str) or Path(file).name != file:
-            raise ValueError(f'{index}: {name} is said to be in {file!r}, which is no file beside it')
+            raise ValueError(f'{index}: {name} is listed in {file!r}, which must be a file name in the same folder')
         found.setdefault(index.parent / file, []).append(name)
     missing = sorted(path.name for path in found if not path.is_file())
     if missing:
         raise FileNotFoundError(
-            f'{index} names {len(found)} shards, and {len(missing)} of them are gone ({", ".join(missing[:3])}): fetch them'
+            f'{index} lists {len(found)} shards; {len(missing)} are missing ({", ".join(missing[:3])}): download them'
         )
     return found
 
 
-def check_whole(path: Path) -> None:
-    """Refuses one of several shards.
+def check_not_shard(path: Path) -> None:
+    """Rejects a single shard of a sharded model.
 
     Raises:
-        ValueError: It is one.
+        ValueError: ``path`` is one.
     """
     match = SHARD.search(path.name)
     if match and int(match['total']) > 1:
         raise ValueError(
-            f'{path} is one of {int(match["total"])} shards of a model: give the folder that holds all, or their index'
+            f'{path} is one of {int(match["total"])} shards of a model: use the folder with all shards, or their index'
         )
 
 
 def configuration(folder: Path) -> dict[str, Any]:
-    """Contents of the configurations in a folder by name of the file, as far as they are there.
+    """Contents of the configuration files present in a folder, by file name.
 
     Raises:
-        ValueError: One is no JSON object.
+        ValueError: A file is not a JSON object.
     """
     return {name: read_json(folder / name) for name in (CONFIG, PREPROCESSOR) if (folder / name).is_file()}
 
@@ -91,16 +91,16 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ValueError: It is no JSON file, or holds something else.
+        ValueError: The file is not JSON, or not an object.
     """
     try:
         if path.stat().st_size > LIMIT:
             raise ValueError(f'{path.stat().st_size} bytes')
         content = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} is no JSON file: {error}') from error
+        raise ValueError(f'{path} is not a JSON file: {error}') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{path} holds a {type(content).__name__}, not an object')
+        raise ValueError(f'{path} contains a {type(content).__name__}, not a JSON object')
     return content
 
 
@@ -111,5 +111,5 @@ def _contents(folder: Path) -> str:
     found = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHTS and path.is_file())
     if found:
         more = f' and {len(found) - 4} more' if len(found) > 4 else ''
-        return f'with {", ".join(found[:4])}{more}: give one of them'
-    return f'without weights: of folders, {", ".join((*WHOLE, *INDICES))} are read'
+        return f'with {", ".join(found[:4])}{more}: use one of them'
+    return f'without weights: it must contain one of {", ".join((*SINGLE_FILES, *INDICES))}'

@@ -1,10 +1,10 @@
-"""Where the backbone is in a checkpoint, and what its tensors are called there.
+"""Locates the backbone in a checkpoint, and maps its tensor names.
 
 Known layouts: ours (``state_dict`` with ``teacher.backbone.*``), DINO, iBOT and SelfPatch (``teacher`` and ``student``
-dicts, the latter below ``module.``), their backbone-only files, DINOv2 (blocks in chunks, registers, LayerScale), timm and
+dicts, the latter below ``module.``), their backbone-only files, DINOv2 (chunked blocks, registers, LayerScale), timm and
 MAE (flat, or below ``model``), mmpretrain and mmseg (``state_dict`` with their own names), transformers (ViT, DINOv2 with
 and without registers; a file, or a folder with ``config.json``), and detectors, segmentors or classifiers trained here.
-Other prefixes are found as well, and two networks under the names of other trainers told apart:
+Other prefixes are found as well, and pairs of networks from other trainers are told apart:
 :mod:`mmadclr.checkpoint.networks`.
 """
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmadclr.checkpoint.kinds import OPTIMIZER_KEYS, whole_file_kind
+from mmadclr.checkpoint.kinds import OPTIMIZER_KEYS, file_kind
 from mmadclr.checkpoint.library_config import checked_facts, read_facts
 from mmadclr.checkpoint.names import (
     NOT_BACKBONE,
@@ -31,17 +31,17 @@ from mmadclr.checkpoint.names import (
 )
 from mmadclr.checkpoint.networks import Network, choose, networks
 
-DEEPEST = 32  # dicts within dicts; no trainer nests its tensors deeper
-EPS_OF_TRANSFORMERS = 1e-12  # of its ViT, unless a config says otherwise
+DEEPEST = 32  # levels of nested dicts; no trainer nests its tensors deeper
+EPS_OF_TRANSFORMERS = 1e-12  # default of its ViT
 
 
 class BackboneWeights(NamedTuple):
-    """A backbone as found in a file.
+    """A backbone found in a file.
 
-    ``state``: tensors under timm's names. ``prefix``: what preceded them in the file. ``left_out``: tensors under the
-    same prefix that belong to no backbone. ``num_heads``: attention heads, where the file tells. ``about``: what a
-    checkpoint of ours tells about its backbone beyond the tensors (``meta.backbone``), or the configuration beside it.
-    ``remarks``: what a reader has to know: other networks in the file, and what was assumed.
+    ``state``: tensors under timm's names. ``prefix``: their prefix in the file. ``left_out``: tensors under the
+    same prefix that do not belong to a backbone. ``num_heads``: attention heads, if the file specifies them. ``about``:
+    metadata of our own checkpoints (``meta.backbone``), or from the configuration next to the weights. ``remarks``: notes
+    for the user: other networks in the file, and assumptions.
     """
 
     state: dict[str, Tensor]
@@ -53,21 +53,21 @@ class BackboneWeights(NamedTuple):
 
 
 def find_backbone(checkpoint: Mapping, which: str = 'teacher', prefix: str | None = None) -> BackboneWeights:
-    """The backbone of a checkpoint; ``which`` of the two if there is a teacher and a student.
+    """The backbone of a checkpoint; ``which`` selects teacher or student if there are both.
 
-    ``prefix`` chooses one of several by hand: see :func:`mmadclr.checkpoint.networks.choose`. What wrappers add to names
-    counts nowhere.
+    ``prefix`` selects one of several explicitly: see :func:`mmadclr.checkpoint.networks.choose`. Name parts added by
+    wrappers are ignored.
 
     Raises:
-        ValueError: There is no backbone of a plain vision transformer, or several that ``which`` does not tell apart; two
+        ValueError: There is no plain vision transformer, or several that ``which`` does not distinguish; or two
             tensors have the same name.
     """
     tensors = dict(tensors_by_path(checkpoint))
     found = networks(tensors, checkpoint)
     if not found:
         raise ValueError(
-            f'there is no patch_embed.proj.weight: this is no checkpoint of a plain vision transformer; '
-            f'{whole_file_kind(checkpoint, map(unwrapped_name, tensors))}'
+            f'patch_embed.proj.weight is missing: this is not a checkpoint of a plain vision transformer; '
+            f'{file_kind(checkpoint, map(unwrapped_name, tensors))}'
         )
     choice = choose(found, which, prefix)
     below = _below(tensors, choice.network, found)
@@ -81,27 +81,27 @@ def find_backbone(checkpoint: Mapping, which: str = 'teacher', prefix: str | Non
 
 
 def _assumptions(names: Mapping[str, Tensor], state: Mapping[str, Tensor], about: Mapping) -> list[str]:
-    """What no tensor tells and decides about features; ``names`` of the file, ``state`` under those of timm."""
+    """Assumptions that affect features; ``names`` are those of the file, ``state`` has timm's names."""
     remarks = []
     if 'blocks.0.attn.qkv.bias' in state and not any(QKV_BIAS.search(name) for name in names):
-        remarks.append('queries, keys and values have no biases; they get biases of zero')
+        remarks.append('the attention layers have no qkv bias; it is set to zero')
     if 'embeddings.cls_token' in names and 'reg_token' not in state and 'pos_embed_resize' not in about:
         remarks.append(
-            'for images of other sizes than its own, positions are resized as DINO does it, which trained such weights; '
-            'transformers does it otherwise, and its features differ there'
+            'at other image sizes than its own, positions are resized as in DINO, which trained such weights; '
+            'transformers resizes them differently, so its features differ there'
         )
     if about.get('norm_eps') == EPS_OF_TRANSFORMERS and 'img_size' not in about:
         remarks.append(
-            f"no config.json tells the eps of its norms; that of transformers' ViT, {EPS_OF_TRANSFORMERS:g}, is taken"
+            f"no config.json has the eps of its norms; using transformers' default for ViT, {EPS_OF_TRANSFORMERS:g}"
         )
     return remarks
 
 
 def _below(tensors: Mapping[str, Tensor], network: Network, found: list[Network]) -> dict[str, Tensor]:
-    """Tensors below the prefix of a network, without it and without wrappers; those of networks within it left out.
+    """Tensors below the prefix of a network, without prefix and wrappers; excludes networks nested in it.
 
-    Those whose names lack wrappers of the prefix, or have more, count if their names are a backbone's, and no second network
-    differs by wrappers alone.
+    Names with missing or additional wrappers in the prefix are included if they are names of a backbone and no second
+    network differs only by wrappers.
     """
     others = [other.clean for other in found if other is not network]
     inner = tuple(clean for clean in others if clean.startswith(network.clean) and clean != network.clean)
@@ -129,9 +129,9 @@ def _facts(checkpoint: Mapping, network: Network, names: Mapping[str, Tensor]) -
 
 
 def tensors_by_path(node: Mapping, path: str = '', depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """All tensors of nested dicts by dotted path, those of optimizers left out."""
+    """All tensors of nested dicts by dotted path, except those of optimizers."""
     for key, value in node.items():
-        key = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(key))  # messages have one line
+        key = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(key))  # keeps messages on one line
         if isinstance(value, Tensor):
             yield f'{path}{key}', value
         elif isinstance(value, Mapping) and depth < DEEPEST and not OPTIMIZER_KEYS.match(key):
@@ -139,7 +139,7 @@ def tensors_by_path(node: Mapping, path: str = '', depth: int = 0) -> Iterator[t
 
 
 def _without_class_position(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Beside registers, timm has no position for [CLS], DINOv2 has one: it is added to the token, as the model would."""
+    """With registers, timm has no position for [CLS] but DINOv2 does: adds it to the token, as the model would."""
     positions = state.get('pos_embed')
     if not {'reg_token', 'cls_token'} <= state.keys() or positions is None or positions.ndim != 3:
         return state
@@ -149,9 +149,9 @@ def _without_class_position(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def with_class_position(weights: BackboneWeights) -> BackboneWeights:
-    """A position for [CLS], zero, where the file has a square grid of positions and none for its class token.
+    """Adds a zero position for [CLS] if the file has a square grid of positions and none for its class token.
 
-    timm's DeiT III is such a model. With registers there is none to add.
+    timm's DeiT III is such a model. With registers nothing is added.
     """
     state = weights.state
     positions = state.get('pos_embed')
@@ -164,7 +164,7 @@ def with_class_position(weights: BackboneWeights) -> BackboneWeights:
 
 
 def _is_grid(number: int, state: Mapping[str, Tensor], about: Mapping) -> bool:
-    """Whether a number of positions is that of a grid of patches alone, without one for a class token."""
+    """Whether a number of positions is that of the patch grid, without a class token."""
     kernel = state.get('patch_embed.proj.weight')
     if 'img_size' in about and kernel is not None and kernel.ndim == 4:
         height, width = about['img_size']

@@ -1,4 +1,4 @@
-"""What the ``config.json`` beside weights tells of a backbone: that of transformers, of timm, or of our own exports."""
+"""Reads facts about a backbone from the ``config.json`` of transformers, timm or our own exports."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
-# What our exports add to the configs of transformers: how positions are resized, and whether layer scales were learned.
+# Keys that our exports add to transformers' configs: how positions are resized, and whether layer scales were learned.
 RESIZE_RULES = ('dino', 'dino_antialias', 'size', 'size_aliased')  # of QueryViT
 OWN_KEY, OWN_FACTS = 'mmadclr', ('pos_embed_resize', 'layer_scale')
-# Vision transformers of transformers that are plain ones, with the defaults of what a config may leave out.
+# transformers' plain vision transformers, with defaults for keys that a config may omit.
 TRANSFORMERS: dict[str, dict[str, Any]] = {
     'vit': dict(num_attention_heads=12, layer_norm_eps=1e-12),
     'vit_mae': dict(num_attention_heads=12, layer_norm_eps=1e-12),
@@ -29,14 +29,14 @@ FOREIGN = {
 
 
 def read_facts(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """``num_heads``, ``norm_eps``, ``img_size`` (height, width), ``pos_embed_resize``, ``layer_scale``, ``mean`` and
-    ``std``, as far as they are told.
+    """Facts in a config: ``num_heads``, ``norm_eps``, ``img_size`` (height, width), ``pos_embed_resize``, ``layer_scale``,
+    ``mean`` and ``std``; only those available.
 
     Args:
-        checkpoint: Of a folder, as :func:`mmadclr.checkpoint.reading.read_checkpoint` reads it.
+        checkpoint: Contents of a folder, from :func:`mmadclr.checkpoint.reading.read_checkpoint`.
 
     Raises:
-        ValueError: The config is that of another kind of model, or a value in it is impossible.
+        ValueError: The config is that of another kind of model, or has an invalid value.
     """
     config = checkpoint.get(CONFIG)
     if not isinstance(config, Mapping):
@@ -51,16 +51,18 @@ def read_facts(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, once it is certain that each is of its type.
+    """Validates types and values.
 
     Raises:
-        ValueError: One is not.
+        ValueError: A value is invalid.
     """
     checked = dict(facts)
     if 'img_size' in checked:
         checked['img_size'] = _size(checked, 'img_size')
     if checked.get('pos_embed_resize', 'dino') not in RESIZE_RULES:
-        raise ValueError(f'pos_embed_resize={checked["pos_embed_resize"]!r} is none of {", ".join(map(repr, RESIZE_RULES))}')
+        raise ValueError(
+            f'pos_embed_resize={checked["pos_embed_resize"]!r} must be one of {", ".join(map(repr, RESIZE_RULES))}'
+        )
     for key in {'mean', 'std'} & checked.keys():
         checked[key] = _triple(checked, key)
     if 'norm_eps' in checked:
@@ -71,12 +73,12 @@ def checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = config['model_type']
     if not isinstance(kind, str) or kind not in TRANSFORMERS:
-        what = FOREIGN.get(str(kind), 'none of the plain vision transformers that we read')
-        raise ValueError(f'{CONFIG}: model_type {kind!r} is {what}; read are {", ".join(TRANSFORMERS)}')
+        what = FOREIGN.get(str(kind), 'not a supported plain vision transformer')
+        raise ValueError(f'{CONFIG}: model_type {kind!r} is {what}; supported: {", ".join(TRANSFORMERS)}')
     config = {**TRANSFORMERS[kind], **config}
     activation = config.get('hidden_act', 'gelu')
-    if activation != 'gelu' and not config.get('use_swiglu_ffn'):  # gated MLPs are told by their names
-        raise ValueError(f'{CONFIG}: hidden_act {activation!r}: the MLPs of our vision transformer have an exact gelu')
+    if activation != 'gelu' and not config.get('use_swiglu_ffn'):  # gated MLPs are recognized by their tensor names
+        raise ValueError(f'{CONFIG}: hidden_act {activation!r} is not supported; it must be the exact gelu')
     facts = dict(num_heads=_count(config, 'num_attention_heads'), norm_eps=_positive(config, 'layer_norm_eps'))
     if 'image_size' in config:
         facts['img_size'] = _size(config, 'image_size')
@@ -103,7 +105,7 @@ def _of_own_folder(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _normalization(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
-    """Of values in [0, 1]; transformers multiplies those up to 255 by ``rescale_factor`` before it normalizes."""
+    """For values in [0, 1]; transformers multiplies values up to 255 by ``rescale_factor`` before it normalizes."""
     if 'image_mean' not in preprocessor or 'image_std' not in preprocessor:
         return {}
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -118,19 +120,19 @@ def _normalization(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
 def _count(config: Mapping[str, Any], key: str) -> int:
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{key}={value!r} is no whole number of 1 or more')
+        raise ValueError(f'{key}={value!r} must be an integer of at least 1')
     return value
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number that a float can be, and finite."""
+    """Whether the value is a finite number that fits a float."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _positive(config: Mapping[str, Any], key: str) -> float:
     value = config.get(key)
     if not _is_number(value) or value <= 0:
-        raise ValueError(f'{key}={value!r} is no positive number')
+        raise ValueError(f'{key}={value!r} must be a positive number')
     return float(value)
 
 
@@ -138,7 +140,7 @@ def _size(config: Mapping[str, Any], key: str) -> tuple[int, int]:
     value = config.get(key)
     sides = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
     if len(sides) != 2:
-        raise ValueError(f'{key}={value!r} is neither a side nor a height and a width')
+        raise ValueError(f'{key}={value!r} must be one side length, or height and width')
     height, width = (_count({key: side}, key) for side in sides)
     return height, width
 
@@ -146,7 +148,7 @@ def _size(config: Mapping[str, Any], key: str) -> tuple[int, int]:
 def _triple(config: Mapping[str, Any], key: str) -> tuple[float, ...]:
     values = config[key]
     if not isinstance(values, (list, tuple)) or len(values) != 3 or not all(map(_is_number, values)):
-        raise ValueError(f'{key}={values!r} is no list of three numbers')
+        raise ValueError(f'{key}={values!r} must be a list of three numbers')
     if key.endswith('std') and min(values) <= 0:
-        raise ValueError(f'{key}={values!r}: images are divided by these numbers, which have to be positive')
+        raise ValueError(f'{key}={values!r} must be positive: images are divided by it')
     return tuple(float(value) for value in values)

@@ -11,13 +11,13 @@ from torch.utils.data import Dataset
 
 from mmadclr.checkpoint.reading import read_checkpoint
 
-USUAL_EPS = 1e-6  # of norms; files tell another one
+USUAL_EPS = 1e-6  # of norms; files record it only if it differs
 
 
 def architecture(model: nn.Module) -> dict[str, int]:
-    """What a state dict does not tell about a model: the number of heads of every attention, by module name.
+    """The number of attention heads of every attention module, by module name: the state dict does not contain it.
 
-    Weights of six heads load into eight without a complaint, and compute something else.
+    Weights of a 6-head model load into an 8-head model without an error, but compute something else.
     """
     return {name: module.num_heads for name, module in model.named_modules() if hasattr(module, 'num_heads')}
 
@@ -33,9 +33,9 @@ def described(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
 
 
 def describe_backbone(model: nn.Module) -> dict:
-    """What no tensor tells about the backbone of a pretraining model; stored in its checkpoints as ``meta.backbone``.
+    """Facts about the backbone of a pretraining model that no tensor shows; stored in checkpoints as ``meta.backbone``.
 
-    ``mean`` and ``std`` of the normalization are those of values in [0, 1].
+    ``mean`` and ``std`` are for values in [0, 1].
     """
     backbone, preprocessor = model.teacher['backbone'], model.data_preprocessor
     eps = backbone.blocks[0].norm1.eps
@@ -49,13 +49,13 @@ def describe_backbone(model: nn.Module) -> dict:
 
 
 def check_state_dict(model: nn.Module, filename: str | Path, checkpoint: dict | None = None) -> dict[str, Tensor]:
-    """State dict of a checkpoint, once it is certain that it fits ``model`` in every key, shape and head count.
+    """State dict of a checkpoint, verified to match ``model`` in every key, shape and number of heads.
 
-    ``checkpoint`` is the content of the file if it has been read already.
+    ``checkpoint`` is the content of the file if already read.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is no checkpoint, or one of another method or model; names both, or the keys that differ.
+        ValueError: The file is not a checkpoint, or of another method or model; names both, or the differing keys.
     """
     checkpoint = checkpoint or read_checkpoint(filename)
     meta = checkpoint.get('meta')
@@ -74,17 +74,17 @@ def check_state_dict(model: nn.Module, filename: str | Path, checkpoint: dict | 
 
 
 def method_name(model: nn.Module) -> str:
-    """The registered name of a pretraining method; FSDP2 puts its own before that of a class whose parameters it cuts."""
+    """The registered name of a pretraining method; FSDP2 prefixes the class name of sharded modules."""
     return type(model).__name__.removeprefix('FSDP')
 
 
 def _check_method(model: nn.Module, filename: str | Path, method: str | None) -> None:
-    """A file that tells its method is of this one: said first, because the names of all tensors that differ say less."""
+    """Compares the methods first: this error is clearer than a list of differing tensors."""
     expected = method_name(model)
     if isinstance(method, str) and method.removeprefix('FSDP') != expected:
         raise ValueError(
-            f'{filename} is a checkpoint of {method.removeprefix("FSDP")}, but the model of the config is {expected}: go on '
-            f'with a config of {method.removeprefix("FSDP")}, or begin a run of {expected} in another work dir'
+            f'{filename} is a checkpoint of {method.removeprefix("FSDP")}, but the config has model {expected}: use '
+            f'a config of {method.removeprefix("FSDP")}, or start a run of {expected} in another work dir'
         )
 
 
@@ -94,6 +94,6 @@ def _compare(filename: str | Path, what: str, found: dict, expected: dict) -> No
     if differing:
         examples = '; '.join(f'{n}: file {found.get(n, "-")}, model {expected.get(n, "-")}' for n in differing[:4])
         raise ValueError(
-            f'{filename} does not fit the model of the config: {len(differing)} of {len(expected)} {what} differ '
+            f'{filename} does not match the model of the config: {len(differing)} of {len(expected)} {what} differ '
             f'({examples}). Use the config the checkpoint was trained with.'
         )

@@ -1,4 +1,4 @@
-"""What the tensors of a backbone are called by the code bases we read, and by timm."""
+"""Maps tensor names of a backbone from the supported code bases to timm's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-# What wrappers put into the name of whatever they wrap, at any level: DataParallel, DistributedDataParallel and averaged
-# models; torch.compile; FSDP; activation checkpointing; Lightning's Fabric; fairscale.
+# Name parts that wrappers insert at any level: DataParallel, DistributedDataParallel and averaged models; torch.compile;
+# FSDP; activation checkpointing; Lightning's Fabric; fairscale.
 WRAPPERS = frozenset(
     (
         'module',
@@ -50,8 +50,8 @@ RENAMES = (
     (r'^(blocks\.\d+)\.output\.dense\.', r'\1.mlp.fc2.'),
     (r'^(blocks\.\d+)\.layer_scale([12])\.lambda1$', r'\1.ls\2.gamma'),
 )
-# Tensors beside the backbone in flat files: classifiers, poolers, mask tokens, and modules the released code of ADCLR's
-# authors creates but never uses (Sherrylone/PQCL, models/pos_transformer.py).
+# Tensors next to the backbone in flat files: classifiers, poolers, mask tokens, and modules that the code released by
+# ADCLR's authors creates but never uses (Sherrylone/PQCL, models/pos_transformer.py).
 NOT_BACKBONE = re.compile(
     r'^(head|head_dist|fc|fc_norm|pre_logits|pooler|decoder\w*|mask_token|masked_embed|norm2|query_block|fpn\d)(\.|$)'
 )
@@ -62,27 +62,27 @@ OF_BACKBONE = re.compile(
 SEPARATE = re.compile(r'^(?P<block>blocks\.\d+)\.attention\.attention\.(?P<part>query|key|value)\.(?P<kind>weight|bias)$')
 QKV_BIAS = re.compile(
     r'\.attn\.(qkv\.)?\w*bias\w*$|\.(attention\.attention\.\w+\.|in_proj_)bias$'
-)  # under any name, whole or in part
-OF_TRANSFORMERS_VIT = '.layernorm_before.weight'  # transformers' ViT and MAE, and none of its other models that we read
+)  # under any name, joint or separate
+OF_TRANSFORMERS_VIT = '.layernorm_before.weight'  # only in transformers' ViT and MAE, among its supported models
 
 
 def unwrapped_name(name: str) -> str:
-    """A dotted name without the parts that wrappers added, whatever their number and place."""
+    """A dotted name without the parts added by wrappers."""
     return '.'.join(part for part in name.split('.') if part not in WRAPPERS)
 
 
 def without_wrappers(names: Iterable[str]) -> dict[str, str]:
-    """Names as they are in a file by what they are without wrappers.
+    """Maps names without wrappers to the names in a file.
 
     Raises:
-        ValueError: Two names are one without them.
+        ValueError: Two names are equal without wrappers.
     """
     found: dict[str, str] = {}
     for name in names:
         first = found.setdefault(unwrapped_name(name), name)
         if first != name:
             raise ValueError(
-                f'{first!r} and {name!r} are one name without the parts that wrappers add '
+                f'{first!r} and {name!r} are the same name without the parts added by wrappers '
                 f'({", ".join(part for part in name.split(".") + first.split(".") if part in WRAPPERS)}): choose one of the '
                 'networks with prefix=... (--prefix in the tools)'
             )
@@ -90,9 +90,9 @@ def without_wrappers(names: Iterable[str]) -> dict[str, str]:
 
 
 def timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a backbone under timm's names; queries, keys and values in one.
+    """Tensors of a backbone under timm's names, with joint queries, keys and values.
 
-    Where no block has a bias of queries, keys and values, there is one of zeros.
+    If no block has a qkv bias, adds one of zeros.
 
     Raises:
         ValueError: Two tensors get the same name.
@@ -101,20 +101,20 @@ def timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         new = timm_name(name)
         if new in state:
-            raise ValueError(f'{name!r} and another tensor of the file both are {new!r} of a vision transformer')
+            raise ValueError(f'{name!r} and another tensor of the file both map to {new!r} of a vision transformer')
         state[new] = tensor
     return _with_qkv_biases(_with_joint_qkv(state))
 
 
 def timm_name(name: str) -> str:
-    """The name of one tensor; queries, keys and values of transformers stay apart."""
+    """The name of one tensor; does not join queries, keys and values of transformers."""
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def _with_joint_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Separate queries, keys and values joined, in this order; where one is missing or of another shape they stay apart."""
+    """Joins separate queries, keys and values, in this order; keeps them separate if one is missing or of another shape."""
     parts: dict[str, dict[str, str]] = {}
     for name in state:
         if match := SEPARATE.match(name):

@@ -1,4 +1,4 @@
-"""Which of the networks in a file is meant: self-distillation and averaging leave two of them, under many names."""
+"""Selects a network in a file: self-distillation and averaging store two of them, under many names."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 from mmadclr.checkpoint.names import ANCHOR, unwrapped_name
 
 WHICH = ('teacher', 'student')
-# A part of a name that contains one of these words is that of a teacher, which may be an average of the student's weights.
+# Words in a part of a name that indicate a teacher, which may be an average of the student's weights.
 TEACHER_WORDS = frozenset(('teacher', 'ema', 'momentum', 'target', 'averaged', 'average', 'avg', 'swa', 'shadow'))
 STUDENT_WORDS = frozenset(('student', 'online'))
-# MoCo's names, here of the keys' encoder: `k` alone would be too little.
+# MoCo's names of the key encoder; `k` alone would be ambiguous.
 TEACHER_PARTS = frozenset(('encoder_k', 'k_encoder', 'key_encoder', 'encoder_key'))
 WORD = re.compile(r'[A-Z]+(?![a-z])|[A-Z]?[a-z]+')
 
 
 class Network(NamedTuple):
-    """A backbone in a file: the prefix of its names there, the same without wrappers, and 'teacher', 'student' or None."""
+    """A backbone in a file: prefix of its names, the same without wrappers, and role 'teacher', 'student' or None."""
 
     prefix: str
     clean: str
@@ -26,14 +26,14 @@ class Network(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A network, and a sentence on the others in the file, empty if there are none."""
+    """A network, and a sentence about the others in the file (empty if there are none)."""
 
     network: Network
     sentence: str
 
 
 def networks(names: Iterable[str], checkpoint: Mapping[str, Any]) -> list[Network]:
-    """The backbones below different prefixes, in the order of the file; ``names`` are dotted paths of tensors."""
+    """The backbones below different prefixes, in file order; ``names`` are dotted paths of tensors."""
     found = {}
     for name in names:
         clean = unwrapped_name(name)
@@ -44,17 +44,17 @@ def networks(names: Iterable[str], checkpoint: Mapping[str, Any]) -> list[Networ
 
 
 def _prefix_of_anchor(name: str, first: str) -> str:
-    """What precedes the last part ``first`` of a name that may have wrappers anywhere."""
+    """The prefix of a name up to the last part ``first``; the name may have wrappers anywhere."""
     parts = name.split('.')
     index = len(parts) - 1 - parts[::-1].index(first)
     return ''.join(f'{part}.' for part in parts[:index])
 
 
 def role(prefix: str, checkpoint: Mapping[str, Any]) -> str | None:
-    """'teacher' or 'student' by the innermost part of a prefix that says it; None if none does.
+    """'teacher' or 'student' by the innermost part of a prefix that indicates it; None if none does.
 
-    ``EMAHook`` of mmengine exchanges the two when it saves (mmengine, ``hooks/ema_hook.py: before_save_checkpoint``): in
-    files that mmengine signed with its version, ``state_dict`` holds the averages and ``ema_state_dict`` what was trained.
+    mmengine's ``EMAHook`` swaps the two when it saves (mmengine, ``hooks/ema_hook.py: before_save_checkpoint``): in
+    files with mmengine's version, ``state_dict`` holds the averages and ``ema_state_dict`` the trained weights.
     """
     found = None
     for part in prefix.split('.'):
@@ -69,7 +69,7 @@ def role(prefix: str, checkpoint: Mapping[str, Any]) -> str | None:
 
 
 def is_exchanged(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether mmengine's ``EMAHook`` has exchanged averaged and trained weights in a file."""
+    """Whether mmengine's ``EMAHook`` swapped averaged and trained weights in a file."""
     meta = checkpoint.get('meta')
     return 'ema_state_dict' in checkpoint and isinstance(meta, Mapping) and 'mmengine_version' in meta
 
@@ -79,10 +79,10 @@ def choose(found: list[Network], which: str, prefix: str | None) -> Choice:
 
     Args:
         found: At least one.
-        which: Of a teacher and a student. Where only one of the two has a name that says what it is, the others are the
-            other.
-        prefix: Of the network, with or without what wrappers added and with or without the keys before it, if the rest is
-            unique; then ``which`` does not matter.
+        which: 'teacher' or 'student'. If names identify only one of the two roles, the remaining networks get the other
+            role.
+        prefix: Of the network, with or without wrapper parts and preceding keys, as long as it is unambiguous;
+            ``which`` is then ignored.
 
     Raises:
         ValueError: No such network, or more than one.
@@ -101,7 +101,7 @@ def choose(found: list[Network], which: str, prefix: str | None) -> Choice:
     candidates = [network for network in found if network.role == which]
     if len(candidates) != 1:
         raise ValueError(
-            f'which of the backbones below {_listed(found)} is meant? Choose one with prefix=... (--prefix in the tools)'
+            f'the file has several backbones, below {_listed(found)}: choose one with prefix=... (--prefix in the tools)'
         )
     return Choice(candidates[0], _sentence(candidates[0], found))
 
@@ -109,8 +109,8 @@ def choose(found: list[Network], which: str, prefix: str | None) -> Choice:
 def _the_only(network: Network, which: str) -> Network:
     if which == 'student' and network.role == 'teacher':
         raise ValueError(
-            f"which='student': the only network in the file is the teacher below {network.prefix!r}; leave which "
-            '(--which in the tools) out to take it'
+            f"which='student': the only network in the file is the teacher below {network.prefix!r}; omit which "
+            '(--which in the tools) to use it'
         )
     return network
 
@@ -128,7 +128,7 @@ def _with_prefix(found: list[Network], prefix: str) -> Network:
         if len(matching) == 1:
             return matching[0]
         if matching:
-            raise ValueError(f'prefix={prefix!r} fits several backbones: {_listed(matching)}; give the whole prefix')
+            raise ValueError(f'prefix={prefix!r} matches several backbones: {_listed(matching)}; give the full prefix')
     raise ValueError(f'no backbone below prefix={prefix!r}; found: {_listed(found)}')
 
 
@@ -140,4 +140,4 @@ def _sentence(taken: Network, found: list[Network]) -> str:
     others = [network for network in found if network is not taken]
     other = f'which={others[0].role!r} (--which {others[0].role} in the tools)'
     way = other if len(others) == 1 else 'which=... or prefix=... (--which, --prefix in the tools)'
-    return f'took the {taken.role} below {taken.prefix!r}; {_listed(others)} is taken with {way}'
+    return f'using the {taken.role} below {taken.prefix!r}; select {_listed(others)} with {way}'

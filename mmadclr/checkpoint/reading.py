@@ -1,4 +1,4 @@
-"""Reading a checkpoint file without running anything that is in it."""
+"""Reads checkpoint files without executing anything in them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from mmadclr.checkpoint.folders import WHOLE, check_whole, configuration, shards, weights_files
+from mmadclr.checkpoint.folders import SINGLE_FILES, check_not_shard, configuration, shards, weights_files
 from mmadclr.checkpoint.unreadable import reason
 
-# What tensors are made of. Everything else a pickle may name becomes a placeholder.
+# Globals needed to load tensors. All other globals in a pickle become placeholders.
 TRUSTED = {
     ('collections', 'OrderedDict'): OrderedDict,
     ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
@@ -26,7 +26,7 @@ TRUSTED = {
 
 
 class Untrusted:
-    """Stands for an object of a class the reader does not know: takes any arguments and state, and does nothing."""
+    """Placeholder for an object of an untrusted class: accepts any arguments and state, and does nothing."""
 
     def __new__(cls, *args, **kwargs) -> Untrusted:
         return super().__new__(cls)
@@ -40,7 +40,7 @@ class Untrusted:
     def _ignore(self, *args, **kwargs) -> None:
         pass
 
-    # What a pickle does to objects once they are made.
+    # Methods that unpickling calls on objects.
     __setstate__ = __setitem__ = append = extend = add = _ignore
 
     def __hash__(self) -> int:
@@ -63,21 +63,21 @@ _INERT_PICKLE = SimpleNamespace(
 def read_checkpoint(filename: str | Path, mapped: bool = False) -> dict:
     """Content of a ``.pth`` or ``.safetensors`` file, on the CPU, as a dict with the tensors in place.
 
-    Official checkpoints carry pickled objects besides tensors (argument namespaces, NumPy scalars, loggers). None of
-    them is built and no code is run: such objects come back as inert placeholders.
+    Official checkpoints carry pickled objects besides tensors (argument namespaces, NumPy scalars, loggers). They are
+    replaced by inert placeholders; no code is executed.
 
-    Of a folder as transformers and timm write it: the tensors of all its shards and, by name of the file, the contents of
-    ``config.json`` and ``preprocessor_config.json``. So it is with its weights file or the index of its shards.
+    For a folder in the format of transformers or timm: the tensors of all its shards and, by file name, the contents of
+    ``config.json`` and ``preprocessor_config.json``. The same applies to the weights file or shard index of such a folder.
 
     Args:
-        filename: Of the file or folder.
-        mapped: Tensors of a ``.pth`` file are pages of it, which are read when they are used and shared by all processes. No
-            checksum is looked at, and the file must not be overwritten while they are in use.
+        filename: File or folder.
+        mapped: Memory-maps tensors of a ``.pth`` file: they are read on first use and shared by all processes.
+            Checksums are not verified, and the file must not be overwritten while they are in use.
 
     Raises:
         FileNotFoundError: There is no such file, or a shard is missing.
-        ValueError: The file is no checkpoint, a TorchScript program, or one of several shards, or the folder is no such
-            folder; says what it is.
+        ValueError: The file is not a checkpoint, or is a TorchScript program or a single shard, or the folder has another
+            format; describes what it is.
     """
     path = Path(filename)
     if path.is_dir():
@@ -86,13 +86,13 @@ def read_checkpoint(filename: str | Path, mapped: bool = False) -> dict:
         raise FileNotFoundError(f'checkpoint {filename} does not exist')
     if path.name.endswith('.index.json'):
         return {**_read_shards(shards(path)), **configuration(path.parent)}
-    check_whole(path)
+    check_not_shard(path)
     content = with_names_of_today(_read_file(path, mapped))
-    return {**content, **configuration(path.parent)} if path.name in WHOLE else content
+    return {**content, **configuration(path.parent)} if path.name in SINGLE_FILES else content
 
 
 def with_names_of_today(content: dict) -> dict:
-    """A checkpoint of this project, whose earlier versions wrote the center of a loss as ``centre``."""
+    """Renames ``centre``, the name of loss centers in earlier versions of this project, to ``center``."""
     tensors = content.get('state_dict')
     if not isinstance(tensors, dict) or not any(str(name).endswith('.centre') for name in tensors):
         return content
@@ -100,10 +100,10 @@ def with_names_of_today(content: dict) -> dict:
 
 
 def weights_of(filename: str | Path) -> list[Path]:
-    """The files that hold the weights of what :func:`read_checkpoint` reads.
+    """The files that hold the weights read by :func:`read_checkpoint`.
 
     Raises:
-        FileNotFoundError, ValueError: As there.
+        FileNotFoundError, ValueError: As for that function.
     """
     path = Path(filename)
     if path.is_dir():
@@ -117,7 +117,7 @@ def _read_shards(files: dict[Path, list[str] | None]) -> dict:
         content = _read_file(path)
         missing = [name for name in names or () if name not in content]
         if missing:
-            raise ValueError(f'{path} lacks {missing[0]} and {len(missing) - 1} more tensors that its index says it has')
+            raise ValueError(f'{path} lacks {missing[0]} and {len(missing) - 1} more tensors listed in its index')
         tensors |= content if names is None else {name: content[name] for name in names}
     return tensors
 
@@ -128,20 +128,20 @@ def _read_file(path: Path, mapped: bool = False) -> dict:
             return load_file(path)
         if _is_torchscript(path):
             raise ValueError('it is a TorchScript program; save its state_dict() instead')
-        mapped = mapped and zipfile.is_zipfile(path)  # before torch 1.6 files were something else
+        mapped = mapped and zipfile.is_zipfile(path)  # files from before torch 1.6 are not zip archives
         content = torch.load(path, map_location='cpu', pickle_module=_INERT_PICKLE, weights_only=False, mmap=mapped)
     except Exception as error:
         raise ValueError(f'{path} cannot be read as a checkpoint: {reason(path, error)}') from error
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise ValueError(
-            f'{path} holds a {kind}, not a dict of tensors: it is no checkpoint; of a model, save its state_dict()'
+            f'{path} is not a checkpoint: it holds a {kind}, not a dict of tensors; save the state_dict() of the model'
         )
     return content
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By content, whatever the name: eight bytes of length, then a JSON object."""
+    """Decides by content: eight bytes of length, then a JSON object."""
     with path.open('rb') as file:
         length, brace = file.read(8), file.read(1)
     return len(length) == 8 and brace == b'{' and int.from_bytes(length, 'little') <= path.stat().st_size

@@ -1,4 +1,4 @@
-"""Checkpoint files of a run: written whole or not at all, checked before they are trusted, cleared away in order."""
+"""Checkpoint files of a run: written atomically, verified before use, and pruned."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     """Writes a checkpoint as :func:`write_synced` does, and makes it the newest of its folder.
 
     Raises:
-        OSError, RuntimeError: The disk is full or the like; what ``path`` held before is untouched and nothing is left over.
+        OSError, RuntimeError: The file cannot be written, for example because the disk is full; an existing file is
+            unchanged and no temporary file is left.
     """
     path = Path(path)
     write_synced(content, path)
@@ -34,7 +35,7 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
 
 
 def write_synced(content: dict[str, Any], path: Path) -> None:
-    """Writes a file under a temporary name, waits until it is on the disk, and renames it."""
+    """Writes a file under a temporary name, syncs it to disk, and renames it."""
     with atomic_path(path) as temporary, open(temporary, 'wb') as file:
         torch.save(content, file)
         file.flush()
@@ -42,7 +43,7 @@ def write_synced(content: dict[str, Any], path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until renamed files are on the disk under their new names."""
+    """Syncs renames in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,27 +52,27 @@ def sync_folder(folder: Path) -> None:
 
 
 def checkpoints(work_dir: str | Path) -> list[Path]:
-    """Checkpoints of a work dir, the newest first."""
+    """Checkpoints in a work dir, newest first."""
     folder = Path(work_dir)
     found = [path for path in folder.glob('*.pth') if NAME.match(path.name)] if folder.is_dir() else []
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 
 
 def newest_good_checkpoint(work_dir: str | Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole; every newer one that is not gets one line of warning.
+    """The newest intact checkpoint; logs one warning for every newer one that is damaged.
 
-    Whole means: all checksums of the archive are right, and it reads as a checkpoint.
+    Intact means that all checksums of the archive match and the file can be read as a checkpoint.
     """
     for path in checkpoints(work_dir):
         problem = find_damage(path)
         if problem is None:
             return path
-        warn(f'{path} is damaged ({problem}): the checkpoint before it is used')
+        warn(f'{path} is damaged ({problem}): using the previous checkpoint')
     return None
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, in words; None if nothing is."""
+    """Describes what is wrong with a checkpoint file; None if it is intact."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
@@ -84,19 +85,19 @@ def find_damage(path: Path) -> str | None:
 
 
 def read_state(filename: str | Path, device: str) -> dict[str, Any]:
-    """A checkpoint to go on from; to be called on all processes.
+    """A checkpoint to resume from; collective call.
 
-    Tensors that are copied to their place on ``device`` anyway stay in the file until then, whose pages all processes of a
-    machine share: it is read once, and held in memory by none of them.
+    Tensors that will be copied to ``device`` anyway stay memory-mapped until then, and all processes of a machine share the
+    mapped pages: the file is read once, and no process holds a copy in memory.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, or no checkpoint of a run.
+        ValueError: It is damaged, or not a checkpoint of a run.
     """
     damage = [find_damage(Path(filename)) if is_main_process() and zipfile.is_zipfile(filename) else None]
     broadcast_object_list(damage)
     if damage[0] is not None:
-        raise ValueError(f'{filename} is damaged ({damage[0]}): go on from the one before it')
+        raise ValueError(f'{filename} is damaged ({damage[0]}): resume from the previous checkpoint')
     checkpoint = read_checkpoint(filename, mapped=True)
     check_resumable(filename, checkpoint)
     copied = {'state_dict'} if device == 'cpu' else {'state_dict', 'optimizer'}
@@ -104,13 +105,13 @@ def read_state(filename: str | Path, device: str) -> dict[str, Any]:
 
 
 def check_resumable(filename: str | Path, checkpoint: dict) -> None:
-    """Raises a ValueError if a file is no checkpoint of a run, or holds objects that reading it did not rebuild."""
+    """Raises ValueError if a file is not a checkpoint of a run, or contains objects that were not rebuilt."""
     missing = {'meta', 'state_dict', 'message_hub', 'optimizer'} - checkpoint.keys()
     if missing:
         raise ValueError(
-            f'{filename} holds no {", ".join(sorted(missing))}: it is no checkpoint of a run, so none can go on from it. '
-            'To start from its weights, set load_from or the init_cfg of the backbone; official training checkpoints first '
-            'go through tools/convert.py --to mmadclr'
+            f'{filename} has no {", ".join(sorted(missing))}: it is not a checkpoint of a run and cannot be resumed. '
+            'To start from its weights, set load_from or the init_cfg of the backbone; convert official training '
+            'checkpoints with tools/convert.py --to mmadclr first'
         )
     needed = {
         name: part
@@ -119,11 +120,11 @@ def check_resumable(filename: str | Path, checkpoint: dict) -> None:
     }
     unknown = list(find_placeholders(needed))
     if unknown:
-        raise ValueError(f'{filename}: {", ".join(unknown[:4])} are objects, which are not read from checkpoints')
+        raise ValueError(f'{filename}: {", ".join(unknown[:4])} are pickled objects, which are not loaded from checkpoints')
 
 
 def clear_away(work_dir: str | Path, keep: int, is_milestone: Callable[[Path], bool]) -> list[Path]:
-    """Removes all but the newest ``keep`` checkpoints and the milestones; returns what was removed."""
+    """Prunes all but the newest ``keep`` checkpoints and the milestones; returns the removed paths."""
     old = [path for path in checkpoints(work_dir) if not is_milestone(path)][keep:]
     for path in old:
         path.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
-"""What a run needs beyond weights and optimizer to go on exactly where it stopped, in plain types.
+"""Run state beyond weights and optimizer that an exact resume needs, in plain types.
 
-Plain, because nothing in a checkpoint is executed when it is read: tensors, numbers, strings, and lists and dicts of these.
+Loading a checkpoint must not execute anything in it, so only tensors, numbers, strings, and lists and dicts of these are
+stored.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mmadclr.checkpoint.scalar_history import BoundedHistory
 
 
 def random_state() -> dict[str, Any]:
-    """States of all generators of this process: Python's, NumPy's, torch's, and that of its GPU."""
+    """States of all random generators of this process: Python, NumPy, torch and its GPU."""
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     state = {
@@ -31,7 +32,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Puts back what :func:`random_state` returned."""
+    """Restores the output of :func:`random_state`."""
     version, words, gauss = state['python']
     random.setstate((version, tuple(words.tolist()), gauss))
     kind, keys, position, has_gauss, cached = state['numpy']
@@ -42,7 +43,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def plain_history(hub_state: Mapping[str, Any]) -> dict[str, Any]:
-    """State of mmengine's ``MessageHub`` with its buffers in bounded, plain form, and without NumPy's scalars."""
+    """State of mmengine's ``MessageHub`` with histories in bounded, plain form, and without NumPy scalars."""
     scalars = {
         name: (buffer if isinstance(buffer, BoundedHistory) else BoundedHistory(*buffer.data)).plain()
         for name, buffer in hub_state['log_scalars'].items()
@@ -54,7 +55,7 @@ def plain_history(hub_state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def history_of(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of :func:`plain_history`; what other versions wrote as objects is left out."""
+    """The inverse of :func:`plain_history`; drops objects written by other versions."""
     scalars = {name: scalar_history(state) for name, state in plain['log_scalars'].items()}
     scalars = {name: history for name, history in scalars.items() if history is not None}
     info = {name: value for name, value in plain['runtime_info'].items() if not isinstance(value, Untrusted)}
@@ -63,7 +64,7 @@ def history_of(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scalar_history(state: Any) -> BoundedHistory | None:
-    """A history of its plain form, or of all values and counts, two (N,) tensors, as they were once written."""
+    """A history from its plain form, or from (N,) values and (N,) counts, the format of older checkpoints."""
     if isinstance(state, Mapping):
         return BoundedHistory.from_plain(state)
     if isinstance(state, (list, tuple)):

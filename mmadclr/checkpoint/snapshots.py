@@ -1,4 +1,4 @@
-"""Copies of a state that is about to be written, and what of one that was read is unusable."""
+"""Copies of a state to be saved, and placeholders in a loaded one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmadclr.checkpoint.reading import Untrusted
 
 
 def find_placeholders(node: Any, path: str = '') -> Iterator[str]:
-    """Paths of the objects in a checkpoint that were not rebuilt because their classes are not trusted."""
+    """Paths of objects in a checkpoint that were not rebuilt because their classes are not trusted."""
     if isinstance(node, Untrusted):
         yield path
     elif isinstance(node, Mapping):
@@ -23,7 +23,7 @@ def find_placeholders(node: Any, path: str = '') -> Iterator[str]:
 
 
 def snapshot(node: Any) -> Any:
-    """A copy of nested dicts and lists with all tensors on the CPU, in memory of their own."""
+    """A deep copy of nested dicts and lists with all tensors on the CPU."""
     if isinstance(node, Tensor):
         return node.detach().to('cpu', copy=True)
     if isinstance(node, Mapping):

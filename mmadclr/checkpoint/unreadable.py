@@ -1,4 +1,4 @@
-"""Why a file is no checkpoint, from its first bytes."""
+"""Explains why a file is not a checkpoint, from its first bytes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 HEAD = 512
 MAGIC = (
-    (b'version https://git-lfs', 'it is a pointer of Git LFS, not the file itself: fetch that with `git lfs pull`'),
+    (b'version https://git-lfs', 'it is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`'),
     (b'\x1f\x8b', 'it is a gzip archive: unpack it'),
     (b'BZh', 'it is a bzip2 archive: unpack it'),
     (b'\xfd7zXZ', 'it is an xz archive: unpack it'),
     (b'\x28\xb5\x2f\xfd', 'it is a zstd archive: unpack it'),
     (b'7z\xbc\xaf', 'it is a 7z archive: unpack it'),
-    (b'\x89HDF', 'it is an HDF5 file, as of Keras'),
+    (b'\x89HDF', 'it is an HDF5 file, such as a Keras model'),
     (b'\x93NUMPY', 'it is a NumPy array'),
     (b'\x89PNG', 'it is an image'),
     (b'\xff\xd8\xff', 'it is an image'),
@@ -24,7 +24,7 @@ MARKUP = ('<!doctype', '<html', '<?xml', '<head', '<body', '<error')
 
 
 def reason(path: Path, error: Exception) -> str:
-    """One line on why ``path`` cannot be read; ``error``: what the reader said, where nothing better is known."""
+    """One line on why ``path`` cannot be read; ``error`` is the reader's error, used if nothing more specific is known."""
     try:
         with path.open('rb') as file:
             head = file.read(HEAD)
@@ -32,14 +32,14 @@ def reason(path: Path, error: Exception) -> str:
     except OSError as failure:
         known = failure.strerror or str(failure)
     if known is None and 'UntypedStorage' in str(error):
-        known = 'it holds numbers of another type, such as float8 or uint16, as in quantized files'
+        known = 'it holds an unsupported dtype such as float8 or uint16, as in quantized files'
     said = str(error).strip().splitlines() or [type(error).__name__]
     return known or said[0]
 
 
 def _known(path: Path, head: bytes) -> str | None:
     if not head.strip(b'\x00'):
-        return 'it is empty' if not head else 'it begins with zeros, as files do whose download or copy broke off'
+        return 'it is empty' if not head else 'it starts with zeros, like a file from an interrupted download or copy'
     for magic, meaning in MAGIC:
         if head.startswith(magic):
             return meaning
@@ -52,17 +52,17 @@ def _known(path: Path, head: bytes) -> str | None:
 
 def _archive(path: Path) -> str | None:
     if not zipfile.is_zipfile(path):
-        return f'its end is missing: only {path.stat().st_size} bytes are there; download or copy it again'
+        return f'it is truncated at {path.stat().st_size} bytes; download or copy it again'
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return None
     if any(name.endswith('.npy') for name in names):
-        return "it is an archive of NumPy arrays, as of JAX's models: load it with timm and save the state_dict()"
+        return 'it is an archive of NumPy arrays, such as a JAX model: load it with timm and save the state_dict()'
     if any(name.endswith('data.pkl') for name in names):
         return None
-    return f'it is a zip archive of other things ({", ".join(names[:3])}): unpack it'
+    return f'it is a zip archive of other files ({", ".join(names[:3])}): unpack it'
 
 
 def _text(head: bytes) -> str | None:
@@ -71,8 +71,8 @@ def _text(head: bytes) -> str | None:
         return None
     text = start.decode('utf-8', errors='replace')
     if text.lower().startswith(MARKUP):
-        return 'it is a web page (HTML), as servers send it instead of a file: download it again, logged in if need be'
-    if text.count('\ufffd') > 2:  # the last character may be cut
+        return 'it is a web page (HTML) sent instead of the file: download it again, after logging in if necessary'
+    if text.count('\ufffd') > 2:  # the last character may be truncated
         return None
     line = ' '.join(text.split())[:40]
     return f'it is text ({line!r})'

@@ -1,4 +1,4 @@
-"""Putting the backbone of a checkpoint into a model, with an account of every tensor."""
+"""Loads the backbone of a checkpoint into a model, and reports on every tensor."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from mmadclr.checkpoint.kinds import PLAIN, foreign_kind
 from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone, with_class_position
 from mmadclr.checkpoint.reading import read_checkpoint
 
-# What weights are stored in; fewer bits come with scales, without which they mean nothing.
+# Supported dtypes; lower precisions require scales.
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 CONFIG_REMEDY = (
-    'Correct the backbone of the config, or name what may differ in allow=[...] of its init_cfg, for example '
+    'Correct the backbone in the config, or list what may differ in allow=[...] of its init_cfg, for example '
     "allow=['norm.*']"
 )
 
 
 @dataclass
 class LoadReport:
-    """What became of the tensors of a file and of a model; names are timm's.
+    """How the tensors of a file and a model were matched; names are timm's.
 
-    ``matched`` and ``resized`` were loaded. ``missing``: in the model alone. ``unexpected``: in the file alone.
-    ``left_out``: in the file, and known to be of no use to this model.
+    ``matched`` and ``resized`` were loaded. ``missing``: only in the model. ``unexpected``: only in the file.
+    ``left_out``: in the file, and known not to be used by this model.
     """
 
     filename: str
@@ -63,26 +63,25 @@ def load_weights(
     allow: Sequence[str] = (),
     unused: Sequence[str] = (),
 ) -> LoadReport:
-    """Loads a plain vision transformer from any known checkpoint, logs a report and returns it.
+    """Loads a plain vision transformer from any supported checkpoint, logs a report and returns it.
 
-    Position embeddings are resized to the model's grid (bicubic, by size, as bytedance/ibot does for detection). A file
-    of another code base does not tell its grid: numbers of positions that differ from the model's are taken for a square.
+    Position embeddings are resized to the model's grid (bicubic, by size, as bytedance/ibot does for detection). Files
+    of other code bases do not specify their grid: if the number of positions differs from the model's, it is assumed square.
 
     Args:
         model: A ``QueryViT`` or ``DenseViT``.
-        filename: A file or folder; see :mod:`mmadclr.checkpoint.layouts` for the known layouts. Nothing in it is executed.
-        which: ``'teacher'`` or ``'student'``, where the file has both; averages (EMA) count as a teacher. The log says
-            which was taken.
-        prefix: Of the backbone in the file, if it should not be found automatically; ``which`` does not matter then.
+        filename: A file or folder; see :mod:`mmadclr.checkpoint.layouts` for supported layouts. Nothing in it is executed.
+        which: ``'teacher'`` or ``'student'``, if the file has both; averages (EMA) count as a teacher. The choice is logged.
+        prefix: Of the backbone in the file, if it should not be found automatically; ``which`` is then ignored.
         allow: Patterns (``'norm.*'``) of tensors that may be missing or unexpected, and ``'num_heads'`` if the number
             of heads may differ from that of pretraining.
-        unused: Patterns of tensors that the model has no use for by its own design.
+        unused: Patterns of tensors that the model does not use by design.
 
     Raises:
-        FileNotFoundError, ValueError: The file cannot be read, or does not fit beyond what is allowed.
+        FileNotFoundError, ValueError: The file cannot be read, or does not match beyond what is allowed.
     """
     if isinstance(allow, str):
-        raise ValueError(f'allow={allow!r}: give a list of patterns, [{allow!r}]')
+        raise ValueError(f'allow={allow!r} must be a list of patterns: [{allow!r}]')
     return fill(model, read_backbone(filename, which, prefix), filename, allow, unused)
 
 
@@ -94,15 +93,14 @@ def fill(
     unused: Sequence[str] = (),
     remedy: str = CONFIG_REMEDY,
 ) -> LoadReport:
-    """As :func:`load_weights`, for a backbone that has been read already; ``filename`` and ``remedy`` are for messages.
+    """As :func:`load_weights`, for a backbone already read; ``filename`` and ``remedy`` are used in messages.
 
     Raises:
-        ValueError: The tensors do not fit beyond what is allowed.
+        ValueError: The tensors do not match beyond what is allowed.
     """
     if model.pos_embed is None and 'pos_embed' in weights.state:
         raise ValueError(
-            f'{filename} has a position embedding, and the backbone has rotary positions instead: leave rope out of its '
-            'config'
+            f'{filename} has a position embedding, but the backbone has rotary positions: remove rope from its config'
         )
     if 'pos_embed' in weights.state and weights.state['pos_embed'].shape != model.pos_embed.shape:
         weights = with_class_position(weights)
@@ -127,15 +125,15 @@ def fill(
 def _compare_eps(model: nn.Module, weights: BackboneWeights, filename: str | Path) -> None:
     eps, own = weights.about.get('norm_eps'), model.blocks[0].norm1.eps
     if eps not in (None, own):
-        print_log(f'{filename}: its norms add {eps:g} to the variance, those of the model {own:g}', 'current')
+        print_log(f'{filename}: its norms have eps={eps:g}, those of the model eps={own:g}', 'current')
 
 
 def read_backbone(filename: str | Path, which: str = 'teacher', prefix: str | None = None) -> BackboneWeights:
     """The backbone in a file or folder; see :func:`load_weights` for the arguments.
 
     Raises:
-        FileNotFoundError, ValueError: There is no such file, no backbone in it, more than one to choose from, or numbers
-            that are not finite or no floating-point numbers.
+        FileNotFoundError, ValueError: The file does not exist, has no backbone or an ambiguous one, or its weights are not
+            finite floating-point numbers.
     """
     return pick_backbone(read_checkpoint(filename), filename, which, prefix)
 
@@ -143,16 +141,16 @@ def read_backbone(filename: str | Path, which: str = 'teacher', prefix: str | No
 def pick_backbone(
     checkpoint: Mapping, filename: str | Path, which: str = 'teacher', prefix: str | None = None
 ) -> BackboneWeights:
-    """As :func:`read_backbone`, of what has been read already.
+    """As :func:`read_backbone`, for content already read.
 
     Raises:
-        ValueError: As there.
+        ValueError: As for that function.
     """
     try:
         weights = find_backbone(checkpoint, which, prefix)
         problem, kind = _broken_numbers(weights.state), foreign_kind(weights.state)
-        if problem is not None:  # of other kinds of models, numbers are of other types, and buffers may hold NaN
-            raise ValueError(problem if kind is None else f'it is {kind}; what can be read is {PLAIN}')
+        if problem is not None:  # other models may have other dtypes, and NaN in buffers
+            raise ValueError(problem if kind is None else f'it is {kind}; supported is {PLAIN}')
     except ValueError as error:
         raise ValueError(str(error) if str(filename) in str(error) else f'{filename}: {error}') from error
     for remark in weights.remarks:
@@ -164,30 +162,30 @@ def _broken_numbers(state: Mapping[str, Tensor]) -> str | None:
     strange = [f'{name}: {tensor.dtype}' for name, tensor in state.items() if tensor.dtype not in FLOATS]
     if strange:
         return (
-            f'{len(strange)} of {len(state)} tensors of the backbone are no ordinary floating-point numbers '
-            f'({_shortened(strange)}), as in quantized files; give the file they were made from'
+            f'{len(strange)} of {len(state)} tensors of the backbone are not of an ordinary floating-point dtype '
+            f'({_shortened(strange)}), as in quantized files; use the original file'
         )
     spread = [name for name, tensor in state.items() if tensor.numel() > tensor.untyped_storage().nbytes()]
     if spread:
-        return f'{_shortened(spread)}: more numbers than are stored; the tensors were expanded: store copies of them'
+        return f'{_shortened(spread)}: expanded tensors, with more elements than are stored: save copies of them'
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
         return (
-            f'{len(broken)} of {len(state)} tensors of the backbone hold NaN or infinity '
-            f'({_shortened(broken)}): the run that wrote it diverged; take an earlier checkpoint'
+            f'{len(broken)} of {len(state)} tensors of the backbone contain NaN or infinity '
+            f'({_shortened(broken)}): the run diverged; use an earlier checkpoint'
         )
     return None
 
 
 def _fit_positions(model: nn.Module, weights: BackboneWeights, report: LoadReport) -> Tensor:
-    """Position embedding of the file (1, p + n, D) for the prefix tokens and the grid of the model."""
+    """Position embedding of the file (1, p + n, D), adapted to the prefix tokens and the grid of the model."""
     state = weights.state
     found, own = state['pos_embed'].float(), model.pos_embed
     num_prefix = int('cls_token' in state and 'reg_token' not in state)
     if found.shape == own.shape and num_prefix == model.num_positioned_prefix:
         return found
     if found.ndim != 3 or found.shape[2] != own.shape[2]:
-        return found  # another width: reported with all other shapes
+        return found  # wrong width: reported with all other shapes
     prefix, grid = found[:, :num_prefix], found[:, num_prefix:]
     if num_prefix != model.num_positioned_prefix:
         prefix = own.detach()[:, : model.num_positioned_prefix].cpu()
@@ -198,7 +196,7 @@ def _fit_positions(model: nn.Module, weights: BackboneWeights, report: LoadRepor
 
 
 def stored_grid(weights: BackboneWeights) -> tuple[int, int] | None:
-    """Rows and columns of the patches that positions are stored for, where the file tells them."""
+    """Rows and columns of patches for which positions are stored, if the file specifies them."""
     kernel = weights.state.get('patch_embed.proj.weight')
     if 'img_size' not in weights.about or kernel is None or kernel.ndim != 4:
         return None
@@ -207,16 +205,16 @@ def stored_grid(weights: BackboneWeights) -> tuple[int, int] | None:
 
 
 def resize_grid(grid: Tensor, size: tuple[int, int], filename: str, stored: tuple[int, int] | None = None) -> Tensor:
-    """Positions (1, n, D) of a ``stored`` grid, by default a square, for a grid of another ``size``, bicubic.
+    """Bicubic resizing of positions (1, n, D) from a ``stored`` grid, square by default, to a grid of another ``size``.
 
     Raises:
-        ValueError: They are those of no such grid.
+        ValueError: The number of positions does not match the grid.
     """
     side = math.isqrt(grid.shape[1])
     rows, columns = stored or (side, side)
     if rows * columns != grid.shape[1]:
         raise ValueError(
-            f'{filename}: {grid.shape[1]} positions are no square grid, so they cannot be resized; set img_size of the '
+            f'{filename}: {grid.shape[1]} positions do not form a square grid and cannot be resized; set img_size of the '
             'backbone to the size it was trained with'
         )
     grid = F.interpolate(grid.unflatten(1, (rows, columns)).permute(0, 3, 1, 2), size=size, mode='bicubic')
@@ -239,7 +237,7 @@ def _check(
         if t.shape != target[name].shape
     ]
     if shapes:
-        problems.append(f'{len(shapes)} of another shape ({_shortened(shapes)}): arch or patch size differ')
+        problems.append(f'{len(shapes)} of a different shape ({_shortened(shapes)}): arch or patch size differs')
     for kind, names in (('missing from the file', report.missing), ('not in the model', report.unexpected)):
         refused = [name for name in names if not _matches(name, allow)]
         if refused:
@@ -250,7 +248,7 @@ def _check(
     if problems:
         kind = foreign_kind(weights.state)
         raise ValueError(
-            f'{report.filename} does not fit the backbone: {f"it is {kind}; " if kind else ""}{"; ".join(problems)}'
+            f'{report.filename} does not match the backbone: {f"it is {kind}; " if kind else ""}{"; ".join(problems)}'
             f'{f". {remedy}" if remedy else ""}'
         )
 

@@ -1,4 +1,4 @@
-"""Writes checkpoints beside training."""
+"""Writes checkpoints in the background during training."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mmadclr.checkpoint.snapshots import snapshot
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time on a thread of its own, so that training goes on meanwhile.
+    """Writes one checkpoint at a time in a background thread while training continues.
 
-    A checkpoint that cannot be written is reported and costs no other: older ones are cleared away only after a newer one is
-    on the disk.
+    A checkpoint that cannot be written is reported, and older ones are kept: they are pruned only after a newer one is on
+    disk.
 
     Args:
-        report: Takes a line of text about a failure.
-        then: Called on the thread after each checkpoint that was written; clears older ones away.
+        report: Called with a one-line message about a failure.
+        then: Called in the thread after each successful write; prunes older checkpoints.
     """
 
     def __init__(self, report: Callable[[str], None], then: Callable[[], None]) -> None:
@@ -28,16 +28,16 @@ class CheckpointWriter:
         self.failure: str | None = None
 
     def write(self, content: dict[str, Any], path: Path) -> None:
-        """Starts to write ``content`` as it is now.
+        """Starts to write the current state of ``content``.
 
-        It is copied once the one before is on the disk, so that there is never more than one copy.
+        It is copied after the previous checkpoint is on disk, so that there is never more than one copy.
         """
         self.wait()
         self.thread = threading.Thread(target=self._write, args=(snapshot(content), path), name='checkpoint writer')
         self.thread.start()
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more."""
+        """Blocks until no checkpoint is being written."""
         if self.thread is not None:
             self.thread.join()
             self.thread = None
@@ -45,9 +45,9 @@ class CheckpointWriter:
     def _write(self, content: dict[str, Any], path: Path) -> None:
         try:
             write_checkpoint(content, path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as either
+        except (OSError, RuntimeError) as error:  # torch raises either for a full disk
             self.failure = f'{path} could not be written ({error})'
-            self.report(f'{self.failure}; training goes on, and the checkpoints written before it are kept')
+            self.report(f'{self.failure}; training continues, and earlier checkpoints are kept')
         else:
             self.failure = None
             self.then()

@@ -1,1 +1,1 @@
-"""Methods side by side: one protocol, jobs that go on where they stopped, one table."""
+"""Compares methods: one protocol, resumable jobs, one table."""

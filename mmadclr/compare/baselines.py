@@ -1,4 +1,4 @@
-"""Numbers that pretraining is measured against: of raw pixels, and which of a validation's metrics is the headline."""
+"""Baselines of pretraining: raw pixels, and the headline metrics of a validation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ RANDOM, PIXELS = 'random.pth', 'pixels.json'
 
 
 def knn_top1(metrics: Mapping[str, float]) -> float:
-    """Top-1 of the k-NN with k = 20, which the field reports; of the first k where that was not measured."""
+    """Top-1 of the k-NN with k = 20, the usual choice; of the first k if that was not measured."""
     twenty = [name for name in metrics if name.startswith('knn20_') and name.endswith('_top1')]
     others = [name for name in metrics if name.startswith('knn')]
     return metrics[(twenty or others or [*metrics])[0]]
 
 
 def headline(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Of all metrics of a validation: k-NN top-1 of the images, and where it is measured mIoU of the linear patch probe."""
+    """Headline metrics of a validation: k-NN top-1 and, if measured, mIoU of the linear patch probe."""
     found = {'knn': round(knn_top1(metrics), 2)}
     if 'patch_linear_miou' in metrics:
         found['probe_miou'] = round(metrics['patch_linear_miou'], 2)
@@ -28,5 +28,5 @@ def headline(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def raw_pixels(runner: BaseRunner) -> RawPixels:
-    """The normalized pixels of a pretraining run's images as features, by its patches for dense probes."""
+    """The normalized pixels of a pretraining run's images as features, per patch for dense probes."""
     return RawPixels(runner.model.data_preprocessor, resolve_arch(runner.cfg.model.backbone.arch)['patch_size'])

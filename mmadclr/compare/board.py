@@ -1,4 +1,4 @@
-"""Runs the jobs of a comparison in turn, and keeps its table up to date."""
+"""Runs the jobs of a comparison and updates its table."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ PIXELS_ROW = 'raw pixels'
 
 
 class Comparison:
-    """All jobs of a comparison by method, seed and part; ``run`` runs those whose result does not exist.
+    """All jobs of a comparison by method, seed and part; ``run`` runs those without a result.
 
-    Jobs go seed by seed, so that early tables compare all methods.
+    Jobs are ordered by seed, so that early tables compare all methods.
 
     Args:
-        methods: The first one's network is the baseline before training.
+        methods: The network of the first one is the untrained baseline.
         seeds: Of initialization, order, augmentation and classifiers.
-        settings: Where results go, and the configs of dense tasks.
-        parts: What to run and to show; the cost of pretraining is shown anyway.
-        protocol: What the JSON says about the comparison.
+        settings: Output folder and configs of dense tasks.
+        parts: Parts to run and show; the cost of pretraining is always shown.
+        protocol: Description of the comparison for the JSON file.
         notes: Lines below the table.
     """
 
@@ -49,14 +49,14 @@ class Comparison:
         }
 
     def run(self) -> list[str]:
-        """Runs what is missing and writes the table after every job; returns the names of jobs that failed."""
+        """Runs missing jobs and writes the table after each one; returns the names of failed jobs."""
         failed = []
         for (row, seed, part), job in self.jobs.items():
             name = f'{row}, seed {seed}, {part}'
             if part not in self.parts:
                 continue
             if result_of(job) is not None:
-                print(f'done before: {name}', flush=True)
+                print(f'already done: {name}', flush=True)
                 continue
             print(f'running: {name}', flush=True)
             try:
@@ -69,7 +69,7 @@ class Comparison:
         return failed
 
     def results(self) -> Results:
-        """Row -> seed -> all metrics there are, raw pixels first."""
+        """Row -> seed -> all available metrics, raw pixels first."""
         found: dict[str, dict[int, dict]] = {PIXELS_ROW: {}} | {row.name: {} for row in self.rows}
         for (row, seed, _), job in self.jobs.items():
             metrics = result_of(job) or {}
@@ -91,7 +91,11 @@ class Comparison:
         return markdown(tabulate(results), self.all_notes(results))
 
     def all_notes(self, results: Results) -> list[str]:
-        runs = [f'{row.name} is one finished run: its spread is that of the measurements' for row in self.rows if row.run]
+        runs = [
+            f'{row.name} is a single finished run: its spread is only that of the measurements'
+            for row in self.rows
+            if row.run
+        ]
         return [*self.notes, *runs, *feature_notes(results)]
 
     def _write(self, name: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The dense tasks a pretrained network is fine-tuned on, and the metrics that stand for each."""
+"""The dense tasks on which pretrained networks are fine-tuned, and their metrics."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from mmengine.config import DictAction
 
-ROOT = Path(__file__).resolve().parents[2]  # of the clone, where configs and tools lie
+ROOT = Path(__file__).resolve().parents[2]  # root of the clone, with configs and tools
 
 
 class DenseTask(NamedTuple):
-    """``config``: file below the clone. ``metrics``: our name -> name in the log and factor to percent."""
+    """``config``: file in the clone. ``metrics``: our name -> name in the log and factor to percent."""
 
     config: str
     metrics: dict[str, tuple[str, float]]
@@ -46,13 +46,13 @@ def add_dense_arguments(parser: ArgumentParser) -> None:
 
 
 def chosen_tasks(args: Namespace) -> dict[str, tuple[str | None, dict]]:
-    """Config (None: the demo's) and overrides of every dense task among ``--parts``.
+    """Config (None: the demo's) and overrides of every dense task in ``--parts``.
 
     Raises:
-        ValueError: They are given for one that is not.
+        ValueError: They are given for a task that is not in ``--parts``.
     """
     given = {part: (getattr(args, f'{part}_config'), getattr(args, f'{part}_options')) for part in DENSE_TASKS}
     for part, settings in given.items():
         if any(settings) and part not in args.parts:
-            raise ValueError(f'--{part}-config and --{part}-options are for the part {part}: add it to --parts')
+            raise ValueError(f'--{part}-config and --{part}-options require the part {part}: add it to --parts')
     return {part: settings for part, settings in given.items() if part in args.parts}

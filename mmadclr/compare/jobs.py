@@ -1,4 +1,4 @@
-"""Jobs: a command in a folder of its own, whose result is kept and belongs to what it was made from."""
+"""Jobs: commands with their own folder, whose results are cached with a fingerprint of their inputs."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ POLL_S = 0.1
 
 
 class JobError(Exception):
-    """The command of a job failed; the message holds the end of what it printed."""
+    """The command of a job failed; the message has the end of its output."""
 
 
 class Job(NamedTuple):
-    """One command and how its result is read.
+    """A command and how its result is read.
 
     Attributes:
         folder: For everything the job writes.
-        command: To be run in the current folder; may be resumed by being run again. None: there is nothing to run.
-        identity: All that the result depends on besides ``needs``; of JSON types, or with a telling ``str``.
-        read: Metrics from the job's folder, and the peak memory of its process in MiB (0: not known).
-        config: To be put into ``folder/config.py`` before.
-        needs: A job that has to be finished before.
+        command: Run in the current folder; can be resumed by running it again. None: nothing to run.
+        identity: Everything the result depends on besides ``needs``; of JSON types, or with an unambiguous ``str``.
+        read: Metrics from the job's folder, and the peak memory of its process in MiB (0: unknown).
+        config: Written to ``folder/config.py`` first.
+        needs: A job that must be finished first.
     """
 
     folder: Path
@@ -48,13 +48,13 @@ class Job(NamedTuple):
     needs: Job | None = None
 
     def fingerprint(self) -> str:
-        """Of the identity of this job and of those it needs."""
+        """Hash of the identity of this job and of those it needs."""
         parts = [self.identity, self.needs.fingerprint() if self.needs else None]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def result_of(job: Job) -> dict[str, float] | None:
-    """Metrics of a finished job; None if it is not, or was another when it was."""
+    """Metrics of a finished job; None if it is not finished, or its fingerprint has changed."""
     file = job.folder / RESULT
     if not file.is_file():
         return None
@@ -63,14 +63,14 @@ def result_of(job: Job) -> dict[str, float] | None:
 
 
 def run_job(job: Job, say: Callable[[str], None] = print) -> dict[str, float]:
-    """Runs a job, or goes on with it, and keeps its result.
+    """Runs or resumes a job, and saves its result.
 
     Raises:
         JobError: A job it needs is not finished, its command failed, or its result cannot be read.
-        FileExistsError: Its folder holds something else.
+        FileExistsError: Its folder contains other files.
     """
     if job.needs is not None and result_of(job.needs) is None:
-        raise JobError(f'needs the result of {job.needs.folder}: let the part pretraining run first')
+        raise JobError(f'needs the result of {job.needs.folder}: run the part pretraining first')
     prepare_folder(job, say)
     status, memory = run_command(job.command, job.folder / LOG) if job.command else (0, 0.0)
     if status:
@@ -78,20 +78,20 @@ def run_job(job: Job, say: Callable[[str], None] = print) -> dict[str, float]:
     try:
         metrics = job.read(job.folder, memory)
     except (OSError, LookupError, ValueError) as error:
-        raise JobError(f'left no readable result in {job.folder}: {error}') from error
+        raise JobError(f'no readable result in {job.folder}: {error}') from error
     _write_json(job.folder / RESULT, {'fingerprint': job.fingerprint(), 'metrics': metrics})
     return metrics
 
 
 def prepare_folder(job: Job, say: Callable[[str], None]) -> None:
-    """Makes the job's folder, unless there is one of the same job to go on in; what another one left is put aside."""
+    """Creates the job's folder, or reuses that of the same job; renames the folder of a different one."""
     stamp = job.folder / STAMP
     if stamp.is_file() and json.loads(stamp.read_text())['fingerprint'] != job.fingerprint():
         aside = next(path for number in count(1) if not (path := Path(f'{job.folder}.old{number}')).exists())
-        say(f'{job.folder}: made with another config or other options, so it starts anew; what there was is in {aside}')
+        say(f'{job.folder}: config or options have changed, starting from scratch; moved the old folder to {aside}')
         job.folder.rename(aside)
     elif not stamp.is_file() and job.folder.is_dir() and any(job.folder.iterdir()):
-        raise FileExistsError(f'{job.folder} holds files of something else: choose another --out, or remove them')
+        raise FileExistsError(f'{job.folder} contains unrelated files: choose another --out, or remove them')
     job.folder.mkdir(parents=True, exist_ok=True)
     _write_json(stamp, {'fingerprint': job.fingerprint(), 'identity': job.identity})
     if job.config is not None:
@@ -99,11 +99,13 @@ def prepare_folder(job: Job, say: Callable[[str], None]) -> None:
 
 
 def run_command(command: list[str], log: Path) -> tuple[int, float]:
-    """Runs a command with its output added to ``log``; returns exit status and peak resident memory in MiB.
+    """Runs a command, appending its output to ``log``; returns exit status and peak resident memory in MiB.
 
-    The memory is that of the command's own process, without workers; 0 where the system does not tell.
+    The memory is that of the command's own process, without workers; 0 if the system does not report it.
     """
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))  # also for a clone that is not installed
+    path = os.pathsep.join(
+        filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))
+    )  # also works if the clone is not installed
     memory = 0.0
     with log.open('ab') as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONPATH': path})
@@ -112,16 +114,16 @@ def run_command(command: list[str], log: Path) -> tuple[int, float]:
                 memory = max(memory, peak_memory(process.pid))
                 time.sleep(POLL_S)
         except BaseException:
-            process.terminate()  # which a training run takes as: write a checkpoint and end
+            process.terminate()  # training runs then save a checkpoint and exit
             process.wait()
             raise
     return process.returncode, memory
 
 
 def peak_memory(pid: int) -> float:
-    """Peak resident memory of a process so far, in MiB; 0 if it is gone, or on systems without /proc.
+    """Peak resident memory of a process so far, in MiB; 0 if it has exited, or on systems without /proc.
 
-    ``ru_maxrss`` would not do: it never falls below the memory of the process that started it.
+    ``ru_maxrss`` is not usable: it is at least the memory of the parent process.
     """
     try:
         found = re.search(r'VmHWM:\s*(\d+) kB', Path(f'/proc/{pid}/status').read_text())
@@ -136,13 +138,13 @@ def end_of(log: Path) -> str:
 
 
 def scalars(folder: Path) -> list[dict[str, float]]:
-    """What a run has logged, in order, over all its pieces if it was resumed."""
+    """Logged values of a run in order, including all its restarts."""
     files = sorted(folder.glob('*/vis_data/scalars.json'))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def last_logged(folder: Path, name: str) -> float:
-    """The newest value of a name in the log; a KeyError if there is none."""
+    """The last value of a name in the log; raises KeyError if there is none."""
     values = [line[name] for line in scalars(folder) if name in line]
     if not values:
         raise KeyError(f'{name} was never logged')
@@ -150,7 +152,7 @@ def last_logged(folder: Path, name: str) -> float:
 
 
 def cost(folder: Path, memory: float) -> dict[str, float]:
-    """Median of images/s over a run's log, and peak memory in MiB: of the GPU if there is one, else of the process."""
+    """Median images/s of a run, and peak memory in MiB: of the GPU if there is one, otherwise of the process."""
     lines = scalars(folder)
     speed = statistics.median(line['images_per_s'] for line in lines if 'images_per_s' in line)
     peak = max((line['memory'] for line in lines if 'memory' in line), default=memory)

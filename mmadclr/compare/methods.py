@@ -1,4 +1,4 @@
-"""The rows of a comparison: configs that are to be trained, finished runs, and the network before training."""
+"""The rows of a comparison: configs to train, finished runs, and the untrained network."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Method(NamedTuple):
 
     Attributes:
         name: Of the row, and of its folder.
-        cfg: Resolved config of pretraining.
-        parameters: Number of parameters that pretraining trains.
+        cfg: Resolved pretraining config.
+        parameters: Number of trainable parameters in pretraining.
         class_token: Whether the backbone has one.
-        trained: False for the network as it is before pretraining.
-        run: Last checkpoint of a finished run; None for a config that is to be trained.
+        trained: False for the untrained network.
+        run: Last checkpoint of a finished run; None for a config to be trained.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Method(NamedTuple):
 
 
 def load_methods(sources: Sequence[str], options: Mapping[str, Any], epochs: int | None) -> list[Method]:
-    """Methods by their config files, or by the work dirs of finished runs, which ``options`` and ``epochs`` do not change.
+    """Methods from config files or work dirs of finished runs; ``options`` and ``epochs`` apply only to config files.
 
-    They are called as the file or the folder; where several have one name, with the folder it lies in before it.
+    Rows are named after the file or folder, with the parent folder's name prepended if names collide.
 
     Raises:
         FileNotFoundError, ConfigError: See ``load_config``.
-        ValueError: Two sources have one name, a config is not one of pretraining with one of our methods, or a run is not
+        ValueError: Two sources have the same name, a config is not for pretraining with one of our methods, or a run is not
             finished.
     """
     overrides = dict(options) if epochs is None else {**options, 'train_cfg.max_epochs': epochs}
@@ -54,7 +54,7 @@ def load_methods(sources: Sequence[str], options: Mapping[str, Any], epochs: int
 
 
 def row_names(sources: Sequence[str]) -> list[str]:
-    """A name for every config or folder that is no other's."""
+    """A unique name for every config or folder."""
     paths = [Path(source).resolve() for source in sources]
     short = [path.name.removesuffix('.py') for path in paths]
     names = [
@@ -62,9 +62,7 @@ def row_names(sources: Sequence[str]) -> list[str]:
     ]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(
-            f'two rows of the table would be called {twice[0]}: list each config once, or give one another name'
-        )
+        raise ValueError(f'two rows of the table would be named {twice[0]}: list each config once, or rename one')
     return names
 
 
@@ -72,17 +70,17 @@ def load_method(name: str, file: str, overrides: Mapping[str, Any], run: Path | 
     cfg = load_config(Namespace(config=file, cfg_options=dict(overrides), work_dir=None))
     model = MODELS.build(cfg.model) if cfg.get('default_scope') == SCOPE else None
     if not isinstance(model, SelfDistillation):
-        raise ValueError(f'{file}: no config of pretraining with one of our methods')
+        raise ValueError(f'{file} is not a pretraining config of one of our methods')
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Method(name, cfg, parameters, model.teacher['backbone'].cls_token is not None, run=run)
 
 
 def load_run(name: str, work_dir: Path) -> Method:
-    """A finished run, by the config and the newest checkpoint in its folder."""
+    """A finished run, from the config and the newest checkpoint in its folder."""
     files = sorted(work_dir.glob('*.py'))
     if len(files) != 1:
         found = f'has {len(files)} configs: {", ".join(file.name for file in files)}' if files else 'has no config'
-        raise ValueError(f'{work_dir} {found}; the folder of a run holds one, which training writes')
+        raise ValueError(f'{work_dir} {found}; a work dir must have exactly one, which training writes')
     warnings: list[str] = []
     checkpoint = newest_good_checkpoint(work_dir, warnings.append)
     method = load_method(name, str(files[0]), {}, run=checkpoint)
@@ -90,11 +88,11 @@ def load_run(name: str, work_dir: Path) -> Method:
     if checkpoint is None or checkpoint.name != last:
         raise ValueError(
             f'{work_dir} is not finished: its newest checkpoint is {checkpoint and checkpoint.name}, not {last}. '
-            f'Go on with it by tools/train.py {files[0]} --work-dir {work_dir} --resume. {" ".join(warnings)}'.rstrip()
+            f'Finish it with tools/train.py {files[0]} --work-dir {work_dir} --resume. {" ".join(warnings)}'.rstrip()
         )
     return method
 
 
 def untrained(method: Method) -> Method:
-    """The network of a method before pretraining, as a row of its own."""
+    """The network of a method before pretraining, as a separate row."""
     return method._replace(name='random initialization', trained=False, run=None)

@@ -1,4 +1,4 @@
-"""The jobs of a comparison: for every network and seed, pretraining and what is measured from it."""
+"""The jobs of a comparison: pretraining and its evaluations, for every network and seed."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ DECIDES_UNTRAINED = ('model', 'randomness', 'val_dataloader', 'val_cfg', 'val_ev
 
 
 class Settings(NamedTuple):
-    """``dense``: resolved config of every dense task that is asked for."""
+    """``dense``: resolved config of every requested dense task."""
 
     out: Path
     dense: Mapping[str, Config]
 
 
 def load_settings(out: str, tasks: Mapping[str, tuple[str | None, Mapping]]) -> Settings:
-    """``tasks``: config file (None: the demo's) and overrides for every dense task asked for."""
+    """``tasks``: config file (None: the demo's) and overrides of every requested dense task."""
     dense = {}
     for part, (file, options) in tasks.items():
         file = file or str(ROOT / DENSE_TASKS[part].config)
@@ -42,10 +42,10 @@ def load_settings(out: str, tasks: Mapping[str, tuple[str | None, Mapping]]) -> 
 
 
 def plan(method: Method, seed: int, settings: Settings, parts: Sequence[str]) -> dict[str, Job]:
-    """Jobs of one method and seed by part, ``pretraining`` always among them.
+    """Jobs of one method and seed by part, always including ``pretraining``.
 
     Raises:
-        ValueError: The config does not say what one of the parts needs, or a dense task is made for another network.
+        ValueError: The config lacks settings for one of the parts, or a dense task is for another network.
     """
     folder = settings.out / method.name.replace(' ', '_') / f'seed{seed}'
     first = pretraining(method, seed, folder / 'pretraining')
@@ -64,18 +64,18 @@ def plan(method: Method, seed: int, settings: Settings, parts: Sequence[str]) ->
 
 
 def check_network(part: str, cfg: Config, method: Method) -> None:
-    """Whether a dense task is made for the network that a method trains; numbers of heads may differ.
+    """Checks that a dense task uses the network that a method trains; numbers of heads may differ.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It does not.
     """
     arch = cfg.model.backbone.get('arch')
     task, trained = (resolve_arch(each) for each in (arch, method.cfg.model.backbone.arch))
     for key in ('embed_dim', 'depth', 'patch_size'):
         if task[key] != trained[key]:
             raise ValueError(
-                f'part {part}: {method.name} trains a network of {key}={trained[key]}, and the config of the task is made '
-                f'for {task[key]}: name another with --{part}-config, or leave the part out of --parts'
+                f'part {part}: {method.name} trains a network with {key}={trained[key]}, but the config of the task has '
+                f'{task[key]}: choose another with --{part}-config, or remove the part from --parts'
             )
 
 
@@ -102,7 +102,7 @@ def pretraining(method: Method, seed: int, folder: Path) -> Job:
 
 
 def finished(method: Method, folder: Path) -> Job:
-    """What is known of a run that somebody else trained, which is left as it is."""
+    """A job for an existing run, which is not modified."""
     stat = method.run.stat()
     identity = {'checkpoint': str(method.run.resolve()), 'bytes': stat.st_size, 'written': stat.st_mtime_ns}
     return Job(folder, None, identity, lambda *_: read_pretraining(method.parameters, method.run.parent, memory=0.0))
@@ -113,7 +113,7 @@ def read_pretraining(parameters: int, folder: Path, memory: float) -> dict[str, 
 
 
 def read_baselines(folder: Path, memory: float) -> dict[str, float]:
-    """Metrics of raw pixels, under names that are none of the row's own."""
+    """Metrics of raw pixels, under names different from those of the row itself."""
     return {f'pixels_{name}': value for name, value in json.loads((folder / PIXELS).read_text()).items()}
 
 
@@ -121,7 +121,7 @@ def measurement(part: str, cfg: Config, seed: int, checkpoint: Path, folder: Pat
     """k-NN, linear classifiers or patch probes, on the data of the config's validation."""
     if cfg.get('val_cfg') is None:
         raise ValueError(
-            f'part {part}: the config of {first.folder.parent.parent.name} has no val_cfg, so no labeled images'
+            f'part {part}: the config of {first.folder.parent.parent.name} has no val_cfg, hence no labeled images'
         )
     tool, arguments = {'knn': knn_arguments, 'linear': linear_arguments, 'dense': probe_arguments}[part](cfg, seed)
     command = [sys.executable, str(ROOT / 'tools' / tool), str(checkpoint), *arguments, '--out', str(folder / METRICS)]
@@ -130,7 +130,7 @@ def measurement(part: str, cfg: Config, seed: int, checkpoint: Path, folder: Pat
 
 
 def knn_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
-    """The k-NN of the config's validation, with the same numbers."""
+    """The k-NN of the config's validation, with the same settings."""
     knn = evaluator_of(cfg, 'WeightedKNN') or {}
     settings = {name: knn.get(name, default) for name, default in (('k', 20), ('temperature', 0.07))}
     lists = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in settings.items()}
@@ -152,7 +152,7 @@ def image_arguments(cfg: Config) -> list[str]:
     """The labeled images of the config's validation, at its size.
 
     Raises:
-        ValueError: They come from a source of one's own, which the tools do not read.
+        ValueError: They come from a custom source, which the tools do not read.
     """
     val = cfg.val_dataloader.dataset
     arguments = []
@@ -173,7 +173,7 @@ def image_arguments(cfg: Config) -> list[str]:
 
 
 def probe_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
-    """The patch probes of the config's validation; the tool's limit of images holds for training and validation alike.
+    """The patch probes of the config's validation; the tool's image limit applies to training and validation alike.
 
     Raises:
         ValueError: The validation has none.
@@ -181,7 +181,7 @@ def probe_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
     probe = evaluator_of(cfg, 'DenseProbe')
     if probe is None:
         raise ValueError(
-            'part dense: val_evaluator has no DenseProbe, which says where masks lie; leave the part out of --parts'
+            'part dense: val_evaluator has no DenseProbe, with the location of masks; remove the part from --parts'
         )
     train = probe.train
     arguments = ['--data-root', train.data_root, '--num-classes', str(train.num_classes)]
@@ -219,7 +219,7 @@ def finetuning(task: DenseTask, cfg: Config, checkpoint: Path, folder: Path, fir
 
 
 def identity_of(cfg: Config) -> dict:
-    """What of a config decides a result; where it is written to does not."""
+    """The keys of a config that affect a result: all except the output folder."""
     return cut_to(cfg, set(cfg.keys()) - {'work_dir'})
 
 

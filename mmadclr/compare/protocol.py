@@ -1,4 +1,4 @@
-"""What methods must have in common so that the difference between them is the method."""
+"""Settings that methods must share for a fair comparison."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 TRANSFORM = 'train_dataloader.dataset.transform'
-# Query crops, masks, heads, losses and schedules are what methods differ in.
+# Methods differ in query crops, masks, heads, losses and schedules.
 ASPECTS = {
     'data': ('train_dataloader.dataset', 'train_dataloader.sampler', 'train_dataloader.drop_last'),
     'batch': ('train_dataloader.batch_size', 'optim_wrapper.accumulative_counts'),
@@ -25,7 +25,7 @@ ASPECTS = {
 
 
 def check_alike(configs: Mapping[str, Config], allowed: Collection[str]) -> list[str]:
-    """Compares every config with the first, aspect by aspect; returns the allowed differences in words.
+    """Compares every config with the first, aspect by aspect; returns descriptions of the allowed differences.
 
     Args:
         configs: Resolved configs by name.
@@ -41,16 +41,16 @@ def check_alike(configs: Mapping[str, Config], allowed: Collection[str]) -> list
             difference = first_difference(cfg, reference, keys)
             if difference and aspect not in allowed:
                 raise ValueError(
-                    f'{name} and {first} differ in {aspect}: {difference}. Make them alike with --cfg-options, or say '
-                    f'--allow-different {aspect} if the table may show it'
+                    f'{name} and {first} differ in {aspect}: {difference}. Make them equal with --cfg-options, or pass '
+                    f'--allow-different {aspect} to accept the difference'
                 )
             if difference:
-                found.append(f'{name} has other {aspect} than {first}: {difference}')
+                found.append(f'{name} differs from {first} in {aspect}: {difference}')
     return found
 
 
 def first_difference(cfg: Mapping, reference: Mapping, keys: Sequence[str]) -> str | None:
-    """The first value below the dotted ``keys`` in which two configs differ, in words; None if there is none."""
+    """Description of the first difference between two configs below the dotted ``keys``; None if there is none."""
     return next(filter(None, (_differ(key, _get(cfg, key), _get(reference, key)) for key in keys)), None)
 
 
@@ -65,4 +65,4 @@ def _differ(path: str, a: Any, b: Any) -> str | None:
         keys = [key for key in {**a, **b} if f'{path}.{key}' != TRANSFORM]
         return next(filter(None, (_differ(f'{path}.{key}', a.get(key), b.get(key)) for key in keys)), None)
     a, b = (list(x) if isinstance(x, tuple) else x for x in (a, b))
-    return None if a == b else f'{path} is {a} against {b}'
+    return None if a == b else f'{path} is {a} vs. {b}'

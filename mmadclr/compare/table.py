@@ -1,4 +1,4 @@
-"""Mean and spread over seeds, as JSON and as a table in Markdown."""
+"""Mean and standard deviation over seeds, as JSON and as a Markdown table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Column(NamedTuple):
-    """``title``: heading; ``digits``: after the point; ``scale``: factor of what is shown."""
+    """``title``: heading; ``digits``: decimals; ``scale``: factor applied to shown values."""
 
     title: str
     digits: int = 1
@@ -38,7 +38,7 @@ def summarize(values: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def tabulate(results: Results) -> dict[str, dict[str, dict]]:
-    """Row -> column -> ``mean``, ``std``, ``n`` and the ``values`` by seed; columns without any value are left out."""
+    """Row -> column -> ``mean``, ``std``, ``n`` and the ``values`` by seed; columns without values are omitted."""
     return {
         row: {
             column: summarize(list(values.values())) | {'values': values}
@@ -50,7 +50,7 @@ def tabulate(results: Results) -> dict[str, dict[str, dict]]:
 
 
 def feature_notes(results: Results) -> list[str]:
-    """Which features of an image k-NN and linear classifiers were given, where that is not the same in all rows."""
+    """States which image features k-NN and linear classifiers used, if they differ between rows."""
     notes = []
     for column in ('knn', 'linear'):
         rows: dict[str, list[str]] = {}
@@ -67,7 +67,7 @@ def feature_notes(results: Results) -> list[str]:
 
 
 def markdown(table: Mapping[str, Mapping[str, Mapping]], notes: Sequence[str] = ()) -> str:
-    """One row a method; the cell is mean ± standard deviation (number of seeds), empty where nothing is known."""
+    """One row per method; cells are mean ± standard deviation (number of seeds), or empty."""
     columns = [name for name in COLUMNS if any(name in row for row in table.values())]
     lines = [['', *(COLUMNS[name].title for name in columns)], ['---', *['---:'] * len(columns)]]
     lines += [[title, *(cell(row.get(name), COLUMNS[name]) for name in columns)] for title, row in table.items()]

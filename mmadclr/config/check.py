@@ -1,4 +1,4 @@
-"""Finds keys of a config that nothing would ever read, before anything is built."""
+"""Finds unknown keys in a config before anything is built."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmadclr.config.findings import ConfigError
 from mmadclr.config.names import Reader, read_names
 from mmadclr.names import printable
 
-# Keys that mmengine itself takes out of a component's dict before it calls the component.
+# Keys that mmengine removes from a component's dict before it calls the component.
 CONSUMED = {
     'type',
     '_scope_',
@@ -32,7 +32,7 @@ CONSUMED = {
     'convert_to_iter_based',
 }
 LOOPS = {'train_cfg': ('EpochBasedTrainLoop', 'IterBasedTrainLoop'), 'val_cfg': ('ValLoop',), 'test_cfg': ('TestLoop',)}
-# Settings that are read without naming a type, by the last parts of their path: their keys, or the components that get them.
+# Settings without a type, by the last parts of their path: their keys, or the components that receive them.
 UNTYPED = {
     'auto_scale_lr': {'enable', 'base_batch_size'},
     'randomness': {'seed', 'diff_rank_seed', 'deterministic'},
@@ -51,17 +51,17 @@ UNTYPED = {
         *('decay_rate', 'no_decay'),
     },
 }
-# The same at the top alone: models have a ``train_cfg`` of their own.
+# The same only at the top level: models have their own ``train_cfg``.
 UNTYPED_TOP = {
     **LOOPS,
     'data_preprocessor': ('ViewPreprocessor',),
     'compile': {'target', 'scope', 'activation_memory_budget', *inspect.signature(torch.compile).parameters} - {'model'},
 }
-# Their members are components, each of which must say its type.
+# Their items are components, each of which must have a type.
 LISTS_OF_COMPONENTS = ('default_hooks', 'custom_hooks', 'visualizer.vis_backends')
-# One component, or several by names of one's own.
+# One component, or a dict of components by any key.
 EVALUATORS = ('val_evaluator', 'test_evaluator')
-# Keys beyond the signature of the named type, read by whoever builds it, by the last part of their path.
+# Keys that are not in the signature but read by the code that builds the component, by the last part of their path.
 EXTRA = {
     'norm_cfg': {'requires_grad'},  # mmcv
     'backbone_norm_cfg': {'requires_grad'},
@@ -83,26 +83,26 @@ OTHER_TOOLS = {'tta_model', 'tta_pipeline', 'tta_cfg'}
 def check_config(cfg: Mapping, overrides: Iterable[str] = ()) -> None:
     """Checks every component of a config against the signature it will be called with.
 
-    A name at the top that no part of a run reads must be used by another line of the config files, as a variable is. From
-    the command line (``overrides``: dotted keys) it is an error in any case: an override that changes nothing is one.
+    A top-level name that no part of a run reads must be used elsewhere in the config files, as a variable. An override from
+    the command line (``overrides``: dotted keys) that has no effect is always an error.
 
     Raises:
-        ConfigError: Lists all problems, each with its key path and where possible the nearest valid name.
+        ConfigError: Lists all problems, each with its key path and, if possible, the closest valid name.
     """
     scope = cfg.get('default_scope') or our_registries.SCOPE
     registries = registries_of(scope)
     problems = [*_unread_names(cfg, overrides), *_useless_overrides(overrides)]
     for found in nodes({**cfg, 'default_hooks': default_hooks(cfg)}, registries):
         if found.path.split('.')[0] == 'data_preprocessor' and scope != our_registries.SCOPE:
-            continue  # merged into the model's by mmengine
+            continue  # mmengine merges it into the model's
         if found.path:
             problems += _problems(found, registries)
     if problems:
-        raise ConfigError('\n  '.join(('the config has keys that nothing would read:', *map(printable, problems))))
+        raise ConfigError('\n  '.join(('the config has unknown keys:', *map(printable, problems))))
 
 
 def _unread_names(cfg: Mapping, overrides: Iterable[str]) -> Iterator[str]:
-    """Names at the top that neither a run nor another line of the config files reads."""
+    """Top-level names that neither a run nor another line of the config files reads."""
     reader = read_names(getattr(cfg, 'text', ''))
     given = {key.split('.')[0] for key in overrides}
     for name in cfg.keys() - RUNNER_KEYS - OTHER_TOOLS - given:
@@ -118,14 +118,14 @@ def _unread_names(cfg: Mapping, overrides: Iterable[str]) -> Iterator[str]:
 
 
 def _no_use(name: str, cfg: Mapping, reader: Reader) -> str:
-    """What to do about a name that is not used: say where such a key is known, if there is one place."""
+    """Message about an unused name, with the places that accept such a key, if there are few."""
     places = [path for path in _paths(dict(cfg.items())) if path.rpartition('.')[2] == name]
     hint = f'; did you mean {" or ".join(places)}?' if 0 < len(places) <= 3 else _hint(name, RUNNER_KEYS)
-    return f'no part of a run and no other line of {reader.files} reads it{hint or "; remove it"}'
+    return f'neither the run nor another line of {reader.files} uses it{hint or "; remove it"}'
 
 
 def _below_top(cfg: Mapping) -> list:
-    """All values but those at the top: where nothing is referred to, variables have been copied there."""
+    """All values below the top level, where variables have been copied if the config has no references."""
     return [value for node in cfg.values() for value in _values(node)]
 
 
@@ -136,7 +136,7 @@ def _values(node: Any) -> Iterator[Any]:
 
 
 def _paths(node: Any, path: str = '') -> Iterator[str]:
-    """Dotted paths of all keys below the top."""
+    """Dotted paths of all keys below the top level."""
     for key, child in node.items() if isinstance(node, Mapping) else ():
         below = f'{path}.{key}' if path else str(key)
         if path:
@@ -148,7 +148,7 @@ def _useless_overrides(overrides: Iterable[str]) -> Iterator[str]:
     for key in overrides:
         top = key.split('.')[0]
         if top not in RUNNER_KEYS:
-            yield f'{key}: no part of a run is called {top}{_hint(top, RUNNER_KEYS)}'
+            yield f'{key}: {top} is not a known top-level key{_hint(top, RUNNER_KEYS)}'
 
 
 def _problems(found: Node, registries: Sequence[Registry]) -> Iterator[str]:
@@ -159,7 +159,7 @@ def _problems(found: Node, registries: Sequence[Registry]) -> Iterator[str]:
     elif path.endswith('dataloader'):
         yield from _unknown(path, node, LOADER_KEYS, 'a data loader')
     elif path.rpartition('.')[0] in LISTS_OF_COMPONENTS:
-        yield f'{path}: has no type, so nothing says what it is'
+        yield f'{path}: has no type'
     elif path in EVALUATORS:
         yield from _members_without_type(path, node, registries)
     elif (known := _untyped(path)) is not None:
@@ -170,18 +170,18 @@ def _problems(found: Node, registries: Sequence[Registry]) -> Iterator[str]:
 
 
 def _members_without_type(path: str, node: Mapping, registries: Sequence[Registry]) -> Iterator[str]:
-    """Members of a dict of components that are none, as an override that was meant for one of them."""
+    """Members of a dict of evaluators that are not evaluators, such as an override that was meant for one of them."""
     for key, value in node.items():
         if value is None or (isinstance(value, Mapping) and 'type' in value):
             continue
         members = [name for name, each in node.items() if isinstance(each, Mapping) and isinstance(each.get('type'), str)]
         taken = {name: accepted_arguments(find_component(node[name]['type'], registries)) or () for name in members}
         meant = ' or '.join(f'{path}.{name}.{key}' for name in members if key in taken[name])
-        yield f'{path}.{key}: has no type, so nothing says what it is{f"; did you mean {meant}?" if meant else ""}'
+        yield f'{path}.{key}: has no type{f"; did you mean {meant}?" if meant else ""}'
 
 
 def _untyped(path: str) -> set[str] | tuple[str, ...] | None:
-    """What a node without a type may hold, if that is known."""
+    """Accepted contents of a node without a type, if known."""
     parts = path.split('.')
     if len(parts) == 1 and path in UNTYPED_TOP:
         return UNTYPED_TOP[path]
@@ -189,9 +189,9 @@ def _untyped(path: str) -> set[str] | tuple[str, ...] | None:
 
 
 def _accepted_by_all(names: Iterable[str], registries: Sequence[Registry]) -> set[str] | None:
-    """What components can be called with, together."""
+    """Union of the arguments that the components accept."""
     accepted = [accepted_arguments(find_component(name, registries)) for name in names]
-    return None if None in accepted else {'by_epoch'}.union(*accepted)  # mmengine chooses a loop by it
+    return None if None in accepted else {'by_epoch'}.union(*accepted)  # selects mmengine's loop
 
 
 def _check_component(found: Node, registries: Sequence[Registry]) -> Iterator[str]:
@@ -208,7 +208,7 @@ def _check_component(found: Node, registries: Sequence[Registry]) -> Iterator[st
 
 
 def _check_name(path: str, name: str, node: Mapping, registries: Sequence[Registry]) -> Iterator[str]:
-    """A component that no registry lists; other packages and dotted names of Python are looked up when it is built."""
+    """Reports a component that no registry lists; other packages and dotted Python names are resolved when it is built."""
     scope, _, own = name.rpartition('.')
     elsewhere = scope not in ('', our_registries.SCOPE) or '_scope_' in node
     if find_component(name, registries) is None and not elsewhere and not _is_mmcv_op(name):
@@ -226,7 +226,7 @@ def _unknown(
 
 
 def _is_mmcv_op(name: str) -> bool:
-    """mmdet names operations (``RoIAlign``, ``nms``) that no registry lists."""
+    """mmdet refers to operations (``RoIAlign``, ``nms``) that no registry lists."""
     ops = sys.modules.get('mmcv.ops')
     return hasattr(ops, name)
 

@@ -1,4 +1,4 @@
-"""The components of a config: where each stands, which class it names, and with which settings it will be called."""
+"""The components of a config: their paths, classes and effective settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmadclr import registry as our_registries
 from mmadclr.config.findings import ConfigError
 from mmadclr.registry import ConfigOf
 
-# What a run reads at the top of a config; other names there are variables.
+# Top-level keys that a run reads; other top-level names are variables.
 RUNNER_KEYS = {
     *inspect.signature(Runner.__init__).parameters,
     'find_unused_parameters',
@@ -33,12 +33,12 @@ RUNNER_KEYS = {
 
 
 class Node(NamedTuple):
-    """A dict of a config.
+    """A dict in a config.
 
     Attributes:
         path: Dotted.
         node: Its keys as written.
-        kind: The type it names, or that the class which gets it declares; None where neither says what it is.
+        kind: Its type, or the one declared by the class that receives it; None if unknown.
         component: Class or function of that type; None if no registry lists it.
     """
 
@@ -49,12 +49,12 @@ class Node(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A component in its config: what a class is asked with for settings that cannot work (``find_conflicts``).
+    """A component in its config; argument of the class method ``find_conflicts``, which reports invalid settings.
 
     Attributes:
         path: Dotted; empty for the runner, whose settings are the config.
         component: The class.
-        settings: The arguments it will be called with: those of the config over the defaults of its signature.
+        settings: The arguments it will be called with: those of the config, with defaults from its signature.
         config: All places.
     """
 
@@ -65,7 +65,7 @@ class Place(NamedTuple):
 
     @property
     def cfg(self) -> Mapping:
-        """The whole config."""
+        """The full config."""
         return self.config.cfg
 
     def get(self, path: str, default: Any = None) -> Any:
@@ -78,25 +78,25 @@ class Place(NamedTuple):
 
     @property
     def phase(self) -> str:
-        """``'train'``, ``'val'`` or ``'test'``, where the place is in what mmengine's runner has for one of these alone."""
+        """``'train'``, ``'val'`` or ``'test'``; the latter two for settings that the runner uses only in that phase."""
         phase = self.path.partition('_')[0]
         return phase if phase in ('val', 'test') else 'train'
 
     @property
     def in_training(self) -> bool:
-        """Whether a training run builds it: nothing of the test, and what is for validation if there is one."""
+        """Whether training builds it: everything except test settings, and validation settings only with ``val_cfg``."""
         return self.phase == 'train' or (self.phase == 'val' and bool(self.get('val_cfg')))
 
 
 class Places:
-    """A config by the dotted paths of its components."""
+    """Access to a config by dotted paths of its components."""
 
     def __init__(self, cfg: Mapping) -> None:
         self.cfg = cfg
 
     @cached_property
     def all(self) -> dict[str, Place]:
-        """Every component of the run that a registry lists, by its path; variables stand for parts as they were written."""
+        """Every registered component of the run by path; variables are already substituted."""
         found = {}
         for path, node, _, component in nodes(
             self.cfg, registries_of(self.cfg.get('default_scope') or our_registries.SCOPE)
@@ -106,36 +106,36 @@ class Places:
         return found
 
     def at(self, path: str) -> Place:
-        """The component at a path; one without class where no class is known, and without settings where nothing is."""
+        """The component at a path; without a class or settings if unknown."""
         written = self.written(path)
         nothing = Place(path, None, written if isinstance(written, Mapping) else {}, self)
         return self.all.get(path, nothing)
 
     def get(self, path: str, default: Any = None) -> Any:
-        """The value at a path: as written, or as the signature of its component has it; else ``default``."""
+        """The value at a path, from the config or the defaults of its component; otherwise ``default``."""
         parent, _, key = path.rpartition('.')
         value = self.at(parent).settings.get(key) if parent else self.written(key)
         return default if value is None else value
 
     def of_kind(self, kind: type, phase: str = 'train') -> Iterator[Place]:
-        """Components of a class or of one derived from it."""
+        """Components of a class or its subclasses."""
         for place in self.all.values():
             if inspect.isclass(place.component) and issubclass(place.component, kind) and place.phase == phase:
                 yield place
 
     def written(self, path: str) -> Any:
-        """Value at a path in the config itself; None where there is none."""
+        """Value at a path in the config itself; None if there is none."""
         value: Any = self.cfg
         for key in path.split('.'):
             if isinstance(value, (list, tuple)) and key.isdecimal() and int(key) < len(value):
                 value = value[int(key)]
             else:
-                value = value.get(key) if hasattr(value, 'get') else None  # Config is no Mapping
+                value = value.get(key) if hasattr(value, 'get') else None  # Config is not a Mapping
         return value
 
 
 def nodes(cfg: Mapping, registries: Sequence[Registry]) -> Iterator[Node]:
-    """Every dict of a config below the top, each before what is in it; the first is the config itself, for its runner."""
+    """Every dict of a config, parents before children; the first is the config itself, for its runner."""
     runner = find_component(str(cfg.get('runner_type') or 'Runner'), registries)
     yield Node('', cfg, None, runner)
     parts = {name: part.component for name, part in getattr(runner, 'config_parts', {}).items()}
@@ -146,7 +146,7 @@ def nodes(cfg: Mapping, registries: Sequence[Registry]) -> Iterator[Node]:
 def _below(
     cfg: Mapping, path: str, node: Any, registries: Sequence[Registry], declared: str | type | None
 ) -> Iterator[Node]:
-    """A node and all below it; ``declared``: what it is if it has no type, by the class that gets it."""
+    """A node and all nodes below it; ``declared``: its type if it has none, according to the class that receives it."""
     if isinstance(node, (list, tuple)):
         for i, child in enumerate(node):
             yield from _below(cfg, f'{path}.{i}', child, registries, None)
@@ -162,13 +162,13 @@ def _below(
 
 
 def _declared_parts(cfg: Mapping, path: str, node: Mapping, component: Any) -> dict[str, str | type]:
-    """What the arguments of a component are the configs of, as its class declares it."""
+    """Types of those arguments that are configs, as declared by the class."""
     declared = declared_configs(component) if inspect.isclass(component) else {}
     return {name: _type_like(cfg, path, node, part.like) or part.component for name, part in declared.items()}
 
 
 def _type_like(cfg: Mapping, path: str, node: Mapping, like: str | None) -> str | type | None:
-    """Type of another argument; the ``dataloader`` of a loop is filled in by mmengine's runner from the top."""
+    """Type of another argument; mmengine's runner sets the ``dataloader`` of a loop from the top level."""
     if like is None:
         return None
     value: Any = {'dataloader': cfg.get(f'{path.removesuffix("_cfg")}_dataloader'), **node}
@@ -178,7 +178,7 @@ def _type_like(cfg: Mapping, path: str, node: Mapping, like: str | None) -> str 
 
 
 def defaults_of(component: Any) -> dict[str, Any]:
-    """Defaults of the arguments a component can be called with, along the inheritance as in :func:`accepted_arguments`."""
+    """Default arguments of a component, including inherited ones as in :func:`accepted_arguments`."""
     defaults: dict[str, Any] = {}
     for constructor in _constructors(component) if inspect.isclass(component) else (component,):
         parameters = _parameters(constructor)
@@ -191,7 +191,7 @@ def defaults_of(component: Any) -> dict[str, Any]:
 
 
 def _parameters(component: Callable) -> Mapping[str, inspect.Parameter]:
-    """Those of its signature; none where Python cannot tell, as of some functions in C."""
+    """Parameters of the signature; empty if Python cannot determine them, as for some C functions."""
     try:
         return inspect.signature(component).parameters
     except (TypeError, ValueError):
@@ -199,15 +199,15 @@ def _parameters(component: Callable) -> Mapping[str, inspect.Parameter]:
 
 
 def accepted_arguments(component: Callable) -> set[str] | None:
-    """Names a class or function can be called with; None if it takes anything.
+    """Argument names that a class or function accepts; None if it accepts any.
 
-    A ``**kwargs`` in a constructor stands for the arguments of the next constructor along the inheritance.
+    A ``**kwargs`` in a constructor stands for the arguments of the next constructor in the inheritance order.
     """
     if not inspect.isclass(component):
         parameters = inspect.signature(component).parameters
         return None if _takes_anything(parameters) else _keywords(parameters)
     if component.__init__ is object.__init__ and component.__new__ is object.__new__:
-        return set()  # there is no constructor, though the signature of that of ``object`` takes anything
+        return set()  # no constructor, although the signature of ``object.__init__`` accepts anything
     accepted: set[str] = set()
     for constructor in _constructors(component):
         parameters = inspect.signature(constructor).parameters
@@ -218,7 +218,7 @@ def accepted_arguments(component: Callable) -> set[str] | None:
 
 
 def check_arguments(component: Callable, settings: Mapping[str, Any], where: str) -> None:
-    """Raises a ValueError if a component cannot be called with these settings."""
+    """Raises ValueError if a component cannot be called with these settings."""
     try:
         inspect.signature(component).bind(**settings)
     except TypeError as error:
@@ -226,12 +226,12 @@ def check_arguments(component: Callable, settings: Mapping[str, Any], where: str
 
 
 def declared_configs(component: type) -> dict[str, ConfigOf]:
-    """Arguments of a class annotated as the config of a part, those of constructors it passes others on to included."""
+    """Arguments of a class annotated as the config of a component, including those of inherited constructors."""
     declared: dict[str, ConfigOf] = {}
     for constructor in _constructors(component):
         try:
             hints = get_type_hints(constructor, include_extras=True)
-        except (NameError, TypeError, AttributeError):  # annotations that mean something to a type checker alone
+        except (NameError, TypeError, AttributeError):  # annotations that only a type checker can resolve
             hints = {}
         for name, hint in hints.items():
             if (part := next(_parts_of(hint), None)) is not None:
@@ -242,12 +242,12 @@ def declared_configs(component: type) -> dict[str, ConfigOf]:
 
 
 def _constructors(component: type) -> Iterator[Callable]:
-    """Along the inheritance; each may pass on to the next what it does not name."""
+    """Constructors in inheritance order; each may forward unnamed arguments to the next."""
     return (vars(cls)['__init__'] for cls in component.__mro__ if '__init__' in vars(cls))
 
 
 def _parts_of(hint: Any) -> Iterator[ConfigOf]:
-    """Annotations of this kind in a type, also as a choice (``... | None``)."""
+    """``ConfigOf`` annotations in a type, including those in unions (``... | None``)."""
     yield from (part for part in getattr(hint, '__metadata__', ()) if isinstance(part, ConfigOf))
     if not hasattr(hint, '__metadata__'):
         for choice in get_args(hint):
@@ -255,7 +255,7 @@ def _parts_of(hint: Any) -> Iterator[ConfigOf]:
 
 
 def _keywords(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
-    """Those that can be given by name."""
+    """Parameters that can be passed by name."""
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name for name, parameter in parameters.items() if parameter.kind in by_name}
 
@@ -269,14 +269,14 @@ def find_component(name: str, registries: Sequence[Registry]) -> Any:
         try:
             component = registry.get(name)
         except (RuntimeError, ValueError, TypeError, ImportError, AttributeError):
-            return None  # no name of anything: mmengine has tried to import it
+            return None  # not a valid name: mmengine tried to import it
         if component is not None:
             return component
     return None
 
 
 def registries_of(scope: str) -> list[Registry]:
-    """Those of the config's scope first, then ours; each falls back to its parent, mmengine's of the same kind."""
+    """Registries of the config's scope, then ours; each falls back to its parent, mmengine's of the same kind."""
     modules = [our_registries]
     if scope not in (our_registries.SCOPE, 'mmengine'):
         modules.insert(0, _registry_module(scope))
@@ -291,4 +291,4 @@ def _registry_module(scope: Any) -> ModuleType:
     try:
         return importlib.import_module(f'{scope}.registry')
     except (ImportError, TypeError, ValueError) as error:
-        raise ConfigError(f'default_scope={scope!r}: there is no such package with registries ({error})') from error
+        raise ConfigError(f'default_scope={scope!r}: there is no package of this name with registries ({error})') from error

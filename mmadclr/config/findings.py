@@ -1,4 +1,4 @@
-"""What is wrong with a config, and where that is told."""
+"""Problems found in a config, and how they are reported."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mmengine.logging import print_log
 
 
 class ConfigError(ValueError):
-    """A config names components or arguments that do not exist, or settings that cannot work."""
+    """A config has unknown components or arguments, or invalid settings."""
 
 
 class Finding(NamedTuple):
-    """``text``: the keys, what is wrong, and the way out. ``fatal``: the run cannot do what the config says.
+    """``text``: the keys, the problem, and the fix. ``fatal``: the run cannot do what the config specifies.
 
-    ``cause``: the error that was met, if there was one.
+    ``cause``: the original error, if any.
     """
 
     text: str
@@ -25,13 +25,13 @@ class Finding(NamedTuple):
 
 
 def report(findings: Iterable[Finding]) -> None:
-    """Logs findings as warnings, a line each."""
+    """Logs each finding as a warning."""
     for finding in findings:
         print_log(finding.text, 'current', logging.WARNING)
 
 
 def refusals(prefix: str, check: Callable, *values: Any) -> Iterator[Finding]:
-    """The ValueError with which ``check(*values)`` refuses them, if it does: what a constructor checks is stated there."""
+    """A finding for the ValueError of ``check(*values)``, if any, which reuses the checks of a constructor."""
     try:
         check(*values)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""A config file and overrides -> a config that is checked."""
+"""Loads a config file with overrides, and checks it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mmadclr.urls import has_secrets, shown
 
 
 def load_config(args: Namespace) -> Config:
-    """Config with the overrides of the command line, checked.
+    """Config with command-line overrides, checked.
 
-    Two overrides are short for several: ``pretrained=PATH`` for the checkpoint of the backbone's ``init_cfg``, and
-    ``data_root=DIR`` for the folder of all data sets and of the annotation files evaluators read.
+    Two overrides are shorthands: ``pretrained=PATH`` for the checkpoint of the backbone's ``init_cfg``, and
+    ``data_root=DIR`` for the folder of all data sets and of the annotation files that evaluators read.
 
     Raises:
         FileNotFoundError: There is no such config.
-        ConfigError: A key would never be read, or an override fits no place of the config.
+        ConfigError: A key is unknown, or an override does not apply to the config.
     """
     if not Path(args.config).is_file():
         raise FileNotFoundError(f'config {args.config} does not exist')
@@ -44,32 +44,32 @@ def load_config(args: Namespace) -> Config:
 
 
 def check_unicode(cfg: Config) -> None:
-    """Raises a ConfigError if a value holds bytes that are no Unicode: the config goes into logs and checkpoints."""
+    """Raises ConfigError if a value has invalid Unicode: the config is stored in logs and checkpoints."""
     for path, value in _leaves(cfg.to_dict()):
         if isinstance(value, str) and any('\ud800' <= character <= '\udfff' for character in value):
             raise ConfigError(
-                f'{path}: {printable(value)} is no valid Unicode, as text files that hold the config have to be; give the '
-                'folder or file another name, or a link with one (names of images below a folder may be any)'
+                f'{path}: {printable(value)} is not valid Unicode, which the text files of the config require; rename the '
+                'folder or file, or use a link to it (names of images in a folder are not restricted)'
             )
 
 
 def check_secrets(cfg: Config) -> None:
-    """Raises a ConfigError if a URL holds a password or a signature: the config goes into logs and checkpoints."""
+    """Raises ConfigError if a URL has a password or a signature: the config is stored in logs and checkpoints."""
     for path, value in _leaves(cfg.to_dict()):
         is_place = path.endswith('data_root') or '.source.' in path
         if isinstance(value, str) and is_place and has_secrets(value):
             raise ConfigError(
-                f'{path}: {shown(value)} is given with a user, a password or a query, which would be in every log and '
-                'checkpoint; put that into an environment variable and write its name ($NAME) in its place, or leave it to '
+                f'{path}: {shown(value)} has a password or a query, which would be stored in every log and '
+                'checkpoint; replace it by the name of an environment variable ($NAME), or set it in '
                 "~/.netrc or fsspec's configuration"
             )
 
 
 def spell_out(cfg: Config, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides by full key, with ``pretrained`` and ``data_root`` replaced by what they stand for.
+    """Overrides by full key, with the shorthands ``pretrained`` and ``data_root`` expanded.
 
     Raises:
-        ConfigError: The data sets of the config lie in different folders, so that one cannot stand for all.
+        ConfigError: ``data_root`` is ambiguous, because the data sets of the config are in different folders.
     """
     full = dict(overrides)
     if 'pretrained' in full:
@@ -80,14 +80,14 @@ def spell_out(cfg: Config, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data_root_overrides(cfg: Config, folder: str) -> dict[str, str]:
-    """Every ``data_root`` of a component of the config, and every annotation file of an evaluator below it."""
+    """Every ``data_root`` of a component, and every evaluator's annotation file below it."""
     places = {path: value for path, value in _leaves(cfg.to_dict()) if path.endswith('.data_root') and value}
     olds = set(places.values())
     if not olds:
-        raise ConfigError('data_root: no data set of the config lies in a folder; set what they have instead (source)')
+        raise ConfigError('data_root: no data set of the config has a folder; set the arguments of their sources instead')
     if len(olds) > 1:
         keys = ' and '.join(places)
-        raise ConfigError(f'data_root: the data sets lie in {", ".join(sorted(olds))}; set {keys} instead')
+        raise ConfigError(f'data_root: the data sets are in {", ".join(sorted(olds))}; set {keys} instead')
     (old,) = olds
     full = dict.fromkeys(places, folder)
     for path, value in _leaves(cfg.to_dict()):

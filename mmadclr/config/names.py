@@ -1,4 +1,4 @@
-"""Which names the text of config files refers to, so that a variable can be told from a key that nothing reads."""
+"""Finds the names that config files refer to, to distinguish variables from unknown keys."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 BASE_NAME = re.compile(r'_base_\.(\w+)')
-# mmengine puts the absolute path of each file on a line before its text.
+# mmengine writes the absolute path of each file on a line before its text.
 FILE_LINE = re.compile(r'^((?:/|[A-Za-z]:[/\\])[^\n]*\.py)$', re.MULTILINE)
 
 
 class Reader(NamedTuple):
-    """What the files of a config do with names.
+    """Names read and set by the files of a config.
 
     Attributes:
         used: Names that some line reads.
-        own: Names at the top that are set outside of installed packages, whose unused variables are no one's mistake.
-        refers_to_names: False where all is written out, as in a config dumped by a run: variables have lost their use there.
-        files: What messages call the files outside of packages.
+        own: Top-level names set outside of installed packages (unused variables in packages are ignored).
+        refers_to_names: False if all values are spelled out, as in a config dumped by a run, where variables are unused.
+        files: Names of the files outside of packages, for messages.
     """
 
     used: set[str]
@@ -52,7 +52,7 @@ def _files(text: str) -> Iterator[tuple[Path, str]]:
 
 
 def _read(tokens: list[tokenize.TokenInfo]) -> set[str]:
-    """Names that are not just set: not before ``=``, as variables, keyword arguments."""
+    """Names that are read: not variables or keyword arguments before ``=``."""
     names = set()
     for token, following in pairwise(tokens):
         if token.type == tokenize.NAME and following.string != '=':
@@ -63,5 +63,5 @@ def _read(tokens: list[tokenize.TokenInfo]) -> set[str]:
 
 
 def _tokens(text: str) -> list[tokenize.TokenInfo]:
-    """Of a file that mmengine has executed already."""
+    """Tokens of a file that mmengine has already executed."""
     return list(tokenize.generate_tokens(io.StringIO(text).readline))

@@ -1,4 +1,4 @@
-"""A resolved config as Python text that says of each value which file and line it comes from."""
+"""A resolved config as Python text, with the source file and line of each value."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mmengine.config import Config
 
 MAX_COLUMN = 80
 OVERRIDES = '--cfg-options'
-# Keys that are no arguments, so that a dict with them is written with braces.
+# Keys that are not valid arguments of dict(); dicts with such keys are written with braces.
 RESERVED = {*keyword.kwlist, 'self'}
 
 
 class Setting(NamedTuple):
-    """Where a key is set: ``line`` of its file; ``whole``: what bases had below the key does not count any more."""
+    """Where a key is set: ``line`` of its file; ``replaces``: whether it discards what bases set below the key."""
 
     line: int
-    whole: bool
+    replaces: bool
 
 
 class Layer(NamedTuple):
-    """What one file (or the command line) sets: by dotted path."""
+    """The settings of one file (or the command line) by dotted path."""
 
     name: str
     settings: dict[str, Setting]
@@ -34,27 +34,27 @@ class Layer(NamedTuple):
 def find_origins(config: str | Path, overrides: Iterable[str], clone: Path) -> Callable[[str], str]:
     """A function from the dotted path of a value to 'file:line', relative to the clone, or to ``--cfg-options``.
 
-    Values that no line sets by itself (from a comprehension, a function, a variable of a base) come from the line of the key
+    Values without a line of their own (from a comprehension, a function, a variable of a base) have the line of the key
     above them.
 
     Args:
         config: Config file; those of its ``_base_`` are found from there.
         overrides: Dotted keys of the command line.
-        clone: Folder that the names of files are relative to.
+        clone: Folder to which file names are relative.
     """
     layers = [Layer(_name(path, clone), settings_of(path.read_text(encoding='utf-8'))) for path in files_of(config)]
-    layers.append(Layer(OVERRIDES, {key: Setting(0, whole=True) for key in overrides}))
+    layers.append(Layer(OVERRIDES, {key: Setting(0, replaces=True) for key in overrides}))
     return lambda path: _origin(path, layers)
 
 
 def files_of(config: str | Path) -> list[Path]:
-    """Files of a config in the order in which they apply: those of ``_base_`` first."""
+    """Files of a config in the order in which they apply, ``_base_`` first."""
     bases = [Config._get_cfg_path(base, str(config))[0] for base in Config._get_base_files(str(config))]
     return [path for base in bases for path in files_of(base)] + [Path(config).resolve()]
 
 
 def settings_of(source: str) -> dict[str, Setting]:
-    """What the text of a config file sets, by dotted path."""
+    """Settings in the text of a config file, by dotted path."""
     settings: dict[str, Setting] = {}
     for statement in ast.parse(source).body:
         if isinstance(statement, ast.Assign):
@@ -63,12 +63,12 @@ def settings_of(source: str) -> dict[str, Setting]:
                     _record(settings, name, value, statement.lineno)
         else:
             stored = (node for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
-            settings |= {node.id: Setting(node.lineno, whole=True) for node in stored}
+            settings |= {node.id: Setting(node.lineno, replaces=True) for node in stored}
     return settings
 
 
 def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
-    """Names and values of an assignment; of ``a, b = f()`` both names get the call."""
+    """Names and values of an assignment; for ``a, b = f()`` both names get the call."""
     if isinstance(target, ast.Name):
         yield target.id, value
     elif isinstance(target, (ast.Tuple, ast.List)):
@@ -78,31 +78,31 @@ def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _record(settings: dict[str, Setting], path: str, value: ast.expr, line: int) -> None:
-    """Notes the line of a value and of all below it."""
+    """Records the line of a value and of all values below it."""
     items = _items(value)
     if items is not None:
         deletes = any(key == '_delete_' and isinstance(item, ast.Constant) and item.value for key, item, _ in items)
-        settings[path] = Setting(line, whole=deletes)
+        settings[path] = Setting(line, replaces=deletes)
         for key, item, item_line in items:
             if key is None:
                 _copy(settings, path, item)
             else:
                 _record(settings, f'{path}.{key}', item, item_line)
         return
-    settings[path] = Setting(line, whole=True)
+    settings[path] = Setting(line, replaces=True)
     _copy(settings, path, value)
     for i, item in enumerate(value.elts if isinstance(value, (ast.List, ast.Tuple)) else ()):
         _record(settings, f'{path}.{i}', item, item.lineno)
 
 
 def _copy(settings: dict[str, Setting], path: str, value: ast.expr) -> None:
-    """A variable of the same file brings the lines of its parts along."""
+    """Copies the lines of a variable's parts."""
     if not isinstance(value, ast.Name) or value.id not in settings:
         return
     below = {name: setting for name, setting in settings.items() if name.startswith(f'{value.id}.')}
     settings |= {path + name.removeprefix(value.id): setting for name, setting in below.items()}
     if path in settings:
-        settings[path] = settings[path]._replace(whole=settings[value.id].whole)
+        settings[path] = settings[path]._replace(replaces=settings[value.id].replaces)
 
 
 def _items(value: ast.expr) -> list[tuple[str | None, ast.expr, int]] | None:
@@ -127,7 +127,7 @@ def _origin(path: str, layers: Sequence[Layer]) -> str:
 
 
 def _decides(setting: Setting | None, exact: bool) -> bool:
-    return setting is not None and (exact or setting.whole)
+    return setting is not None and (exact or setting.replaces)
 
 
 def _place(layer: Layer, setting: Setting) -> str:
@@ -135,7 +135,7 @@ def _place(layer: Layer, setting: Setting) -> str:
 
 
 def _name(path: Path, clone: Path) -> str:
-    """Short name of a file: below the clone, else below the packages."""
+    """Short name of a file: relative to the clone, otherwise to the packages."""
     path = path.resolve()
     if 'site-packages' in path.parts:
         return '/'.join(path.parts[path.parts.index('site-packages') + 1 :])
@@ -143,7 +143,7 @@ def _name(path: Path, clone: Path) -> str:
 
 
 def render(cfg: Mapping, origin: Callable[[str], str]) -> str:
-    """Python text of a config, one value a line, each with its origin in a comment; can be loaded as a config again."""
+    """Python text of a config, one value per line, each with its origin in a comment; can be loaded as a config again."""
     lines = [line for key, value in cfg.items() for line in _lines(f'{key} = ', value, '', str(key), 0, origin)]
     widths = [len(text) for text, comment in lines if comment]
     column = max((width for width in widths if width <= MAX_COLUMN), default=0)
@@ -153,7 +153,7 @@ def render(cfg: Mapping, origin: Callable[[str], str]) -> str:
 def _lines(
     prefix: str, value: Any, suffix: str, path: str, indent: int, origin: Callable[[str], str]
 ) -> Iterator[tuple[str, str]]:
-    """Lines of a value and their comments."""
+    """Lines of a value, with their comments."""
     margin = ' ' * indent
     if isinstance(value, Mapping) and value:
         plain = all(isinstance(key, str) and key.isidentifier() and key not in RESERVED for key in value)
@@ -174,7 +174,7 @@ def _lines(
 
 
 def _rows(line: str, value: Any, start: str, suffix: str) -> Iterator[str]:
-    """The line, or that of a long list in rows."""
+    """The line, or the rows of a long list."""
     if len(line) <= MAX_COLUMN or not isinstance(value, (list, tuple)):
         yield line
         return
@@ -189,7 +189,7 @@ def _rows(line: str, value: Any, start: str, suffix: str) -> Iterator[str]:
 
 
 def _literal(value: Any) -> str:
-    """``repr``, and for what that cannot write a form that can be read again."""
+    """``repr``, or a readable form of values whose ``repr`` cannot be evaluated."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"float('{value}')"
     if isinstance(value, (list, tuple)):
@@ -199,7 +199,7 @@ def _literal(value: Any) -> str:
 
 
 def select(cfg: Mapping, key: str) -> dict:
-    """The part of a config at a dotted key, inside the keys above it.
+    """The part of a config at a dotted key, nested in the keys above it.
 
     Raises:
         ValueError: There is no such key.
@@ -207,5 +207,5 @@ def select(cfg: Mapping, key: str) -> dict:
     name, _, rest = key.partition('.')
     if not isinstance(cfg, Mapping) or name not in cfg:
         known = ', '.join(map(str, cfg)) if isinstance(cfg, Mapping) else 'no keys'
-        raise ValueError(f'the config has no {name!r} at this place of --key; there is {known}')
+        raise ValueError(f'the config has no {name!r} at this position of --key; available: {known}')
     return {name: select(cfg[name], rest) if rest else cfg[name]}

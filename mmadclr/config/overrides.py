@@ -1,7 +1,7 @@
-"""Overrides of a config as people type them: ``--cfg-options KEY=VALUE ...``.
+"""Command-line overrides of a config: ``--cfg-options KEY=VALUE ...``.
 
-Values mean what they mean to mmengine's ``DictAction`` (``mmengine/config/config.py``), which departs from it: blanks inside
-of texts stay, and what cannot be meant is one line instead of an assertion or a ``KeyError`` of a library.
+Values are parsed as in mmengine's ``DictAction`` (``mmengine/config/config.py``), with two differences: blanks inside
+texts are kept, and invalid values give a one-line error instead of an assertion or ``KeyError``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DELETE = '_delete_'
 
 
 class Overrides(Action):
-    """Collects ``KEY=VALUE`` arguments in a dict by dotted key; a later one of a key wins."""
+    """Collects ``KEY=VALUE`` arguments in a dict by dotted key; the last value of a key counts."""
 
     def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None) -> None:
         options = dict(getattr(namespace, self.dest, None) or {})
@@ -36,10 +36,10 @@ class Overrides(Action):
 
 
 def parse_value(text: str) -> Any:
-    """A number, bool, None, text, or list or tuple of such: ``1,2``, ``[1,2]``, ``[(1,a),None]``.
+    """A number, bool, None, text, or a list or tuple of these: ``1,2``, ``[1,2]``, ``[(1,a),None]``.
 
     Raises:
-        ValueError: Brackets of a list do not match.
+        ValueError: Brackets do not match.
     """
     text = text.strip().strip('\'"')
     if text[:1] in BRACKETS and text.endswith(BRACKETS[text[0]]) and len(text) > 1 and _closes_at_the_end(text):
@@ -56,7 +56,7 @@ def _closes_at_the_end(text: str) -> bool:
 
 
 def _split(text: str) -> list[str]:
-    """Parts between the commas that no bracket encloses; an empty part at the end is none."""
+    """Parts between commas outside of brackets; an empty last part is dropped."""
     parts = ['']
     for character, depth in zip(text, _depths(text), strict=True):
         if character == ',' and depth == 0:
@@ -67,29 +67,29 @@ def _split(text: str) -> list[str]:
 
 
 def _depths(text: str) -> Iterator[int]:
-    """How many brackets are open after each character."""
+    """Number of open brackets after each character."""
     opened: list[str] = []
     for character in text:
         if character in BRACKETS:
             opened.append(BRACKETS[character])
         elif character in BRACKETS.values() and (not opened or opened.pop() != character):
-            raise ValueError(f'a bracket {character} closes none')
+            raise ValueError(f'unmatched closing bracket {character}')
         yield len(opened)
     if opened:
-        raise ValueError(f'a bracket {opened[-1]} is missing')
+        raise ValueError(f'missing closing bracket {opened[-1]}')
 
 
 def merge(cfg: Config, overrides: Mapping[str, Any]) -> None:
-    """Puts overrides into a config.
+    """Merges overrides into a config.
 
     Raises:
-        ConfigError: A key leads through a value that has no parts, or to a number that a list does not have; a whole
-            component is replaced by a value; or two keys contradict each other.
+        ConfigError: A key leads through a value without parts, or to an index outside of a list; a component is replaced
+            by a value; or two keys contradict each other.
     """
     for key in overrides:
         part = next((other for other in overrides if other.startswith(f'{key}.')), None)
         if part is not None:
-            raise ConfigError(f'{printable(key)} and {printable(part)}: one is a part of the other; leave one out')
+            raise ConfigError(f'{printable(key)} and {printable(part)}: one is a part of the other; remove one')
         _check_place(cfg, key.split('.'), overrides)
     cfg.merge_from_dict(dict(overrides))
 
@@ -99,10 +99,10 @@ def _check_place(cfg: Config, parts: Sequence[str], overrides: Mapping[str, Any]
     for number, part in enumerate(parts):
         where = '.'.join(parts[:number])
         if overrides.get(f'{where}.{DELETE}') or (isinstance(node, Mapping) and part not in node):
-            return  # all below is new
+            return  # everything below is new
         if isinstance(node, (list, tuple)) and not (part.isdecimal() and part.isascii() and int(part) < len(node)):
-            numbers = f'take one of its numbers, {where}.0 to {where}.{len(node) - 1}' if node else 'it is empty'
-            raise ConfigError(f'{printable(".".join(parts))}: {where} is a list of {len(node)}: {numbers}')
+            numbers = f'use an index, {where}.0 to {where}.{len(node) - 1}' if node else 'it is empty'
+            raise ConfigError(f'{printable(".".join(parts))}: {where} is a list of length {len(node)}: {numbers}')
         if not isinstance(node, (Mapping, list)):
             raise ConfigError(f'{printable(".".join(parts))}: {where} is {node!r}, which has no parts')
         node = node[int(part)] if isinstance(node, list) else node[part]
@@ -110,11 +110,13 @@ def _check_place(cfg: Config, parts: Sequence[str], overrides: Mapping[str, Any]
 
 
 def _check_replaced(key: str, old: Any, new: Any, is_top: bool) -> None:
-    """Components, lists of them and the groups at the top can be set to None, and lists be emptied, but not be a value."""
+    """Components, lists of components and top-level groups can be set to None, and lists to [], but not to other values."""
     if new is None:
         return
     if isinstance(old, Mapping) and ('type' in old or is_top):
         example = next(iter(old), 'type')
-        raise ConfigError(f'{key}={new!r}: it is a group of settings: set them one by one ({key}.{example}=...), or None')
+        raise ConfigError(
+            f'{key}={new!r}: {key} is a group of settings: set them one by one ({key}.{example}=...), or use None'
+        )
     if isinstance(old, (list, tuple)) and any(isinstance(item, Mapping) for item in old) and new != []:
-        raise ConfigError(f'{key}={new!r}: it is a list of components: set theirs ({key}.0...), or [] or None')
+        raise ConfigError(f'{key}={new!r}: {key} is a list of components: set their keys ({key}.0...), or use [] or None')

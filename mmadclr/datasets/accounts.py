@@ -1,4 +1,4 @@
-"""Images that cannot be read, and what others lose on the way to 8-bit RGB: counted over a run and over processes."""
+"""Counts unreadable images, and information lost in conversion to 8-bit RGB, over a run and its processes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mmengine import dist
 
 
 class LostAccount:
-    """How many images lost what, and the first of each kind.
+    """Number of images by kind of lost information, and the first image of each kind.
 
     Attributes:
-        counts: Images by what they lost, one of the half sentences of :mod:`mmadclr.datasets.pixels`.
-        first: Name of the first of them.
+        counts: Images by kind, one of the sentence fragments of :mod:`mmadclr.datasets.pixels`.
+        first: Name of the first image of each kind.
     """
 
     def __init__(self) -> None:
@@ -22,18 +22,18 @@ class LostAccount:
         self.first: dict[str, str] = {}
 
     def add(self, lost: Iterable[tuple[str, str]]) -> None:
-        """Takes note of the ``lost`` of a batch, pairs of what and which image."""
+        """Records the ``lost`` of a batch, pairs of kind and image name."""
         for kind, name in lost:
             self.counts[kind] += 1
             self.first.setdefault(kind, name)
 
     def of_all_processes(self) -> LostAccount:
-        """The sum; to be called on all processes."""
-        whole = LostAccount()
+        """The sum over processes; collective call."""
+        total = LostAccount()
         for counts, first in dist.all_gather_object((dict(self.counts), self.first)):
-            whole.counts.update(counts)
-            whole.first = {**first, **whole.first}
-        return whole
+            total.counts.update(counts)
+            total.first = {**first, **total.first}
+        return total
 
     def lines(self) -> list[str]:
         """A sentence for each kind: ``12 images have an alpha channel, which is not used (the first: a.png)``."""
@@ -90,7 +90,7 @@ class ListFile:
 
 
 def append(path: Path, lines: Sequence[str]) -> None:
-    """In one write, so that a kill leaves no half of a line behind."""
+    """Appends lines in one write, so that a killed process leaves no partial line."""
     with path.open('ab', buffering=0) as file:
         file.write(''.join(f'{line}\n' for line in lines).encode(errors='backslashreplace'))
 

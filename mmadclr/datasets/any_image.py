@@ -1,6 +1,6 @@
-"""Contents of an image file of any kind -> 8-bit RGB, upright, with an account of what was lost on the way.
+"""Decodes any image file to upright 8-bit RGB, and reports lost information.
 
-Pillow reads what it keeps whole; :mod:`mmadclr.datasets.deep_formats` the rest.
+Pillow reads what it preserves completely; :mod:`mmadclr.datasets.deep_formats` reads the rest.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ AS_THEY_ARE = PixelOptions()
 
 
 class Decoded(NamedTuple):
-    """An image in RGB, upright, and what was lost on the way."""
+    """An upright RGB image, and the information lost in decoding."""
 
     image: Image.Image
     lost: list[str]
 
 
 def read_rgb(data: bytes, options: PixelOptions = AS_THEY_ARE) -> Decoded:
-    """Any file that Pillow reads, 16-bit color PNG, PNM and TIFF of any bands and depth as well.
+    """Decodes any file that Pillow reads, plus 16-bit color PNG, PNM, and TIFF with any bands and depth.
 
     Raises:
-        DecodeError: Too many pixels, or bands or a range that nobody knows.
-        OSError, SyntaxError, ValueError: The file is no image, or cut off.
+        DecodeError: Too many pixels, or unknown bands or value range.
+        OSError, SyntaxError, ValueError: The file is not an image, or truncated.
     """
     if data[:8] == PNG_SIGNATURE and data[24:25] == b'\x10' and data[25:26] != b'\0':
         levels = read_deep_png(data, options)
@@ -78,14 +78,14 @@ def read_rgb(data: bytes, options: PixelOptions = AS_THEY_ARE) -> Decoded:
 
 
 def rgb_of_array(array: np.ndarray, options: PixelOptions = AS_THEY_ARE) -> Decoded:
-    """Pixels (H, W), (H, W, 1) or (H, W, 3) of any type, or of any bands where ``options`` choose them, as those of a file.
+    """Converts an array (H, W), (H, W, 1) or (H, W, 3), or (H, W, C) with ``options.bands``, as if read from a file.
 
     Raises:
-        DecodeError: Another shape, too many pixels, or bands or a range that nobody knows.
+        DecodeError: Another shape, too many pixels, or unknown bands or value range.
     """
     if array.ndim not in (2, 3) or array.size == 0:
         raise DecodeError(
-            f'an array of shape {array.shape} is no image: it must be (height, width) or (height, width, bands)'
+            f'an array of shape {array.shape} is not an image: it must be (height, width) or (height, width, bands)'
         )
     check_size(array.shape[1], array.shape[0], options)
     bands = array.shape[2] if array.ndim == 3 else 1
@@ -93,7 +93,7 @@ def rgb_of_array(array: np.ndarray, options: PixelOptions = AS_THEY_ARE) -> Deco
 
 
 def lost_by_header(data: bytes) -> list[str]:
-    """What is lost where a fast decoder reads a JPEG, PNG or WebP file, by its header."""
+    """Information lost when a fast decoder reads a JPEG, PNG or WebP file, from its header."""
     if data[:2] == b'\xff\xd8':
         return [FRAMES] if has_segment(data, 0xE2, b'MPF\0') else []
     if data[:8] == PNG_SIGNATURE:
@@ -128,21 +128,21 @@ def _read_by_pillow(data: bytes, options: PixelOptions, tiff: TiffFacts | None =
 
 @contextmanager
 def _limit(options: PixelOptions) -> Iterator[None]:
-    """Pillow's limit, named as ours, within the caller's ``catch_warnings``; with an own one, Pillow's is off meanwhile."""
+    """Pillow's pixel limit with our error message, within the caller's ``catch_warnings``; disabled if ours is set."""
     before = Image.MAX_IMAGE_PIXELS
-    warnings.simplefilter('ignore')  # odd tags and blocks, palette transparency: the pixels are fine
+    warnings.simplefilter('ignore')  # unusual tags and blocks, palette transparency: the pixels are valid
     try:
         if options.max_pixels is not None:
             Image.MAX_IMAGE_PIXELS = None
         yield
     except Image.DecompressionBombError as error:
-        raise DecodeError(f'{error} Set max_pixels of the data set (--max-pixels) if the file is to be trusted') from error
+        raise DecodeError(f'{error} Set max_pixels of the data set (--max-pixels) if you trust the file') from error
     finally:
         Image.MAX_IMAGE_PIXELS = before
 
 
 def _levels(image: Image.Image, tiff: TiffFacts | None) -> Levels:
-    """Values of an image of one band that Pillow keeps in 16 or 32 bits."""
+    """Values of a single-band image that Pillow stores in 16 or 32 bits."""
     array = np.asarray(image)
     if tiff is not None:
         if tiff.bits == 32 and tiff.sample_format == UNSIGNED:
@@ -151,12 +151,12 @@ def _levels(image: Image.Image, tiff: TiffFacts | None) -> Levels:
             array = array.astype(np.int16)
         return Levels(array, tiff.full, inverted=tiff.inverted)
     if image.format == 'PNG':
-        array = array.astype(np.uint16)  # in some versions of Pillow 32 bits hold them
+        array = array.astype(np.uint16)  # some versions of Pillow store them in 32 bits
     return Levels(array)
 
 
 def _plain_rgb(image: Image.Image, options: PixelOptions) -> tuple[Image.Image, list[str]]:
-    """An image of 8 bits a value, or 1, in RGB, and what was lost."""
+    """Converts an image with 1 or 8 bits per value to RGB; also returns the lost information."""
     transparent = 'transparency' in image.info or image.mode in ('LA', 'PA', 'La', 'RGBA', 'RGBa')
     if options.bands is not None and len(image.getbands()) + (image.mode == 'P') > 1:
         if image.mode in ('P', 'PA', 'La', 'RGBa', 'YCbCr', 'LAB', 'HSV'):

@@ -1,4 +1,4 @@
-"""Very many short byte strings, such as the names of all images, in two arrays."""
+"""Compact storage of many short byte strings, such as image names, in two arrays."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from itertools import pairwise
 
 import numpy as np
 
-CHUNK = 1 << 20  # strings that are selected at a time
+CHUNK = 1 << 20  # strings selected at a time
 
 
 class ByteStrings(Sequence[bytes]):
-    """Strings one after the other in one array, and where each begins: a long one makes no other longer.
+    """Strings concatenated in one array, with their start offsets: one long string does not widen the others.
 
-    Worker processes share the memory of both arrays, where they would copy the reference counts of a million objects; both
-    may be mapped from files.
+    Worker processes share the memory of both arrays, whereas a million objects would be copied with their reference counts;
+    both may be memory-mapped.
 
     Args:
-        data: (B,) uint8, all strings without anything in between.
-        starts: (N + 1,) int64, rising: string i is ``data[starts[i]:starts[i + 1]]``.
+        data: (B,) uint8, all strings without separators.
+        starts: (N + 1,) int64, ascending: string i is ``data[starts[i]:starts[i + 1]]``.
 
     Raises:
-        ValueError: The arrays do not fit together.
+        ValueError: The arrays are inconsistent.
     """
 
     def __init__(self, data: np.ndarray, starts: np.ndarray) -> None:
         if len(starts) < 1 or starts[0] != 0 or starts[-1] != len(data):
-            raise ValueError(f'{len(starts)} starts do not fit {len(data)} bytes of strings')
+            raise ValueError(f'{len(starts)} starts do not match {len(data)} bytes of strings')
         self.data, self.starts = data, starts
 
     @classmethod
@@ -41,7 +41,7 @@ class ByteStrings(Sequence[bytes]):
 
     def __getitem__(self, index: int) -> bytes:
         if not -len(self) <= index < len(self):
-            raise IndexError(f'string {index} of {len(self)}')
+            raise IndexError(f'index {index} is out of range for {len(self)} strings')
         index %= len(self)
         return self.data[self.starts[index] : self.starts[index + 1]].tobytes()
 

@@ -1,4 +1,4 @@
-"""The evaluation input: short side to a length, then the central square. Two forms that differ by 1 level in few values."""
+"""Evaluation input: resized short side and center crop, with two backends that differ by at most 2 levels."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from mmadclr.registry import TRANSFORMS
 
 Box = tuple[int, int, int, int]
 BACKENDS = ('fast', 'pillow')
-MAX_RESIZED = 2**25  # pixels of a resized image that is made as a whole: of one of 60000x1 they would be gigabytes
+MAX_RESIZED = 2**25  # maximum pixels of a full resized image; one of 60000x1 would take gigabytes
 
 
 def short_side(size: int) -> int:
-    """Short side of an image before a center crop of ``size`` pixels is evaluated: 8/7 of it, 256 for 224."""
+    """Short side before a center crop of ``size`` pixels: 8/7 of it, 256 for 224."""
     return round(size * 8 / 7)
 
 
 def check_backend(backend: str) -> str:
-    """The same, if it is one of the two.
+    """Returns a valid backend.
 
     Raises:
-        ValueError: It is not.
+        ValueError: Unknown backend.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: choose 'fast' or 'pillow'")
@@ -41,19 +41,19 @@ def check_backend(backend: str) -> str:
 
 @TRANSFORMS.register_module()
 class ResizeCenterCrop:
-    """Short side to ``resize`` pixels (bicubic), then the central ``size`` x ``size`` pixels: the evaluation input.
+    """Evaluation input: short side resized to ``resize`` pixels (bicubic), then a ``size`` x ``size`` center crop.
 
-    Sizes are those of ``torchvision.transforms.Resize`` and ``CenterCrop``, and so are pixels with ``backend='pillow'``.
+    Sizes match ``torchvision.transforms.Resize`` and ``CenterCrop``, and so do pixels with ``backend='pillow'``.
 
     Args:
         resize, size: In pixels.
-        backend: ``'fast'`` or ``'pillow'``, which is the published form to the bit. ``'fast'`` decodes as
-            ``EncodedImage`` does and filters by torch's operator for 8 bits, which is Pillow's filter with vector
-            instructions: from Pillow, photographs are at most 2 levels off, by .01 on average at most. JPEG is decoded at
-            full size: of large ones decoded at 1/2, 1/4 or 1/8, crops would be .3 to 1.2 levels off on average.
+        backend: ``'fast'`` or ``'pillow'``, which is bit-identical to the published form. ``'fast'`` decodes as
+            ``EncodedImage`` does and filters with torch's 8-bit operator, a vectorized version of Pillow's filter: on
+            photographs, differences from Pillow are at most 2 levels, and .01 on average. JPEG is decoded at
+            full size: decoding large files at 1/2, 1/4 or 1/8 would change crops by .3 to 1.2 levels on average.
 
     Raises:
-        ValueError: ``size`` exceeds ``resize``, or an unknown backend.
+        ValueError: ``size`` exceeds ``resize``, or unknown backend.
     """
 
     needs_rng = False
@@ -66,16 +66,16 @@ class ResizeCenterCrop:
 
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
-        """The size against the backbone's patches."""
+        """Checks the size against the backbone's patch size."""
         yield from size_conflicts(place, 'size')
         yield from evaluated_backend_conflicts(place)
 
     def __call__(self, results: dict, out: dict[str, Tensor] | None = None) -> dict:
-        """Cuts one image.
+        """Crops one image.
 
         Args:
             results: ``image`` (PIL in RGB, or with the fast backend ``EncodedImage``), and anything else.
-            out: Where to write it: ``images``, a uint8 tensor (3, size, size).
+            out: Output buffer: ``images``, a uint8 tensor (3, size, size).
 
         Returns:
             ``results`` with ``images`` uint8 (3, size, size).
@@ -87,7 +87,7 @@ class ResizeCenterCrop:
         results.pop('rng', None)
         results.pop('epoch', None)
         short = min(image.size)
-        # Multiplied first, divided once: 98 pixels times the rounded factor 256 / 49 are 511.99..., and lose a row.
+        # Multiply before dividing: 98 pixels times the rounded factor 256 / 49 are 511.99..., which loses a row.
         width, height = (int(self.resize * side / short) for side in image.size)
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         images = self.allocate(1)['images'][0] if out is None else out['images']
@@ -110,7 +110,7 @@ class ResizeCenterCrop:
 
 
 def _pillow_crop(image: Image.Image, size: tuple[int, int], box: Box) -> np.ndarray:
-    """Resized to ``size``, and of that the box: uint8 (h, w, 3)."""
+    """The given box of the image resized to ``size``: uint8 (h, w, 3)."""
     if math.prod(size) > MAX_RESIZED:
         crop = _resized_part(image, size, box)
     else:
@@ -119,20 +119,20 @@ def _pillow_crop(image: Image.Image, size: tuple[int, int], box: Box) -> np.ndar
 
 
 class CropFilter:
-    """Antialiased bicubic resizing of which a box is wanted alone, in memory that is used for one image after another.
+    """Antialiased bicubic resizing that computes only a box of the result, in reused memory.
 
-    The two passes of torch's operator, called one by one: the horizontal one for the rows that the vertical one needs, and
-    both up to the last column and row of the box. Positions count from the upper left corner, so that nothing can be left
-    out on that side. Values are those of the whole resized image.
+    Calls the two passes of torch's operator separately: the horizontal one for the rows that the vertical one needs, and
+    both up to the last column and row of the box. Coordinates start at the upper left corner, so nothing can be skipped
+    on that side. Values equal those of the full resized image.
     """
 
     def __init__(self) -> None:
         self._wide, self._both = Scratch(), Scratch()
 
     def __call__(self, pixels: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarray:
-        """Pixels (H, W, 3) uint8 resized to ``size`` (width, height), and of that the box: uint8 (h, w, 3).
+        """The given box of pixels (H, W, 3) uint8 resized to ``size`` (width, height): uint8 (h, w, 3).
 
-        It lasts until the next call.
+        Valid until the next call.
         """
         (height, width), (left, top, right, bottom) = pixels.shape[:2], box
         first, last = _source_rows(top, bottom, height / size[1])
@@ -148,23 +148,23 @@ class CropFilter:
 
 
 def _source_rows(top: int, bottom: int, scale: float) -> tuple[int, int]:
-    """First row, and end, of the rows that the filter needs for rows ``top`` to ``bottom`` of the result."""
+    """First row and end of the source rows that the filter needs for output rows ``top`` to ``bottom``."""
     support = 2 * max(scale, 1)
     return max(math.floor(scale * (top + 0.5) - support) - 1, 0), math.ceil(scale * (bottom - 0.5) + support) + 1
 
 
-def _outputs(needed: int, given: int, whole: int) -> int:
-    """Rows to ask the operator for: it takes as many as it is given for no change at all, whatever the scale."""
-    return needed + 1 if needed == given != whole else needed
+def _outputs(needed: int, given: int, full: int) -> int:
+    """Rows to request: if input and output sizes are equal, the operator copies regardless of the scale."""
+    return needed + 1 if needed == given != full else needed
 
 
 def _channels_last(memory: Scratch, height: int, width: int) -> Tensor:
-    """(1, 3, height, width) uint8 of any content."""
+    """(1, 3, height, width) uint8 with arbitrary content."""
     return torch.from_numpy(memory.get(height * width * 3)).view(1, height, width, 3).permute(0, 3, 1, 2)
 
 
 def _resized_part(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
-    """``image.resize(size).crop(box)`` without making the rest, up to rounding: the filter sees what lies beside the box."""
+    """``image.resize(size).crop(box)`` without computing the rest, up to rounding: the filter still sees pixels outside."""
     edges = (edge * image.size[i % 2] / size[i % 2] for i, edge in enumerate(box))
     source = tuple(min(edge, image.size[i % 2]) for i, edge in enumerate(edges))
     return image.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BICUBIC, box=source)

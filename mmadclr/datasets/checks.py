@@ -1,7 +1,7 @@
-"""Finds what is wrong with annotated data before a training run does, and says it with file and item.
+"""Checks annotated data for errors before training, and reports file and item.
 
-The loaders of mmdet and mmseg drop or misread much of this without a word: categories the class list does not name,
-annotations of images that are not there, labels beyond the number of classes.
+mmdet's and mmseg's loaders silently drop or misread many errors: categories missing from the class list,
+annotations of missing images, labels beyond the number of classes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_SHOWN = 20
 
 
 class DatasetError(ValueError):
-    """Annotations do not fit their images, or the class list."""
+    """Annotations do not match their images or the class list."""
 
 
 def check_dataset(
@@ -39,18 +39,18 @@ def check_dataset(
     evaluator: Any = None,
     model: Mapping | None = None,
 ) -> str:
-    """Checks the data set of a config and returns a line about what was looked at; logs what is odd but can be meant.
+    """Checks the data set of a config and returns a one-line summary; logs unusual but valid findings.
 
-    All records of an annotation file are checked; images and masks are opened for the first ``num_items`` only (None:
-    all), masks beyond those as long as classes have not occurred. ``cfg`` is resolved in mmengine's current default scope.
-    Wrappers (``dataset`` or ``datasets``) are looked into.
+    All records of an annotation file are checked; images and masks are opened only for the first ``num_items`` (None:
+    all), and masks beyond those until all classes have occurred. ``cfg`` is resolved in mmengine's current default scope.
+    Wrapped data sets (``dataset`` or ``datasets``) are checked, too.
 
     Args:
         cfg: Of the data set.
         num_items: Number of images to open.
-        allow_other_categories: Annotations of categories outside the class list may be ignored.
-        evaluator: Config of the metric, or of several, that the data set is scored with.
-        model: Config of the model, whose heads have to fit the classes of masks.
+        allow_other_categories: Allow annotations of categories outside the class list, which are ignored.
+        evaluator: Config of the metric or metrics used with the data set.
+        model: Config of the model, whose heads must match the classes of masks.
 
     Raises:
         DatasetError: Lists up to ``MAX_SHOWN`` problems with their files.
@@ -65,7 +65,7 @@ def check_dataset(
 
 
 def _parts(cfg: Mapping) -> Iterator[Mapping]:
-    """The data sets inside of wrappers."""
+    """The data sets inside wrappers."""
     inner = cfg.get('datasets') or ([cfg['dataset']] if isinstance(cfg.get('dataset'), Mapping) else None)
     if inner is None:
         yield cfg
@@ -88,7 +88,7 @@ def _check_part(
     if not findings.problems:
         _check_kind(cfg, num_items, allow_other, metrics, model, surveys, findings)
     _report(_name(cfg), findings)
-    return f'{_name(cfg)}: {"all" if num_items is None else f"the first {num_items}"} items fit'
+    return f'{_name(cfg)}: {"all" if num_items is None else f"the first {num_items}"} items OK'
 
 
 def _report(name: str, findings: Findings) -> None:
@@ -111,7 +111,7 @@ def _root_problems(cfg: Mapping) -> Iterator[str]:
     folder = cfg.get('data_root')
     drawn = str(cfg['type']).rpartition('.')[2].startswith(('Shapes', 'Scenes'))
     if folder and not drawn and '://' not in str(folder) and not Path(folder).is_dir():
-        yield f'data_root {folder} does not exist; put the data there or set data_root of the data set in the config'
+        yield f'data_root {folder} does not exist; move the data there or set data_root of the data set in the config'
 
 
 def _check_kind(
@@ -123,7 +123,7 @@ def _check_kind(
     surveys: list[ClassSurvey],
     findings: Findings,
 ) -> None:
-    """By the kinds of data sets known here; others are left alone."""
+    """Checks known types of data sets; others are skipped."""
     with root.DATASETS.switch_scope_and_registry(cfg.get('_scope_')) as registry:
         component = registry.get(cfg['type'])
         if isinstance(component, type) and issubclass(component, ImageDataset):
@@ -133,7 +133,7 @@ def _check_kind(
             return _add(class_folder_problems(dataset, num_items), findings)
         if isinstance(component, type) and not _reads_as(component, 'CocoDataset') | _reads_as(component, 'BaseSegDataset'):
             return None
-        # Paths resolved, annotations not yet loaded.
+        # Resolves paths without loading annotations.
         dataset = registry.build({**cfg, 'lazy_init': True, 'pipeline': []})
     loading = loading_of(cfg.get('pipeline'))
     if _reads_as(type(dataset), 'BaseSegDataset'):
@@ -149,7 +149,7 @@ def _check_kind(
     classes, img_dir = dataset.metainfo['classes'], dataset.data_prefix.get('img')
     if img_dir is None or not dataset.ann_file:
         missing = "data_prefix=dict(img='...')" if img_dir is None else "ann_file='...'"
-        return findings.problem(f'{cfg["type"]} has no {missing}, the place of its images or annotations')
+        return findings.problem(f'{cfg["type"]} has no {missing}, the location of its images or annotations')
     findings.update(coco_findings(dataset.ann_file, img_dir, classes, usage, num_items, allow_other, loading))
     for metric in metrics:
         check_scored_file(dataset.ann_file, metric, findings)
@@ -166,7 +166,7 @@ def _as_list(value: Any) -> list:
 
 
 def _reads_as(component: type, name: str) -> bool:
-    """Whether a class loads its annotations exactly as the named class of mmdet or mmseg (subclasses may differ)."""
+    """Whether a class loads annotations exactly like the named class of mmdet or mmseg (subclasses may differ)."""
     bases = {cls.__name__: cls for cls in component.__mro__}
     return name in bases and component.load_data_list is bases[name].load_data_list
 
@@ -181,7 +181,7 @@ def image_problems(dataset: ImageDataset, num_items: int | None = None) -> Itera
 
 
 def class_folder_problems(dataset: ClassFolders, num_items: int | None = None) -> Iterator[str]:
-    """Folders and lists that do not fit, and images that cannot be decoded, of a data set built lazily."""
+    """Inconsistent folders and lists, and images that cannot be decoded, in a lazily built data set."""
     try:
         items = dataset.load_data_list()
     except (ValueError, FileNotFoundError) as error:

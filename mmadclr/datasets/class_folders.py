@@ -1,4 +1,4 @@
-"""ClassFolders: labeled images in one folder a class, or a part of them, for mmpretrain's pipelines."""
+"""ClassFolders: labeled images in one folder per class, or a subset of them, for mmpretrain's pipelines."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ MAX_NAMED = 5
 
 @DATASETS.register_module()
 class ClassFolders(BaseDataset):
-    """Images in ``<data_root>/<split>/<class>/``; classes are the folders in alphabetical order, as of ImageNet.
+    """Images in ``<data_root>/<split>/<class>/``; classes are the folders in alphabetical order, as in ImageNet.
 
     Args:
         data_root: Folder of the data set.
-        split: Folder below it that holds the class folders.
-        list_file: Text file, below ``data_root`` unless absolute, that names the images to use, one a line:
-            ``<class>/<name>``; a bare name ``<class>_<number>.<extension>`` (the lists of 1 % and 10 % of ImageNet that
-            google-research/simclr published); or either with the label behind it. Encodings: see ``names.read_lines``.
-        part: ``'all'``, or ``'train'`` without ``'held_out'``, or ``'held_out'`` alone.
-        held_out_fraction: Share of every class that is held out; see ``mmadclr.datasets.subsets.held_out``.
-        held_out_seed: Which images they are.
-        shots: So many images of each class, of the chosen part.
-        shots_seed: Which images they are.
-        pipeline: Transforms of a sample; it starts with ``img_path`` and ``gt_label``.
-        indices: Only the first so many images, or those numbers.
+        split: Subfolder that contains the class folders.
+        list_file: Text file, relative to ``data_root`` unless absolute, with one image per line:
+            ``<class>/<name>``; a bare name ``<class>_<number>.<extension>`` (the 1 % and 10 % ImageNet lists of
+            google-research/simclr); or either followed by the label. Encodings: see ``names.read_lines``.
+        part: ``'all'``, ``'held_out'``, or ``'train'`` for the rest.
+        held_out_fraction: Fraction of every class that is held out; see ``mmadclr.datasets.subsets.held_out``.
+        held_out_seed: Seed that selects them.
+        shots: Number of images per class, from the chosen part.
+        shots_seed: Seed that selects them.
+        pipeline: Transforms of a sample, which has ``img_path`` and ``gt_label``.
+        indices: Use only this many first images, or only these indices.
         test_mode, lazy_init: See ``mmengine.dataset.BaseDataset``.
 
     Raises:
         FileNotFoundError: There is no such folder or list.
-        ValueError: A class folder without images, a list that names images which are not there or leaves out a class,
-            a part that does not exist, or fewer images of a class than shots.
+        ValueError: A class folder without images, a list with missing images or without images of a class,
+            an unknown part, or fewer images in a class than ``shots``.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class ClassFolders(BaseDataset):
             raise ValueError(f'part={part!r} of {data_root}: choose {", ".join(map(repr, PARTS))}')
         if (part == 'all') != (held_out_fraction is None):
             raise ValueError(
-                f'part={part!r} and held_out_fraction={held_out_fraction} of {data_root}: a fraction is held out of '
-                "part='train' for part='held_out', and only there"
+                f'part={part!r} and held_out_fraction={held_out_fraction} of {data_root}: set held_out_fraction for '
+                "part='train' and part='held_out', and only for these"
             )
         self.split, self.list_file = split, list_file
         self.part, self.held_out_fraction, self.held_out_seed = part, held_out_fraction, held_out_seed
@@ -77,16 +77,16 @@ class ClassFolders(BaseDataset):
 
     @property
     def folder(self) -> Path:
-        """The folder of the class folders."""
+        """Parent folder of the class folders."""
         return Path(self.data_root, self.split)
 
     @property
     def list_path(self) -> Path:
-        """The list of images to use, where there is one."""
+        """Path of the list of images, if there is one."""
         return Path(self.data_root, self.list_file)
 
     def load_data_list(self) -> list[dict]:
-        """Paths and labels of the chosen images; sets the class names in ``metainfo``."""
+        """Paths and labels of the selected images; sets the class names in ``metainfo``."""
         listing = read_complete_folders(self.folder)
         self._metainfo['classes'] = listing.classes
         if self.list_file is not None:
@@ -98,7 +98,7 @@ class ClassFolders(BaseDataset):
         ]
 
     def choose(self, listing: Listing) -> np.ndarray:
-        """Numbers of the images that list, part and shots leave, ascending."""
+        """Indices of the images selected by list, part and shots, ascending."""
         labels = listing.labels
         chosen = np.arange(len(labels))
         if self.list_file is not None:
@@ -106,17 +106,17 @@ class ClassFolders(BaseDataset):
         if self.held_out_fraction is not None:
             is_held_out = held_out(labels[chosen], self.held_out_fraction, self.held_out_seed)
             chosen = chosen[is_held_out == (self.part == 'held_out')]
-        if self.shots is not None:  # by name, so that an error says it
+        if self.shots is not None:  # by name, for error messages
             chosen = chosen[few_shot(np.array(listing.classes)[labels[chosen]], self.shots, self.shots_seed)]
         return chosen
 
 
 def read_complete_folders(folder: Path) -> Listing:
-    """Images of class folders none of which is empty.
+    """Images of class folders, all of which must be non-empty.
 
     Raises:
-        FileNotFoundError, ValueError: See ``read_class_folders``; also for an empty class folder, without which labels
-            would not mean the same in another split.
+        FileNotFoundError, ValueError: See ``read_class_folders``; also for an empty class folder, which would shift the
+            labels relative to other splits.
     """
     listing = read_class_folders(existing_folder(folder))
     empty = sorted(set(map(printable, subfolders(folder))) - set(listing.classes))
@@ -128,7 +128,7 @@ def read_complete_folders(folder: Path) -> Listing:
 
 
 def with_hidden(listing: Listing, folder: Path, path: Path) -> Listing:
-    """The listing with the hidden images that a list names, which ``read_class_folders`` left out, behind the others.
+    """The listing plus hidden images named in a list, which ``read_class_folders`` skips, appended at the end.
 
     Raises:
         FileNotFoundError, ValueError: See ``read_image_list``.
@@ -149,7 +149,7 @@ def with_hidden(listing: Listing, folder: Path, path: Path) -> Listing:
 
 
 def _numbers(listing: Listing) -> dict[str, int]:
-    """Numbers of images by their names."""
+    """Indices of images by name."""
     return {os.fsdecode(name): number for number, name in enumerate(listing.paths)}
 
 
@@ -160,11 +160,11 @@ def _lines(path: Path) -> list[str]:
 
 
 def read_image_list(path: Path, folder: Path, listing: Listing) -> np.ndarray:
-    """Ascending numbers, in ``listing``, of the images a text file names; for its lines see ``ClassFolders``.
+    """Ascending indices, in ``listing``, of the images named in a text file; see ``ClassFolders`` for its lines.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: Names without image, names twice, labels that are not those of the folders, classes without image.
+        ValueError: Missing images, duplicate names, labels that differ from those of the folders, classes without image.
     """
     lines = _lines(path)
     numbers = _numbers(listing)
@@ -178,27 +178,27 @@ def read_image_list(path: Path, folder: Path, listing: Listing) -> np.ndarray:
         expected = listing.labels[chosen[-1]]
         if label is not None and label != expected:
             raise ValueError(
-                f'{printable(path)}: {line!r} has label {label}, but {expected} is that of its class folder; labels '
-                'number the folders in alphabetical order, and may be left out'
+                f'{printable(path)}: {line!r} has label {label}, but its class folder has label {expected}; labels '
+                'number the folders in alphabetical order, and may be omitted'
             )
     if unknown:
         where = f'{printable(path)}: {len(unknown)} of {len(lines)} lines'
-        raise ValueError(f'{where} name no image in {printable(folder)}: {_shortened(unknown)}')
+        raise ValueError(f'{where} do not match an image in {printable(folder)}: {_shortened(unknown)}')
     repeated = [os.fsdecode(listing.paths[number]) for number, count in Counter(chosen).items() if count > 1]
     if repeated:
-        raise ValueError(f'{printable(path)} names images more than once: {_shortened(repeated)}')
+        raise ValueError(f'{printable(path)} lists images more than once: {_shortened(repeated)}')
     present = listing.labels[np.array(chosen, dtype=np.int64)]
     missing = np.setdiff1d(np.arange(len(listing.classes)), present).tolist()
     if missing:
         names = [listing.classes[label] for label in missing]
         raise ValueError(
-            f'{printable(path)} names no image of {len(names)} classes of {printable(folder)}: {_shortened(names)}'
+            f'{printable(path)} lists no image of {len(names)} classes in {printable(folder)}: {_shortened(names)}'
         )
     return np.sort(np.array(chosen, dtype=np.int64))
 
 
 def _parse_line(line: str, numbers: dict[str, int]) -> tuple[str, int | None]:
-    """Relative path of the image a line names, and its label if there is one; names may hold blanks."""
+    """Relative path of the image in a line, and its label if present; names may contain blanks."""
     name, _, label = line.rpartition(' ')
     if not (label.isascii() and label.isdecimal()) or _with_folder(line) in numbers:
         return _with_folder(line), None

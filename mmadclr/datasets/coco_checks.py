@@ -1,7 +1,7 @@
-"""Mistakes in annotation files in COCO's format: every key and form that mmdet's loading, its metric and pycocotools read.
+"""Checks COCO annotation files: every key and format that mmdet's loading, its metric and pycocotools read.
 
 Sources: ``mmdet/datasets/coco.py`` and ``mmdet/datasets/transforms/loading.py`` (loading), ``pycocotools/coco.py`` and
-``pycocotools/cocoeval.py`` (scoring). Several of them drop or misread what they do not expect without a word.
+``pycocotools/cocoeval.py`` (scoring). Several of them silently drop or misread unexpected values.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from mmadclr.datasets.findings import Findings
 from mmadclr.datasets.loaders import Loading, hidden_turn, size_problem
 
 MAX_COORDINATE = 1e9
-# Pixels by which the box of an object may differ from that of its polygon.
+# Maximum difference in pixels between an object's box and that of its polygon.
 BOX_SLACK = 2.0
 
 
 class Usage(NamedTuple):
-    """What is done with an annotation file.
+    """How an annotation file is used.
 
     Attributes:
         masks: Masks are loaded or scored.
-        poly2mask: Loaded masks become bitmaps; else those that are no polygons are lost.
-        scored: pycocotools measures against it.
-        empty: There need be no annotations, as in the files of COCO's test sets.
+        poly2mask: Loaded masks become bitmaps; otherwise masks that are not polygons are dropped.
+        scored: pycocotools evaluates against it.
+        empty: Annotations may be missing, as in the files of COCO's test sets.
     """
 
     masks: bool = False
@@ -42,7 +42,7 @@ class Usage(NamedTuple):
 
 
 class Key(NamedTuple):
-    """A key of a record: what its value has to be, in words and as a test, and what to do where it is missing."""
+    """A key of a record: test and description of its valid values, and what to do if it is missing."""
 
     test: Callable[[Any], bool]
     words: str
@@ -50,7 +50,7 @@ class Key(NamedTuple):
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number of sane size."""
+    """Whether it is a finite number of reasonable magnitude."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MAX_COORDINATE
 
 
@@ -67,21 +67,21 @@ def _is_box(value: Any) -> bool:
 
 
 ID = Key(is_integer, 'an integer', 'number the records')
-SIDE = Key(lambda value: is_integer(value) and value > 0, 'a number of pixels', 'write that of the image as displayed')
+SIDE = Key(lambda value: is_integer(value) and value > 0, 'a number of pixels', 'write the size of the image as displayed')
 KEYS = {
-    'images': {'id': ID, 'file_name': Key(_is_name, 'a name of a file'), 'width': SIDE, 'height': SIDE},
+    'images': {'id': ID, 'file_name': Key(_is_name, 'a file name'), 'width': SIDE, 'height': SIDE},
     'annotations': {
         'id': ID,
         'image_id': Key(is_integer, 'an integer, the id of an image'),
         'category_id': Key(is_integer, 'an integer, the id of a category'),
         'bbox': Key(
             _is_box,
-            'four finite numbers: x, y, width and height, the last two not negative',
+            'four finite numbers: x, y, width and height, the last two non-negative',
             'write x, y, width and height of the object',
         ),
         'area': Key(
             lambda value: is_number(value) and value >= 0,
-            'a finite number, not negative',
+            'a finite non-negative number',
             'write the pixels of the object, or width x height of its box',
         ),
     },
@@ -100,9 +100,9 @@ def coco_findings(
     allow_other: bool = False,
     loading: Loading = Loading(),  # noqa: B008
 ) -> Findings:
-    """What is wrong with an annotation file, in itself, with its images and with a class list.
+    """Problems of an annotation file: within the file, with its images and with a class list.
 
-    All records are looked at; images are opened for the first ``num_items`` only (None: all).
+    All records are checked; images are opened only for the first ``num_items`` (None: all).
     """
     findings = Findings()
     content = read_coco(ann_file, findings, usage.empty)
@@ -118,9 +118,9 @@ def coco_findings(
 
 
 def read_coco(ann_file: str, findings: Findings, empty: bool = False) -> dict | None:
-    """Content of an annotation file, with the lists of records it needs, or None and a problem."""
+    """Content of an annotation file with the required lists of records, or None after adding a problem."""
     try:
-        content = json.loads(Path(ann_file).read_text())  # in the encoding that pycocotools reads it in
+        content = json.loads(Path(ann_file).read_text())  # same encoding as pycocotools
     except (OSError, ValueError, RecursionError) as error:
         findings.problem(f'{ann_file}: {error}')
         return None
@@ -128,7 +128,7 @@ def read_coco(ann_file: str, findings: Findings, empty: bool = False) -> dict | 
     needed = ('images', 'categories') if empty else ('images', 'annotations', 'categories')
     missing = [key for key in needed if not content.get(key)]
     if missing:
-        findings.problem(f'{ann_file}: empty or without {", ".join(missing)}; needed are {", ".join(needed)}')
+        findings.problem(f'{ann_file}: empty or without {", ".join(missing)}; required: {", ".join(needed)}')
         return None
     content = {'annotations': [], **content}
     for part in KEYS:
@@ -138,14 +138,14 @@ def read_coco(ann_file: str, findings: Findings, empty: bool = False) -> dict | 
 
 
 def _check_records(ann_file: str, content: Mapping, usage: Usage, findings: Findings) -> None:
-    """Keys that are missing, and values of the wrong kind."""
+    """Missing keys, and values of the wrong type."""
     if usage.scored and 'info' not in content and pycocotools_needs_info():
-        findings.problem(f"{ann_file}: has no info, which this release of pycocotools reads; write 'info': {{}}")
+        findings.problem(f"{ann_file}: has no info, which this release of pycocotools requires; add 'info': {{}}")
     for part, keys in KEYS.items():
         for number, record in enumerate(content[part] if isinstance(content[part], list) else []):
             where = f'record {number} of {part}'
             if not isinstance(record, dict):
-                findings.problem(f'{ann_file}: {where} is {_shown(record)}, not a record of keys', (part, 'record'))
+                findings.problem(f'{ann_file}: {where} is {_shown(record)}, not an object', (part, 'record'))
                 continue
             allowed = {**keys, 'iscrowd': ISCROWD} if part == 'annotations' else keys
             needed = allowed if usage.scored else keys
@@ -167,7 +167,7 @@ def _called(part: str, record: Mapping, number: int) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as it stands in the file, cut to a readable length."""
+    """A value as written in the file, truncated to a readable length."""
     text = json.dumps(value, ensure_ascii=True)
     return text if len(text) <= 60 else f'{text[:57]}...'
 
@@ -178,9 +178,7 @@ def _check_ids(ann_file: str, content: Mapping, usage: Usage, findings: Findings
             if count > 1:
                 findings.problem(f'{ann_file}: {count} {part} have the id {value}', ('id', part))
     if usage.scored and any(annotation['id'] == 0 for annotation in content['annotations']):
-        findings.remark(
-            f'{ann_file}: annotation 0 can never be found: pycocotools takes a match with id 0 for none; number from 1'
-        )
+        findings.remark(f'{ann_file}: annotation 0 is never matched: pycocotools treats id 0 as no match; start ids at 1')
 
 
 def _check_categories(
@@ -190,11 +188,11 @@ def _check_categories(
     for name, count in Counter(names.values()).items():
         if count > 1:
             ids = [category for category in names if names[category] == name]
-            findings.problem(f'{ann_file}: categories {ids} are all called {name}, so labels by name do not tell them apart')
+            findings.problem(f'{ann_file}: categories {ids} are all named {name}, so labels by name are ambiguous')
     unused = [name for name in classes if name not in names.values()]
     if unused:
         found = ', '.join([*names.values()][:5])
-        findings.problem(f'{ann_file}: no category is called {", ".join(unused[:5])}; those of the file are {found}...')
+        findings.problem(f'{ann_file}: no category is named {", ".join(unused[:5])}; the file has {found}...')
     counts = Counter(annotation['category_id'] for annotation in content['annotations'])
     for category, count in counts.items():
         if category not in names:
@@ -206,11 +204,11 @@ def _check_categories(
         elif names[category] not in classes and not allow_other:
             findings.problem(
                 f'{ann_file}: {count} annotations of category {category} ({names[category]}) would be ignored: it is not '
-                'among metainfo.classes. If that is meant, set dataset_check.allow_other_categories=True'
+                'in metainfo.classes. If this is intended, set dataset_check.allow_other_categories=True'
             )
     absent = [name for category, name in names.items() if name in classes and not counts[category]]
     if absent and counts:
-        findings.remark(f'{ann_file}: no annotation is of {", ".join(absent[:6])}{"..." if absent[6:] else ""}')
+        findings.remark(f'{ann_file}: no annotations of {", ".join(absent[:6])}{"..." if absent[6:] else ""}')
 
 
 def _first_of(content: Mapping, category: int) -> int:
@@ -224,7 +222,7 @@ def _check_annotations(ann_file: str, content: Mapping, classes: Sequence[str], 
     for annotation in content['annotations']:
         called, image = f'{ann_file}: annotation {annotation["id"]}', images.get(annotation['image_id'])
         if image is None:
-            text = f'is of image_id {annotation["image_id"]}, which images does not list'
+            text = f'has image_id {annotation["image_id"]}, which images does not list'
             findings.problem(f'{called} {text}', 'image_id')
             continue
         reading = read_box(annotation, image)
@@ -237,11 +235,11 @@ def _check_annotations(ann_file: str, content: Mapping, classes: Sequence[str], 
         usable += annotation['category_id'] in wanted and not _left_out(annotation) and not annotation.get('iscrowd')
     if readings['beyond'] and readings['corners'] == len(content['annotations']) <= 10 * readings['beyond']:
         findings.problem(
-            f'{ann_file}: {readings["beyond"]} boxes reach beyond their images, and all of them would fit as corners '
-            'x1, y1, x2, y2: bbox is x, y, width, height'
+            f'{ann_file}: {readings["beyond"]} boxes extend beyond their images, and all boxes would fit as corners '
+            'x1, y1, x2, y2: bbox must be x, y, width, height'
         )
     if content['annotations'] and not usable and not findings.problems:
-        findings.problem(f'{ann_file}: no annotation is of use: all are crowds, of other categories or smaller than a pixel')
+        findings.problem(f'{ann_file}: no annotation is usable: all are crowds, of other categories or smaller than a pixel')
 
 
 def _check_box(called: str, annotation: Mapping, image: Mapping, reading: str, findings: Findings) -> None:
@@ -250,11 +248,11 @@ def _check_box(called: str, annotation: Mapping, image: Mapping, reading: str, f
         where = f'its image of {image["width"]}x{image["height"]} pixels ({image["file_name"]})'
         findings.problem(f'{called} has a box {box} outside {where}', 'outside')
     elif reading == 'corners of its polygon':
-        text = f'has a box {box}, which are the corners x1, y1, x2, y2 of its polygon: bbox is x, y, width, height'
+        text = f'has a box {box}, the corners x1, y1, x2, y2 of its polygon: bbox must be x, y, width, height'
         findings.problem(f'{called} {text}', 'corners')
     elif _left_out(annotation):
         findings.remark(
-            f'{called} has a box of {box[2]:g}x{box[3]:g} pixels and area {annotation["area"]:g}: mmdet leaves out what is '
+            f'{called} has a box of {box[2]:g}x{box[3]:g} pixels and area {annotation["area"]:g}: mmdet ignores objects '
             'smaller than a pixel',
             'left out',
         )
@@ -265,9 +263,10 @@ def _left_out(annotation: Mapping) -> bool:
 
 
 def read_box(annotation: Mapping, image: Mapping) -> str:
-    """What the numbers of a box look like: 'size' as x, y, width, height, which they should be, or 'outside' of the image.
+    """Interpretation of a box: 'size' (x, y, width, height, as required), or 'outside' of the image.
 
-    'corners' if they would do as x1, y1, x2, y2, too, and no polygon tells; 'corners of its polygon' if it does.
+    'corners' if the numbers would also be valid as x1, y1, x2, y2 and there is no polygon to decide; 'corners of its
+    polygon' if the polygon confirms it.
     """
     left, top, w, h = annotation['bbox']
     width, height = image['width'], image['height']
@@ -302,7 +301,7 @@ def _check_images(
 
 
 def check_scored_file(ann_file: str, metric: Mapping, findings: Findings) -> None:
-    """Whether a metric's file is that of the data set, or lists the same images."""
+    """Checks that a metric's file is that of the data set, or lists the same images."""
     other = metric.get('ann_file')
     if not other or Path(other).resolve() == Path(ann_file).resolve():
         return
@@ -312,14 +311,14 @@ def check_scored_file(ann_file: str, metric: Mapping, findings: Findings) -> Non
     listed, scored = ({image.get('id') for image in content['images']} for content in (ours, theirs))
     if listed != scored:
         findings.problem(
-            f'{other}, which {metric["type"]} scores against, lists {len(scored - listed)} images that {ann_file} of the '
-            f'data set does not, and lacks {len(listed - scored)}: set ann_file of the evaluator to that of the data set'
+            f'{other}, used by {metric["type"]}, lists {len(scored - listed)} images that are not in {ann_file} of the '
+            f'data set, and lacks {len(listed - scored)}: set ann_file of the evaluator to that of the data set'
         )
 
 
 @lru_cache(maxsize=1)
 def pycocotools_needs_info() -> bool:
-    """Whether the installed release fails on a file without ``info`` when results are compared with it."""
+    """Whether the installed release fails to load results for a file without ``info``."""
     from pycocotools.coco import COCO
 
     coco = COCO()

@@ -1,9 +1,9 @@
-"""Labels of COCO files by the names in ``metainfo.classes``, whatever the order of categories in the file.
+"""Assigns labels of COCO files by the names in ``metainfo.classes``, independent of the category order in the file.
 
-mmdet numbers categories in the order of the file (``CocoDataset.load_data_list`` and ``CocoMetric.compute_metrics`` of
-mmdet 3 ask ``pycocotools``' ``getCatIds``, which filters by name and keeps that order). Where it is not that of the class
-list, or differs between training and validation, a label means another class than its name says. :func:`by_name` puts
-it right in mmdet itself, so that every data set and metric over its COCO interface agrees.
+mmdet numbers categories in file order (``CocoDataset.load_data_list`` and ``CocoMetric.compute_metrics`` of
+mmdet 3 call ``pycocotools``' ``getCatIds``, which filters by name and keeps that order). If it differs from the class
+list, or between training and validation, labels refer to the wrong classes. :func:`by_name` corrects
+this in mmdet itself, so that all data sets and metrics based on its COCO interface agree.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 
 
 def category_ids(categories: Sequence[dict], names: Sequence[str]) -> list[int]:
-    """Ids of the categories in the order of their names, so that the position of an id is its label.
+    """Category ids in the order of the names, so that the index of an id is its label.
 
     Raises:
-        ValueError: A name is missing, which would shift the labels behind it, or stands for two categories.
+        ValueError: A name is missing, which would shift the labels after it, or refers to two categories.
     """
     ids: dict[str, list] = {}
     for category in categories:
@@ -30,15 +30,15 @@ def category_ids(categories: Sequence[dict], names: Sequence[str]) -> list[int]:
     missing = [name for name in names if name not in ids]
     if missing:
         found = ', '.join(map(str, [*ids][:5]))
-        raise ValueError(f'no category is called {", ".join(missing[:5])} (metainfo.classes); those of the file are {found}')
+        raise ValueError(f'no category is named {", ".join(missing[:5])} (metainfo.classes); the file has {found}')
     double = next((name for name in names if len(ids[name]) > 1), None)
     if double is not None:
-        raise ValueError(f'categories {ids[double]} are all called {double}, so that a label does not tell which is meant')
+        raise ValueError(f'categories {ids[double]} are all named {double}, so the label is ambiguous')
     return [ids[name][0] for name in names]
 
 
 def _patch_interface(module: ModuleType) -> None:
-    """``COCO.get_cat_ids(cat_names=...)`` of mmdet, in the order of the names."""
+    """mmdet's ``COCO.get_cat_ids(cat_names=...)``, in the order of the names."""
     original = module.COCO.get_cat_ids
 
     @wraps(original)
@@ -51,7 +51,7 @@ def _patch_interface(module: ModuleType) -> None:
 
 
 def _patch_metric(module: ModuleType) -> None:
-    """``CocoMetric``: labels to categories by name; its table of classes by ascending id, as pycocotools sorts results."""
+    """``CocoMetric``: maps labels to categories by name; sorts its class table by id, as pycocotools sorts results."""
     original = module.CocoMetric.results2json
 
     @wraps(original)
@@ -78,7 +78,7 @@ def _patch(module: ModuleType) -> None:
 
 
 class _PatchingLoader(Loader):
-    """Executes a module as its own loader does, and patches it."""
+    """Executes a module with its own loader, then patches it."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -92,7 +92,7 @@ class _PatchingLoader(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules to patch where they are; every other module is left to the finders behind it."""
+    """Finds the modules to patch; all other modules are left to later finders."""
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         if name not in PATCHES:
@@ -104,7 +104,7 @@ class _Finder(MetaPathFinder):
 
 
 def by_name() -> None:
-    """From now on, mmdet's labels follow ``metainfo.classes``; mmdet itself is imported only by those who use it."""
+    """Makes mmdet's labels follow ``metainfo.classes``, without importing mmdet."""
     for name in PATCHES:
         if name in sys.modules:
             _patch(importlib.import_module(name))

@@ -1,4 +1,4 @@
-"""The forms of ``segmentation`` in COCO's format: polygons, and run lengths as numbers or as text."""
+"""Checks COCO's ``segmentation`` formats: polygons, and run lengths as numbers or compressed text."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Any
 
 import numpy as np
 
-# A polygon further outside than this share of the image's side belongs to an image of another size.
+# A polygon that exceeds the image by more than this fraction of its side belongs to an image of another size.
 POLYGON_SLACK = 0.1
 WANTED = (
-    'masks are loaded or scored: annotate them, or train on boxes alone (LoadAnnotations without with_mask, a model without '
+    'masks are loaded or scored: annotate them, or train on boxes only (LoadAnnotations without with_mask, a model without '
     "a mask head, metric='bbox')"
 )
 
-Problem = tuple[str, str] | None  # its kind, and what follows "annotation 5"
+Problem = tuple[str, str] | None  # its kind, and the predicate after "annotation 5"
 
 
 def mask_problem(segmentation: Any, image: Mapping, wanted: bool, poly2mask: bool = True) -> Problem:
-    """What is wrong with a segmentation.
+    """Problem of a segmentation, if any.
 
     Args:
-        segmentation: Value of the key, None where there is none.
+        segmentation: Value of the key, None if missing.
         image: Record of the image, with ``width``, ``height`` and ``file_name``.
-        wanted: Masks are loaded or scored, so that there has to be one.
-        poly2mask: mmdet makes bitmaps of them; else it ignores all objects without polygons.
+        wanted: Masks are loaded or scored, so one is required.
+        poly2mask: mmdet converts them to bitmaps; otherwise it ignores objects without polygons.
     """
     if segmentation is None or segmentation == [] or segmentation == {}:
         what = 'no segmentation' if segmentation is None else 'an empty segmentation'
-        return ('no mask', f'has {what}, and {WANTED}') if wanted else None
+        return ('no mask', f'has {what}, but {WANTED}') if wanted else None
     if isinstance(segmentation, Mapping):
         if wanted and not poly2mask:
             return 'no polygon', 'has run lengths, which are ignored with poly2mask=False of LoadAnnotations'
@@ -40,7 +40,7 @@ def mask_problem(segmentation: Any, image: Mapping, wanted: bool, poly2mask: boo
 
 def _polygon_problem(polygons: Sequence, image: Mapping) -> Problem:
     if all(isinstance(part, (int, float)) for part in polygons):
-        return 'nesting', 'has a segmentation that is one polygon, not a list of polygons: put it into one more bracket'
+        return 'nesting', 'has a segmentation that is a single polygon, not a list of polygons: wrap it in a list'
     highest = np.zeros(2)
     for part in polygons:
         points = _points(part)
@@ -54,26 +54,26 @@ def _polygon_problem(polygons: Sequence, image: Mapping) -> Problem:
 
 
 def _points(polygon: Any) -> np.ndarray | str:
-    """Points (N, 2), or what is wrong with them."""
+    """Points (N, 2), or a description of what is wrong with them."""
     try:
         points = np.asarray(polygon)
     except (ValueError, OverflowError):  # lists of different lengths, numbers beyond 64 bits
         return 'that is not a flat list of numbers'
     if points.ndim == 2:
-        return 'of points in brackets of their own: write x1, y1, x2, y2, ... in one list'
+        return 'with nested points: write x1, y1, x2, y2, ... in one flat list'
     if points.ndim != 1 or (points.size and points.dtype.kind not in 'iuf'):
         return 'that is not a flat list of numbers'
     if points.size < 6:
-        return 'of fewer than 6 numbers, which mmdet ignores and pycocotools may read as a box'
+        return 'with fewer than 6 numbers, which mmdet ignores and pycocotools may read as a box'
     if points.size % 2:
-        return 'of an odd number of coordinates'
+        return 'with an odd number of coordinates'
     if not np.isfinite(points).all():
-        return 'with a coordinate that is no number'
+        return 'with a coordinate that is not finite'
     return points.reshape(-1, 2)
 
 
 def polygon_corners(segmentation: Any) -> tuple[float, float, float, float] | None:
-    """x1, y1, x2, y2 of the polygons; None where there are none, or malformed ones."""
+    """x1, y1, x2, y2 of the polygons; None if there are none, or malformed ones."""
     if not isinstance(segmentation, list) or not segmentation:
         return None
     points = [_points(part) for part in segmentation]
@@ -96,20 +96,20 @@ def _run_length_problem(segmentation: Mapping, image: Mapping) -> Problem:
     if size != [height, width]:
         return (
             'run lengths: another size',
-            f'has a mask of {size[1]}x{size[0]} pixels, its image {image["file_name"]} {width}x{height}',
+            f'has a mask of {size[1]}x{size[0]} pixels, but its image {image["file_name"]} has {width}x{height}',
         )
     runs = _runs(counts)
     if runs is None:
-        return 'run lengths: counts', 'has run lengths that are neither a list of whole numbers nor compressed text'
+        return 'run lengths: counts', 'has run lengths that are neither a list of integers nor compressed text'
     if (runs < 0).any() or runs.sum() != height * width:
-        return 'run lengths: sum', f'has run lengths of {runs.sum()} pixels in all, its image {height * width}'
+        return 'run lengths: sum', f'has run lengths of {runs.sum()} pixels in total, but its image has {height * width}'
     if not runs[1::2].any():
-        return 'run lengths: no pixel', 'has a mask without a pixel'
+        return 'run lengths: no pixel', 'has an empty mask'
     return None
 
 
 def _runs(counts: Any) -> np.ndarray | None:
-    """Lengths of the runs of zeros and ones in turn, int64; None for what is neither of the two forms."""
+    """Lengths of alternating runs of zeros and ones, int64; None for other formats."""
     if isinstance(counts, str):
         return decompress(counts)
     try:
@@ -120,10 +120,10 @@ def _runs(counts: Any) -> np.ndarray | None:
 
 
 def decompress(text: str) -> np.ndarray | None:
-    """Run lengths of pycocotools' compressed text, int64; None if it is none.
+    """Run lengths from pycocotools' compressed text, int64; None if invalid.
 
-    Five bits a character, a sixth says that the number goes on; from the fourth number on, differences from the number two
-    before (``rleFrString`` in ``common/maskApi.c`` of cocodataset/cocoapi, which checks nothing).
+    Five bits per character, the sixth is a continuation bit; from the fourth number on, values are differences from the
+    number two before (``rleFrString`` in ``common/maskApi.c`` of cocodataset/cocoapi, which has no checks).
     """
     codes = np.frombuffer(text.encode('utf-8', 'surrogatepass'), np.uint8).astype(np.int64) - 48
     if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:

@@ -1,9 +1,9 @@
-"""The bytes of an image file -> 8-bit RGB pixels, by the fastest decoder that gives the pixels Pillow gives.
+"""Decodes image files to 8-bit RGB pixels with the fastest decoder that is bit-identical to Pillow.
 
-JPEG goes to simplejpeg (libjpeg-turbo, as in Pillow), plain PNG, BMP and WebP to OpenCV. Everything else (TIFF, GIF, PPM,
-CMYK JPEG, 16-bit or animated PNG, WebP with an alpha plane or frames) goes to Pillow and the readers beside it
-(:mod:`mmadclr.datasets.any_image`), and so does what those refuse: whether a damaged file is readable is Pillow's to say.
-Images are turned upright (:mod:`mmadclr.datasets.orientation`).
+JPEG is decoded by simplejpeg (libjpeg-turbo, as in Pillow), plain PNG, BMP and WebP by OpenCV. All other files (TIFF, GIF,
+PPM, CMYK JPEG, 16-bit or animated PNG, WebP with alpha or frames) are decoded by Pillow and our additional readers
+(:mod:`mmadclr.datasets.any_image`), as are files that the others reject: Pillow decides whether a damaged file is readable.
+Images are rotated upright (:mod:`mmadclr.datasets.orientation`).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ try:
 except ImportError:
     simplejpeg = None
 
-READ_ERRORS = BROKEN  # what reading a file may raise that is truncated, no image at all, or absurdly large
+READ_ERRORS = BROKEN  # errors of truncated files, files that are not images, and absurdly large ones
 CV2_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 class Scratch:
-    """Memory that one image after another is decoded into: fresh pages cost a quarter of the time of decoding."""
+    """Reusable memory for decoding: allocating fresh pages costs a quarter of the decoding time."""
 
     def __init__(self) -> None:
         self._bytes = np.empty(0, dtype=np.uint8)
@@ -47,21 +47,21 @@ class Scratch:
         return self._bytes[:size]
 
     def __getstate__(self) -> dict:
-        return dict(_bytes=np.empty(0, dtype=np.uint8))  # contents mean nothing to another process
+        return dict(_bytes=np.empty(0, dtype=np.uint8))  # the content is irrelevant in another process
 
 
 class EncodedImage:
-    """An image that is not decoded before somebody knows how large it has to be.
+    """An image decoded lazily, once the required resolution is known.
 
     Args:
         data: Contents of the file.
-        name: What messages call it.
-        options: What the file does not say about its pixels.
+        name: Name in messages.
+        options: Interpretation of its pixels.
 
     Attributes:
-        size: (width, height) as displayed, of a JPEG from its header alone.
-        fallbacks: Messages about fast decoders that refused the file where Pillow could read it.
-        lost: What of the file is not in the pixels; see :mod:`mmadclr.datasets.pixels`.
+        size: (width, height) as displayed; for a JPEG from its header alone.
+        fallbacks: Messages about fast decoders that rejected a file that Pillow could read.
+        lost: Information of the file not in the pixels; see :mod:`mmadclr.datasets.pixels`.
     """
 
     def __init__(self, data: bytes, name: str, options: PixelOptions = AS_THEY_ARE) -> None:
@@ -78,22 +78,22 @@ class EncodedImage:
             self.size = displayed_size(self._stored_size, self._orientation)
 
     @property
-    def is_whole_upright_jpeg(self) -> bool:
-        """Whether a device may decode the file: a JPEG of plain colors, stored upright, that does not look cut off.
+    def is_complete_upright_jpeg(self) -> bool:
+        """Whether a device may decode the file: an upright RGB or gray JPEG that does not look truncated.
 
-        Without its last marker it is Pillow's to judge; what is broken inside shows up where it is decoded.
+        If its end marker is missing, Pillow decides; other damage is found when decoding.
         """
         return self._pixels is None and self._orientation == 1 and self.data.rstrip(b'\0').endswith(b'\xff\xd9')
 
     def decode(self, shrink: int = 1, scratch: Scratch | None = None) -> np.ndarray:
-        """Pixels (H, W, 3) uint8; at least (ceil(H / shrink), ceil(W / shrink), 3), which JPEG alone makes use of.
+        """Pixels (H, W, 3) uint8; at least (ceil(H / shrink), ceil(W / shrink), 3), which only JPEG makes use of.
 
         Args:
             shrink: 1, 2, 4 or 8.
-            scratch: Memory for the pixels, which then last until it is used again.
+            scratch: Memory for the pixels, which are then valid until its next use.
 
         Raises:
-            DecodeError: The file is cut off or broken.
+            DecodeError: The file is truncated or broken.
         """
         if self._pixels is not None:
             return self._pixels
@@ -103,26 +103,26 @@ class EncodedImage:
         try:
             return upright(simplejpeg.decode_jpeg(self.data, buffer=buffer, **limits), self._orientation)
         except ValueError as error:
-            self._pixels = self._decode_by_pillow(f'simplejpeg says: {error}')
+            self._pixels = self._decode_by_pillow(f'simplejpeg: {error}')
             return self._pixels
 
     def _decode_at_once(self, refusal: str | None) -> np.ndarray:
         if refusal is None and self.options.bands is not None:
-            refusal = 'which chooses bands'
+            refusal = 'bands are selected'
         if refusal is None and opencv_agrees_with_pillow(self.data):
             pixels = decode_by_opencv(self.data, self.options)
             if pixels is not None:
                 return upright(pixels, exif_orientation(self.data))
             refusal = 'OpenCV cannot read it'
         if refusal is None:
-            refusal = 'OpenCV is not asked about files of this kind'
+            refusal = 'unsupported by OpenCV'
         return self._decode_by_pillow(refusal)
 
     def _decode_by_pillow(self, refusal: str | None) -> np.ndarray:
         image, self.lost = read_by_pillow(self.data, self.options)
         pixels = np.array(image)
         if refusal is not None:
-            self.fallbacks.append(f'{self.name}: decoded by Pillow, {refusal}')
+            self.fallbacks.append(f'{self.name}: decoded by Pillow ({refusal})')
         return pixels
 
 
@@ -131,24 +131,24 @@ def is_jpeg(data: bytes) -> bool:
 
 
 def jpeg_size(data: bytes, options: PixelOptions = AS_THEY_ARE) -> tuple[tuple[int, int] | None, str | None]:
-    """(width, height) of a JPEG that simplejpeg is to decode; else None, and what is against a JPEG, if it is one."""
+    """(width, height) of a JPEG for simplejpeg; otherwise None, and the reason if it is a JPEG."""
     if simplejpeg is None or not is_jpeg(data):
         return None, None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
-        return None, f'simplejpeg says: {error}'
+        return None, f'simplejpeg: {error}'
     if colors not in ('YCbCr', 'RGB', 'Gray'):
-        return None, f'which converts {colors} colors in its own way'
+        return None, f'it has {colors} colors'
     if options.bands is not None:
-        return None, 'which chooses bands'
+        return None, 'bands are selected'
     if _is_large(width, height, options):
-        return None, f'which decides whether {width}x{height} pixels are too many'
+        return None, f'{width}x{height} pixels may be too many'
     return (width, height), None
 
 
 def decode_by_opencv(data: bytes, options: PixelOptions = AS_THEY_ARE) -> np.ndarray | None:
-    """Stored pixels (H, W, 3) uint8, or None where OpenCV refuses the file or Pillow should decide about its size."""
+    """Stored pixels (H, W, 3) uint8, or None if OpenCV rejects the file or Pillow should decide about its size."""
     if _is_large(*size_by_header(data), options):
         return None
     if data[:8] == PNG_SIGNATURE and not png_chunks_fit(data):
@@ -163,12 +163,12 @@ def decode_by_opencv(data: bytes, options: PixelOptions = AS_THEY_ARE) -> np.nda
 
 
 def size_by_header(data: bytes) -> tuple[int, int]:
-    """(width, height) that the header of a PNG, BMP or WebP file claims, before memory is taken for it; else (0, 0)."""
+    """(width, height) in the header of a PNG, BMP or WebP file, read before allocating memory; otherwise (0, 0)."""
     if data[:8] == PNG_SIGNATURE:
         return int.from_bytes(data[16:20], 'big'), int.from_bytes(data[20:24], 'big')
     if data[:2] == b'BM':
         width, height = (int.from_bytes(data[start : start + 4], 'little', signed=True) for start in (18, 22))
-        return abs(width), abs(height)  # rows from the top have a negative height
+        return abs(width), abs(height)  # top-down images have a negative height
     if data[12:16] == b'VP8L':
         bits = int.from_bytes(data[21:25], 'little')
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
@@ -183,20 +183,20 @@ def _is_large(width: int, height: int, options: PixelOptions) -> bool:
 
 
 def opencv_agrees_with_pillow(data: bytes) -> bool:
-    """Whether the file is of a kind that OpenCV decodes to Pillow's pixels and refuses when it is cut off."""
+    """Whether OpenCV decodes this kind of file bit-identically to Pillow and rejects it when truncated."""
     if data[:8] == PNG_SIGNATURE:
         animated = b'acTL' in data[: max(data.find(b'IDAT'), 0)]
         return data[24:25] in (b'\x01', b'\x02', b'\x04', b'\x08') and not animated
     if data[:4] == b'RIFF' and data[8:12] == b'WEBP':
         return data[12:16] in (b'VP8 ', b'VP8L')
     if is_jpeg(data):
-        return simplejpeg is None and _is_whole_plain_jpeg(data)
+        return simplejpeg is None and _is_complete_plain_jpeg(data)
     bits, compression = data[28:30], data[30:34]
     return data[:2] == b'BM' and bits in (b'\x08\0', b'\x18\0') and compression == bytes(4)
 
 
-def _is_whole_plain_jpeg(data: bytes) -> bool:
-    """OpenCV would fill the missing part of a JPEG with gray, and converts CMYK in its own way."""
+def _is_complete_plain_jpeg(data: bytes) -> bool:
+    """OpenCV fills the missing part of a truncated JPEG with gray, and converts CMYK differently."""
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
             warnings.simplefilter('ignore')
@@ -207,16 +207,16 @@ def _is_whole_plain_jpeg(data: bytes) -> bool:
 
 
 def decode_by_pillow(data: bytes) -> Image.Image:
-    """The form in which results were published: any file Pillow reads, as 8-bit RGB.
+    """Decodes as in published results: any file that Pillow reads, as 8-bit RGB.
 
     Raises:
-        DecodeError: Pillow does not read it, or nobody knows the range or the bands.
+        DecodeError: Pillow cannot read it, or its value range or bands are unknown.
     """
     return read_by_pillow(data).image
 
 
 def read_by_pillow(data: bytes, options: PixelOptions = AS_THEY_ARE) -> Decoded:
-    """The same with an account of what was lost; see :func:`mmadclr.datasets.any_image.read_rgb`.
+    """As :func:`decode_by_pillow`, with lost information; see :func:`mmadclr.datasets.any_image.read_rgb`.
 
     Raises:
         DecodeError: See there.
@@ -226,29 +226,29 @@ def read_by_pillow(data: bytes, options: PixelOptions = AS_THEY_ARE) -> Decoded:
     except DecodeError:
         raise
     except UnidentifiedImageError as error:
-        raise DecodeError('cannot identify image file') from error  # Pillow's message holds an address in memory
+        raise DecodeError('cannot identify image file') from error  # Pillow's message contains a memory address
     except READ_ERRORS as error:
         raise DecodeError(said(error)) from error
 
 
 def said(error: BaseException) -> str:
-    """What a reader said; where that is no sentence, as of what it ran into by accident, with the kind of error."""
+    """The error message of a reader; for unexpected exceptions, preceded by the exception type."""
     text = str(error)
     return text if text and isinstance(error, (OSError, SyntaxError, ValueError)) else f'{type(error).__name__}: {text}'
 
 
 def load_rgb(path: str | Path | io.BytesIO, options: PixelOptions = AS_THEY_ARE) -> Image.Image:
-    """Decodes an image file to 8-bit RGB; 16-bit gray levels are scaled, not cut off at 255.
+    """Decodes an image file to 8-bit RGB; 16-bit gray values are scaled, not clipped at 255.
 
     Raises:
-        READ_ERRORS: The file is no image, cut off, or of pixels whose range or bands nobody knows.
+        READ_ERRORS: The file is not an image, truncated, or has an unknown value range or bands.
     """
     return read_rgb(path.getvalue() if isinstance(path, io.BytesIO) else Path(path).read_bytes(), options).image
 
 
 @lru_cache(maxsize=1)
 def warn_without_simplejpeg() -> None:
-    """One line in the log if JPEG is left to a slower decoder."""
+    """Logs once that JPEG is decoded by a slower decoder."""
     if simplejpeg is None:
         print_log(
             'simplejpeg is not installed: OpenCV decodes JPEG, always at full size (slower for large images); '
@@ -260,15 +260,15 @@ def warn_without_simplejpeg() -> None:
 
 @lru_cache(maxsize=1)
 def use_one_thread() -> None:
-    """For worker processes: OpenCV's own pool would compete with the other workers."""
+    """For worker processes: OpenCV's thread pool would compete with other workers."""
     cv2.setNumThreads(1)
 
 
-_threads: list[int] = []  # of OpenCV, while a process is forked
+_threads: list[int] = []  # OpenCV's thread count, saved during a fork
 
 
 def _end_pool() -> None:
-    """A forked process has none of the threads of OpenCV's pool, and would wait for them for ever when it ends the pool."""
+    """A forked process does not have the threads of OpenCV's pool, and would wait for them forever on shutdown."""
     _threads.append(cv2.getNumThreads())
     cv2.setNumThreads(1)
 

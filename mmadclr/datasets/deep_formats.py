@@ -1,4 +1,4 @@
-"""Files of which Pillow keeps 8 bits a value, or the first bands, or nothing: 16-bit color PNG, PNM and TIFF -> values."""
+"""Reads files that Pillow would reduce to 8 bits or to the first bands, or cannot read: 16-bit color PNG, PNM and TIFF."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 TIFF_SIGNATURES = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # TIFF's SampleFormat
 RGB, PALETTE, SEPARATED, YCBCR, LAB = 2, 3, 5, 6, 8  # TIFF's PhotometricInterpretation; 0 and 1 are gray
-PILLOW_DEPTHS = ((12, UNSIGNED), (16, UNSIGNED), (16, SIGNED), (32, UNSIGNED), (32, SIGNED), (32, FLOAT))  # of one band
-MAX_DEFLATED = 1032  # bytes that one byte of a deflated stream can stand for
-MAX_BYTES_PER_PIXEL = 16  # of the largest image, if it has more bands than four of floats
+PILLOW_DEPTHS = (
+    (12, UNSIGNED),
+    (16, UNSIGNED),
+    (16, SIGNED),
+    (32, UNSIGNED),
+    (32, SIGNED),
+    (32, FLOAT),
+)  # of single-band images
+MAX_DEFLATED = 1032  # maximum expansion of a deflate stream, in bytes per byte
+MAX_BYTES_PER_PIXEL = 16  # of the largest image; four bands of floats
 
 
 def png_chunks_fit(data: bytes) -> bool:
-    """Whether the chunks of a PNG lead to its end marker; OpenCV takes the memory a chunk claims before it looks."""
+    """Whether the chunks of a PNG lead to its end marker; OpenCV allocates a chunk's claimed size before checking it."""
     place = len(PNG_SIGNATURE)
     while place < len(data) and data[place + 4 : place + 8] != b'IEND':
         place += 12 + int.from_bytes(data[place : place + 4], 'big')
@@ -32,26 +39,26 @@ def png_chunks_fit(data: bytes) -> bool:
 
 
 def read_deep_png(data: bytes, options: PixelOptions) -> Levels:
-    """Values of a PNG of 16 bits with colors or alpha, by OpenCV; Pillow would keep the upper 8 bits.
+    """Values of a 16-bit PNG with colors or alpha, by OpenCV; Pillow would keep the upper 8 bits.
 
     Raises:
-        DecodeError: Too many pixels, or the file is cut off.
+        DecodeError: Too many pixels, or the file is truncated.
     """
     width, height = (int.from_bytes(data[start : start + 4], 'big') for start in (16, 20))
     check_size(width, height, options)
-    # Else a header lies, and memory would be taken for nothing.
+    # Otherwise the header is wrong; avoids allocating memory for it.
     is_possible = png_chunks_fit(data) and width * height * 2 <= MAX_DEFLATED * len(data)
     array = _by_opencv(data) if is_possible else None
     if array is None or array.shape != (height, width, array.shape[-1]):
-        raise DecodeError('the PNG is cut off or broken')
+        raise DecodeError('the PNG is truncated or broken')
     kind = data[25]
-    if kind == 4:  # gray with alpha, which OpenCV makes four bands of
+    if kind == 4:  # gray with alpha, which OpenCV expands to four bands
         return Levels(np.stack((array[..., 0], array[..., -1]), axis=-1), colors=1, alpha=True)
     return Levels(array, colors=3, alpha=kind == 6)
 
 
 def _by_opencv(data: bytes) -> np.ndarray | None:
-    """(H, W) or (H, W, C) as stored, colors in the order RGB; None where OpenCV does not read it."""
+    """(H, W) or (H, W, C) as stored, colors in RGB order; None if OpenCV cannot read it."""
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -62,7 +69,7 @@ def _by_opencv(data: bytes) -> np.ndarray | None:
 
 
 class PnmHeader(NamedTuple):
-    """Of a PGM or PPM file; pixels begin at ``end``."""
+    """Header of a PGM or PPM file; pixels start at ``end``."""
 
     bands: int
     is_text: bool
@@ -73,7 +80,7 @@ class PnmHeader(NamedTuple):
 
 
 def pnm_header(data: bytes) -> PnmHeader | None:
-    """None where there is no whole one."""
+    """None if there is no complete header."""
     gap = rb'(?:\s+(?:#[^\n]*\n\s*)*)'
     found = re.match(rb'P([2356])' + gap + rb'(\d{1,9})' + gap + rb'(\d{1,9})' + gap + rb'(\d{1,5})\s', data[:4096])
     if found is None:
@@ -83,10 +90,10 @@ def pnm_header(data: bytes) -> PnmHeader | None:
 
 
 def read_pnm(data: bytes, header: PnmHeader, options: PixelOptions) -> Levels:
-    """Values of a PGM or PPM file of more than 8 bits, in binary or as text; Pillow would keep 8 of those of a PPM.
+    """Values of a binary or text PGM or PPM file with more than 8 bits; Pillow would reduce PPM to 8 bits.
 
     Raises:
-        DecodeError: Too many pixels, or the file is cut off.
+        DecodeError: Too many pixels, or the file is truncated.
     """
     check_size(header.width, header.height, options)
     count = header.width * header.height * header.bands
@@ -96,14 +103,14 @@ def read_pnm(data: bytes, header: PnmHeader, options: PixelOptions) -> Levels:
     else:
         values = np.frombuffer(data, '>u2', min(count, (len(data) - header.end) // 2), header.end)
     if values.size < count or not count or values.max() > header.largest:
-        raise DecodeError('the file is cut off or broken')
+        raise DecodeError('the file is truncated or broken')
     array = values.astype(np.uint16).reshape(header.height, header.width, header.bands)
     full = None if header.largest == 65535 else header.largest
     return Levels(array, full, colors=header.bands)
 
 
 class TiffFacts(NamedTuple):
-    """Tags of the first page of a TIFF file, by TIFF 6.0; ``whole``: strips or tiles are listed for all of it."""
+    """Tags of the first page of a TIFF file, per TIFF 6.0; ``complete``: whether all strips or tiles are listed."""
 
     width: int
     height: int
@@ -115,11 +122,11 @@ class TiffFacts(NamedTuple):
     planar: bool
     orientation: int
     more_pages: bool
-    whole: bool
+    complete: bool
 
     @property
     def colors(self) -> int:
-        """Bands that are colors by what the file says; of gray levels with further bands of unknown meaning none."""
+        """Number of bands that the file declares as colors; 0 for gray values with additional bands of unknown meaning."""
         if self.photometric in (RGB, YCBCR, LAB):
             return 3
         if self.photometric == SEPARATED:
@@ -132,7 +139,7 @@ class TiffFacts(NamedTuple):
 
     @property
     def full(self) -> int | None:
-        """The largest value, where the depth tells."""
+        """The largest value, if the depth determines it."""
         return (1 << self.bits) - 1 if self.bits < 16 and self.bits != 8 and self.sample_format == UNSIGNED else None
 
     @property
@@ -141,7 +148,7 @@ class TiffFacts(NamedTuple):
 
     @property
     def pillow_keeps_all(self) -> bool:
-        """Whether Pillow knows the form and keeps every bit, and every band but alpha."""
+        """Whether Pillow supports the format and preserves every bit, and every band except alpha."""
         if self.bits > 8 or self.sample_format != UNSIGNED:
             return self.samples == 1 and (self.bits, self.sample_format) in PILLOW_DEPTHS
         others = self.samples - self.colors
@@ -149,12 +156,12 @@ class TiffFacts(NamedTuple):
 
     @property
     def pillow_keeps_colors(self) -> bool:
-        """Whether Pillow reads the first three of four bands, of which the last is of no known meaning."""
+        """Whether Pillow reads the first three of four bands, of which the last has no known meaning."""
         return (self.bits, self.sample_format, self.photometric, self.samples) == (8, UNSIGNED, RGB, 4) and not self.planar
 
 
 def tiff_facts(data: bytes) -> TiffFacts | None:
-    """Facts of the first page, by Pillow's reader of tags; None where they cannot be read."""
+    """Facts of the first page, by Pillow's tag reader; None if they cannot be read."""
     try:
         header = data[:16] if data[2:3] == b'+' or data[3:4] == b'+' else data[:8]
         tags = TiffImagePlugin.ImageFileDirectory_v2(header)
@@ -174,12 +181,12 @@ def tiff_facts(data: bytes) -> TiffFacts | None:
             *(tuple(tags.get(338, ())), tags.get(284, 1) == 2, orientation if 1 <= orientation <= 8 else 1, bool(tags.next)),
             _has_all_parts(tags),
         )
-    except Exception:  # whatever a broken file makes Pillow's reader raise: Pillow will say what it is
+    except Exception:  # any error of Pillow's reader on a broken file: Pillow reports it when decoding
         return None
 
 
 def _has_all_parts(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
-    """Whether as many strips or tiles are listed as the size asks for; Pillow would leave the rest black."""
+    """Whether all strips or tiles required by the size are listed; Pillow would leave missing ones black."""
     width, height, planes = tags[256], tags[257], tags.get(277, 1) if tags.get(284, 1) == 2 else 1
     if 324 in tags:
         return len(tags[324]) >= -(-width // tags[322]) * -(-height // tags[323]) * planes
@@ -187,32 +194,32 @@ def _has_all_parts(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
 
 
 def check_tiff(facts: TiffFacts, options: PixelOptions) -> None:
-    """Raises a DecodeError if a TIFF has too many pixels, more bytes than pixels explain, or a part of its pixels alone."""
+    """Raises DecodeError if a TIFF has too many pixels, too many bytes per pixel, or incomplete pixels."""
     check_size(facts.width, facts.height, options)
     size = facts.width * facts.height * facts.samples * facts.bits // 8
     if size > MAX_BYTES_PER_PIXEL * pixel_limit(options):
-        raise DecodeError(f'{facts.samples} bands of {facts.bits} bits make {size:,} bytes: too many to read')
-    if not facts.whole:
-        raise DecodeError('the file lists parts of its pixels alone: it is cut off or broken')
+        raise DecodeError(f'{facts.samples} bands of {facts.bits} bits are {size:,} bytes: too many to read')
+    if not facts.complete:
+        raise DecodeError('the file lists only a part of its pixels: it is truncated or broken')
 
 
 def read_tiff(data: bytes, facts: TiffFacts) -> Levels:
-    """Values of a TIFF of a depth or of bands of which Pillow keeps a part, or none, by tifffile.
+    """Values of a TIFF whose depth or bands Pillow does not fully support, by tifffile.
 
-    Colors of 16 bits are read by OpenCV, which needs nothing else installed.
+    16-bit colors are read by OpenCV, which requires no additional package.
 
     Raises:
-        DecodeError: The file is cut off, or of colors that nothing here converts; or tifffile is not installed.
+        DecodeError: The file is truncated, or has unsupported colors; or tifffile is not installed.
     """
     if facts.photometric in (PALETTE, SEPARATED, YCBCR, LAB):
-        raise DecodeError(f'a TIFF of {facts.bits} bits with colors of kind {facts.photometric}: convert it to RGB')
+        raise DecodeError(f'a {facts.bits}-bit TIFF with photometric interpretation {facts.photometric} : convert it to RGB')
     array = None
     if (facts.photometric, facts.bits, facts.sample_format, facts.planar) == (RGB, 16, UNSIGNED, False):
         array = _by_opencv(data)
     if array is None or array.shape != (facts.height, facts.width, facts.samples):
         array = _by_tifffile(data)
     if array.shape[:2] != (facts.height, facts.width) or array.ndim > 3:
-        raise DecodeError(f'a TIFF of shape {array.shape}, no plane of {facts.width}x{facts.height} pixels')
+        raise DecodeError(f'a TIFF of shape {array.shape} is not an image of {facts.width}x{facts.height} pixels')
     return Levels(array, facts.full, facts.colors, facts.has_alpha, facts.inverted)
 
 
@@ -221,17 +228,19 @@ def _by_tifffile(data: bytes) -> np.ndarray:
     try:
         import tifffile
     except ImportError as error:
-        raise DecodeError('a TIFF of this depth or these bands needs tifffile: pip install tifffile imagecodecs') from error
-    logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # what it has to say is in its exceptions
+        raise DecodeError(
+            'a TIFF with this depth or these bands requires tifffile: pip install tifffile imagecodecs'
+        ) from error
+    logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # its messages are repeated in its exceptions
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             page = tiff.pages[0]
             ends = (start + size for start, size in zip(page.dataoffsets, page.databytecounts, strict=True))
             if max(ends, default=0) > len(data):
-                raise ValueError('the file ends before the pixels do')  # else what is not there would be black
+                raise ValueError('the file ends before the pixels do')  # otherwise missing pixels would be black
             array = page.asarray(maxworkers=1)
-    except Exception as error:  # it raises what a broken file brings it to
-        raise DecodeError(f'tifffile says: {error}') from error
+    except Exception as error:  # broken files cause arbitrary exceptions
+        raise DecodeError(f'tifffile: {error}') from error
     if array.dtype == bool:
         array = array.astype(np.uint8)
     return np.moveaxis(array, 0, -1) if page.axes == 'SYX' else array

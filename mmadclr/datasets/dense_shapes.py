@@ -1,6 +1,6 @@
-"""The generated images as a detection set of mmdet and a segmentation set of mmseg, drawn on first use.
+"""The generated images as mmdet detection set and mmseg segmentation set, drawn on first use.
 
-Functions, not classes, so that the packages are imported only when a config asks for them.
+Functions rather than classes, so that the packages are imported only when a config requests them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a check finds: of every kind the first case, and how many more there are of it."""
+"""Collects findings of a check: the first case of each kind, and the number of others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Hashable
 class Findings:
     """Problems, which end a run, and remarks, which are logged.
 
-    A file that lacks a key in one record often lacks it in all; a kind takes one line however often it occurs.
+    A file that lacks a key in one record often lacks it in all; each kind is reported in one line with a count.
     """
 
     def __init__(self) -> None:
@@ -30,18 +30,18 @@ class Findings:
         self._counts[key] += 1
 
     def update(self, other: Findings) -> None:
-        """Takes over what another check found."""
+        """Adds the findings of another check."""
         self._texts = {**self._texts, **other._texts}
         self._counts += other._counts
 
     @property
     def problems(self) -> list[str]:
-        """A line for every kind of problem."""
+        """One line per kind of problem."""
         return self._lines(True)
 
     @property
     def remarks(self) -> list[str]:
-        """A line for every kind of remark."""
+        """One line per kind of remark."""
         return self._lines(False)
 
     def _lines(self, is_problem: bool) -> list[str]:

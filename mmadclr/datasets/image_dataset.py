@@ -1,4 +1,4 @@
-"""Images from anywhere, with reproducible randomness and an account of files that cannot be read."""
+"""Image data sets with reproducible randomness and reporting of unreadable files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from mmadclr.urls import is_url, shown
 
 __all__ = ['READ_ERRORS', 'ImageDataset', 'SampleKey', 'ShapesDataset', 'UnreadableImageError', 'load_rgb']
 
-# More failures in a row than this are no accident: looking further would only delay the message.
+# More consecutive failures indicate a systematic problem; further attempts would only delay the error.
 MAX_SUBSTITUTIONS = 100
 
 
@@ -47,35 +47,33 @@ class UnreadableImageError(RuntimeError):
 
 @DATASETS.register_module()
 class ImageDataset(Dataset):
-    """Images of a folder, of class folders, of a text list, of tar shards or of a source of one's own, without annotations.
+    """Images from a folder, class folders, a text list, tar shards or a custom source; requires no annotation file.
 
     Keys are ``index`` or, from the samplers of :mod:`mmadclr.datasets.samplers`, ``SampleKey``. The transform gets a random
-    generator seeded with all of the key, so a sample does not depend on the number of workers, processes or earlier samples;
-    none if it says ``needs_rng = False``.
-    A file that cannot be read is replaced by the next one that can, and named in the sample's ``unreadable``: training
-    (``UnreadableImageHook``) and evaluation (``ImageAccount``) log, count and limit those. ``fallbacks`` names files
-    that took a slower decoder, ``lost`` what of a file is not in its 8-bit RGB pixels, as pairs of what and which file.
+    generator seeded with the full key, so samples do not depend on the number of workers, processes or earlier samples;
+    it gets none if it has ``needs_rng = False``.
+    An unreadable file is replaced by the next readable one, and named in the sample's ``unreadable``: training
+    (``UnreadableImageHook``) and evaluation (``ImageAccount``) log, count and limit these. ``fallbacks`` lists files
+    that needed a slower decoder, ``lost`` information not in the 8-bit RGB pixels, as pairs of kind and file.
 
     Args:
-        data_root: Folder of the images, searched at any depth, or of the shards; of those also a URL for fsspec (``s3://``,
+        data_root: Folder of the images, searched recursively, or of the shards; for shards also a URL for fsspec (``s3://``,
             ``gs://``, ``https://``), see :mod:`mmadclr.datasets.shard_cache`. None with ``source``.
-        transform: Config of the transform, called with ``image``, ``rng``, ``index`` and, where known, ``label``.
-        ann_file: Text list of paths relative to ``data_root``; all images below it by default.
-        with_label: Labels from the class folders, from the second column of the list, from the shards, or of the source.
+        transform: Config of the transform, called with ``image``, ``rng``, ``index`` and, if known, ``label``.
+        ann_file: Text list of paths relative to ``data_root``; by default all images in it.
+        with_label: Read labels from the class folders, the second column of the list, the shards or the source.
         shards: Tar files in webdataset's layout: a glob (``'*.tar'``), a range (``'train-{000000..000146}.tar'``) or a
-            list of such.
-        value_range, bands, max_pixels: What files do not say about their pixels; see
-            :class:`mmadclr.datasets.pixels.PixelOptions`.
-        source: Images from anywhere else: the config of a class in ``IMAGE_SOURCES``, or a ``Source``; see
-            docs/add_a_data_set.md.
+            list of these.
+        value_range, bands, max_pixels: Interpretation of pixels; see :class:`mmadclr.datasets.pixels.PixelOptions`.
+        source: A ``Source``, or the config of a class in ``IMAGE_SOURCES``; see docs/add_a_data_set.md.
 
     Raises:
         FileNotFoundError, ValueError: See the readers, ``build_source`` and ``pixel_options``.
-        UnreadableImageError: From ``dataset[key]``, if ``MAX_SUBSTITUTIONS`` images in a row cannot be read.
-        StoreError: From both, if an object store fails, changes, or its shards cannot be kept.
+        UnreadableImageError: From ``dataset[key]``, if ``MAX_SUBSTITUTIONS`` consecutive images cannot be read.
+        StoreError: From both, if an object store fails, changes, or its shards cannot be cached.
     """
 
-    draws_images = False  # whether the class makes the images itself where they are not there
+    draws_images = False  # whether the class generates missing images itself
 
     def __init__(
         self,
@@ -91,7 +89,9 @@ class ImageDataset(Dataset):
     ) -> None:
         self.pixels, self.with_label = pixel_options(value_range, bands, max_pixels), with_label
         if transform is None:
-            raise ValueError('transform of the data set is missing: MultiCrop trains, ResizeCenterCrop evaluates')
+            raise ValueError(
+                'transform of the data set is missing: set MultiCrop for training, ResizeCenterCrop for evaluation'
+            )
         check_one_place(data_root, ann_file, shards, source)
         if source is None:
             self.data_root = shown(data_root) if is_url(data_root) else Path(data_root)
@@ -100,13 +100,13 @@ class ImageDataset(Dataset):
             self.data_root, self.source = described(source), build_source(source, with_label)
         self.transform = TRANSFORMS.build(transform)
         self._decodes_late = getattr(self.transform, 'backend', 'pillow') in ('fast', 'device')
-        self._needs_rng = getattr(self.transform, 'needs_rng', True)  # which costs time
+        self._needs_rng = getattr(self.transform, 'needs_rng', True)  # creating one takes time
         if self._decodes_late:
             warn_without_simplejpeg()
 
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
-        """Folders and lists that do not exist, and images that are to come from two places."""
+        """Missing folders and lists, and images from two places."""
         yield from path_conflicts(place)
         yield from source_conflicts(place)
 
@@ -125,20 +125,20 @@ class ImageDataset(Dataset):
         """Path of an image.
 
         Raises:
-            ValueError: It lies in a tar shard.
+            ValueError: It is in a tar shard.
         """
         if not isinstance(self.source, FileSource):
-            raise ValueError(f'{self.source.name(index)} is no file of its own: this needs a data set without shards')
+            raise ValueError(f'{self.source.name(index)} is not a separate file: this requires a data set without shards')
         return self.source.path(index)
 
     def __getitem__(self, key: int | SampleKey) -> dict:
         return self._sample(key)
 
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[dict]:
-        """The samples of a batch; what a ``DataLoader`` calls.
+        """The samples of a batch, as requested by ``DataLoader``.
 
-        If the transform can write into arrays made for the whole batch (``allocate``), the pixels are parts of those; if it
-        leaves cropping to the device, the images are parts of one array.
+        If the transform can write into arrays for the full batch (``allocate``), pixels are slices of those; if it
+        leaves cropping to the device, images are slices of one array.
         """
         in_worker = get_worker_info() is not None
         if in_worker:
@@ -155,10 +155,10 @@ class ImageDataset(Dataset):
         return SampleList((self._sample(key, out=row) for key, row in zip(keys, rows, strict=True)), arrays)
 
     def _sample(self, key: int | SampleKey, **kwargs) -> dict:
-        """The sample of a key, or of the next image that can be read; ``kwargs`` go to the transform."""
+        """The sample of a key, or of the next readable image; ``kwargs`` are passed to the transform."""
         seed, epoch, index = key if isinstance(key, tuple) else (0, 0, key)
         if not 0 <= index < len(self):
-            raise IndexError(f'image {index} of {len(self)}')
+            raise IndexError(f'index {index} is out of range for {len(self)} images')
         unreadable = []
         for offset in range(min(len(self), MAX_SUBSTITUTIONS)):
             try:
@@ -168,7 +168,7 @@ class ImageDataset(Dataset):
             else:
                 return {**sample, 'unreadable': unreadable}
         raise UnreadableImageError(
-            f'{len(unreadable)} images in a row of {len(self)} below {printable(self.data_root)} cannot be read, '
+            f'{len(unreadable)} consecutive images of {len(self)} in {printable(self.data_root)} cannot be read; '
             f'the first: {unreadable[0]}'
         )
 
@@ -183,14 +183,14 @@ class ImageDataset(Dataset):
             image, lost = self._open(read_from(self.source, key.index), name)
             results = self.transform({**results, 'image': image}, **kwargs)
         except StoreError:
-            raise  # no image is damaged, so none is replaced
+            raise  # the image is not damaged, so it must not be replaced
         except (OSError, DecodeError, ImageTooSmallError) as error:
             raise UnreadableImageError(f'{name}: {printable(str(error))}') from error
         fallbacks, lost = (image.fallbacks, image.lost) if isinstance(image, EncodedImage) else ([], lost)
         return {**results, 'fallbacks': fallbacks, 'lost': [(loss, name) for loss in lost]}
 
     def _open(self, data: bytes | np.ndarray, name: str) -> tuple[Image.Image | EncodedImage, list[str]]:
-        """An image as the transform takes it, and what was lost so far."""
+        """The image in the form that the transform accepts, and what was lost so far."""
         if isinstance(data, np.ndarray):
             return rgb_of_array(data, self.pixels)
         return (EncodedImage(data, name, self.pixels), []) if self._decodes_late else read_by_pillow(data, self.pixels)

@@ -1,7 +1,7 @@
-"""Label maps, one class a pixel, as image files: read without guessing, and judged by the classes that occur in them.
+"""Label maps, one class per pixel, stored as image files; also checks which classes occur.
 
-A metric over classes that occur nowhere says nothing: where masks hold 0 and 255 and 255 is ignored, one class is left,
-and whatever is predicted scores 100 %.
+A metric with fewer than two classes is meaningless: if masks contain 0 and 255 and 255 is ignored, one class is left,
+and any prediction scores 100 %.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from PIL import Image
 from mmadclr.datasets.decoding import READ_ERRORS, said
 from mmadclr.datasets.orientation import displayed_size, orientation_of
 
-# One channel of whole numbers: bits, gray levels of 8 to 32 bits, indices into a palette (not its colors).
+# Single-channel integers: bits, gray values of 8 to 32 bits, palette indices (not colors).
 LABEL_MODES = ('1', 'L', 'P', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 IGNORED = -1
 MAX_NAMED = 6
 
 
 class LabelMapError(ValueError):
-    """A file holds no label map of its image."""
+    """A file is not a valid label map of its image."""
 
 
 def open_label_map(path: str | Path, image_name: str = '') -> Image.Image:
     """The label map in a file, loaded; its pixels are labels in one of ``LABEL_MODES``.
 
     Raises:
-        LabelMapError: It cannot be read, or its pixels have no clear meaning: colors, an alpha plane, fractions, several
-            pages, or a tag that turns it for some readers and not for others.
+        LabelMapError: It cannot be read, or its pixels are ambiguous: colors, alpha, fractions, several
+            pages, or an orientation tag that some readers apply and others ignore.
     """
     try:
         with Image.open(path) as image:
@@ -39,28 +39,28 @@ def open_label_map(path: str | Path, image_name: str = '') -> Image.Image:
     except READ_ERRORS as error:
         raise LabelMapError(f'mask {path}{image_name and f" of {image_name}"} cannot be read ({said(error)})') from error
     if pages > 1:
-        raise LabelMapError(f'mask {path} has {pages} pages or frames; label maps have one')
+        raise LabelMapError(f'mask {path} has {pages} pages or frames; label maps must have one')
     if image.mode not in LABEL_MODES:
         raise LabelMapError(f'mask {path} {_unclear_pixels(image)}')
     if orientation_of(image) != 1:
         raise LabelMapError(
-            f'mask {path} has EXIF orientation {orientation_of(image)}, which some readers of masks follow and others do '
-            'not: turn its pixels as displayed and save it without the tag'
+            f'mask {path} has EXIF orientation {orientation_of(image)}, which some mask readers apply and others '
+            'ignore: rotate its pixels as displayed and save it without the tag'
         )
     return image
 
 
 def _unclear_pixels(image: Image.Image) -> str:
     if image.mode == 'F':
-        return 'holds fractions; label maps hold whole numbers: save it with 8 or 16 bits'
+        return 'contains floats; label maps contain integers: save it with 8 or 16 bits'
     return (
-        f'has {len(image.getbands())} channels; label maps have one, the class of each pixel: save it as gray levels or '
-        f'with a palette (this one is {image.mode})'
+        f'has {len(image.getbands())} channels ({image.mode}); label maps have one, the class of each pixel: save it as '
+        f'gray values or with a palette'
     )
 
 
 def size_as_displayed(path: str | Path) -> tuple[int, int] | None:
-    """(width, height) of an image file, turned by its EXIF orientation; None where it cannot be read."""
+    """(width, height) of an image file after EXIF rotation; None if it cannot be read."""
     try:
         with Image.open(path) as image:
             if image.format == 'PNG' and 'exif' not in image.info:
@@ -71,7 +71,7 @@ def size_as_displayed(path: str | Path) -> tuple[int, int] | None:
 
 
 def count_labels(labels: np.ndarray) -> dict[int, int]:
-    """Pixels of every label that occurs, of an array of whole numbers of any shape."""
+    """Pixels of every label that occurs in an integer array of any shape."""
     if labels.dtype in (np.uint8, np.uint16, np.bool_):
         counts = np.bincount(labels.ravel())
         values = counts.nonzero()[0]
@@ -81,24 +81,24 @@ def count_labels(labels: np.ndarray) -> dict[int, int]:
 
 
 def meanings(num_classes: int, ignore_index: int, reduce_zero_label: bool) -> dict[int, int]:
-    """What the labels in a file stand for: a class, or ``IGNORED``."""
+    """Maps labels in a file to classes, or ``IGNORED``."""
     shift = int(reduce_zero_label)
     classes = {label + shift: label for label in range(num_classes)}
     return {**classes, **({0: IGNORED} if reduce_zero_label else {}), ignore_index: IGNORED}
 
 
 def classes_among(labels: Iterable[int], meaning: Mapping[int, int]) -> set[int]:
-    """The classes that labels in a file stand for."""
+    """The classes of labels in a file."""
     return {meaning[label] for label in labels if meaning.get(label, IGNORED) != IGNORED}
 
 
 def too_few_classes(counts: Mapping[int, int], meaning: Mapping[int, int], where: str) -> str | None:
-    """Why masks that hold so many pixels of these labels can teach and test nothing, and the way out; None if they can.
+    """Error message if masks with these pixel counts have fewer than two classes, with the fix; None otherwise.
 
     Args:
         counts: Pixels of every label, over all masks of a set.
         meaning: See :func:`meanings`.
-        where: What the message calls the masks.
+        where: Name of the masks in messages.
     """
     present = classes_among(counts, meaning)
     if len(present) > 1:
@@ -109,9 +109,9 @@ def too_few_classes(counts: Mapping[int, int], meaning: Mapping[int, int], where
     held = ' and '.join(filter(None, (', '.join(held[:-1]), held[-1])))
     ignored = sorted(label for label in counts if meaning.get(label) == IGNORED)
     why = f'{" and ".join(map(str, ignored))} {"is" if len(ignored) == 1 else "are"} ignored here, ' if ignored else ''
-    left = f'class {min(present)} alone is left' if present else 'no class is left'
+    left = f'only class {min(present)} is left' if present else 'no class is left'
     return (
-        f'{where}: masks hold {held}: {why}{left}, so there is nothing to learn and any score is 100 %. '
+        f'{where}: masks contain {held}: {why}{left}, so there is nothing to learn and any score is 100 %. '
         f'{_way_out(ignored, meaning)}'
     )
 
@@ -120,19 +120,19 @@ def _way_out(ignored: Sequence[int], meaning: Mapping[int, int]) -> str:
     labels = sorted(label for label, name in meaning.items() if name != IGNORED)
     written = f'rewrite the masks to the labels {labels[0]} to {labels[-1]}' if labels else 'rewrite the masks'
     if 0 in ignored and meaning.get(1) == 0:
-        return f'Do without reduce_zero_label if 0 is a class, or {written}'
+        return f'Remove reduce_zero_label if 0 is a class, or {written}'
     if ignored:
-        return f'If {ignored[-1]} is a class, {written} (or set ignore_index to a label that is none)'
+        return f'If {ignored[-1]} is a class, {written} (or set ignore_index to an unused label)'
     return f'{written[0].upper()}{written[1:]}, with one for every class, or correct the number of classes'
 
 
 def absent_classes(present: set[int], names: Sequence[str], where: str, seen: str) -> str | None:
-    """A remark about the classes that occur nowhere; ``seen``: the masks that were looked at."""
+    """A remark about classes that do not occur; ``seen``: description of the checked masks."""
     absent = [f'{label} ({name})' for label, name in enumerate(names) if label not in present]
     if not absent:
         return None
     more = f' and {len(absent) - MAX_NAMED} more' if len(absent) > MAX_NAMED else ''
     return (
-        f'{where}: {len(absent)} of {len(names)} classes occur in none of {seen}: {", ".join(absent[:MAX_NAMED])}{more}; '
-        'nothing is learned or measured of those'
+        f'{where}: {len(absent)} of {len(names)} classes do not occur in {seen}: {", ".join(absent[:MAX_NAMED])}{more}; '
+        'they cannot be learned or evaluated'
     )

@@ -1,4 +1,4 @@
-"""Whether all processes list the same images: of one folder, seen from several nodes, that is not certain."""
+"""Ensures that all processes list the same images, which is not guaranteed across nodes."""
 
 from __future__ import annotations
 
@@ -23,38 +23,39 @@ from mmadclr.distributed.agreement import together
 from mmadclr.names import printable
 
 T = TypeVar('T')
-MAX_SHOWN = 10  # images of a list that a process reports as missing
-BLOCK = 10_000  # images that a digest is made of
+MAX_SHOWN = 10  # missing images of a list that a process reports
+BLOCK = 10_000  # images per digest
 
 
-_folder: list[str] = []  # of the run, for lists that its processes share
+_folder: list[str] = []  # of the run, for shared lists
 
 
 def share_in(folder: str | Path) -> None:
-    """Lists of images go below this folder from now on, where processes share them; all nodes should see it."""
+    """Sets the folder for image lists shared by processes; all nodes should see it."""
     _folder[:] = [str(folder)]
 
 
 def listed_alike(cfg: Any) -> Any:
-    """What stands for the data set of a loader: its config, where there is one process or the data set is built already.
+    """Replacement for the data set of a loader: its config with a single process or if the data set is already built.
 
-    With several processes, the data set is built on all before anything else of the loader, and its images compared: names
-    and labels, not contents or times. Those of an ``ImageDataset`` are listed by one process; see ``built_alike``. To be
-    called on all processes.
+    With several processes, the data set is built on all before the rest of the loader, and its images are compared: names
+    and labels, not contents or times. Those of an ``ImageDataset`` are listed by one process; see ``built_alike``.
+    Collective call.
 
     Raises:
-        ValueError: They differ, on every process: names the first difference; or another process could not build it.
+        ValueError: They differ (states the first difference), or another process could not build it; raised on every
+            process.
     """
     if dist.get_world_size() == 1 or not isinstance(cfg, Mapping):
         return cfg
     build = partial(_build, cfg)
     dataset = built_alike(build, *_folder) if _is_ours(cfg) else together(build)
     check_same_images(dataset)
-    return dict(type=lambda: dataset)  # which copies of the config share
+    return dict(type=lambda: dataset)  # shared by copies of the config
 
 
 def _is_ours(cfg: Mapping) -> bool:
-    """Whether the images of a data set, or of one within it, come from ``find_source``."""
+    """Whether the images of a data set, or of one nested in it, come from ``find_source``."""
     inner = cfg.get('dataset')
     if isinstance(inner, Mapping):
         return _is_ours(inner)
@@ -66,18 +67,18 @@ def _is_ours(cfg: Mapping) -> bool:
 
 
 def built_alike(build: Callable[[], T], *folders: str | Path) -> T:
-    """What ``build`` returns, on every process, where one process alone has looked for images.
+    """The result of ``build`` on every process, with a single process listing the images.
 
-    The main process builds first and writes its lists below one of ``folders`` or, if it cannot, in the folder for
-    temporary files; the others map these. On a node that does not see them, its first process does the same for that node.
-    A process that sees other files there than were listed looks for itself, and ``check_same_images`` will tell.
+    The main process builds first and writes its lists to one of ``folders`` or, if it cannot, to the temporary folder;
+    the others memory-map these. On nodes that do not see them, the first process of the node does the same.
+    A process that sees different files than were listed lists them itself, and ``check_same_images`` reports it.
 
     Args:
-        build: The same on all processes; it holds no collective operations.
-        folders: Where lists may be written; the best is one that all nodes see.
+        build: The same on all processes, without collective operations.
+        folders: Where lists may be written; preferably visible to all nodes.
 
     Raises:
-        ValueError: ``build`` failed on another process, or an image that was listed is not there on all, on every process.
+        ValueError: ``build`` failed on another process, or a listed image is missing on some process; on every process.
     """
     if dist.get_world_size() == 1:
         return build()
@@ -101,7 +102,7 @@ def built_alike(build: Callable[[], T], *folders: str | Path) -> T:
 
 
 def _turn(build: Callable[[], T], exchange: Exchange | None) -> tuple[T | None, Exchange]:
-    """Builds with an exchange, on the processes that have one; errors end all."""
+    """Builds with an exchange, on the processes that have one; an error is raised on all."""
 
     def work() -> T | None:
         if exchange is None:
@@ -117,9 +118,9 @@ def _temporary() -> str:
 
 
 def _check_sample(exchange: Exchange) -> None:
-    """Raises a ValueError, on all processes, if images that the main process sees are not there on another.
+    """Raises ValueError on all processes if images seen by the main process are missing on another.
 
-    A process that has listed nothing itself looks for up to ``MAX_VIEWED`` of each list, other ones than the next process.
+    A process that did not list images itself checks up to ``MAX_VIEWED`` of each list, different ones on each process.
     """
     rank, size = dist.get_rank(), dist.get_world_size()
     missing = []
@@ -138,13 +139,13 @@ def _check_sample(exchange: Exchange) -> None:
             if is_there:
                 name = exchange.sources[key].name(number) if key in exchange.sources else f'image {number} of {key[0]}'
                 raise ValueError(
-                    f'{name} is not there on rank {other} ({host}), but on rank 0 ({found[0][0]}), which listed the images. '
-                    'All nodes have to see the same files and lists'
+                    f'{name} is missing on rank {other} ({host}), but exists on rank 0 ({found[0][0]}), which listed the '
+                    'images. All nodes must see the same files and lists'
                 )
 
 
 def _build(cfg: Mapping) -> Any:
-    """The data set with its list read, as mmengine's ``Runner.build_dataloader`` builds it."""
+    """The data set with its list loaded, as built by mmengine's ``Runner.build_dataloader``."""
     dataset = DATASETS.build(dict(cfg))
     if hasattr(dataset, 'full_init'):
         dataset.full_init()
@@ -152,9 +153,9 @@ def _build(cfg: Mapping) -> Any:
 
 
 def check_same_images(dataset: Any) -> None:
-    """Raises a ValueError, on every process, if one lists other images; to be called on all processes.
+    """Raises ValueError on every process if one lists different images; collective call.
 
-    The digests of the lists are exchanged; of lists that differ, the one block where they begin to.
+    Exchanges digests of the lists; if they differ, also the first differing block.
     """
     dataset = _innermost(dataset)
     quick = set(dist.all_gather_object(_quick_digest(getattr(dataset, 'source', None))))
@@ -173,21 +174,21 @@ def check_same_images(dataset: Any) -> None:
     name = printable(str(getattr(dataset, 'data_root', type(dataset).__name__)))
     raise ValueError(
         f'{name}: the processes list different images. The first '
-        f'difference is image {block * BLOCK + place}: {" but ".join(seen)}. All nodes have to see the same files and lists'
+        f'difference is image {block * BLOCK + place}: {" but ".join(seen)}. All nodes must see the same files and lists'
     )
 
 
 def _innermost(dataset: Any) -> Any:
-    """The data set within wrappers that repeat or mix it."""
+    """The data set inside wrappers that repeat or mix it."""
     while hasattr(dataset, 'dataset'):
         dataset = dataset.dataset
     return dataset
 
 
 def _quick_digest(source: Any) -> tuple | None:
-    """Of what ``_lines`` says of each image, array by array; lists that differ in it are compared line by line.
+    """Digest of each array that determines ``_lines``; lists with different digests are compared line by line.
 
-    None for a source without such arrays, as one of a user's own may be.
+    None for a source without such arrays, such as a user-defined one.
     """
     if not isinstance(source, (FileSource, TarSource)):
         return None
@@ -205,7 +206,7 @@ def _digests(dataset: Any) -> list[bytes]:
 
 
 def _lines(dataset: Any) -> Iterator[bytes]:
-    """What is compared of each image: its name below the root and its label, if it has one."""
+    """The compared properties of each image: its relative name and its label, if any."""
     source = getattr(dataset, 'source', None)
     if source is not None:
         labels = source.labels
@@ -219,7 +220,7 @@ def _lines(dataset: Any) -> Iterator[bytes]:
 
 
 def _first_difference(lists: Sequence[Sequence[bytes]]) -> int | None:
-    """The first place at which lists are not all alike; None if they are."""
+    """The first index at which the lists differ; None if they are equal."""
     for place in range(max(map(len, lists))):
         if len({tuple(items[place : place + 1]) for items in lists}) > 1:
             return place
@@ -227,7 +228,7 @@ def _first_difference(lists: Sequence[Sequence[bytes]]) -> int | None:
 
 
 def _shown(line: Sequence[bytes]) -> str:
-    """A line as messages show it; it is missing where the list has ended."""
+    """A line as shown in messages; missing at the end of a list."""
     if not line:
         return 'no more image'
     name, _, label = line[0].partition(b'\0')

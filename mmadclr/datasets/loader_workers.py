@@ -1,4 +1,4 @@
-"""Worker processes of data loaders, which no signal to the whole run ends."""
+"""Loader workers that are not killed by signals sent to the process group of the run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from types import TracebackType
 
 from torch.utils.data import DataLoader
 
-# What batch systems, launchers and keyboards send to whole groups of processes: the main process decides what it means.
+# Signals sent to process groups by batch systems, launchers and keyboards: only the main process handles them.
 GROUP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
-END = getattr(signal, 'SIGRTMAX', None)  # from the main process to a worker; nobody else sends it
-LOOK_S = 1.0  # between two looks of a worker whether the main process lives
+END = getattr(signal, 'SIGRTMAX', None)  # from the main process to a worker; not used otherwise
+LOOK_S = 1.0  # between two checks of a worker that the main process is alive
 
 
 class _Worker:
-    """A process that signals to its group do not end, but the main process does: with ``terminate()``, and by its own end.
+    """A process that ignores signals to its group, and ends only by ``terminate()`` or when the main process ends.
 
-    It is started with the signals blocked, so that there is no moment at which one could end it. Torch's own workers die of
-    them (of SIGTERM by their own handler, ``torch/csrc/DataLoader.cpp``) and look for the main process between two batches
-    only; here a thread does so at any time, and waits for a signal of its own, which ``terminate()`` sends.
+    It is started with the signals blocked, so that none can kill it at any time. Torch's workers are killed by
+    these signals (SIGTERM by their own handler, ``torch/csrc/DataLoader.cpp``) and check for the main process only between
+    batches; here a thread checks continuously, and waits for a separate signal sent by ``terminate()``.
     """
 
     deaf_to: frozenset[int] = frozenset()
@@ -39,12 +39,12 @@ class _Worker:
             super().start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self._popen.terminate = partial(_end, self.pid)  # what multiprocessing calls at exit, too
+        self._popen.terminate = partial(_end, self.pid)  # also called by multiprocessing at exit
 
     def run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, self.deaf_to)  # what was handled when the fork server started may differ
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.deaf_to)  # handlers may differ from when the fork server started
         main = multiprocessing.parent_process()
-        is_child = self._start_method != 'forkserver'  # of the main process itself
+        is_child = self._start_method != 'forkserver'  # a direct child of the main process
         lives = (lambda: os.getppid() == main.pid) if is_child else main.is_alive
         threading.Thread(target=_obey, args=(lives,), name='end of the main process', daemon=True).start()
         sys.excepthook = _say_unless_hung_up
@@ -57,34 +57,34 @@ def _end(pid: int) -> None:
 
 
 def _say_unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """For the thread that hands tensors over (``multiprocessing.resource_sharer``): Ctrl-C may end the main process within.
+    """For the thread that transfers tensors (``multiprocessing.resource_sharer``): Ctrl-C may end the main process.
 
-    Errors of the data set are passed to the main process and never come here.
+    Errors of the data set are passed to the main process and are not affected.
     """
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)
 
 
 def _obey(lives: Callable[[], bool]) -> None:
-    """Ends this process when the main process says so or has ended."""
+    """Ends this process on request of the main process, or after its end."""
     while lives() and signal.sigtimedwait({END}, LOOK_S) is None:
         pass
     os._exit(0)
 
 
 class ForkWorker(_Worker, context.ForkProcess):
-    """Started as a copy of the main process."""
+    """Forked from the main process."""
 
 
 class SpawnWorker(_Worker, context.SpawnProcess):
-    """Started from nothing."""
+    """Started as a fresh process."""
 
 
 class ForkServerWorker(_Worker, context.ForkServerProcess):
-    """Started by a fork server of these workers alone, which inherits the blocked signals.
+    """Started by a separate fork server, which inherits the blocked signals.
 
-    In a worker of the common server, if that was started before, the threads that libraries start when they are imported
-    (OpenBLAS) would be open to the signals: one to the process goes to any thread that does not block it.
+    If the common fork server was already running, threads started by imported libraries
+    (OpenBLAS) would receive the signals: a signal goes to any thread that does not block it.
     """
 
     server = forkserver.ForkServer()
@@ -100,10 +100,10 @@ class ForkServerWorker(_Worker, context.ForkServerProcess):
 
 
 def outlive_signals(loader: DataLoader) -> DataLoader:
-    """The same loader; the workers it will start outlive SIGTERM, SIGINT and the like to the group of the run.
+    """Makes the workers of a loader survive SIGTERM, SIGINT and similar signals to the run's process group.
 
-    Its start method stays, and nothing about random numbers or a ``worker_init_fn`` changes. Where the system has no
-    real-time signals (not Linux), workers stay torch's.
+    Start method, random numbers and ``worker_init_fn`` are unchanged. On systems without real-time signals (not Linux),
+    torch's workers are used.
     """
     if getattr(loader, 'num_workers', 0) and END is not None:
         chosen = loader.multiprocessing_context or multiprocessing

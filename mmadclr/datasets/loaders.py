@@ -1,4 +1,4 @@
-"""What the pipelines of mmdet and mmseg make of a file, as far as a check has to know: size, orientation, labels."""
+"""How mmdet's and mmseg's pipelines read files, as far as checks need it: size, orientation, labels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mmadclr.datasets.orientation import displayed_size, orientation_of
 
 
 class Loading(NamedTuple):
-    """How a pipeline reads its files; the defaults are those of mmcv's ``LoadImageFromFile`` and mmseg's loader of masks.
+    """How a pipeline reads its files; the defaults are those of mmcv's ``LoadImageFromFile`` and mmseg's mask loader.
 
-    ``image_flag`` None stands for a pipeline that does not load images by mmcv: they are then taken as displayed.
+    ``image_flag`` None means that the pipeline does not load images by mmcv; sizes are then those displayed.
     """
 
     image_flag: str | None = None
@@ -29,7 +29,7 @@ class Loading(NamedTuple):
 
 
 def loading_of(pipeline: Sequence | None) -> Loading:
-    """What the transforms of a pipeline say about loading."""
+    """Loading settings of the transforms in a pipeline."""
     loading = Loading()
     for transform in transforms_of(pipeline):
         name = str(transform.get('type')).rpartition('.')[2].rstrip("'>")
@@ -47,7 +47,7 @@ def loading_of(pipeline: Sequence | None) -> Loading:
 
 
 def transforms_of(node: Any) -> Iterator[Mapping]:
-    """Configs of transforms in a pipeline, those inside of others, too."""
+    """Configs of transforms in a pipeline, including nested ones."""
     if isinstance(node, Mapping):
         if 'type' in node:
             yield node
@@ -67,7 +67,7 @@ class Sizes(NamedTuple):
 
 
 def image_sizes(path: Path, loading: Loading) -> Sizes:
-    """Sizes of an image file; pixels are decoded only where a tag may turn them.
+    """Sizes of an image file; decodes pixels only if a tag may rotate them.
 
     Raises:
         READ_ERRORS: It cannot be read.
@@ -85,30 +85,30 @@ def image_sizes(path: Path, loading: Loading) -> Sizes:
 
 
 def size_problem(path: Path, width: int, height: int, loading: Loading = Loading()) -> str | None:  # noqa: B008
-    """What is wrong with an image whose annotation has this size."""
+    """Problem of an image whose annotation has this size, if any."""
     try:
         sizes = image_sizes(path, loading)
     except READ_ERRORS as error:
         return f'{path} cannot be read ({said(error)})'
     if sizes.loaded == (width, height):
         return None
-    text = f'{path} has {sizes.loaded[0]}x{sizes.loaded[1]} pixels, its annotation {width}x{height}'
+    text = f'{path} has {sizes.loaded[0]}x{sizes.loaded[1]} pixels, but its annotation has {width}x{height}'
     if sizes.orientation == 1:
         return text
     tag = f'EXIF orientation {sizes.orientation}'
     if sizes.loaded != sizes.stored:
         return (
-            f'{text}: it is stored as {sizes.stored[0]}x{sizes.stored[1]} and turned by its {tag} when loaded. Annotate it '
+            f'{text}: it is stored as {sizes.stored[0]}x{sizes.stored[1]} and rotated by its {tag} when loaded. Annotate it '
             'as displayed, or remove the tag from the file'
         )
     return (
-        f"{text}: this pipeline does not turn it by its {tag}. Load with color_type='color' if it is annotated as "
+        f"{text}: this pipeline does not apply its {tag}. Load with color_type='color' if it is annotated as "
         'displayed (WebP: with imdecode_backend="pillow")'
     )
 
 
 def hidden_turn(path: Path) -> str | None:
-    """A remark about an image that is turned without a change of its size, where a wrong annotation would not show."""
+    """A remark about an image rotated without changing its size, where a wrong annotation would go unnoticed."""
     try:
         with Image.open(path) as image:
             size, orientation = image.size, orientation_of(image)
@@ -117,13 +117,13 @@ def hidden_turn(path: Path) -> str | None:
     if orientation == 1 or displayed_size(size, orientation) != size:
         return None
     return (
-        f'{path} has EXIF orientation {orientation}, and its size does not tell whether it is annotated as displayed, which '
-        'is how it is loaded by default, or as stored: look at it'
+        f'{path} has EXIF orientation {orientation}, and its size does not show whether it is annotated as displayed (how '
+        'it is loaded by default) or as stored: check it'
     )
 
 
 def mask_labels(path: Path, image_name: str, loading: Loading = Loading()) -> np.ndarray:  # noqa: B008
-    """Labels (H, W) in a mask, before they are cast to 8 bits, as mmseg's ``LoadAnnotations`` reads them.
+    """Labels (H, W) in a mask, before casting to 8 bits, as read by mmseg's ``LoadAnnotations``.
 
     Raises:
         LabelMapError: It cannot be read as a label map.
@@ -137,17 +137,17 @@ def mask_labels(path: Path, image_name: str, loading: Loading = Loading()) -> np
         raise LabelMapError(f'mask {path} cannot be read ({said(error)})') from error
     if read.shape != labels.shape or not np.array_equal(read, labels):
         raise LabelMapError(
-            f"mask {path}: imdecode_backend='{loading.mask_backend}' does not give the labels in the file (it reads "
-            'palettes as colors and bits as 0 and 255); leave imdecode_backend of LoadAnnotations out'
+            f"mask {path}: imdecode_backend='{loading.mask_backend}' does not return the labels in the file (it reads "
+            'palettes as colors and bits as 0 and 255); remove imdecode_backend of LoadAnnotations'
         )
     return labels
 
 
 def mmcv_pixels(path: Path, flag: str, backend: str) -> np.ndarray:
-    """Pixels as mmcv decodes them.
+    """Pixels as decoded by mmcv.
 
     Raises:
-        ValueError: It does not.
+        ValueError: mmcv cannot decode the file.
     """
     import mmcv
 
@@ -155,8 +155,8 @@ def mmcv_pixels(path: Path, flag: str, backend: str) -> np.ndarray:
         pixels = mmcv.imfrombytes(Path(path).read_bytes(), flag=flag, backend=backend)
     except READ_ERRORS:
         raise
-    except Exception as error:  # of one of four libraries
+    except Exception as error:  # raised by one of four libraries
         raise ValueError(f'mmcv: {error}') from error
     if pixels is None:
-        raise ValueError(f'mmcv does not decode it with {backend}')
+        raise ValueError(f'mmcv cannot decode it with {backend}')
     return pixels

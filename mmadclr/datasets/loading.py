@@ -1,4 +1,4 @@
-"""Collate function of the loaders."""
+"""Collate function of the data loaders."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MESSAGES = ('unreadable', 'fallbacks', 'lost')
 
 
 class SampleList(list):
-    """Samples whose views are parts of arrays of the whole batch.
+    """Samples whose views are slices of arrays for the full batch.
 
     Args:
-        samples: As a transform returns them.
-        arrays: Per kind ('global', 'local', 'query') the crops of all samples, (B, number, size, size, 3), or ``images``
+        samples: As returned by a transform.
+        arrays: By kind ('global', 'local', 'query') the crops of all samples, (B, number, size, size, 3), or ``images``
             (B, 3, size, size).
     """
 
@@ -30,10 +30,10 @@ class SampleList(list):
 
 @FUNCTIONS.register_module()
 def collate_samples(samples: Sequence[dict]) -> dict:
-    """Stacks tensors and numbers; gathers the lists of ``unreadable`` files, ``fallbacks`` and ``lost`` into one each.
+    """Stacks tensors and numbers; concatenates the lists ``unreadable``, ``fallbacks`` and ``lost``.
 
-    Arrays of a ``SampleList`` are not stacked but there already: views (B, number, 3, size, size), stored channels-last.
-    Whole images are packed (:func:`mmadclr.datasets.packed_images.pack`).
+    Arrays of a ``SampleList`` are used as they are, without stacking: views (B, number, 3, size, size), stored
+    channels-last. Full images are packed (:func:`mmadclr.datasets.packed_images.pack`).
     """
     if PIXELS in samples[0]:
         samples = samples if isinstance(samples, PackedSamples) else PackedSamples(samples)

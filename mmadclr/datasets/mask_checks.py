@@ -1,4 +1,4 @@
-"""Mistakes in the masks of mmseg's data sets, as mmseg reads them, and in the settings that say what their labels mean."""
+"""Checks the masks of mmseg data sets, as mmseg reads them, and the settings that define the meaning of labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmadclr.datasets.label_maps import (
 from mmadclr.datasets.loaders import Loading, hidden_turn, mask_labels, size_problem
 
 IGNORE_INDEX = 255  # of mmseg's heads, metric and transforms by default
-# Masks that are read beyond the first, evenly spread, until all classes have occurred.
+# Number of additional, evenly spaced masks to read until all classes have occurred.
 MAX_SURVEYED = 2000
 
 
@@ -28,11 +28,11 @@ class ClassSurvey:
     """Which classes occur in masks.
 
     Attributes:
-        counts: Pixels of every label of the files.
-        meaning: What a label stands for; see ``label_maps.meanings``.
+        counts: Pixels of every label in the files.
+        meaning: Classes of labels; see ``label_maps.meanings``.
         names: Of the classes.
-        where: What messages call the masks.
-        seen, total: Number of masks that were looked at, and of all.
+        where: Name of the masks in messages.
+        seen, total: Number of checked masks, and of all.
     """
 
     def __init__(self, meaning: Mapping[int, int], names: Sequence[str], where: str, total: int) -> None:
@@ -42,7 +42,7 @@ class ClassSurvey:
 
     @classmethod
     def merged(cls, surveys: Sequence[ClassSurvey]) -> ClassSurvey:
-        """One survey over the data sets of a concatenation; of different meanings, they count by class."""
+        """One survey over the data sets of a concatenation; counts by class if meanings differ."""
         first = surveys[0] if surveys else cls({}, (), '', 0)
         if len(surveys) < 2:
             return first
@@ -67,28 +67,28 @@ class ClassSurvey:
         return len(self.present) == len(self.names)
 
     def judge(self, findings: Findings) -> None:
-        """Adds the classes that occur nowhere: a problem if fewer than two are left, else a remark."""
+        """Reports classes that do not occur: a problem if fewer than two are left, otherwise a remark."""
         if not self.seen:
             return
         problem = too_few_classes(self.counts, self.meaning, self.where)
         if problem:
             findings.problem(problem)
             return
-        seen = f'{self.seen} masks' if self.seen == self.total else f'the {self.seen} masks looked at, of {self.total}'
+        seen = f'{self.seen} masks' if self.seen == self.total else f'the {self.seen} checked masks of {self.total}'
         remark = absent_classes(self.present, self.names, self.where, seen)
         if remark:
             findings.remark(remark)
 
 
 def segmentation_findings(dataset: Any, num_items: int | None, loading: Loading, findings: Findings) -> ClassSurvey | None:
-    """Problems of the masks of an ``mmseg.BaseSegDataset`` (built lazily): missing, of another size, unknown labels.
+    """Problems of the masks of an ``mmseg.BaseSegDataset`` (built lazily): missing, wrong size, unknown labels.
 
     Returns:
         The classes that occur, for :meth:`ClassSurvey.judge`; None for images without masks, or after a problem.
     """
     items = _items(dataset, findings)
     if not items or not dataset.data_prefix.get('seg_map_path'):
-        return None  # without masks: images to predict on
+        return None  # without masks: images for prediction
     meaning = label_meanings(dataset)
     survey = ClassSurvey(meaning, dataset.metainfo['classes'], str(dataset.data_prefix['seg_map_path']), len(items))
     checked = len(items) if num_items is None else min(num_items, len(items))
@@ -117,14 +117,14 @@ def _items(dataset: Any, findings: Findings) -> list[dict]:
         return []
     items = dataset.load_data_list()
     if not items:
-        findings.problem(f'{dataset.data_prefix["img_path"]}: there is no image *{dataset.img_suffix}')
+        findings.problem(f'{dataset.data_prefix["img_path"]}: no images match *{dataset.img_suffix}')
     return items
 
 
 def label_meanings(dataset: Any) -> dict[int, int]:
-    """What mmseg makes of the labels in files: ``reduce_zero_label`` first, then classes chosen by name."""
+    """mmseg's interpretation of labels in files: first ``reduce_zero_label``, then classes chosen by name."""
     old = type(dataset).METAINFO.get('classes') or dataset.metainfo['classes']
-    # With reduce_zero_label, 0 becomes "ignore" and the rest moves down by one.
+    # With reduce_zero_label, 0 becomes "ignore" and other labels decrease by one.
     ignore = IGNORE_INDEX if dataset.reduce_zero_label else dataset.ignore_index
     meaning = meanings(len(old), ignore, dataset.reduce_zero_label)
     chosen = dataset.label_map or {}
@@ -139,7 +139,7 @@ def _mask_problem(
     loading: Loading = Loading(),  # noqa: B008
     counts: Counter | None = None,
 ) -> str | None:
-    """What is wrong with a mask; its labels are added to ``counts``."""
+    """Problem of a mask, if any; adds its labels to ``counts``."""
     try:
         labels = mask_labels(mask_path, image_path.name, loading)
     except LabelMapError as error:
@@ -152,20 +152,20 @@ def _mask_problem(
         counts.update(found)
     unknown = sorted(set(found) - allowed)
     if unknown:
-        return f'mask {mask_path} holds the labels {unknown[:8]}, which are neither classes nor the ignored label'
+        return f'mask {mask_path} has labels {unknown[:8]}, which are neither classes nor the ignored label'
     return None
 
 
 def setting_problems(dataset: Any, loading: Loading, metrics: Sequence[Mapping], model: Mapping | None) -> Iterator[str]:
-    """Settings of a loader, a model and a metric that do not agree with those of the data set on what labels mean."""
+    """Settings of loader, model and metric that disagree with the data set on the meaning of labels."""
     classes = dataset.metainfo.get('classes')
     if not classes:
         yield f'{type(dataset).__name__} has no classes: set metainfo=dict(classes=(...))'
         return
     if loading.reduce_zero_label not in (None, dataset.reduce_zero_label):
         yield (
-            f'LoadAnnotations has reduce_zero_label={loading.reduce_zero_label}, its data set '
-            f'reduce_zero_label={dataset.reduce_zero_label}: set it in the data set alone'
+            f'LoadAnnotations has reduce_zero_label={loading.reduce_zero_label}, but its data set has '
+            f'reduce_zero_label={dataset.reduce_zero_label}: set it only in the data set'
         )
     ignore = IGNORE_INDEX if dataset.reduce_zero_label else dataset.ignore_index
     for name, head in _heads(model):
@@ -179,7 +179,7 @@ def setting_problems(dataset: Any, loading: Loading, metrics: Sequence[Mapping],
 
 
 def _ignores(name: str, found: int, ignored: int) -> str:
-    return f'{name} ignores label {found}, the data set {ignored}: set ignore_index of both to the same label'
+    return f'{name} ignores label {found}, but the data set ignores {ignored}: set both ignore_index to the same label'
 
 
 def _heads(model: Mapping | None) -> Iterator[tuple[str, Mapping]]:

@@ -1,4 +1,4 @@
-"""Images with a label map each, for probes of frozen features; needs none of the segmentation packages."""
+"""Images with label maps for probes of frozen features; requires no segmentation package."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from mmadclr.registry import DATASETS, TRANSFORMS
 
 @TRANSFORMS.register_module()
 class ResizeSquare:
-    """The whole image at ``size`` x ``size`` pixels (antialiased bicubic), whatever its aspect: (3, S, S) uint8.
+    """The full image at ``size`` x ``size`` pixels (antialiased bicubic), ignoring its aspect ratio: (3, S, S) uint8.
 
     Args:
         size: S.
-        backend: As of :class:`mmadclr.datasets.center_crop.ResizeCenterCrop`. Images that are higher than wide are resized
-            by Pillow in any case: recent versions of it filter some of them in another order.
+        backend: As for :class:`mmadclr.datasets.center_crop.ResizeCenterCrop`. Images taller than wide are always resized
+            by Pillow: recent versions of it process some of them in another order.
 
     Raises:
-        ValueError: An unknown backend.
+        ValueError: Unknown backend.
     """
 
     needs_rng = False
@@ -64,25 +64,25 @@ class ResizeSquare:
 
 @DATASETS.register_module()
 class MaskedImageDataset(ImageDataset):
-    """Images at a fixed size, and for each the label map of the same relative name.
+    """Images at a fixed size, each with the label map of the same relative name.
 
     Args:
         data_root: Folder of both.
-        img_dir, mask_dir: Their folders below it. Masks are PNG files of one channel (gray levels, palette indices or
-            bits), as large as their images are when displayed, that is turned by their EXIF orientation.
-        size: Side in pixels that images and masks are brought to.
+        img_dir, mask_dir: Subfolders. Masks are single-channel PNG files (gray values, palette indices or
+            bits) of the same size as the displayed image, that is after EXIF rotation.
+        size: Side in pixels to which images and masks are resized.
         num_classes: Labels are 0 to ``num_classes - 1``.
-        ignore_index: Label of pixels that count nowhere.
-        reduce_zero_label: 0 is no class but ignored, and labels start at 1 (ADE20K).
-        max_images: Use this many images at most, evenly spread over the set.
+        ignore_index: Label of ignored pixels.
+        reduce_zero_label: 0 is ignored rather than a class, and labels start at 1 (ADE20K).
+        max_images: Maximum number of images, evenly spaced over the set.
         value_range, bands, max_pixels: Of the images; see :class:`mmadclr.datasets.pixels.PixelOptions`.
-        with_mask: Samples hold their label map, too, so that the workers of a loader read it: ``mask`` (S, S), 16-bit
-            integers (32-bit of more than 32,767 classes), -1 where ignored.
+        with_mask: Include the label map in samples, so that loader workers read it: ``mask`` (S, S), 16-bit
+            integers (32-bit for more than 32,767 classes), -1 where ignored.
         backend: How images are decoded and resized; see ``ResizeSquare``.
 
     Raises:
-        FileNotFoundError, ValueError: See ``ImageDataset``; ``mask`` raises for masks that are missing, of another size
-            than their image, or hold other labels.
+        FileNotFoundError, ValueError: See ``ImageDataset``; ``mask`` raises for masks that are missing, differ in size
+            from their image, or have other labels.
     """
 
     def __init__(
@@ -112,26 +112,26 @@ class MaskedImageDataset(ImageDataset):
 
     @property
     def meanings(self) -> dict[int, int]:
-        """What the labels in the files stand for: a class, or -1."""
+        """Maps labels in the files to classes, or -1."""
         return meanings(self.num_classes, self.ignore_index, self.reduce_zero_label)
 
     def mask(self, index: int) -> Tensor:
         """Label map (S, S) int64; -1 where ignored.
 
         Raises:
-            LabelMapError: There is none, it is no label map, it is of another size than the image as displayed, or a label
-                stands for no class.
+            LabelMapError: It is missing, not a label map, differs in size from the displayed image, or has an unknown label.
         """
         return torch.from_numpy(self._classes(self._labels(index), index))
 
     def _labels(self, index: int) -> np.ndarray:
-        """Labels as in the file, (S, S)."""
+        """Labels as stored in the file, (S, S)."""
         image_path = self.path(index)
         label_map, size = open_label_map(self._mask_path(index), str(image_path)), size_as_displayed(image_path)
-        if size not in (None, label_map.size):  # an image that cannot be read is left out, and said so, by those who load it
+        if size not in (None, label_map.size):  # unreadable images are reported when loaded
             (w, h), (width, height) = label_map.size, size
             raise LabelMapError(
-                f'mask {self._mask_path(index)} has {w}x{h} pixels, its image {image_path} {width}x{height} as displayed'
+                f'mask {self._mask_path(index)} has {w}x{h} pixels, but its image {image_path} '
+                f'has {width}x{height} as displayed'
             )
         return np.array(label_map.resize((self.size, self.size), Image.Resampling.NEAREST))
 
@@ -139,20 +139,20 @@ class MaskedImageDataset(ImageDataset):
         return (self.mask_root / self.path(index).relative_to(self.data_root)).with_suffix('.png')
 
     def _classes(self, labels: np.ndarray, index: int) -> np.ndarray:
-        """Labels as in the file -> classes, -1 where ignored; (S, S) int64."""
+        """Labels as stored in the file -> classes, -1 where ignored; (S, S) int64."""
         meaning = self.meanings
         values, places = np.unique(labels, return_inverse=True)
         unknown = [int(value) for value in values if int(value) not in meaning]
         if unknown:
             raise LabelMapError(
-                f'mask {self._mask_path(index)}: labels {unknown[:5]} are not among {self.num_classes} classes; set '
-                'num_classes, ignore_index or reduce_zero_label as the masks are'
+                f'mask {self._mask_path(index)}: labels {unknown[:5]} are not among the {self.num_classes} classes; set '
+                'num_classes, ignore_index or reduce_zero_label to match the masks'
             )
         classes = np.array([meaning[int(value)] for value in values], dtype=np.int64)
         return classes[places].reshape(labels.shape)
 
     def label_counts(self, index: int) -> dict[int, int]:
-        """Pixels of every label of a mask, as in the file.
+        """Pixels of every label of a mask, as stored in the file.
 
         Raises:
             LabelMapError: See ``mask``.
@@ -165,7 +165,7 @@ class MaskedImageDataset(ImageDataset):
         """The classes that occur in the masks; warns about those that do not.
 
         Args:
-            counts: Pixels of every label, over all masks; these are read if it is not given.
+            counts: Pixels of every label, over all masks; read from the masks if not given.
 
         Raises:
             ValueError: Fewer than two classes occur, or see ``mask``.

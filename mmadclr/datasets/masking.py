@@ -1,4 +1,4 @@
-"""Masks over the patches of a view, drawn in the loader's workers.
+"""Masks over the patches of a view, drawn in loader workers.
 
 Shape legend: h x w patches of a view. A mask is True where a patch is hidden from the student.
 """
@@ -16,25 +16,25 @@ from mmadclr.config.findings import Finding
 from mmadclr.datasets.conflicts import BACKBONE, patch_size
 from mmadclr.registry import TRANSFORMS
 
-ATTEMPTS = 10  # at a block, before a mask stays smaller than wanted
+ATTEMPTS = 10  # per block, before accepting a smaller mask
 
 
 class PatchMasking(ABC):
-    """Draws how much of a view is masked; subclasses draw where.
+    """Draws the masked fraction of a view; subclasses draw the positions.
 
     bytedance/ibot, ``loader.py: ImageFolderMask``.
 
     Args:
         patch_size: That of the backbone, in pixels.
-        ratio: Share of the patches to mask, or several, of which each view gets one at random.
-        spread: Half width of the range around each ``ratio`` that the share is drawn from.
-        start_epoch: Before it, counted from 0, nothing is masked.
+        ratio: Fraction of patches to mask, or several, of which each view gets one at random.
+        spread: Half-width of the range around each ``ratio`` from which the fraction is drawn.
+        start_epoch: Before this epoch, counted from 0, nothing is masked.
 
     Raises:
         ValueError: ``ratio`` and ``spread`` differ in length or leave [0, 1]; ``start_epoch`` is negative.
     """
 
-    smallest_grid = 1  # patches along a side of which one can be masked
+    smallest_grid = 1  # minimum patches per side for masking to be possible
 
     def __init__(
         self,
@@ -45,25 +45,25 @@ class PatchMasking(ABC):
     ) -> None:
         ratios, spreads = np.atleast_1d(ratio).astype(float), np.atleast_1d(spread).astype(float)
         if ratios.shape != spreads.shape or ratios.ndim != 1 or not len(ratios):
-            raise ValueError(f'{type(self).__name__}: ratio={ratio} and spread={spread} must be as many numbers')
+            raise ValueError(f'{type(self).__name__}: ratio={ratio} and spread={spread} must have the same length')
         if (spreads < 0).any() or (ratios - spreads < 0).any() or (ratios + spreads > 1).any():
             raise ValueError(
-                f'{type(self).__name__}: ratio={ratio} with spread={spread}: shares from ratio - spread to ratio + spread '
-                'must lie in [0, 1]'
+                f'{type(self).__name__}: ratio={ratio} with spread={spread}: ratio - spread and ratio + spread '
+                'must be in [0, 1]'
             )
         if start_epoch < 0:
-            raise ValueError(f'{type(self).__name__}: start_epoch={start_epoch} is negative')
+            raise ValueError(f'{type(self).__name__}: start_epoch={start_epoch} must not be negative')
         self.patch_size = patch_size
         self.ratios, self.spreads = ratios, spreads
         self.start_epoch = start_epoch
 
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
-        """Masks against the backbone's patches and the length of the run."""
+        """Checks masks against the backbone's patch size and the run length."""
         patch, masked = patch_size(place), place.settings['patch_size']
         epochs, start = place.get('train_cfg.max_epochs'), place.settings['start_epoch']
         if patch and masked != patch:
-            text = f'{place.path}.patch_size={masked}, but patches of {BACKBONE} have {patch} pixels: set it to {patch}'
+            text = f'{place.path}.patch_size={masked}, but {BACKBONE} has patch size {patch}: set it to {patch}'
             yield Finding(text)
         if start and isinstance(epochs, int) and start >= epochs:
             text = f'{place.path}.start_epoch={start} >= train_cfg.max_epochs={epochs}: nothing is ever masked'
@@ -73,11 +73,11 @@ class PatchMasking(ABC):
         """Masks (num_views, h, w) of square views of ``size`` pixels.
 
         Raises:
-            ValueError: The patches do not fill the view, or ``epoch`` is needed and unknown.
+            ValueError: ``size`` is not a multiple of the patch size, or ``epoch`` is required but unknown.
         """
         grid = self.grid(size)
         if self.start_epoch and epoch is None:
-            raise ValueError(f'start_epoch={self.start_epoch}: the data set does not tell the epoch of its samples')
+            raise ValueError(f'start_epoch={self.start_epoch} requires a data set that passes the epoch to the transform')
         if self.start_epoch and epoch < self.start_epoch:
             return np.zeros((num_views, grid, grid), dtype=bool)
         return np.stack([self.draw_mask(rng, grid, grid, self.draw_ratio(rng) * grid * grid) for _ in range(num_views)])
@@ -86,38 +86,38 @@ class PatchMasking(ABC):
         """Patches along a side of ``size`` pixels."""
         if size % self.patch_size:
             raise ValueError(
-                f'{type(self).__name__}: views of {size} pixels are not whole patches of patch_size={self.patch_size}; '
+                f'{type(self).__name__}: the view size {size} must be a multiple of patch_size={self.patch_size}; '
                 'set it to that of the backbone'
             )
         return size // self.patch_size
 
     def check_size(self, size: int) -> None:
-        """Views of ``size`` pixels are whole patches, and the largest share to mask is at least one of them.
+        """Checks that views are a multiple of the patch size and that the largest ratio masks at least one patch.
 
         Raises:
-            ValueError: They are not, or no mask would ever hide a patch.
+            ValueError: They are not, or no patch would ever be masked.
         """
         grid, largest = self.grid(size), (self.ratios + self.spreads).max()
         if grid < self.smallest_grid or largest * grid * grid < 1:
             raise ValueError(
-                f'{type(self).__name__}: ratio={self.ratios.tolist()} with spread={self.spreads.tolist()} hides none of the '
-                f'{grid} x {grid} patches of any view of {size} pixels: raise ratio or spread, or take larger views or '
+                f'{type(self).__name__}: ratio={self.ratios.tolist()} with spread={self.spreads.tolist()} masks none of the '
+                f'{grid} x {grid} patches of views of {size} pixels: raise ratio or spread, or use larger views or '
                 'smaller patches'
             )
 
     def draw_ratio(self, rng: np.random.Generator) -> float:
-        """Share of the patches to mask."""
+        """Fraction of patches to mask."""
         which = rng.integers(len(self.ratios))
         return self.ratios[which] + self.spreads[which] * rng.uniform(-1, 1)
 
     @abstractmethod
     def draw_mask(self, rng: np.random.Generator, height: int, width: int, wanted: float) -> np.ndarray:
-        """Mask (height, width) of at most ``wanted`` patches."""
+        """Mask (height, width) with at most ``wanted`` patches."""
 
 
 @TRANSFORMS.register_module()
 class RandomMasking(PatchMasking):
-    """Patches drawn one by one: exactly the integer part of what is wanted (``pred_shape='rand'`` of the published code)."""
+    """Individually drawn patches: exactly the integer part of ``wanted`` (``pred_shape='rand'`` of the published code)."""
 
     def draw_mask(self, rng: np.random.Generator, height: int, width: int, wanted: float) -> np.ndarray:
         return rng.permutation(height * width).reshape(height, width) < int(wanted)
@@ -125,10 +125,10 @@ class RandomMasking(PatchMasking):
 
 @TRANSFORMS.register_module()
 class BlockMasking(PatchMasking):
-    """Rectangles of random place, area and aspect until enough is masked, as in BEiT.
+    """Rectangles of random position, area and aspect ratio until enough patches are masked, as in BEiT.
 
     Args:
-        aspect: Smallest ratio of height to width; the largest is its inverse.
+        aspect: Minimum ratio of height to width; the maximum is its inverse.
         **kwargs: See ``PatchMasking``.
 
     Raises:
@@ -140,7 +140,7 @@ class BlockMasking(PatchMasking):
     def __init__(self, aspect: float = 0.3, **kwargs) -> None:
         super().__init__(**kwargs)
         if not 0 < aspect <= 1:
-            raise ValueError(f'BlockMasking: aspect={aspect}: the smallest ratio of height to width must lie in (0, 1]')
+            raise ValueError(f'BlockMasking: aspect={aspect}, the minimum ratio of height to width, must be in (0, 1]')
         self.log_aspect = -math.log(aspect)
 
     def draw_mask(self, rng: np.random.Generator, height: int, width: int, wanted: float) -> np.ndarray:
@@ -152,11 +152,11 @@ class BlockMasking(PatchMasking):
         return mask
 
     def draw_block(self, rng: np.random.Generator, mask: np.ndarray, missing: float) -> tuple[slice, slice] | None:
-        """A block that masks one to ``missing`` further patches, smaller than the view; None if no attempt gave one."""
+        """A block smaller than the view that masks 1 to ``missing`` additional patches; None if all attempts fail."""
         height, width = mask.shape
         smallest = (min(height, width) // 3) ** 2
         for _ in range(ATTEMPTS):
-            # Between the two numbers also where the second is the smaller one.
+            # Also valid if the second bound is smaller than the first.
             area = smallest + (missing - smallest) * rng.random()
             aspect = math.exp(self.log_aspect * rng.uniform(-1, 1))
             h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

@@ -1,7 +1,7 @@
-"""The EXIF orientation tag of photographs: every image is turned to how people see it, upright.
+"""EXIF orientation: all images are rotated upright, as displayed.
 
-One rule for all that reads images here, and the one of mmdet's and mmseg's default loader: a mask or a box is drawn on what
-is displayed. It departs from torchvision's data sets, which show networks the pixels as stored.
+This rule applies to all readers in this package, and matches mmdet's and mmseg's default loader: masks and boxes refer to
+the displayed image. torchvision's data sets, in contrast, use the stored pixels.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from PIL import Image
 TAG = 0x0112
 EXIF = b'Exif\0\0'
 START_OF_SCAN = 0xDA
-# What Pillow raises for broken files and, in them, for broken EXIF blocks, which then say nothing: its readers run into
-# missing tags, indices beyond the end and their own assertions.
+# Pillow's exceptions for broken files and broken EXIF blocks (which are then ignored): missing tags, indices out of
+# range, and failed assertions.
 BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, EOFError),
     *(NotImplementedError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
@@ -25,9 +25,9 @@ BROKEN = (
 
 
 def orientation_of(image: Image.Image) -> int:
-    """How an open image is stored, 1 (upright) to 8; of PNG known once the pixels are loaded. TIFF Pillow turns itself.
+    """Stored orientation of an open image, 1 (upright) to 8; for PNG only after loading. Pillow rotates TIFF itself.
 
-    The tag of the EXIF block alone counts; Pillow's own ``exif_transpose`` looks into XMP, too, which no viewer does.
+    Only the EXIF tag counts; Pillow's ``exif_transpose`` also reads XMP, which viewers do not.
     """
     block = image.info.get('exif')
     if not block:
@@ -42,13 +42,13 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def exif_orientation(data: bytes) -> int:
-    """The same from the contents of a JPEG, PNG or WebP file, in microseconds where there is no EXIF block."""
+    """Orientation from the contents of a JPEG, PNG or WebP file; takes microseconds if there is no EXIF block."""
     if not _has_exif(data):
         return 1
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format == 'PNG':
-                image.load()  # its block may come after the pixels
+                image.load()  # the EXIF block may follow the pixels
             return orientation_of(image)
     except BROKEN:
         return 1
@@ -62,12 +62,12 @@ def _has_exif(data: bytes) -> bool:
 
 
 def has_segment(data: bytes, marker: int, name: bytes) -> bool:
-    """Whether a JPEG has a segment that begins so, before the pixels."""
+    """Whether a JPEG has a segment with this marker and name before the pixels."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != START_OF_SCAN:
         if data[place + 1] == marker and data.startswith(name, place + 4):
             return True
-        if data[place + 1] == 0xFF:  # filling
+        if data[place + 1] == 0xFF:  # fill byte
             place += 1
             continue
         place += 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
@@ -75,12 +75,12 @@ def has_segment(data: bytes, marker: int, name: bytes) -> bool:
 
 
 def displayed_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """(width, height) as displayed of an image stored with this size."""
+    """Displayed (width, height) of an image stored with this size."""
     return size[::-1] if orientation >= 5 else size
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Stored pixels (H, W, ...) as displayed: the same array for orientation 1, else a contiguous copy."""
+    """Stored pixels (H, W, ...) as displayed: the same array for orientation 1, otherwise a contiguous copy."""
     turned = {
         1: lambda x: x,
         2: lambda x: x[:, ::-1],

@@ -1,4 +1,4 @@
-"""Sources of one's own: built from a config, checked before anything is read, and read with their errors told apart."""
+"""Custom sources of images: building them from a config, checking them, and reading from them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mmadclr.datasets.sources import Source
 from mmadclr.registry import IMAGE_SOURCES
 from mmadclr.urls import is_url, shown
 
-# Mistakes in a program, and what no other image helps against; anything else that reading raises is about the image.
+# Programming errors, and errors that another image would not avoid; other exceptions concern a single image.
 BUGS = (AssertionError, AttributeError, ImportError, MemoryError, NameError, NotImplementedError, TypeError)
 MEMBERS = ('__len__', 'read', 'name', 'key', 'labels', 'classes', 'shard_of')
 
 
 def build_source(source: Mapping | Source, with_label: bool) -> Source:
-    """The source of a config, or the source itself, checked.
+    """Builds a source from its config, or takes a built one, and checks it.
 
     Args:
-        source: ``type`` is a class in ``IMAGE_SOURCES``, the rest its arguments; variables of the environment are filled in
-            where these are URLs.
-        with_label: Labels are needed.
+        source: ``type`` is a class in ``IMAGE_SOURCES``, the other keys are its arguments. In arguments that are URLs,
+            environment variables are expanded.
+        with_label: Whether labels are required.
 
     Raises:
-        ValueError: The class is not known, does not take the arguments or fails, or see ``check_source``.
+        ValueError: The class is unknown, does not accept the arguments or fails, or see ``check_source``.
     """
     where = described(source)
     if not isinstance(source, Mapping):
@@ -43,7 +43,7 @@ def build_source(source: Mapping | Source, with_label: bool) -> Source:
 
 
 def described(source: Mapping | Source) -> str:
-    """What messages call a source: its class and arguments, without what is secret in URLs."""
+    """A source in messages: its class and arguments, without secrets of URLs."""
     if not isinstance(source, Mapping):
         return type(source).__name__
     kind = source.get('type')
@@ -53,17 +53,17 @@ def described(source: Mapping | Source) -> str:
 
 
 def check_has_type(source: Mapping) -> None:
-    """Raises a ValueError for a config that does not name its class."""
+    """Raises ValueError if the config of a source has no type."""
     if 'type' not in source:
-        raise ValueError(f'source={dict(source)} has no type: name the class that reads the images')
+        raise ValueError(f'source={dict(source)} has no type: set it to the class that reads the images')
 
 
 def _class_of(kind: str | type) -> Any:
     found = IMAGE_SOURCES.get(kind) if isinstance(kind, str) else kind
     if found is None:
         raise ValueError(
-            f'source.type={kind!r}: no such class among the sources of images; register it with '
-            '@IMAGE_SOURCES.register_module() and name its module in custom_imports'
+            f'source.type={kind!r}: no such class in IMAGE_SOURCES; register it with '
+            '@IMAGE_SOURCES.register_module() and add its module to custom_imports'
         )
     return found
 
@@ -74,26 +74,26 @@ def _called(where: str, component: Any, settings: Mapping[str, Any]) -> Source:
         return component(**settings)
     except BUGS:
         raise
-    except Exception as error:  # of libraries that we do not know
+    except Exception as error:  # any, from the library behind the source
         raise ValueError(f'source {where}: {said(error)}') from error
 
 
 def check_source(source: Any, where: str, with_label: bool) -> None:
-    """Whether a source has what a data set asks it for.
+    """Checks that a source implements the interface that ``ImageDataset`` uses.
 
     Args:
         source: Any object.
-        where: What messages call it.
-        with_label: Labels are needed.
+        where: Its description in messages.
+        with_label: Whether labels are required.
 
     Raises:
-        ValueError: Something is missing, there is no image, its name is no text, or labels do not fit images or classes.
+        ValueError: A member is missing, there are no images, a name is not a str, or labels do not match images or classes.
     """
     missing = [name for name in MEMBERS if not hasattr(source, name)]
     if missing:
         raise ValueError(f'source {where} has no {", ".join(missing)}: derive the class from mmadclr.datasets.Source')
     if len(source) == 0:
-        raise ValueError(f'source {where} holds no image')
+        raise ValueError(f'source {where} has no images')
     name = source.name(0)
     if not isinstance(name, str):
         raise ValueError(f'source {where}: name(0) must be a str, not {name!r}')
@@ -107,29 +107,29 @@ def _check_labels(source: Source, where: str) -> None:
     labels, count = source.labels, len(source)
     if not isinstance(labels, np.ndarray) or labels.shape != (count,) or labels.dtype != np.int64:
         found = f'{labels.dtype} {labels.shape}' if isinstance(labels, np.ndarray) else type(labels).__name__
-        raise ValueError(f'source {where}: labels must be a NumPy array, int64 ({count},), one for each image, not {found}')
+        raise ValueError(f'source {where}: labels must be a NumPy array, int64 ({count},), one per image, not {found}')
     lowest, highest, classes = int(labels.min()), int(labels.max()), len(source.classes)
     if lowest < 0 or highest >= classes:
         raise ValueError(
-            f'source {where}: labels are {lowest} to {highest}, but classes has {classes} names: labels must be places in it'
+            f'source {where}: labels range from {lowest} to {highest}, but must be indices into the {classes} classes'
         )
 
 
 def read_from(source: Source, index: int) -> bytes | np.ndarray:
-    """The file or the array of an image.
+    """Reads an image as encoded bytes or as an array.
 
     Raises:
-        OSError: It cannot be read, whatever error the source has for that.
-        TypeError: The source gives something else.
+        OSError: It cannot be read; replaces any other exception of the source, except ``BUGS``.
+        TypeError: The source returned something else.
     """
     try:
         data = source.read(index)
     except (OSError, *BUGS):
         raise
-    except Exception as error:  # of libraries that we do not know
+    except Exception as error:  # any, from the library behind the source
         raise OSError(said(error)) from error
     if data is None:
-        raise OSError('there is nothing to read (read returned None)')
+        raise OSError('read returned None')
     if isinstance(data, (bytes, np.ndarray)):
         return data
     if isinstance(data, (bytearray, memoryview)):
@@ -141,18 +141,18 @@ def read_from(source: Source, index: int) -> bytes | np.ndarray:
 
 
 def check_one_place(data_root: Any, ann_file: Any, shards: Any, source: Any) -> None:
-    """Raises a ValueError unless images come either from a folder or from a source."""
+    """Raises ValueError unless images come either from a folder or from a source."""
     given = {'data_root': data_root, 'ann_file': ann_file, 'shards': shards}
     others = [f'{name}={shown(value) if isinstance(value, str) else value!r}' for name, value in given.items() if value]
     if source is not None and others:
         names = ', '.join(f'{name}=None' for name, value in given.items() if value)
-        raise ValueError(f'{", ".join(others)} and source={described(source)}: images come from one of them; set {names}')
+        raise ValueError(f'{", ".join(others)} and source={described(source)}: set only one of them, here {names}')
     if source is None and data_root is None:
-        raise ValueError('data_root is missing: name the folder of the images, or set source')
+        raise ValueError('data_root is missing: set it to the folder of the images, or set source')
 
 
 def source_conflicts(place: Place) -> Iterator[Finding]:
-    """A data set that has a folder and a source, or a source without type."""
+    """A data set with both a folder and a source, or with a source without type."""
     data_root, ann_file, shards, source = map(place.settings.get, ('data_root', 'ann_file', 'shards', 'source'))
     if source is None or not place.in_training:
         return

@@ -1,9 +1,9 @@
-"""Whole images of a batch in one array, for crops that are cut on the device.
+"""Full images of a batch in one array, for cropping on the device.
 
-Shape legend: B images of a batch, each of H x W pixels of its own.
+Shape legend: B images of a batch, each with its own size of H x W pixels.
 
-A worker decodes (or, for a device that decodes, only reads) and hands on one array of bytes for all images, one after the
-other, with their sizes; nothing is padded.
+A worker decodes (or, for decoding on the device, only reads) images and returns one concatenated byte array of all images,
+with their sizes and without padding.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch.utils.data import get_worker_info
 from mmadclr.datasets.decoding import Scratch
 from mmadclr.datasets.shared_arrays import LentArrays, SharedArrays
 
-PIXELS, FILE = 'image_pixels', 'image_file'  # of a sample; both are packed by ``collate_samples``
+PIXELS, FILE = 'image_pixels', 'image_file'  # keys of a sample; both are packed by ``collate_samples``
 
 
 class Arena(Scratch):
-    """Memory of a batch that its images are decoded into, one behind the other: what goes out is not copied again.
+    """Memory into which the images of a batch are decoded consecutively, without a final copy.
 
-    As large as the largest batch so far was. Where that is too little, a larger block takes over what is there already. In
-    a worker, blocks are used again when nobody holds them any more (:mod:`mmadclr.datasets.shared_arrays`).
+    Its size is that of the largest batch so far. When full, contents move to a larger block. In
+    a worker, blocks are reused once they are no longer referenced (:mod:`mmadclr.datasets.shared_arrays`).
     """
 
     def __init__(self) -> None:
@@ -34,13 +34,13 @@ class Arena(Scratch):
         self._used = self._largest = 0
 
     def begin(self) -> None:
-        """A new batch; the block of the one before is not touched again, unless it is free."""
+        """Starts a new batch; the previous block is not reused until it is free."""
         self._bytes, self._lent = np.empty(0, dtype=np.uint8), _nothing()
         self._replace(self._largest)
         self._used = 0
 
     def get(self, size: int) -> np.ndarray:
-        """(size,) uint8 behind all images kept so far."""
+        """(size,) uint8 after all images kept so far."""
         if self._used + size > len(self._bytes):
             kept = self._bytes[: self._used]
             self._replace(max(2 * len(self._bytes), self._used + size))
@@ -48,7 +48,7 @@ class Arena(Scratch):
         return self._bytes[self._used : self._used + size]
 
     def keep(self, pixels: np.ndarray) -> np.ndarray:
-        """Makes an array (H, W, 3) the next image of the batch; one that does not lie where ``get`` said is copied there."""
+        """Adds an array (H, W, 3) as the next image of the batch; copies it unless it is in the memory from ``get``."""
         own = self.get(pixels.size).reshape(pixels.shape)
         if own.ctypes.data != pixels.ctypes.data:
             own[:] = pixels
@@ -56,7 +56,7 @@ class Arena(Scratch):
         return own
 
     def kept(self) -> dict[str, Tensor]:
-        """``pixels`` (bytes,) uint8, all images of the batch; with the block they lie in, if that may be used again."""
+        """``pixels`` (bytes,) uint8, all images of the batch; with their block, if it is reusable."""
         self._largest = max(self._largest, self._used)
         pixels = {'pixels': self._lent['pixels'][: self._used]}
         return LentArrays(pixels, self._lent.block) if isinstance(self._lent, LentArrays) else pixels
@@ -74,11 +74,11 @@ def _nothing() -> dict[str, Tensor]:
 
 
 class PackedSamples(list):
-    """Samples whose images are parts of arrays of the whole batch.
+    """Samples whose images are slices of arrays for the full batch.
 
     Args:
-        samples: As a transform returns them, with ``image_pixels`` (H, W, 3) and ``image_file`` (bytes,), both uint8.
-        kept: ``pixels`` of all samples, one image behind the other, where they are there already; see ``Arena.kept``.
+        samples: As returned by a transform, with ``image_pixels`` (H, W, 3) and ``image_file`` (bytes,), both uint8.
+        kept: ``pixels`` of all samples concatenated, if available; see ``Arena.kept``.
     """
 
     def __init__(self, samples: Iterable[dict], kept: dict[str, Tensor] | None = None) -> None:
@@ -90,12 +90,12 @@ class PackedSamples(list):
 
 
 def pack(samples: Sequence[dict], pixels: Tensor | None = None) -> dict[str, Tensor]:
-    """Images of samples in one array; in shared memory in a worker process, so nothing is copied on the way out.
+    """Concatenates the images of samples; in a worker process directly in shared memory, which avoids a copy.
 
     Returns:
-        ``packed_pixels`` uint8 (sum of 3 H W,), row after row of RGB, ``packed_sizes`` int64 (B, 2): H and W;
-        ``packed_files`` uint8 (sum of lengths,), contents of files that are not decoded yet, ``packed_lengths`` int64 (B,):
-        of each image one of the two is there, the other of size 0.
+        ``packed_pixels`` uint8 (sum of 3 H W,), RGB in raster order, ``packed_sizes`` int64 (B, 2): H and W;
+        ``packed_files`` uint8 (sum of lengths,), contents of undecoded files, ``packed_lengths`` int64 (B,):
+        for each image one of the two is present and the other has size 0.
     """
     images, files = ([sample[key] for sample in samples] for key in (PIXELS, FILE))
     return {
@@ -107,7 +107,7 @@ def pack(samples: Sequence[dict], pixels: Tensor | None = None) -> dict[str, Ten
 
 
 def unpack(pixels: Tensor, sizes: Tensor) -> list[Tensor]:
-    """The images (H, W, 3) of ``packed_pixels``, on whichever device that is, and ``packed_sizes`` (B, 2) on the CPU."""
+    """The images (H, W, 3) in ``packed_pixels``, on any device, given ``packed_sizes`` (B, 2) on the CPU."""
     lengths = (sizes.prod(dim=1) * 3).tolist()
     parts = pixels.split(lengths)
     return [part.view(*size, 3) for part, size in zip(parts, sizes.tolist(), strict=True)]
@@ -125,5 +125,5 @@ def _joined(parts: Sequence[np.ndarray | Tensor]) -> Tensor:
 def _empty_bytes(count: int) -> Tensor:
     if get_worker_info() is None:
         return torch.empty(count, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(count)  # as torch's own collate function does
+    storage = torch.UntypedStorage._new_shared(count)  # as in torch's collate function
     return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count,))

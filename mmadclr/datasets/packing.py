@@ -1,4 +1,4 @@
-"""Writes folders of images as tar shards in webdataset's layout."""
+"""Packs folders of images into tar shards in webdataset's layout."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ MAX_SHOWN = 20
 
 
 class Packed(NamedTuple):
-    """What became of the images of a shard.
+    """Statistics of a packed shard.
 
-    ``smaller``: how many are now; ``read``, ``written``: bytes before and after; ``lost``: what of how many is not in the
-    smaller ones; ``unreadable``: messages about those that could not be read.
+    ``smaller``: number of shrunk images; ``read``, ``written``: bytes before and after; ``lost``: information lost by
+    shrinking, with counts; ``unreadable``: messages about unreadable images.
     """
 
     smaller: int
@@ -56,35 +56,35 @@ def pack_shards(
     num_workers: int = 1,
     options: PixelOptions = PixelOptions(),  # noqa: B008
 ) -> list[Path]:
-    """Copies the images below ``source`` into shards that ``ImageDataset(shards='*.tar')`` reads.
+    """Copies the images in ``source`` to shards for ``ImageDataset(shards='*.tar')``.
 
-    Bytes are unchanged, but for those of large images where ``max_side`` is given: see
-    :mod:`mmadclr.datasets.shrinking`. Of those, images that cannot be read are packed as they are, named in the log and in
-    the record; training counts them. The order is random, so that neighbors in a shard are of many classes. Keys are
-    running numbers over all shards. What was done is written to ``packing.json`` beside the shards.
+    Bytes are unchanged, except for large images if ``max_side`` is set: see
+    :mod:`mmadclr.datasets.shrinking`. Unreadable images are then packed unchanged, and listed in the log and
+    the record; training counts them. The order is random, so that neighbors in a shard belong to many classes. Keys are
+    consecutive numbers over all shards. Settings and statistics are written to ``packing.json`` next to the shards.
 
     Args:
         source: Folder of images; of class folders if ``with_label``.
-        out_dir: Folder of the shards, empty or not there yet.
-        images_per_shard: Images in each but the last.
-        with_label: A ``.cls`` member with the number of the class beside each image, and ``classes.txt`` with the names.
+        out_dir: Folder of the shards, empty or not yet existing.
+        images_per_shard: Images per shard; the last one may have fewer.
+        with_label: Add a ``.cls`` member with the class index for each image, and ``classes.txt`` with the names.
         seed: Of the order.
-        max_side: Longer side, in pixels, of the largest image; None: no image is decoded.
-        quality: Of the JPEG that larger ones become.
-        num_workers: Processes; the shards are the same for any number.
-        options: What files do not say about their pixels; of images that are made smaller.
+        max_side: Maximum longer side in pixels; None: no image is decoded.
+        quality: JPEG quality of shrunk images.
+        num_workers: Number of processes; the shards do not depend on it.
+        options: Interpretation of pixels, for shrunk images.
 
     Returns:
         Paths of the shards.
 
     Raises:
-        FileNotFoundError, ValueError: See the readers; or a number is out of its range.
-        FileExistsError: ``out_dir`` is something else than an empty folder.
+        FileNotFoundError, ValueError: See the readers; or a number is out of range.
+        FileExistsError: ``out_dir`` exists and is not an empty folder.
     """
     if images_per_shard < 1:
-        raise ValueError(f'images_per_shard={images_per_shard}: a shard holds 1 or more images')
+        raise ValueError(f'images_per_shard={images_per_shard} must be at least 1')
     if num_workers < 1:
-        raise ValueError(f'num_workers={num_workers}: 1 process or more')
+        raise ValueError(f'num_workers={num_workers} must be at least 1')
     shrinking = None if max_side is None else checked(Shrinking(max_side, quality, options))
     listing = read_class_folders(source) if with_label else read_folder(source)
     folder = _empty_folder(out_dir)
@@ -108,7 +108,7 @@ def pack_shards(
 
 @contextmanager
 def _mapping(num_workers: int) -> Iterator:
-    """``map``, in this process or in several; their results come in order."""
+    """``map``, in this process or in several; results are in order."""
     if num_workers == 1:
         yield map
     else:
@@ -127,7 +127,7 @@ def _told(results: Iterator[Packed], total: int) -> Iterator[Packed]:
 
 
 def _record(folder: Path, settings: dict, shrinking: Shrinking | None, packed: list[Packed], images: int) -> None:
-    """Says what was done, in the log and in a file beside the shards."""
+    """Writes what was done to the log and to a file next to the shards."""
     smaller, read, written = (sum(column) for column in list(zip(*packed, strict=True))[:3])
     lost = sum((part.lost for part in packed), Counter())
     unreadable = [message for part in packed for message in part.unreadable]
@@ -136,15 +136,15 @@ def _record(folder: Path, settings: dict, shrinking: Shrinking | None, packed: l
         how = dict(max_side=shrinking.max_side, quality=shrinking.quality, format='JPEG', subsampling=SUBSAMPLING)
         record |= how | dict(filter=FILTER, options=shrinking.options._asdict(), lost=dict(lost), unreadable=unreadable)
         print_log(
-            f'{smaller} of {images} images were above {shrinking.max_side} pixels and are JPEG of quality '
-            f'{shrinking.quality} ({SUBSAMPLING}) now; {read / 1e6:.1f} MB became {written / 1e6:.1f} MB',
+            f'{smaller} of {images} images were larger than {shrinking.max_side} pixels and converted to JPEG with quality '
+            f'{shrinking.quality} ({SUBSAMPLING}); {read / 1e6:.1f} MB became {written / 1e6:.1f} MB',
             'current',
         )
     for what, count in lost.items():
-        print_log(f'{count} of the images made smaller {what}', 'current', logging.WARNING)
+        print_log(f'{count} of the shrunk images {what}', 'current', logging.WARNING)
     if unreadable:
         shown = '; '.join(unreadable[:MAX_SHOWN]) + (' ...' if len(unreadable) > MAX_SHOWN else '')
-        message = f'{len(unreadable)} images cannot be read and are packed as they are: {shown}'
+        message = f'{len(unreadable)} images cannot be read and are packed unchanged: {shown}'
         print_log(message, 'current', logging.WARNING)
     record['versions'] = dict(mmadclr=mmadclr.__version__, pillow=PIL.__version__)
     (folder / RECORD).write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
@@ -159,7 +159,7 @@ def _empty_folder(path: str | Path) -> Path:
 
 
 def _write_shard(shrinking: Shrinking | None, task: tuple[Path, int, list[tuple[Path, int | None]]]) -> Packed:
-    """Under another name until it is whole, so that an interrupted run leaves no shard that is cut short."""
+    """Writes under a temporary name until complete, so that an interrupted run leaves no truncated shard."""
     path, first, images = task
     smaller, read, written, lost, unreadable = 0, 0, 0, Counter(), []
     partial = path.with_suffix('.partial')

@@ -1,6 +1,6 @@
-"""Photometric recipes: what is drawn for a view in the worker and applied to it on the device.
+"""Photometric recipes: parameters drawn per view in the worker and applied on the device.
 
-A draw is one row of float32 numbers, so the parameters of a batch of views travel as one tensor (..., NUM_PARAMS).
+A draw is one row of float32 values, so the parameters of a batch of views are one tensor (..., NUM_PARAMS).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 JITTER = ('brightness', 'contrast', 'saturation', 'hue')
 COLUMNS = ('flip', *(f'order_{i}' for i in range(4)), *JITTER, 'gray', 'blur_radius', 'solarize')
 NUM_PARAMS = len(COLUMNS)
-NO_OP = -1.0  # entry of order_i where no jitter operation takes place
+NO_OP = -1.0  # value of order_i if no jitter operation is applied
 
 
 def column(params: Tensor, name: str) -> Tensor:
@@ -26,17 +26,17 @@ class PhotometricRecipe:
     """Distribution of the photometric augmentation of a view, in the order of application.
 
     The defaults are those of DINO's first global view (facebookresearch/dino, ``main_dino.py: DataAugmentationDINO``)
-    without its blur: ``RECIPES`` adds what differs from view to view.
+    without its blur: ``RECIPES`` adds what differs between views.
 
     Attributes:
-        flip: Probability of a left-right flip.
-        jitter: Probability of the color jitter; its four parts come in random order.
+        flip: Probability of a horizontal flip.
+        jitter: Probability of color jitter; its four operations are applied in random order.
         brightness, contrast, saturation: Factors are uniform in ``1 -+ value``.
-        hue: Turn of the hue circle, uniform in ``-+ value``.
-        gray: Probability of dropping color.
+        hue: Hue shift, uniform in ``-+ value``.
+        gray: Probability of conversion to grayscale.
         blur: Probability of a Gaussian blur.
         blur_radius: Range of its standard deviation, in pixels of the crop.
-        solarize: Probability of inverting values from 128 on.
+        solarize: Probability of inverting values of 128 and above.
     """
 
     flip: float = 0.5
@@ -53,19 +53,19 @@ class PhotometricRecipe:
     def __post_init__(self) -> None:
         for name in ('flip', 'jitter', 'gray', 'blur', 'solarize'):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f'photometric recipe: {name}={getattr(self, name)} is no probability')
+                raise ValueError(f'photometric recipe: {name}={getattr(self, name)} must be a probability in [0, 1]')
         if not 0 <= self.hue <= 0.5:
-            raise ValueError(f'photometric recipe: hue={self.hue} must lie in [0, 0.5]')
+            raise ValueError(f'photometric recipe: hue={self.hue} must be in [0, 0.5]')
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """(NUM_PARAMS,) float32."""
         return self.draw_rows(rng, 1)[0]
 
     def draw_rows(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """(count, NUM_PARAMS) float32. A row always takes the same number of random numbers, so later draws stay put."""
+        """(count, NUM_PARAMS) float32. Every row consumes the same number of random numbers."""
         if count == 0:
             return np.empty((0, NUM_PARAMS), dtype=np.float32)
-        # One view after the other: the numbers a view gets do not depend on how many are drawn at once.
+        # View by view, so that a view's random numbers do not depend on how many are drawn at once.
         drawn = [(rng.random(6), rng.permutation(4), rng.random(4)) for _ in range(count)]
         u, order, turns = (np.array(part) for part in zip(*drawn, strict=True))
         widths = np.array([self.brightness, self.contrast, self.saturation, self.hue])
@@ -94,11 +94,11 @@ def build_recipe(view: str, overrides: dict | None) -> PhotometricRecipe:
     """DINO's recipe for ``view`` (a key of ``RECIPES``), with overrides.
 
     Raises:
-        ValueError: A key is no part of a recipe, or a value is out of range.
+        ValueError: Unknown key, or a value out of range.
     """
     settings = RECIPES[view] | (overrides or {})
     unknown = settings.keys() - PhotometricRecipe.__dataclass_fields__.keys()
     if unknown:
         known = ', '.join(PhotometricRecipe.__dataclass_fields__)
-        raise ValueError(f'photometric recipe of {view}: unknown key {", ".join(sorted(unknown))}; known are {known}')
+        raise ValueError(f'photometric recipe of {view}: unknown key {", ".join(sorted(unknown))}; accepted: {known}')
     return PhotometricRecipe(**settings)

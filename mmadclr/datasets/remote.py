@@ -1,8 +1,8 @@
-"""Object stores and web servers through fsspec: which shards there are, in which version, and their bytes.
+"""Object stores and web servers through fsspec: lists shards with their versions, and reads them.
 
-Every request is tried a limited number of times, with growing pauses; what ends it names the URL and the last answer. File
-systems are made where they are used, one for each process and thread: their event loops do not survive a fork. Credentials
-are fsspec's business (its configuration, ``~/.aws``, ``~/.netrc``); URLs are shown without what may be secret in them.
+Every request is retried a limited number of times with increasing pauses; errors state the URL and the last response. File
+systems are created on use, one per process and thread: their event loops do not survive a fork. Credentials
+are handled by fsspec (its configuration, ``~/.aws``, ``~/.netrc``); URLs are shown without secrets.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from mmadclr.names import is_hidden, printable
 from mmadclr.urls import WEB, shown
 
 T = TypeVar('T')
-TRIES = 6  # without a byte gained in between
-PAUSE, MAX_PAUSE = 1.0, 30.0  # seconds before the second try, doubled before each further one; pauses in all: 31 s
-TIMEOUT = 60.0  # seconds without a byte; s3fs and gcsfs have limits of their own
+TRIES = 6  # consecutive ones without receiving data
+PAUSE, MAX_PAUSE = 1.0, 30.0  # seconds before the second try, doubled for each further one; 31 s in total
+TIMEOUT = 60.0  # seconds without data; s3fs and gcsfs have their own limits
 THREADS = 16
-# What file systems call the version of a file, the strictest first.
+# Version fields of file systems, strictest first.
 TAGS = (
     *('generation', 'ETag', 'etag', 'md5Hash', 'Content-MD5'),
     *('LastModified', 'Last-Modified', 'updated', 'mtime', 'created'),
 )
-PASSING = (408, 409, 425, 429)  # of the answers 400 to 499, those that another try may change
+PASSING = (408, 409, 425, 429)  # 4xx status codes for which a retry may succeed
 INSTALL = "pip install 'mmadclr[remote]'"
-JITTER = random.SystemRandom()  # leaves the seeded generators alone
+JITTER = random.SystemRandom()  # independent of the seeded generators
 
 
 class StoreError(OSError, ValueError):
-    """A store does not give what it should, or its shards cannot be kept: no other image stands in for that."""
+    """A store fails, or its shards cannot be cached; such errors are not replaced by another image."""
 
 
 def expanded(url: str) -> str:
-    """With environment variables filled in: ``https://host/train?$SIGNATURE``.
+    """Expands environment variables: ``https://host/train?$SIGNATURE``.
 
     Raises:
         ValueError: One is not set.
@@ -54,7 +54,7 @@ def expanded(url: str) -> str:
 
 
 def join(root: str, name: str) -> str:
-    """URL of what lies below another; the query of a web address stays at the end."""
+    """URL of a file below another URL; the query of a web address stays at the end."""
     if not root.startswith(WEB):
         return f'{root.rstrip("/")}/{name}'
     path, mark, query = root.partition('?')
@@ -62,11 +62,11 @@ def join(root: str, name: str) -> str:
 
 
 def find(root: str, pattern: str, names: Sequence[str] | None) -> list[str]:
-    """Sorted URLs below ``root`` that a glob stands for, or those of ``names``, which may not be there.
+    """Sorted URLs below ``root`` that match a glob, or those of ``names``, without checking that they exist.
 
     Raises:
         FileNotFoundError: Nothing matches.
-        ValueError: A web server, which lists nothing, is asked for a glob.
+        ValueError: A glob for a web server, which cannot list files.
         StoreError: See ``tried``.
     """
     root = expanded(root)
@@ -76,24 +76,24 @@ def find(root: str, pattern: str, names: Sequence[str] | None) -> list[str]:
         return sorted(join(root, name) for name in names)
     if root.startswith(WEB):
         raise ValueError(
-            f'shards={pattern!r} in {shown(root)}: web servers list no files; give a range (train-{{000000..000146}}.tar) '
-            'or a list of names'
+            f'shards={pattern!r} in {shown(root)}: web servers cannot list files; use a range '
+            '(train-{000000..000146}.tar) or a list of names'
         )
     fs, path = file_system(root)
     found = sorted(tried(root, lambda: fs.glob(join(path, pattern))))
     kept = [path for path in found if not is_hidden(path.rpartition('/')[2])]
     if len(kept) < len(found):
-        print_log(f'{shown(root)}: left out {len(found) - len(kept)} hidden files that match shards={pattern!r}', 'current')
+        print_log(f'{shown(root)}: skipped {len(found) - len(kept)} hidden files that match shards={pattern!r}', 'current')
     if not kept:
         raise FileNotFoundError(f'no shard in {shown(root)} matches shards={pattern!r}')
     return [fs.unstrip_protocol(path) for path in kept]
 
 
 def versions(urls: Sequence[str]) -> list[bytes]:
-    """Of each file its size in bytes, a blank, and how the store calls its version.
+    """For each file its size in bytes, a blank, and the store's version tag.
 
     Raises:
-        FileNotFoundError: Some are missing: says how many, and the first.
+        FileNotFoundError: Some are missing: states how many, and the first.
         StoreError: See ``tried``.
     """
 
@@ -107,22 +107,22 @@ def versions(urls: Sequence[str]) -> list[bytes]:
         found = list(pool.map(one, urls))
     missing = [url for url, known in zip(urls, found, strict=True) if known is None]
     if missing:
-        raise FileNotFoundError(f'{len(missing)} of {len(urls)} shards are missing, the first: {shown(missing[0])}')
+        raise FileNotFoundError(f'{len(missing)} of {len(urls)} shards are missing; the first: {shown(missing[0])}')
     return found
 
 
 def version(url: str) -> bytes:
-    """The same of one file."""
+    """As :func:`versions`, for one file."""
     fs, path = file_system(url)
     info = tried(url, lambda: fs.info(path))
     if info.get('size') is None:
-        raise StoreError(f'{shown(url)}: the server does not say how large it is (Content-Length)')
+        raise StoreError(f'{shown(url)}: the server does not report its size (Content-Length)')
     tag = next((str(info[name]) for name in TAGS if info.get(name)), '')
     return f'{info["size"]} {tag}'.encode()
 
 
 def read_small(url: str) -> bytes | None:
-    """Contents of a small file; None if there is none."""
+    """Contents of a small file; None if it does not exist."""
     fs, path = file_system(url)
     try:
         return tried(url, lambda: fs.cat_file(path))
@@ -131,10 +131,10 @@ def read_small(url: str) -> bytes | None:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, as fsspec keeps it for this process and thread, and the path in it.
+    """The file system of a URL, cached by fsspec per process and thread, and the path in it.
 
     Raises:
-        ValueError: A package is missing, or there is no such kind of URL.
+        ValueError: A package is missing, or the URL scheme is unknown.
     """
     try:
         import fsspec
@@ -147,7 +147,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def _web_options(url: str) -> dict:
-    """Limits of waiting, proxies and passwords of the environment; what fsspec's configuration says comes first."""
+    """Timeouts, and proxies and passwords from the environment; fsspec's configuration takes precedence."""
     import aiohttp
     import fsspec
 
@@ -157,21 +157,21 @@ def _web_options(url: str) -> dict:
 
 
 class Tries:
-    """Counts failures in a row and pauses after each, longer every time.
+    """Counts consecutive failures and pauses after each, with increasing duration.
 
     Args:
-        url: What messages name.
+        url: Shown in messages.
     """
 
     def __init__(self, url: str) -> None:
         self.url, self.failures = url, 0
 
     def run(self, request: Callable[[], T]) -> T:
-        """The answer to a request, asked until it comes.
+        """The result of a request, retried until it succeeds.
 
         Raises:
             FileNotFoundError: There is no such file.
-            StoreError: The store refuses, or has failed ``TRIES`` times in a row.
+            StoreError: The store denies access, or has failed ``TRIES`` consecutive times.
         """
         while True:
             try:
@@ -189,10 +189,10 @@ class Tries:
         if status in (404, 410) or (isinstance(error, FileNotFoundError) and error.__cause__ is None):
             raise FileNotFoundError(f'{shown(self.url)} does not exist') from None
         if _is_refusal(error, status):
-            raise StoreError(f'{shown(self.url)}: the store refuses ({said}); are the credentials right?') from None
+            raise StoreError(f'{shown(self.url)}: access denied ({said}); check the credentials') from None
         self.failures += 1
         if self.failures >= TRIES:
-            raise StoreError(f'{shown(self.url)}: {self.failures} tries in a row have failed, the last: {said}') from None
+            raise StoreError(f'{shown(self.url)}: {self.failures} consecutive tries failed; the last: {said}') from None
         time.sleep(min(PAUSE * 2 ** (self.failures - 1), MAX_PAUSE) * JITTER.uniform(0.5, 1))
 
 
@@ -209,9 +209,9 @@ def _is_refusal(error: Exception, status: int | None) -> bool:
 
 
 def _status(error: BaseException | None) -> int | None:
-    """Of the answer of a server that the error comes from."""
+    """HTTP status of the response that caused the error."""
     while error is not None:
-        # Not any code: parsers of aiohttp call a connection that ends too early 400.
+        # Not every `code`: aiohttp's parsers report a prematurely closed connection as 400.
         value = getattr(error, 'status', getattr(error, 'code', None) if type(error).__name__ == 'HttpError' else None)
         if str(value).isdigit():
             return int(value)
@@ -221,11 +221,11 @@ def _status(error: BaseException | None) -> int | None:
 
 def _said(error: BaseException, status: int | None) -> str:
     while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        error = error.__cause__  # fsspec's way to say that a server did not answer
+        error = error.__cause__  # fsspec raises it if a server does not respond
     if status is not None:
         return f'status {status} {_without_secrets(getattr(error, "message", "") or "")}'.strip()
     if isinstance(error, TimeoutError):
-        return f'no answer within {TIMEOUT:g} s'
+        return f'no response within {TIMEOUT:g} s'
     return f'{type(error).__name__}: {_without_secrets(str(error))}'.replace('\n', ' ')
 
 

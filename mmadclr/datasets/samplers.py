@@ -1,4 +1,4 @@
-"""Which image comes when: keys that tell workers seed and epoch, and an order for tar shards."""
+"""Samplers: keys that pass seed and epoch to workers, and a shard-aware order for tar shards."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mmengine.logging import print_log
 from mmadclr.registry import DATA_SAMPLERS
 
 STEP_LANES = 16
-CHUNK = 1 << 16  # images whose keys are made at a time
-SEED_STRIDE = 0x9E3779B1  # odd, and 2**32 divided by the golden ratio: its multiples stay far from each other and from 0
+CHUNK = 1 << 16  # keys created at a time
+SEED_STRIDE = 0x9E3779B1  # odd; 2**32 divided by the golden ratio, so that its multiples are far from each other and from 0
 
 
 class SampleKey(NamedTuple):
-    """All that a random sample depends on."""
+    """Everything that a random sample depends on."""
 
     seed: int
     epoch: int
@@ -28,31 +28,32 @@ class SampleKey(NamedTuple):
 
 
 def order_seed(seed: int, epoch: int) -> int:
-    """Seed of the order of an epoch, of 32 bits (all that torch's generator on the CPU takes).
+    """32-bit seed of the order of an epoch (torch's CPU generator uses 32 bits).
 
-    mmengine and mmpretrain add epoch to seed, so a run goes through the orders of the next seed's run one epoch behind it.
-    Here, seeds up to 1000 apart share no order within a million epochs. The orders of seed 0 are those of mmengine.
+    mmengine and mmpretrain add epoch and seed, so a run repeats the orders of the run with the next seed, shifted by one
+    epoch. Here, seeds that differ by up to 1000 share no order within a million epochs. Seed 0 gives the same orders as
+    mmengine.
     """
     return (seed * SEED_STRIDE + epoch) % 2**32
 
 
 @DATA_SAMPLERS.register_module()
 class EpochSampler(DefaultSampler):
-    """mmengine's sampler with keys ``(seed, epoch, index)``: persistent workers, too, learn which epoch a sample is for.
+    """mmengine's sampler with keys ``(seed, epoch, index)``, so that persistent workers know the epoch of a sample.
 
-    The seed is the runner's, so it moves order and augmentation alike; no two seeds go through the same orders
+    The seed is the runner's and affects both order and augmentation; different seeds have different orders
     (``order_seed``).
 
     Attributes:
-        summed_epoch: An epoch whose order is seeded by the sum of seed and epoch, as all were once: the rest of an epoch
-            begun then keeps its order (``EpochSeedHook``).
+        summed_epoch: Epoch whose order is seeded by the sum of seed and epoch, as in older versions, so that an epoch
+            started by one finishes in its order (``EpochSeedHook``).
     """
 
     left_out = 0
     summed_epoch: int | None = None
 
     def skip(self, count: int) -> None:
-        """Leaves out the first ``count`` samples of this process in the next pass, as a run that goes on has had them."""
+        """Skips the first ``count`` samples of this process in the next pass, which a resumed run has already seen."""
         self.left_out = count
 
     def __iter__(self) -> Iterator[SampleKey]:
@@ -62,7 +63,7 @@ class EpochSampler(DefaultSampler):
         return (SampleKey(seed, epoch, index) for chunk in chunks for index in chunk)
 
     def images(self) -> np.ndarray:
-        """(n,) the images of this process, in the order of the epoch: every ``world_size``-th position of it."""
+        """(n,) images of this process, in the order of the epoch: every ``world_size``-th position."""
         if not self.shuffle:
             return self._rounded_up(np.arange(self.rank, len(self.dataset), self.world_size), np.arange(self.world_size))
         summed = self.epoch == self.summed_epoch
@@ -71,9 +72,9 @@ class EpochSampler(DefaultSampler):
         return self._rounded_up(order[self.rank :: self.world_size], order[: self.world_size])
 
     def _rounded_up(self, images: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """The images of this process, and behind them those of the ``first`` of the epoch that fill up the last round.
+        """The images of this process, followed by padding from the ``first`` images of the epoch.
 
-        A copy of as few bytes as it takes, because an epoch keeps it.
+        Copied with the smallest dtype, because it is kept for an epoch.
         """
         positions = np.arange(self.rank + len(images) * self.world_size, self.total_size, self.world_size)
         repeated = first[positions % len(self.dataset)]
@@ -85,22 +86,22 @@ class EpochSampler(DefaultSampler):
 
 @DATA_SAMPLERS.register_module()
 class ShardSampler(EpochSampler):
-    """An order in which every process and worker reads shards of its own, nearly from front to back.
+    """An order in which every process and worker reads its own shards almost sequentially.
 
-    The epoch is one sequence over all processes, ``batch_size x processes`` positions a step. Positions are dealt to lanes
-    by step and by place in the step; each lane takes a contiguous run of the shuffled shards, mixed among
+    The epoch is one sequence over all processes, with ``batch_size x processes`` positions per step. Positions are assigned
+    to lanes by step and by place in the step; each lane reads a contiguous range of the shuffled shards, shuffled within
     ``shuffle_buffer`` images. A process takes every ``processes``-th position and a worker every ``workers``-th step, so
-    they share no lane (and shards only where two runs meet) if their numbers divide ``slot_lanes`` and ``step_lanes``.
-    Every image comes once an epoch, apart from the few that fill up the last round of processes; the order depends on seed,
-    epoch and total batch alone.
+    they share no lane (and shards only at range boundaries) if their numbers divide ``slot_lanes`` and ``step_lanes``.
+    Every image occurs once per epoch, except for padding of the last round of processes; the order depends only on seed,
+    epoch and total batch size.
 
     Args:
         dataset: An ``ImageDataset`` with ``shards``.
-        batch_size: Images of a batch of one process; the runner fills it in.
-        shuffle: Off, the order is that of the data set, and lanes do not matter.
+        batch_size: Per process; set by the runner.
+        shuffle: If False, the order is that of the data set, and lanes are ignored.
         seed: The runner's.
-        round_up: Every process gets the same number of images.
-        shuffle_buffer: Neighboring images that are mixed among each other.
+        round_up: Pad so that every process gets the same number of images.
+        shuffle_buffer: Number of neighboring images that are shuffled together.
         slot_lanes: A multiple of the number of processes.
         step_lanes: A multiple of the number of workers.
 
@@ -122,18 +123,18 @@ class ShardSampler(EpochSampler):
         super().__init__(dataset, shuffle, seed, round_up)
         self.shard_of = getattr(getattr(dataset, 'source', None), 'shard_of', None)
         if self.shard_of is None:
-            raise ValueError("ShardSampler: the data set has no shards; set its shards='*.tar', or take EpochSampler")
+            raise ValueError("ShardSampler: the data set has no shards; set its shards='*.tar', or use EpochSampler")
         if batch_size is None:
-            raise ValueError('ShardSampler: batch_size is missing; it is that of the data loader (images per process)')
+            raise ValueError('ShardSampler: batch_size is missing; set it to that of the data loader (images per process)')
         numbers = dict(batch_size=batch_size, shuffle_buffer=shuffle_buffer, slot_lanes=slot_lanes, step_lanes=step_lanes)
         for name, number in numbers.items():
             if number < 1:
-                raise ValueError(f'ShardSampler: {name}={number} must be 1 or more')
+                raise ValueError(f'ShardSampler: {name}={number} must be at least 1')
         self.total_batch = batch_size * self.world_size
         self.shuffle_buffer, self.slot_lanes, self.step_lanes = shuffle_buffer, slot_lanes, step_lanes
         if shuffle and slot_lanes % self.world_size:
             print_log(
-                f'ShardSampler: slot_lanes={slot_lanes} is no multiple of {self.world_size} processes, so several '
+                f'ShardSampler: slot_lanes={slot_lanes} is not a multiple of {self.world_size} processes, so several '
                 'read the same shards',
                 'current',
                 logging.WARNING,
@@ -143,7 +144,7 @@ class ShardSampler(EpochSampler):
         if not self.shuffle:
             return super().images()
         images = np.empty(len(range(self.rank, len(self.shard_of), self.world_size)), dtype=self._dtype())
-        first = np.empty(self.world_size, dtype=self._dtype())  # of all processes, for the end of the last round
+        first = np.empty(self.world_size, dtype=self._dtype())  # of all processes, for padding
         rng = np.random.default_rng((self.seed, self.epoch))
         for positions, found in shard_order(self.shard_of, self.lanes(), self.shuffle_buffer, rng, self.reads):
             mine, early = positions % self.world_size == self.rank, positions < self.world_size
@@ -155,14 +156,14 @@ class ShardSampler(EpochSampler):
         return Lanes(len(self.shard_of), self.total_batch, self.step_lanes, self.slot_lanes)
 
     def reads(self, lane: int) -> bool:
-        """Whether positions of a lane may fall to this process: by their place in the step, or as the first of the epoch."""
+        """Whether positions of a lane may belong to this process, by place in the step or as padding."""
         step, slot = divmod(lane, self.slot_lanes)
         shared = math.gcd(self.slot_lanes, self.world_size)
         return slot % shared == self.rank % shared or step == 0
 
 
 class Lanes(NamedTuple):
-    """How the positions of an epoch are dealt: by their step, and by their place in the step.
+    """Assignment of the positions of an epoch to lanes, by step and place in the step.
 
     Position p is in step ``p // total_batch``, at place ``p % total_batch``; its lane is ``step % step_lanes * slot_lanes +
     place % slot_lanes``.
@@ -177,7 +178,7 @@ class Lanes(NamedTuple):
         return self.step_lanes * self.slot_lanes
 
     def positions(self, lane: int) -> np.ndarray:
-        """(n,) the positions of a lane, rising."""
+        """(n,) positions of a lane, ascending."""
         first_step, first_place = divmod(lane, self.slot_lanes)
         steps = np.arange(first_step * self.total_batch, self.count, self.step_lanes * self.total_batch)
         places = np.arange(first_place, self.total_batch, self.slot_lanes)
@@ -188,22 +189,24 @@ class Lanes(NamedTuple):
 def shard_order(
     shard_of: np.ndarray, lanes: Lanes, buffer: int, rng: np.random.Generator, wanted: Callable[[int], bool]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """An order in which every lane goes through a contiguous run of the shuffled shards.
+    """An order in which every lane reads a contiguous range of the shuffled shards.
 
     Args:
-        shard_of: (N,) shard of each image, never falling.
-        lanes: How N positions are dealt.
-        buffer: Images of a run are mixed among as many neighbors.
-        rng: Draws the order of shards and of images; a ``PCG64``, which can jump over draws.
-        wanted: Lanes for which this is false are passed over; the others stay as they are.
+        shard_of: (N,) shard of each image, non-decreasing.
+        lanes: Assignment of the N positions.
+        buffer: Number of neighboring images that are shuffled together.
+        rng: Draws the order of shards and images; a ``PCG64``, which can skip draws.
+        wanted: Lanes for which this is False are skipped, without affecting the others.
 
     Yields:
         Positions of a lane (n,), and the images at them.
     """
-    sizes = np.diff(np.searchsorted(shard_of, np.arange(shard_of[-1] + 2, dtype=shard_of.dtype)))  # else it is copied
+    sizes = np.diff(
+        np.searchsorted(shard_of, np.arange(shard_of[-1] + 2, dtype=shard_of.dtype))
+    )  # same dtype, to avoid a copy
     shuffled = np.argsort(rng.permutation(len(sizes)))
     ends = np.cumsum(sizes[shuffled])
-    to_image = (np.cumsum(sizes) - sizes)[shuffled] - (ends - sizes[shuffled])  # what its place and its number differ by
+    to_image = (np.cumsum(sizes) - sizes)[shuffled] - (ends - sizes[shuffled])  # offset from place to image index
     start = 0
     for lane in range(len(lanes)):
         positions = lanes.positions(lane)
@@ -216,8 +219,8 @@ def shard_order(
 
 
 def mixed(draws: np.ndarray, buffer: int) -> np.ndarray:
-    """(n,) numbers 0 to n - 1, of which each ``buffer`` neighbors are in the order of their draws (n,)."""
-    whole = len(draws) // buffer * buffer
-    rows = draws[:whole].reshape(-1, buffer).argsort(axis=1, kind='stable')
-    rows += np.arange(0, whole, buffer)[:, None]
-    return np.concatenate((rows.ravel(), whole + draws[whole:].argsort(kind='stable')))
+    """(n,) permutation of 0 to n - 1, shuffled within blocks of ``buffer`` by the given draws (n,)."""
+    full = len(draws) // buffer * buffer
+    rows = draws[:full].reshape(-1, buffer).argsort(axis=1, kind='stable')
+    rows += np.arange(0, full, buffer)[:, None]
+    return np.concatenate((rows.ravel(), full + draws[full:].argsort(kind='stable')))

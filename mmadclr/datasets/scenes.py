@@ -1,11 +1,11 @@
-"""Scenes of several of the generated shapes, of any classes, in COCO's layout: a small detection set drawn once.
+"""Generated scenes with several shapes of different classes, in COCO's layout: a small detection set.
 
-Objects are as large in pixels as on the images of :mod:`mmadclr.datasets.shapes`, but of independent classes and with more
-room between them. Layout below the root (``<split>`` is train or val)::
+Objects have the same size in pixels as in :mod:`mmadclr.datasets.shapes`, but independent classes and more
+space between them. Layout below the root (``<split>`` is train or val)::
 
     <split>/<number>.png                   RGB image
     annotations/instances_<split>.json     visible pixels of every object, in COCO's format
-    settings.json                          arguments of the call, to tell whether this is the set asked for
+    settings.json                          arguments of the call, to recognize the set
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 
 from mmadclr.datasets.shapes import CLASSES, draw_objects, write_once
 
-MIN_PIXELS = 16  # visible pixels below which an object is not annotated: nobody could tell what it is
+MIN_PIXELS = 16  # minimum visible pixels of annotated objects; smaller ones are unrecognizable
 
 
 class Scene(NamedTuple):
@@ -32,17 +32,17 @@ class Scene(NamedTuple):
 
 
 def draw_scene(rng: np.random.Generator, size: int = 96) -> Scene:
-    """Three to six objects, each of a class of its own drawing."""
+    """Three to six objects with independent classes."""
     labels = rng.integers(len(CLASSES), size=rng.integers(3, 7)).tolist()
     drawing = draw_objects(lambda: [CLASSES[label] for label in labels], rng, size, radius=(0.12, 0.2))
     return Scene(*drawing, labels)
 
 
 def write_scenes(root: str | Path, num_train: int = 1500, num_val: int = 300, size: int = 96, seed: int = 0) -> Path:
-    """Draws the set below ``root`` unless it is already there, and returns ``root``; sample i depends on its number alone.
+    """Generates the set in ``root`` unless it already exists, and returns ``root``; sample i depends only on its index.
 
     Raises:
-        FileExistsError: ``root`` holds something else.
+        FileExistsError: ``root`` contains something else.
     """
     settings = dict(num_train=num_train, num_val=num_val, size=size, seed=seed, version=1)
 
@@ -63,7 +63,7 @@ def _file_name(number: int) -> str:
 
 
 def coco_annotations(scenes: Sequence[Scene]) -> dict:
-    """COCO's format for scenes 0, 1, ...; objects of fewer than ``MIN_PIXELS`` visible pixels are left out."""
+    """COCO annotations of scenes 0, 1, ...; objects with fewer than ``MIN_PIXELS`` visible pixels are omitted."""
     images, annotations = [], []
     for number, scene in enumerate(scenes):
         height, width = scene.instances.shape
@@ -89,7 +89,7 @@ def _describe(mask: np.ndarray) -> dict:
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed run-length code of a boolean mask: column by column, starting with the zeros."""
+    """COCO's uncompressed run-length encoding of a boolean mask: column-major, starting with zeros."""
     flat = np.concatenate(([False], mask.flatten(order='F')))
     changes = np.concatenate((flat[1:] != flat[:-1], [True])).nonzero()[0]
     return np.diff(changes, prepend=0).tolist()

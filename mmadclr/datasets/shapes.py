@@ -1,18 +1,18 @@
-"""A small labeled image set, drawn once and written to disk, for the demo and the tests.
+"""A small generated labeled image set for the demo and the tests.
 
-A class ties a shape, a texture and a pair of hues together; everything else about an image varies without regard to the
-class: number, place, size, turn and phase of the objects, lighting, tint, background texture and colors, and occluding
-clutter. Raw pixels therefore say little about the class, while what is learned from crops of the same image can.
-Besides the images, instance masks and semantic maps are stored. :mod:`mmadclr.datasets.scenes` mixes the classes on larger
-images, for detection.
+A class combines a shape, a texture and a pair of hues; everything else is independent of the
+class: number, position, size, rotation and phase of the objects, lighting, tint, background texture and colors, and
+occluding clutter. Raw pixels therefore reveal little about the class, while features learned from crops of the same image
+can. Instance masks and semantic maps are stored next to the images. :mod:`mmadclr.datasets.scenes` mixes the classes on
+larger images, for detection.
 
 Layout below the root (``<split>`` is train or val)::
 
     <split>/<class>/<number>.png             RGB image
     instances/<split>/<class>/<number>.png   8-bit: 0 = background, i = i-th object (visible pixels)
     semantic/<split>/<class>/<number>.png    8-bit: 0 = background, c + 1 = class c
-    classes.json                             names of the classes, in the order of their labels
-    settings.json                            arguments of the call, to tell whether this is the set asked for
+    classes.json                             class names, in label order
+    settings.json                            arguments of the call, to recognize the set
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Field = np.ndarray  # (S, S) float
 
 
 class ShapeClass(NamedTuple):
-    """What the objects of a class have in common."""
+    """Common properties of the objects of a class."""
 
     name: str
     shape: str
@@ -65,14 +65,14 @@ class Drawing(NamedTuple):
 
 
 def draw_image(kind: ShapeClass, rng: np.random.Generator, size: int = 64) -> Drawing:
-    """One image with three to five objects of a class on a textured background, now and then behind clutter."""
+    """An image with three to five objects of a class on a textured background, sometimes behind clutter."""
     return draw_objects(lambda: [kind] * int(rng.integers(3, 6)), rng, size, radius=(0.22, 0.38))
 
 
 def draw_objects(
     choose: Callable[[], Sequence[ShapeClass]], rng: np.random.Generator, size: int, radius: tuple[float, float]
 ) -> Drawing:
-    """Objects of the chosen classes, in this order from back to front; ``radius`` in shares of the side."""
+    """Objects of the chosen classes, in this order from back to front; ``radius`` as a fraction of the side."""
     canvas = _background(rng, size)
     instances = np.zeros((size, size), np.uint8)
     for number, kind in enumerate(choose(), start=1):
@@ -93,7 +93,7 @@ def _grid(size: int) -> tuple[Field, Field]:
 
 
 def _place(shape: str, rng: np.random.Generator, size: int, radius: float) -> tuple[np.ndarray, Field, Field]:
-    """Mask of a shape at a random place and angle, and coordinates u, v in units of its radius."""
+    """Mask of a shape at a random position and angle, and coordinates u, v in units of its radius."""
     x, y = _grid(size)
     cx, cy = rng.uniform(0.15, 0.85, 2)
     angle = rng.uniform(0, 2 * np.pi)
@@ -103,7 +103,7 @@ def _place(shape: str, rng: np.random.Generator, size: int, radius: float) -> tu
 
 
 def _inside(shape: str, u: Field, v: Field) -> np.ndarray:
-    """Boolean mask of the named shape around the origin, about one unit in radius."""
+    """Boolean mask of the named shape around the origin, with a radius of about 1."""
     r, theta = np.hypot(u, v), np.arctan2(v, u)
     return {
         'disc': lambda: r < 1,
@@ -120,7 +120,7 @@ def _inside(shape: str, u: Field, v: Field) -> np.ndarray:
 
 
 def _pattern(texture: str, u: Field, v: Field, rng: np.random.Generator) -> Field:
-    """Two-tone pattern in [0, 1] over object coordinates, with a random phase and a period that varies a little."""
+    """Two-tone pattern in [0, 1] over object coordinates, with random phase and slightly random period."""
     a, b = rng.uniform(0, 2 * np.pi, 2)
     f = 2 * np.pi * rng.uniform(1.7, 2.3)
     r, theta = np.hypot(u, v), np.arctan2(v, u)
@@ -139,7 +139,7 @@ def _pattern(texture: str, u: Field, v: Field, rng: np.random.Generator) -> Fiel
 
 
 def _paint(texture: str, hues: tuple[float, float], u: Field, v: Field, rng: np.random.Generator) -> np.ndarray:
-    """(S, S, 3) colors of a textured surface; the two hues keep their distance but not their place or strength."""
+    """(S, S, 3) colors of a textured surface; the two hues keep their distance, but not their position or strength."""
     shift = rng.normal(0, 0.03)
     pair = [
         colorsys.hsv_to_rgb((hue + shift) % 1, rng.uniform(0.5, 1.0), value)
@@ -157,7 +157,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     v = scale * (np.cos(angle) * y - np.sin(angle) * x)
     texture = rng.choice(['stripes', 'checks', 'dots', 'grain', 'waves', 'plain'])
     colors = rng.uniform(0.1, 0.9, (2, 3))
-    # Dull colors: what is vivid belongs to the objects.
+    # Dull colors: only objects are vivid.
     colors = colors.mean(axis=1, keepdims=True) + 0.45 * (colors - colors.mean(axis=1, keepdims=True))
     mix = 0.6 * _pattern(str(texture), u, v, rng)[..., None]
     ramp = rng.uniform(-0.25, 0.25) * (x - 0.5) + rng.uniform(-0.25, 0.25) * (y - 0.5)
@@ -165,7 +165,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _light(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random exposure, tint, one-sided shade and sensor noise -> uint8."""
+    """Random exposure, tint, shading and sensor noise -> uint8."""
     x, y = _grid(len(canvas))
     angle = rng.uniform(0, 2 * np.pi)
     shade = 1 + rng.uniform(0, 0.6) * (np.cos(angle) * (x - 0.5) + np.sin(angle) * (y - 0.5))
@@ -175,12 +175,12 @@ def _light(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_shapes(root: str | Path, num_train: int = 3000, num_val: int = 1000, size: int = 64, seed: int = 0) -> Path:
-    """Draws the set below ``root`` unless the very same set is already there, and returns ``root``.
+    """Generates the set in ``root`` unless the same set already exists, and returns ``root``.
 
-    Classes take turns, so every split is balanced; sample i depends on (seed, split, i) alone.
+    Classes alternate, so every split is balanced; sample i depends only on (seed, split, i).
 
     Raises:
-        FileExistsError: ``root`` holds something else.
+        FileExistsError: ``root`` contains something else.
     """
     settings = dict(num_train=num_train, num_val=num_val, size=size, seed=seed, version=2)
 
@@ -194,12 +194,12 @@ def write_shapes(root: str | Path, num_train: int = 3000, num_val: int = 1000, s
 
 
 def write_once(root: str | Path, settings: dict, write: Callable[[Path], None]) -> Path:
-    """Calls ``write(folder)`` and makes the folder ``root``, unless that holds the result for these settings already.
+    """Calls ``write(folder)`` and renames the folder to ``root``, unless that already has the result for these settings.
 
-    The main process does so while the others wait, or before it is their turn (``shared_listing``).
+    The main process does so while the others wait, or before their turn (``shared_listing``).
 
     Raises:
-        FileExistsError: ``root`` holds something else.
+        FileExistsError: ``root`` contains something else.
     """
     if is_main_process():
         _write_once(Path(root), settings, write)
@@ -214,12 +214,12 @@ def _write_once(root: Path, settings: dict, write: Callable[[Path], None]) -> No
         if json.loads(stamp.read_text()) == settings:
             return
         raise FileExistsError(
-            f'{root} holds generated images of other settings ({stamp}); remove it or choose another folder'
+            f'{root} contains images generated with other settings ({stamp}); remove it or choose another folder'
         )
     if root.exists() and any(root.iterdir()):
         raise FileExistsError(f'{root} is neither empty nor a complete set of generated images; remove it')
-    print_log(f'drawing {settings["num_train"]} + {settings["num_val"]} images into {root}', 'current')
-    partial = root.with_name(root.name + '.partial')  # renamed when complete: an interrupted call leaves no half set
+    print_log(f'generating {settings["num_train"]} + {settings["num_val"]} images in {root}', 'current')
+    partial = root.with_name(root.name + '.partial')  # renamed when complete: an interrupted call leaves no partial set
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write(partial)

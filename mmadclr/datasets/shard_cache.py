@@ -1,13 +1,12 @@
-"""A folder of local copies of remote shards.
+"""Local cache of remote shards.
 
-Whole shards, not ranges: training reads every image of a shard, nearly in order (``ShardSampler``), so a few requests stand
-for thousands that would each wait for the store (and be paid for), and later epochs read from the disk. A few images of many
-shards cost more that way; copy or pack those.
+Caches full shards rather than ranges: training reads every image of a shard almost sequentially (``ShardSampler``), so a few
+requests replace thousands that would each wait for the store (and be billed), and later epochs read from disk. Reading few
+images from many shards is less efficient this way; copy or repack those.
 
-Processes share the folder. A copy is written under a name that ends in ``.partial``, locked by its writer, checked against
-the size and version that the store states, and then renamed; a later try goes on where an earlier one stopped. Readers hold
-a shared lock on the copies they have open, so that those are not removed to make room. Locks end with their process, however
-it ends.
+Processes share the folder. A copy is written to a name ending in ``.partial``, locked by its writer, verified against
+the size and version reported by the store, and then renamed; a later attempt resumes an interrupted one. Readers hold
+a shared lock on their open copies, which prevents eviction. Locks are released when their process ends for any reason.
 """
 
 from __future__ import annotations
@@ -33,45 +32,45 @@ from mmadclr.datasets.remote import StoreError, Tries, file_system, version, ver
 from mmadclr.urls import shown
 
 T = TypeVar('T')
-CHUNK = 16 << 20  # bytes of a request
-FETCHING = 8  # shards at a time, when all are indexed
+CHUNK = 16 << 20  # bytes per request
+FETCHING = 8  # concurrent downloads while indexing
 FOLDER, LIMIT = 'MMADCLR_SHARD_CACHE', 'MMADCLR_SHARD_CACHE_SIZE'
 UNITS = {'': 1, 'K': 10**3, 'M': 10**6, 'G': 10**9, 'T': 10**12}
 PARTIAL = '.partial'
-LOOK_S = 0.1  # between two looks whether another process has fetched a shard
-SIZED = re.compile(r'[0-9a-f]{16}-(\d+)-')  # how names of copies begin: digest and size
+LOOK_S = 0.1  # between checks whether another process has downloaded a shard
+SIZED = re.compile(r'[0-9a-f]{16}-(\d+)-')  # prefix of copies: digest and size
 
 
 def cache_folder() -> Path:
-    """Where indexes are kept: below ``XDG_CACHE_HOME``."""
+    """Folder of indexes, in ``XDG_CACHE_HOME``."""
     home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
     return Path(home) / 'mmadclr'
 
 
 def copies_folder() -> Path:
-    """Where copies of shards are kept: ``MMADCLR_SHARD_CACHE``, or ``shards`` beside the indexes."""
+    """Folder of shard copies: ``MMADCLR_SHARD_CACHE``, or ``shards`` next to the indexes."""
     return Path(os.environ.get(FOLDER) or cache_folder() / 'shards')
 
 
 def size_limit() -> float:
-    """Bytes that the copies may take, by ``MMADCLR_SHARD_CACHE_SIZE`` (``200G``); infinite where it is not set.
+    """Maximum bytes of all copies, from ``MMADCLR_SHARD_CACHE_SIZE`` (``200G``); infinite if not set.
 
     Raises:
-        ValueError: It is no size.
+        ValueError: Its value is not a size.
     """
     text = os.environ.get(LIMIT, '').strip()
     match = re.fullmatch(r'(\d+(?:\.\d+)?)\s*([KMGT]?)B?', text, re.IGNORECASE)
     if text and match is None:
-        raise ValueError(f'{LIMIT}={text!r} is no size: give bytes, or a number with K, M, G or T, such as 200G')
+        raise ValueError(f'{LIMIT}={text!r} must be a size in bytes, or a number with K, M, G or T, such as 200G')
     return float(match[1]) * UNITS[match[2].upper()] if match else float('inf')
 
 
 class RemoteShards:
-    """Shards of a store, opened as local files.
+    """Shards in a store, opened as local files.
 
     Args:
         urls: Of the shards.
-        known: Their versions, if an index was made of those; else the store is asked. Other versions are errors.
+        known: Their versions when indexed; by default queried from the store. Other versions are errors.
 
     Raises:
         FileNotFoundError, StoreError: See :func:`mmadclr.datasets.remote.versions`.
@@ -83,10 +82,10 @@ class RemoteShards:
         self._told = False
 
     def open(self, number: int) -> int:
-        """Number of a file, open for reading, that holds the shard; fetched if there is no copy.
+        """Descriptor of a file with the shard, open for reading; downloads it if there is no copy.
 
         Raises:
-            StoreError: The store fails, the shard is gone or of another version, or there is no room for it.
+            StoreError: The store fails, the shard is missing or has changed, or there is no space for it.
         """
         url, known = self.urls[number], self.versions[number]
         place = copies_folder() / _name(url, known)
@@ -98,7 +97,7 @@ class RemoteShards:
             _fetch(url, known, place)
 
     def each(self, work: Callable[[int, int], T]) -> Iterator[T]:
-        """``work(number of the shard, open file)`` for all shards, in their order; several are fetched at a time."""
+        """``work(index of the shard, open file)`` for all shards, in order; downloads several concurrently."""
 
         def one(number: int) -> T:
             file = self.open(number)
@@ -117,7 +116,7 @@ class RemoteShards:
         if number in self._fetched and not self._told:
             self._told = True
             print_log(
-                f'{shown(self.urls[number])} is fetched again: the shards read by turns do not fit into {LIMIT}='
+                f'{shown(self.urls[number])} is downloaded again: the shards in use do not fit into {LIMIT}='
                 f'{os.environ.get(LIMIT)}; raise it, or lower slot_lanes and step_lanes of ShardSampler',
                 'current',
                 logging.WARNING,
@@ -132,30 +131,30 @@ def _name(url: str, known: bytes) -> str:
 
 
 def _opened(place: Path, size: int) -> int | None:
-    """The copy, open and locked against removal; None if there is none that is whole."""
+    """The copy, open and locked against eviction; None if there is no complete one."""
     try:
         file = os.open(place, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return None
     fcntl.flock(file, fcntl.LOCK_SH)
-    if os.fstat(file).st_size != size:  # someone has written to it
+    if os.fstat(file).st_size != size:  # modified externally
         os.close(file)
         place.unlink(missing_ok=True)
         return None
-    with suppress(PermissionError):  # a folder filled by someone else
-        os.utime(file)  # used last
+    with suppress(PermissionError):  # a folder of another user
+        os.utime(file)  # mark as most recently used
     return file
 
 
 def _fetch(url: str, known: bytes, place: Path) -> None:
-    """Makes the copy, or waits for the process that does."""
+    """Downloads the copy, or waits for the process that does."""
     with _explained(url, place.parent, int(known.split()[0])):
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_name(place.name + PARTIAL)
         file = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if not _locked(file, partial):
-                return  # whoever wrote it has renamed it meanwhile, or given up
+                return  # its writer has renamed or removed it
             if place.exists():
                 partial.unlink()
                 return
@@ -168,9 +167,9 @@ def _fetch(url: str, known: bytes, place: Path) -> None:
 
 
 def _locked(file: int, partial: Path) -> bool:
-    """Waits until this process may write a copy; False if the file has got another name meanwhile.
+    """Waits until this process may write a copy; False if the file has been renamed meanwhile.
 
-    It is asked for now and then: once renamed, the same file is locked by its readers, for as long as they read.
+    Polls rather than blocks: once renamed, the file stays locked by its readers as long as they use it.
     """
     while _is_at(file, partial):
         try:
@@ -191,24 +190,24 @@ def _is_at(file: int, path: Path) -> bool:
 
 @contextmanager
 def _explained(url: str, folder: Path, size: int) -> Iterator[None]:
-    """Says what a disk that refuses means; errors of the store pass."""
+    """Explains disk errors; errors of the store are passed on."""
     try:
         yield
     except (StoreError, FileNotFoundError):
         raise
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = f'free some space, set {FOLDER} to a folder on another disk' if full else f'set {FOLDER} to another folder'
-        limit = f', or {LIMIT} to what may be used, so that older copies make room' if full else ''
+        remedy = f'free disk space, set {FOLDER} to a folder on another disk' if full else f'set {FOLDER} to another folder'
+        limit = f', or set {LIMIT} so that older copies are evicted' if full else ''
         raise StoreError(
-            f'{folder} cannot keep a copy of {shown(url)} ({size:,} bytes): {error.strerror or error}; {remedy}{limit}'
+            f'cannot store a copy of {shown(url)} ({size:,} bytes) in {folder}: {error.strerror or error}; {remedy}{limit}'
         ) from error
 
 
 def _make_room(place: Path, size: int, have: int) -> None:
-    """Removes the copies used least recently until the limit is kept; those that are open or being written stay.
+    """Evicts the least recently used copies until the limit is met, except those open or being written.
 
-    One process at a time: each sees what the others are about to write by the sizes in the names.
+    One process at a time: sizes in file names include what other processes are about to write.
     """
     limit, folder = size_limit(), os.open(place.parent, os.O_RDONLY)
     try:
@@ -236,13 +235,13 @@ def _keep_limit(place: Path, size: int, limit: float) -> None:
             used -= taken
     if used > limit:
         raise StoreError(
-            f'{place.parent}: copies in use ({used - size:,} bytes) and the next shard ({size:,}) do not fit into {LIMIT}='
+            f'{place.parent}: copies in use ({used - size:,} bytes) and the next shard ({size:,}) exceed {LIMIT}='
             f'{os.environ[LIMIT]}; raise it, or read fewer shards at once (slot_lanes, step_lanes of ShardSampler; workers)'
         )
 
 
 def _removed(path: str) -> bool:
-    """Whether a copy could be removed: nobody has it open."""
+    """Removes a copy unless it is open; returns whether it was removed."""
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -258,7 +257,7 @@ def _removed(path: str) -> bool:
 
 
 def _download(url: str, known: bytes, file: int, partial: Path) -> None:
-    """Fetches what is missing of a shard, and makes sure that all of it is of one version."""
+    """Downloads the missing part of a shard, and verifies that all parts have the same version."""
     _check_version(url, known, partial)
     size, have = int(known.split()[0]), os.fstat(file).st_size
     have = have if have <= size else 0
@@ -267,11 +266,11 @@ def _download(url: str, known: bytes, file: int, partial: Path) -> None:
     while have < size:
         end = min(have + CHUNK, size)
         data = tries.run(lambda have=have, end=end: _answer(fs, path, have, end, size))
-        have = 0 if len(data) == size else have  # the server does not know ranges, and sends all
+        have = 0 if len(data) == size else have  # the server does not support ranges, and sends the full file
         try:
             _write(file, data, have)
         except OSError:
-            partial.unlink(missing_ok=True)  # what it takes would be missing elsewhere, too
+            partial.unlink(missing_ok=True)  # frees disk space
             raise
         have += len(data)
     os.ftruncate(file, size)
@@ -281,7 +280,7 @@ def _download(url: str, known: bytes, file: int, partial: Path) -> None:
 def _answer(fs, path: str, start: int, end: int, size: int) -> bytes:
     data = fs.cat_file(path, start=start, end=end)
     if not data or (len(data) > end - start and len(data) != size):
-        raise OSError(f'{len(data)} bytes came instead of {end - start}')
+        raise OSError(f'received {len(data)} bytes instead of {end - start}')
     return data
 
 
@@ -297,10 +296,10 @@ def _check_version(url: str, known: bytes, partial: Path) -> None:
         now = version(url)
     except FileNotFoundError as error:
         partial.unlink(missing_ok=True)
-        raise StoreError(f'{shown(url)} is no longer there, but was when the shards were listed') from error
+        raise StoreError(f'{shown(url)} no longer exists, but did when the shards were listed') from error
     if now != known:
         partial.unlink(missing_ok=True)
         raise StoreError(
-            f'{shown(url)} has changed since the shards were listed ({known.decode()}, now {now.decode()}): start '
-            'again to index it anew; shards must not change during a run'
+            f'{shown(url)} has changed since the shards were listed ({known.decode()}, now {now.decode()}): restart '
+            'to index it again; shards must not change during a run'
         )

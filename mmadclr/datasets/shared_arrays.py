@@ -1,11 +1,11 @@
-"""Arrays of batches in shared memory that workers use again, when nobody holds what they were filled with before.
+"""Shared-memory arrays for batches, reused by workers once their previous contents are no longer referenced.
 
-Fresh shared memory for every batch costs page faults, zeros and an unmapping a batch. Here a worker keeps some blocks. A
-block is free when two things have come to pass, both of which are the end of an object of numpy that all its tensors keep
-alive: in the worker, no tensor is left on it; in the main process, no tensor is left on what was received, of which a byte
-at the beginning of the block tells. A batch may therefore be held for as long as anybody likes, as may any part of it, and
-a worker that finds no free block makes one. Only a whole batch of :func:`mmadclr.datasets.loading.collate_samples` is sent
-in its block. Whatever else of it a collate function sends, torch copies into memory of its own.
+Allocating shared memory for every batch costs page faults, zeroing and unmapping. Here a worker keeps some blocks. A
+block is free when two conditions hold, each signaled by the finalization of a numpy object that all its tensors keep
+alive: in the worker, no tensor references it; in the main process, no tensor references the received memory, which is
+recorded in a byte at the start of the block. A batch, or any part of it, may therefore be held indefinitely, and
+a worker without a free block allocates one. Only full batches of :func:`mmadclr.datasets.loading.collate_samples` are sent
+in their block. Tensors that a collate function sends otherwise are copied by torch into separate memory.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import torch
 from torch import Tensor
 
 HEADER = 64  # bytes in front of the arrays
-FREE, HELD, KEPT = 0, 1, 2  # by the main process: the first byte of a block
-SPARE = 2  # free blocks that are kept beside the one in use: what a moment of many batches took is given back
-MOST = 16  # blocks that a worker knows; of more, which are held somewhere, it forgets the oldest
-MAP_FLAGS = mmap.MAP_SHARED | getattr(mmap, 'MAP_POPULATE', 0)  # all pages at once, not with a fault each
+FREE, HELD, KEPT = 0, 1, 2  # state set by the main process: first byte of a block
+SPARE = 2  # free blocks kept besides the one in use; more are released after a peak
+MOST = 16  # blocks tracked by a worker; beyond this it forgets the oldest, which are in use elsewhere
+MAP_FLAGS = mmap.MAP_SHARED | getattr(mmap, 'MAP_POPULATE', 0)  # maps all pages at once, without page faults
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 class SharedArrays:
-    """The blocks of one worker; a copy, as for another process, begins with none."""
+    """The blocks of one worker; a copy, as for another process, starts empty."""
 
     def __init__(self) -> None:
         self._blocks: list[_Block] = []
@@ -47,8 +47,8 @@ class SharedArrays:
 
         Args:
             shapes: By name.
-            shared: In shared memory, for a worker process: nothing is copied on the way to the main process. What comes
-                back is then a ``LentArrays``, if blocks can be sent as open files.
+            shared: Allocate in shared memory, for a worker process, which avoids copies to the main process. Returns
+                ``LentArrays`` if blocks can be sent as file descriptors.
         """
         if not shared:
             return {name: torch.empty(shape, dtype=torch.uint8) for name, shape in shapes.items()}
@@ -61,7 +61,7 @@ class SharedArrays:
         return LentArrays(arrays, block)
 
     def _free_block(self, size: int) -> _Block:
-        """One that nobody holds, of ``size`` bytes or more."""
+        """An unreferenced block of at least ``size`` bytes."""
         with self._lock:
             free = [block for block in self._blocks if block.is_free()]
             fitting = [block for block in free if block.size >= size]
@@ -87,7 +87,7 @@ class _Block:
         return self._bytes[0] == KEPT
 
     def lend(self) -> Tensor:
-        """(size,) uint8. The block is not free until this tensor, and all that share its memory, are gone."""
+        """(size,) uint8. The block is not free until this tensor, and all that share its memory, are released."""
         body = self._bytes[HEADER:]
         self.lent = True
         weakref.finalize(body, setattr, self, 'lent', False).atexit = False
@@ -97,7 +97,7 @@ class _Block:
         return tensor.untyped_storage().data_ptr() == self._bytes.ctypes.data + HEADER
 
     def send(self) -> tuple[Any, int]:
-        """What another process opens it by, once; not free until that process says so."""
+        """Handle for another process, used once; the block is not free until that process releases it."""
         self._bytes[0] = HELD
         return DupFd(self._storage._share_fd_cpu_()[0]), HEADER + self.size
 
@@ -111,12 +111,12 @@ class LentArrays(dict):
 
 
 class LentBatch(dict):
-    """A batch, some tensors of which lie in a block; to the main process it goes as a plain dictionary, once.
+    """A batch with some tensors in a block; sent once to the main process, as a plain dictionary.
 
     Args:
-        batch: All of it.
-        block: Where the tensors lie.
-        lent: Their names.
+        batch: The full batch.
+        block: Block of the tensors.
+        lent: The tensors in it, by name.
     """
 
     def __init__(self, batch: Mapping[str, Any], block: _Block, lent: Mapping[str, Tensor]) -> None:
@@ -125,7 +125,7 @@ class LentBatch(dict):
 
     def __reduce__(self) -> tuple:
         block, self._block = self._block, None
-        # Others may have been put in their place, and torch moves tensors that are sent on their own to other memory.
+        # Entries may have been replaced, and torch moves tensors that are sent separately to other memory.
         lent = {name: x for name, x in self._lent.items() if block and self.get(name) is x and block.holds(x)}
         if not lent:
             return dict, (dict(self),)
@@ -134,18 +134,18 @@ class LentBatch(dict):
         return _receive, (list(self), rest, places, *block.send())
 
 
-_received: dict[int, weakref.finalize] = {}  # what the main process holds, by the place of its memory
+_received: dict[int, weakref.finalize] = {}  # batches held by the main process, by memory address
 
 
 def _receive(order: list[str], rest: dict, places: dict[str, tuple], opened: Any, size: int) -> dict:
-    """The batch in the main process; when its tensors are gone, the worker's block is free."""
+    """The batch in the main process; releasing its tensors frees the worker's block."""
     file = opened.detach()
     try:
         memory = np.frombuffer(mmap.mmap(file, size, MAP_FLAGS), np.uint8)
     finally:
         os.close(file)
     body = memory[HEADER:]
-    flat = torch.from_numpy(body)  # whose memory, and so that of all views, keeps ``body`` alive
+    flat = torch.from_numpy(body)  # its storage, shared by all views, keeps ``body`` alive
     _received[memory.ctypes.data] = end = weakref.finalize(body, _give_back, memory, os.getpid())
     end.atexit = False
     found = {**rest, **{name: flat.as_strided(*place) for name, place in places.items()}}
@@ -159,7 +159,7 @@ def _give_back(memory: np.ndarray, owner: int) -> None:
 
 
 def _keep_for_children() -> None:
-    """A process that is forked sees the batches that its parent holds: they stay as they are, and workers forget them."""
+    """A forked process sees the batches held by its parent: they are kept unchanged, and workers forget them."""
     while _received:
         _, end = _received.popitem()
         if gone := end.detach():
@@ -170,13 +170,13 @@ os.register_at_fork(before=_keep_for_children)
 
 
 def _places(shapes: Shapes) -> dict[str, int]:
-    """Where each array begins, at multiples of the header's length."""
+    """Offset of each array, at multiples of the header size."""
     sizes = [-(-math.prod(shape) // HEADER) * HEADER for shape in shapes.values()]
     return dict(zip(shapes, np.cumsum([0, *sizes]).tolist(), strict=False))
 
 
 def _new_shared(size: int) -> torch.UntypedStorage:
-    return torch.UntypedStorage._new_shared(size)  # as torch's own collate function does
+    return torch.UntypedStorage._new_shared(size)  # as in torch's collate function
 
 
 def _as_tensor(storage: torch.UntypedStorage) -> Tensor:

@@ -1,8 +1,8 @@
-"""One listing for several processes: one of them finds the images and writes arrays, the others map these into memory.
+"""One listing for several processes: one process lists the images and writes arrays, the others memory-map these.
 
-What is shared is a source of :mod:`mmadclr.datasets.sources`, pickled, with its arrays as ``.npy`` files beside. Their
-folder has a name that is drawn anew for every listing and told to the other processes with digests of the arrays, so that
-files of another folder, time or run are never taken for them.
+A source of :mod:`mmadclr.datasets.sources` is shared in pickled form, with its arrays as ``.npy`` files. Their
+folder has a random name for every listing, which is sent to the other processes with digests of the arrays, so that
+files of another folder, time or run are never used by mistake.
 """
 
 from __future__ import annotations
@@ -27,35 +27,37 @@ from mmengine.logging import print_log
 from mmadclr.names import printable
 
 PREFIX = 'listing-'
-HASHED = 1 << 24  # bytes at a time
+HASHED = 1 << 24  # bytes hashed at a time
 
 
 class MappedArray(np.ndarray):
-    """An array in a file that is mapped read-only, and again where it is unpickled; a view or copy of it is a plain one."""
+    """A read-only memory-mapped array that is mapped again when unpickled; its views and copies are plain arrays."""
 
-    path: str | None = None  # a view does not inherit it
+    path: str | None = None  # not inherited by views
 
     def __reduce_ex__(self, protocol: int) -> Any:
         return np.asarray(self).__reduce_ex__(protocol) if self.path is None else (map_array, (self.path,))
 
 
 def map_array(path: str) -> MappedArray:
-    """An array that ``Exchange`` wrote.
+    """Maps an array written by ``Exchange``.
 
     Raises:
-        FileNotFoundError: The file is gone: the run that wrote it has ended, or somebody removed it.
-        ValueError: It holds no array.
+        FileNotFoundError: The file was removed, or the run that wrote it has ended.
+        ValueError: It does not contain an array.
     """
     try:
         array = np.load(path, mmap_mode='r').view(MappedArray)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f'{printable(path)} is gone: leave the listing of a run alone until it has ended') from error
+        raise FileNotFoundError(
+            f'{printable(path)} is missing: do not remove the listing of a run before it ends'
+        ) from error
     array.path = path
     return array
 
 
 def digest(array: np.ndarray) -> str:
-    """SHA-256 of type, shape and contents."""
+    """SHA-256 of dtype, shape and contents."""
     found = hashlib.sha256(f'{array.dtype.str} {array.shape}'.encode())
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     for first in range(0, len(data), HASHED):
@@ -65,13 +67,13 @@ def digest(array: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class Shared:
-    """A source that has been written.
+    """A written source.
 
     Attributes:
         folder: Of its arrays, ``0.npy`` and so on.
         digests: Of each array.
         content: The pickled source without arrays.
-        view: What its process saw that others should see too; see ``view_of``.
+        view: What its process saw that others should also see; see ``view_of``.
     """
 
     folder: str
@@ -82,14 +84,14 @@ class Shared:
 
 @dataclass
 class Exchange:
-    """Sources by what describes them, while data sets are built.
+    """Sources by key, while data sets are built.
 
     Attributes:
-        folders: Where to write, the first that works; where there is none, nothing is written.
-        known: What other processes have written.
-        written: What this process has.
-        sources: What came of it.
-        mapped: Keys of those that this process took from another.
+        folders: Candidate output folders in order of preference; if empty, nothing is written.
+        known: Written by other processes.
+        written: Written by this process.
+        sources: The resulting sources.
+        mapped: Keys of sources mapped from another process.
     """
 
     folders: tuple[str, ...] = ()
@@ -99,27 +101,27 @@ class Exchange:
     mapped: set[tuple] = field(default_factory=set)
 
     def find(self, key: tuple, make: Callable[[], Any], view_of: Callable[[Any], Any]) -> Any:
-        """The source of ``key``: mapped if it is known and this process sees the same, else made here.
+        """The source of ``key``: mapped if it is known and this process sees the same files, otherwise created here.
 
         Args:
-            key: What describes it: absolute paths and settings.
+            key: Identifies it: absolute paths and settings.
             make: Lists or indexes.
-            view_of: What a process sees of the source at little cost, to be compared.
+            view_of: Cheap summary of what a process sees of the source, for comparison.
 
         Raises:
-            ValueError: The files of another process hold something else than it wrote.
+            ValueError: The files of another process differ from what it wrote.
         """
         source = self._map(key, view_of) or make()
         if self.folders and key not in self.mapped and key not in self.written:
             shared = self._save(source, view_of(source))
             if shared is not None:
                 self.written[key] = shared
-                source = load(shared)  # so that a node holds it once, and loader workers do not get copies
+                source = load(shared)  # shares memory across the node, and avoids copies in loader workers
         self.sources[key] = source
         return source
 
     def _map(self, key: tuple, view_of: Callable[[Any], Any]) -> Any:
-        """What another process has written for ``key``; None if it has not, or this one does not see the same."""
+        """The source that another process wrote for ``key``; None if there is none, or this process sees other files."""
         shared = self.known.get(key)
         if shared is None or not is_visible(shared):
             return None
@@ -130,14 +132,14 @@ class Exchange:
         return source
 
     def _save(self, source: Any, view: Any) -> Shared | None:
-        """In the first folder that takes it; None, after a warning for each, if none does."""
+        """Writes to the first usable folder; None, after a warning for each, if there is none."""
         for folder in self.folders:
             try:
                 return save(source, folder, view)
             except OSError as error:
                 print_log(
-                    f'{printable(folder)} does not take the list of images ({error.strerror}): make room there, or other '
-                    'processes will look for the images themselves',
+                    f'cannot write the list of images to {printable(folder)} ({error.strerror}): free space there, or '
+                    'other processes will list the images themselves',
                     'current',
                     logging.WARNING,
                 )
@@ -149,7 +151,7 @@ _active: list[Exchange] = []
 
 @contextmanager
 def exchanging(exchange: Exchange) -> Iterator[Exchange]:
-    """Sources that are built within are taken from ``exchange``, or written for it."""
+    """Context in which built sources are read from ``exchange``, or written to it."""
     _active.append(exchange)
     try:
         yield exchange
@@ -158,20 +160,20 @@ def exchanging(exchange: Exchange) -> Iterator[Exchange]:
 
 
 def in_turn() -> bool:
-    """Whether this process builds data sets while others wait for it, or after the main process has: it cannot meet them."""
+    """Whether this process builds data sets in turn with the main process, and so must not use collective operations."""
     return bool(_active)
 
 
 def shared_source(key: tuple, make: Callable[[], Any], view_of: Callable[[Any], Any]) -> Any:
-    """A source by way of the exchange that is going on; where there is none, ``make()``."""
+    """A source from the active exchange; without one, ``make()``."""
     return _active[-1].find(key, make, view_of) if _active else make()
 
 
 def save(source: Any, folder: str, view: Any) -> Shared:
-    """Writes a source below ``folder``, which is made.
+    """Writes a source to ``folder``, which is created.
 
     Raises:
-        OSError: It cannot be written; nothing is left of it.
+        OSError: It cannot be written; nothing is left behind.
     """
     os.makedirs(folder, exist_ok=True)
     place = os.path.join(os.path.abspath(folder), PREFIX + secrets.token_hex(16))
@@ -186,7 +188,7 @@ def save(source: Any, folder: str, view: Any) -> Shared:
             with open(os.path.join(place, f'{number}.npy'), 'xb') as file:
                 np.save(file, array, allow_pickle=False)
                 file.flush()
-                os.fsync(file.fileno())  # where a disk is full, this says so, and other nodes see the file
+                os.fsync(file.fileno())  # detects a full disk, and makes the file visible to other nodes
     except OSError:
         shutil.rmtree(place, ignore_errors=True)
         raise
@@ -202,15 +204,15 @@ def load(shared: Shared) -> Any:
     """The source, with its arrays mapped.
 
     Raises:
-        ValueError: A file holds another array than was written.
+        ValueError: A file differs from the written array.
         FileNotFoundError: See ``map_array``.
     """
     arrays = [map_array(path) for path in _paths(shared)]
     for array, expected in zip(arrays, shared.digests, strict=True):
         if digest(array) != expected:
             raise ValueError(
-                f'{printable(array.path)} does not hold what the process that lists the images wrote: something else writes '
-                'there, or the file system shows this node an older state'
+                f'{printable(array.path)} differs from what the process that lists the images wrote: another program writes '
+                'there, or the file system shows this node an outdated state'
             )
     return _Unpickler(shared.content, arrays).load()
 
@@ -220,7 +222,7 @@ def _paths(shared: Shared) -> list[str]:
 
 
 class _Pickler(pickle.Pickler):
-    """Leaves out arrays of numbers, and collects them."""
+    """Extracts numeric arrays and collects them."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=5)
@@ -237,7 +239,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Fills arrays in."""
+    """Inserts the arrays."""
 
     def __init__(self, content: bytes, arrays: list[MappedArray]) -> None:
         super().__init__(io.BytesIO(content))
@@ -247,13 +249,13 @@ class _Unpickler(pickle.Unpickler):
         return self.arrays[number]
 
 
-_locks: dict[str, Any] = {}  # folders of this process, each with its lock file
+_locks: dict[str, Any] = {}  # folders of this process and their lock files
 
 
 def _own(place: str) -> None:
-    """Keeps a folder from being taken for an abandoned one while this process lives, and removes it in the end."""
-    lock = open(os.path.join(place, 'lock'), 'wb')  # noqa: SIM115 (open as long as the process)
-    with suppress(OSError):  # no locks on this file system: then no one else gets one there either
+    """Marks a folder as in use while this process lives, and removes it at exit."""
+    lock = open(os.path.join(place, 'lock'), 'wb')  # noqa: SIM115 (open until the process ends)
+    with suppress(OSError):  # without lock support, no other process can acquire one either
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     _locks[place] = lock
     atexit.register(_remove, place, os.getpid())
@@ -267,7 +269,7 @@ def _remove(place: str, owner: int) -> None:
 
 
 def _remove_abandoned(folder: str) -> None:
-    """What processes that were killed have left in a folder."""
+    """Removes what killed processes left in a folder."""
     for name in os.listdir(folder):
         place = os.path.join(os.path.abspath(folder), name)
         if not name.startswith(PREFIX) or place in _locks:

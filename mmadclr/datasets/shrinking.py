@@ -1,8 +1,8 @@
-"""Large photographs made smaller before they are packed: crops of 224 pixels need few of 12 million.
+"""Shrinks large photographs before packing: 224-pixel crops do not need 12 megapixels.
 
-An image whose longer side is above a limit is decoded as training decodes it (upright, 8-bit RGB), resized by Pillow's
-antialiased bicubic filter, the one that crops are cut with, and written as JPEG; all others stay as they are, to the byte.
-FFCV's ``max_resolution`` (github.com/libffcv/ffcv, ffcv/fields/rgb_image.py) limits the longer side, too.
+An image whose longer side exceeds a limit is decoded as in training (upright, 8-bit RGB), resized by Pillow's
+antialiased bicubic filter (the one used for crops), and encoded as JPEG; all others are kept byte for byte.
+FFCV's ``max_resolution`` (github.com/libffcv/ffcv, ffcv/fields/rgb_image.py) also limits the longer side.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FILTER, SUBSAMPLING = 'bicubic', '4:2:0'
 
 
 class Shrinking(NamedTuple):
-    """How images are made smaller: to ``max_side`` pixels, as JPEG of ``quality``; ``options`` of what files do not say."""
+    """Shrink to ``max_side`` pixels, as JPEG of ``quality``; ``options`` for the interpretation of pixels."""
 
     max_side: int
     quality: int = 90
@@ -31,8 +31,8 @@ class Shrinking(NamedTuple):
 class Shrunk(NamedTuple):
     """Contents of a file to pack.
 
-    ``changed``: it is a new JPEG. ``lost``: what of the old one is not in it. ``error``: why it could not be looked at, in
-    which case it is the old one.
+    ``changed``: whether it is a new JPEG. ``lost``: information lost by conversion. ``error``: why it could not be read, in
+    which case it is unchanged.
     """
 
     data: bytes
@@ -42,20 +42,20 @@ class Shrunk(NamedTuple):
 
 
 def checked(shrinking: Shrinking) -> Shrinking:
-    """The same; a ValueError if it makes no sense."""
+    """Returns valid settings; raises ValueError for others."""
     if shrinking.max_side < 1:
-        raise ValueError(f'max_side={shrinking.max_side}: an image has 1 pixel or more')
+        raise ValueError(f'max_side={shrinking.max_side} must be at least 1')
     if not 1 <= shrinking.quality <= 100:
-        raise ValueError(f'quality={shrinking.quality}: the quality of a JPEG is 1 to 100')
+        raise ValueError(f'quality={shrinking.quality} must be 1 to 100')
     if shrinking.options.bands is not None:
-        raise ValueError('bands with max_side: a smaller image has three bands, and the others of the set keep theirs')
+        raise ValueError('bands cannot be combined with max_side: shrunk images have three bands, but other images keep all')
     return shrinking
 
 
 def shrink(data: bytes, shrinking: Shrinking) -> Shrunk:
-    """What is packed of a file.
+    """The file contents to pack.
 
-    The color profile is kept where it is one of RGB; EXIF is not, after its orientation has been applied.
+    RGB color profiles are kept; EXIF is dropped after applying its orientation.
     """
     size = _size(data)
     if size is not None and max(size) <= shrinking.max_side:
@@ -76,12 +76,12 @@ def shrink(data: bytes, shrinking: Shrinking) -> Shrunk:
 
 
 def smaller(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """(width, height) with ``max_side`` as the longer one, each 1 or more."""
+    """(width, height) with ``max_side`` as the longer side, each at least 1."""
     return tuple(max(1, round(side * max_side / max(size))) for side in size)
 
 
 def _size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) by the header, in either order; None where Pillow does not know the format."""
+    """Stored (width, height) from the header, before rotation; None if Pillow does not support the format."""
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
             warnings.simplefilter('ignore')
@@ -91,7 +91,7 @@ def _size(data: bytes) -> tuple[int, int] | None:
 
 
 def _profile(data: bytes) -> bytes | None:
-    """The ICC profile, if it is one of RGB: ICC.1:2022, 7.2.6, has the color space in bytes 16 to 19."""
+    """The ICC profile if it is an RGB one: ICC.1:2022, 7.2.6, has the color space in bytes 16 to 19."""
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
             warnings.simplefilter('ignore')

@@ -1,4 +1,4 @@
-"""Where the bytes of images come from: files below a folder, tar shards, or a class of one's own. One interface for all."""
+"""Sources of images with a common interface: files in a folder, tar shards, or a custom class."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from mmadclr.names import is_hidden, printable, read_lines
 from mmadclr.urls import is_url, shown
 
 MAX_OPEN_SHARDS = 256
-MAX_LOOSE = 100_000  # images directly in a folder of which each process makes a list
-MAX_VIEWED = 1000  # files that a process looks at to see whether it sees what another listed
-MAX_OPEN_COPIES = 32  # of remote shards: those that are open cannot make room for others
+MAX_LOOSE = 100_000  # maximum images directly in a folder that each process lists itself
+MAX_VIEWED = 1000  # files that a process checks against the listing of another
+MAX_OPEN_COPIES = 32  # of remote shards; open ones cannot be evicted
 
 
 class Source(ABC):
-    """Images by number; what ``ImageDataset`` reads.
+    """Images by index, as ``ImageDataset`` reads them.
 
-    A class of one's own has ``__len__``, ``read`` and ``name``, and stands in ``IMAGE_SOURCES``. Workers of a loader get
-    copies of it, so that open files and connections do not belong in its attributes.
+    A custom source implements ``__len__``, ``read`` and ``name``, and is registered in ``IMAGE_SOURCES``. Loader workers get
+    copies of it, so its attributes must not hold open files or connections.
 
     Attributes:
         labels: (N,) int64, or None.
-        classes: Names of the classes; empty where not known.
-        shard_of: (N,) number of the shard an image lies in, never falling; None where there are no shards.
+        classes: Class names; empty if unknown.
+        shard_of: (N,) index of each image's shard, non-decreasing; None without shards.
     """
 
     labels: np.ndarray | None = None
@@ -46,23 +46,23 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, index: int) -> bytes | np.ndarray:
-        """Contents of an image file, or pixels (H, W) or (H, W, C) in RGB; raises OSError."""
+        """Contents of an image file, or pixels (H, W) or (H, W, C), RGB; raises OSError."""
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What messages and text files call the image: one printable line, the same in every process."""
+        """Name of the image in messages and text files: one printable line, the same on every process."""
 
     def key(self, index: int) -> bytes:
-        """The image by what it is called below its root: bytes of a relative path, or of a shard and a member."""
+        """Identifier of the image below its root: bytes of a relative path, or of shard and member."""
         return os.fsencode(self.name(index))
 
 
 class FileSource(Source):
-    """One file an image; see ``Source``.
+    """One file per image; see ``Source``.
 
     Args:
-        root: Folder that the listed paths are relative to.
-        listing: What a reader found.
+        root: Folder to which the listed paths are relative.
+        listing: Result of a reader.
     """
 
     shard_of = None
@@ -87,20 +87,20 @@ class FileSource(Source):
         return self.path(index).read_bytes()
 
     def select(self, indices: np.ndarray) -> None:
-        """Keeps the images ``indices`` alone."""
+        """Keeps only the images ``indices``."""
         self._paths = self._paths.take(indices)
         self.labels = None if self.labels is None else self.labels[indices]
 
 
 class TarSource(Source):
-    """Images inside uncompressed tar files laid out as webdataset does; see ``Source``.
+    """Images in uncompressed tar files with webdataset's layout; see ``Source``.
 
     Args:
-        root: Folder of the shards, or a URL that fsspec reads (``s3://``, ``gs://``, ``https://``), see
+        root: Folder of the shards, or a URL for fsspec (``s3://``, ``gs://``, ``https://``), see
             :mod:`mmadclr.datasets.shard_cache`.
-        pattern: Their names: a glob (``*.tar``), a range in braces (``train-{000000..000146}.tar``), or a list of such.
-        with_label: Labels from the ``.cls`` or ``.json`` member beside each image; their names, where they are known, from
-            ``classes.txt`` beside the shards.
+        pattern: Shard names: a glob (``*.tar``), a range in braces (``train-{000000..000146}.tar``), or a list of these.
+        with_label: Read labels from the ``.cls`` or ``.json`` member of each image; class names, if known, from
+            ``classes.txt`` next to the shards.
 
     Raises:
         FileNotFoundError, ValueError, OSError: See ``read_shards``.
@@ -133,12 +133,12 @@ class TarSource(Source):
         return data
 
     def _file(self, shard: int) -> int:
-        if self._owner != os.getpid():  # a forked worker: what the parent opened is the parent's to close
+        if self._owner != os.getpid():  # a forked worker must not close its parent's files
             self._files, self._owner = {}, os.getpid()
         file = self._files.pop(shard, None)
         if file is None:
             if len(self._files) >= (MAX_OPEN_SHARDS if self._remote is None else MAX_OPEN_COPIES):
-                os.close(self._files.pop(next(iter(self._files))))  # the one that was read least recently
+                os.close(self._files.pop(next(iter(self._files))))  # the least recently used one
             file = os.open(self.shards[shard], os.O_RDONLY) if self._remote is None else self._remote.open(shard)
         self._files[shard] = file
         return file
@@ -153,10 +153,10 @@ class TarSource(Source):
 
 
 def read_classes(root: str | Path, count: int) -> tuple[str, ...]:
-    """Names of classes, a line each in ``classes.txt``; ``count`` numbers where there is no such file.
+    """Class names, one per line in ``classes.txt``; if there is no such file, ``count`` numbers.
 
     Raises:
-        ValueError: The file names fewer classes.
+        ValueError: The file has fewer names.
     """
     path = join(str(root), 'classes.txt') if is_url(root) else Path(root) / 'classes.txt'
     lines = _lines(path)
@@ -164,12 +164,12 @@ def read_classes(root: str | Path, count: int) -> tuple[str, ...]:
         return tuple(str(label) for label in range(count))
     names = tuple(printable(lines.get(number, '')) for number in range(1, max(lines, default=0) + 1))
     if len(names) < count:
-        raise ValueError(f'{shown(path)} names {len(names)} classes, but labels of the shards go up to {count - 1}')
+        raise ValueError(f'{shown(path)} has {len(names)} class names, but labels of the shards go up to {count - 1}')
     return names
 
 
 def _lines(path: str | Path) -> dict[int, str] | None:
-    """Lines of a local or remote text by number; None if there is no such file."""
+    """Lines of a local or remote text file by number; None if there is no such file."""
     if not is_url(path):
         return dict(read_lines(path)) if path.exists() else None
     data = read_small(expanded(path))
@@ -184,15 +184,15 @@ def _lines(path: str | Path) -> dict[int, str] | None:
 def find_source(
     data_root: str, ann_file: str | None, with_label: bool, shards: str | Sequence[str] | None
 ) -> FileSource | TarSource:
-    """The source that the arguments of ``ImageDataset`` describe; see also ``shared_listing``.
+    """The source for the arguments of ``ImageDataset``; see also ``shared_listing``.
 
     Raises:
-        FileNotFoundError, ValueError: See the readers; also if both a list and shards are given.
+        FileNotFoundError, ValueError: See the readers; also if both a list and shards are set.
     """
     if shards is not None and ann_file is not None:
-        raise ValueError(f'ann_file={str(ann_file)!r} and shards={shards!r}: give a list of files or shards, not both')
+        raise ValueError(f'ann_file={str(ann_file)!r} and shards={shards!r}: set only one of them')
     if shards is None and is_url(data_root):
-        raise ValueError(f'data_root={shown(data_root)}: from a URL only shards are read; set shards of the data set')
+        raise ValueError(f'data_root={shown(data_root)}: only shards can be read from a URL; set shards of the data set')
     key = (absolute(data_root), None if ann_file is None else absolute(ann_file), with_label, str(shards))
 
     def make() -> FileSource | TarSource:
@@ -211,28 +211,28 @@ def find_source(
 
 
 def absolute(path: str | Path) -> str:
-    """A path that does not depend on where a process was started; a URL as it is."""
+    """An absolute path; URLs are unchanged."""
     return str(path) if '://' in str(path) else os.path.abspath(path)
 
 
 def view_of_folder(root: str | Path, source: FileSource) -> tuple | None:
-    """What lies directly in a folder of images; None where that is most of the listing, which is to be done once."""
+    """Contents of a folder's top level; None if that is most of the listing, which should be done only once."""
     root = existing_folder(root)
-    if len(source) > MAX_LOOSE and b'/' not in source.key(MAX_LOOSE):  # those directly in it come first
+    if len(source) > MAX_LOOSE and b'/' not in source.key(MAX_LOOSE):  # top-level images come first
         return None
     folders, images = directly_below(root)
     return folders, digest(images.data), digest(images.starts)
 
 
 def view_of_list(ann_file: str | Path, root: str | Path) -> str | None:
-    """What a list holds; None where there is none."""
+    """Digest of a list; None if it does not exist."""
     existing_folder(root)
     path = Path(ann_file)
     return digest(np.frombuffer(path.read_bytes(), np.uint8)) if path.is_file() else None
 
 
 def view_of_shards(shards: Sequence[str]) -> list:
-    """Sizes of up to ``MAX_VIEWED`` shards, evenly chosen, and what else their folders hold by the same extension."""
+    """Sizes of up to ``MAX_VIEWED`` shards, evenly spaced, and all shards in their folders."""
     local = [shard for shard in shards if '://' not in shard]
     sizes = [os.path.getsize(local[i]) if os.path.exists(local[i]) else None for i in spread(len(local), MAX_VIEWED)]
     folders = sorted({os.path.dirname(shard) for shard in local})
@@ -244,7 +244,7 @@ def is_shard(name: str) -> bool:
 
 
 def spread(count: int, most: int, part: int = 0, parts: int = 1) -> list[int]:
-    """Up to ``most`` numbers below ``count``, evenly spread; other ones for each of the ``parts`` that have to choose."""
+    """Up to ``most`` indices below ``count``, evenly spaced; different ones for each of the ``parts``."""
     if count <= most:
         return list(range(count))
     return [(number * parts + part) * count // (most * parts) for number in range(most)]

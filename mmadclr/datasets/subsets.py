@@ -1,6 +1,6 @@
-"""Parts of a labeled set: images held out of training, and a few of each class.
+"""Subsets of a labeled set: held-out images, and a few images per class.
 
-Pure functions of labels and seed, so that every process, and every tool, finds the same images.
+Pure functions of labels and seed, so that all processes and tools select the same images.
 """
 
 from __future__ import annotations
@@ -11,45 +11,45 @@ import numpy as np
 
 
 def held_out(labels: np.ndarray, fraction: float, seed: int = 0) -> np.ndarray:
-    """Boolean mask (N,) of images to choose hyper-parameters on, True = held out of training.
+    """Boolean mask (N,) of images for choosing hyperparameters, True = held out of training.
 
     Args:
         labels: Class of each image (N,).
-        fraction: Share of every class, rounded; at least one image of a class that has two or more, and never all.
-        seed: Which images they are.
+        fraction: Fraction of every class, rounded; at least one image of classes with two or more, and never all.
+        seed: Selects the images.
 
     Raises:
-        ValueError: A fraction that is not between 0 and 1.
+        ValueError: ``fraction`` is not between 0 and 1.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f'held-out fraction {fraction}: choose a share of the images between 0 and 1')
+        raise ValueError(f'held-out fraction {fraction} must be between 0 and 1')
     mask = np.zeros(len(labels), dtype=bool)
     for _, members in _shuffled_classes(labels, seed):
-        # One image or more, but never all; of a class of one image, none.
+        # At least one image, but never all; none for a class with a single image.
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         mask[members[:count]] = True
     return mask
 
 
 def few_shot(labels: np.ndarray, shots: int, seed: int = 0) -> np.ndarray:
-    """Ascending indices (classes * shots,) of ``shots`` images of each class.
+    """Ascending indices (classes * shots,) of ``shots`` images per class.
 
-    More shots of the same seed contain fewer.
+    For the same seed, larger subsets contain the smaller ones.
 
     Args:
         labels: Class of each image (N,).
         shots: Images per class.
-        seed: Which images they are.
+        seed: Selects the images.
 
     Raises:
-        ValueError: Fewer than one shot, or a class with fewer images.
+        ValueError: ``shots`` is below 1, or a class has fewer images.
     """
     if shots < 1:
-        raise ValueError(f'shots={shots}: choose at least one image per class')
+        raise ValueError(f'shots={shots} must be at least 1')
     chosen = [np.zeros(0, dtype=np.int64)]
     for label, members in _shuffled_classes(labels, seed):
         if len(members) < shots:
-            raise ValueError(f'shots={shots}: class {label} has only {len(members)} images; choose no more shots than that')
+            raise ValueError(f'shots={shots}: class {label} has only {len(members)} images; use at most that many shots')
         chosen.append(members[:shots])
     return np.sort(np.concatenate(chosen))
 

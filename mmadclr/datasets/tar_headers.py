@@ -1,9 +1,9 @@
-"""Members of a tar file, read off its raw headers: eight times faster than :mod:`tarfile`, with the same result.
+"""Reads members of a tar file from its raw headers: eight times faster than :mod:`tarfile`, with the same result.
 
-A header is a block of 512 bytes with fields of fixed width (POSIX.1-1988 ustar; numbers in octal, or base 256 as GNU tar has
-it); long names lie in a member before (GNU) or in records ``length key=value`` (pax, POSIX.1-2001). Whatever is not of a
-plain form goes to ``tarfile``, with all that comes after it: sparse members, pax records for all that follows, numbers
-written in odd ways, blocks that are no header.
+A header is a 512-byte block of fixed-width fields (POSIX.1-1988 ustar; numbers in octal, or base 256 as in GNU
+tar); long names are stored in a preceding member (GNU) or in records ``length key=value`` (pax, POSIX.1-2001). Anything
+unusual, and everything after it, is left to ``tarfile``: sparse members, global pax records, unusual number formats,
+invalid headers.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from functools import lru_cache
 from zlib import adler32
 
-BLOCK = 512  # everything in a tar file is padded to this
-# Read at a time: what lies between two images, such as a label and three headers with their pax records.
+BLOCK = 512  # block size of tar files
+# Bytes read at a time: enough for what is between two images, such as a label and three headers with pax records.
 WINDOW = 4096
-MAX_RECORDS = 1 << 20  # bytes of names and records before one member; more are left to tarfile
+MAX_RECORDS = 1 << 20  # maximum bytes of names and records before one member; more are left to tarfile
 
 _NUMBER = rb'(?:[0-7]{7}[ \0]|[0-7]{6}(?: \0|\0 )|\0{8}|\x80.{7})'
 _LONG = rb'[0-7]{11}[ \0]|\x80.{11}'
-# Size, check sum and kind; around them owner, time and device, which have to be numbers, and names of any bytes.
+# Size, checksum and type; around them owner, time and device, which must be numbers, and names of arbitrary bytes.
 HEADER = re.compile(
     rb'.{100}' + _NUMBER * 3 + rb'(' + _LONG + rb')(?:' + _LONG + rb'|\0{12})([0-7]{6})(?:\0 | \0)(.).{172}'
     + _NUMBER * 2, re.DOTALL
@@ -33,8 +33,8 @@ FILES, LINKS, WITHOUT_DATA = (b'0', b'\0', b'7'), (b'1', b'2'), (b'1', b'2', b'3
 FILE, LINK, SPARSE, OTHER = 'file', 'link', 'sparse', 'other'
 
 
-# Name, kind (one of the four above), offset and size of the data, offset of the next header. No class: it would take as long
-# as a tenth of all the rest.
+# Name, kind (one of the four above), offset and size of the data, offset of the next header. Not a class, which would add a
+# tenth of the total time.
 Member = tuple[bytes, str, int, int, int]
 
 
@@ -42,7 +42,7 @@ class TarBytes:
     """An open tar file, read through a small window.
 
     Args:
-        file: Number of the open file.
+        file: File descriptor.
     """
 
     def __init__(self, file: int) -> None:
@@ -50,9 +50,9 @@ class TarBytes:
         self.window, self.start = b'', 0
 
     def at(self, offset: int, count: int) -> bytes:
-        """``count`` bytes, or as many as there are."""
+        """``count`` bytes, or as many as available."""
         if offset >= self.size:
-            return b''  # also where a damaged size is beyond what the system counts in
+            return b''  # also for a damaged size that exceeds the system's integers
         start = offset - self.start
         if start < 0 or start + count > len(self.window):
             self.window, self.start, start = os.pread(self.file, max(count, WINDOW), offset), offset, 0
@@ -60,10 +60,10 @@ class TarBytes:
 
 
 def members(tar: TarBytes) -> Iterator[Member]:
-    """Members in the order of the file, as far as headers can be read; the data of the last may lie beyond its end."""
+    """Members in file order, as far as headers are readable; the data of the last one may be truncated."""
     offset = 0
     while True:
-        first, name, size = offset, None, None  # the outermost of several headers of one member has the say
+        first, name, size = offset, None, None  # the first of several headers of a member takes precedence
         while True:
             start = offset - tar.start
             block = tar.window[start : start + BLOCK] if start >= 0 else b''
@@ -101,12 +101,12 @@ def padded(size: int) -> int:
 
 
 def _fields(block: bytes) -> tuple[bytes, int, bytes] | None:
-    """Name, size and kind of a header in a plain form; None for any other block."""
+    """Name, size and kind of a plain header; None for other blocks."""
     match = HEADER.match(block)
     if match is None or len(block) < BLOCK:
         return None
     size, stored, kind = match.groups()
-    # Bytes below 128 sum up to less than Adler's modulus, so its first half is their sum, and one.
+    # The sum of bytes below 128 is less than Adler's modulus, so its lower half is the sum plus one.
     total = (adler32(block) & 0xFFFF) - 1 if block.isascii() else sum(block)
     if total != _sum_of_block(stored):
         return None
@@ -119,12 +119,12 @@ def _fields(block: bytes) -> tuple[bytes, int, bytes] | None:
 
 @lru_cache(maxsize=1 << 16)
 def _sum_of_block(stored: bytes) -> int:
-    """Sum of all bytes of a header whose check sum, taken with blanks in its own place, is this one."""
+    """Sum of all bytes of a header with this checksum, which is computed with blanks in its own field."""
     return int(stored, 8) - 8 * ord(' ') + sum(stored) + ord(' ')
 
 
 def _extended(tar: TarBytes, offset: int, size: int, kind: bytes) -> tuple[bytes | None, int | None] | None:
-    """Name and size that a header's data give to the member behind it; None where ``tarfile`` has to look."""
+    """Name and size that an extended header defines for the next member; None if ``tarfile`` is needed."""
     if size > MAX_RECORDS:
         return None
     data = tar.at(offset, size)
@@ -134,7 +134,7 @@ def _extended(tar: TarBytes, offset: int, size: int, kind: bytes) -> tuple[bytes
 
 
 def _records(data: bytes) -> tuple[bytes | None, int | None] | None:
-    """``path`` and ``size`` of pax records; None where they are not well-formed, or say that the member is sparse."""
+    """``path`` and ``size`` of pax records; None if they are malformed, or the member is sparse."""
     place, name, size = 0, None, None
     while place < len(data):
         match = RECORD.match(data, place)
@@ -155,16 +155,16 @@ def _records(data: bytes) -> tuple[bytes | None, int | None] | None:
 
 
 def _by_tarfile(tar: TarBytes, offset: int) -> Iterator[Member]:
-    """The members from a header on, as ``tarfile`` reads them."""
+    """The members from a header on, as read by ``tarfile``."""
     try:
         with os.fdopen(os.dup(tar.file), 'rb') as file:
             file.seek(offset)
             with tarfile.open(fileobj=file, mode='r:') as rest:
                 while (member := rest.next()) is not None:
-                    rest.members.clear()  # kept otherwise: a million of them
+                    rest.members.clear()  # otherwise tarfile keeps all members
                     yield os.fsencode(member.name), _kind(member), member.offset_data, member.size, rest.offset
     except (tarfile.TarError, EOFError, ValueError, OverflowError):
-        return  # of a damaged header
+        return  # damaged header
 
 
 def _kind(member: tarfile.TarInfo) -> str:

@@ -1,8 +1,8 @@
-"""Which images a set of tar shards holds, and where: found once, then kept in a cache.
+"""Index of the images in tar shards, which is computed once and cached.
 
 Layout: webdataset's (github.com/webdataset/webdataset): members that share their path up to the first dot of the base name
-are one sample, ``0001.jpg`` with ``0001.cls`` (a number as text) or ``0001.json`` (``{"label": number}``). As there, a key
-that has the same extension twice in a shard is an error.
+form a sample, ``0001.jpg`` with ``0001.cls`` (a number as text) or ``0001.json`` (``{"label": number}``). As there, a
+duplicate extension of a key in a shard is an error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mmadclr.datasets.walking import EXTENSIONS
 from mmadclr.names import is_hidden, printable
 from mmadclr.urls import is_url, shown
 
-BLOCK = 512  # zeros, that end a tar file
+BLOCK = 512  # a block of zeros ends a tar file
 NO_LABEL = -1
 CACHE_VERSION = 3
 LOG_SECONDS = 30.0
@@ -45,11 +45,11 @@ LABELS = (b'.cls', b'.json')
 
 @dataclass
 class TarIndex:
-    """Images of all shards, shard after shard: (N,) arrays and names.
+    """Images of all shards, in shard order: (N,) arrays and names.
 
-    ``versions``: of each shard its size and time, or tag in an object store, when it was indexed. ``cut``: a message for
-    each shard that is cut short. ``hidden``, ``links``, ``beside``: members that were left out: hidden ones, links named as
-    images, and images of a sample that has another one before.
+    ``versions``: size and modification time (or version tag in an object store) of each shard when indexed. ``cut``: a
+    message for each truncated shard. ``hidden``, ``links``, ``beside``: skipped members: hidden ones, links with image
+    names, and additional images of a sample.
     """
 
     shard_of: np.ndarray
@@ -64,7 +64,7 @@ class TarIndex:
     beside: ByteStrings
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it as arrays by name, which may be written to files and mapped."""
+        """All contents as arrays by name, which can be written to files and memory-mapped."""
         flat = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -76,7 +76,7 @@ class TarIndex:
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> TarIndex:
-        """What ``arrays`` gave; a KeyError or ValueError if they are not those."""
+        """The inverse of ``arrays``; raises KeyError or ValueError for invalid arrays."""
         strings = {name.removesuffix('.data') for name in arrays if name.endswith('.data')}
         index = cls(
             **{
@@ -92,10 +92,10 @@ class TarIndex:
 
 
 class Scan(NamedTuple):
-    """What one shard holds.
+    """Contents of one shard.
 
-    ``names``, ``offsets``, ``sizes``, ``labels``: of its whole images, in the order of the file. ``cut``: if it is cut
-    short, a message that says so. The rest: see ``TarIndex``.
+    ``names``, ``offsets``, ``sizes``, ``labels``: of its complete images, in file order. ``cut``: a message if it is
+    truncated. Others: see ``TarIndex``.
     """
 
     names: list[bytes]
@@ -109,30 +109,30 @@ class Scan(NamedTuple):
 
 
 def read_shards(root: str | Path, pattern: str | Sequence[str], with_label: bool) -> tuple[list[str], TarIndex]:
-    """Paths or URLs of the shards, sorted, and the index of their images; from the cache if no shard has changed.
+    """Sorted paths or URLs of the shards, and the index of their images; cached while no shard changes.
 
     Raises:
-        FileNotFoundError: The folder does not exist, no shard matches, or one of a range in braces is missing.
-        ValueError: A shard holds no whole image, a sample twice or a sparse image; or an image has no label where one is
-            wanted.
+        FileNotFoundError: The folder does not exist, no shard matches, or one in a range is missing.
+        ValueError: A shard has no complete image, a duplicate sample or a sparse image; or an image lacks a required
+            label.
         OSError: An object store cannot be read; see :mod:`mmadclr.datasets.remote`.
     """
     shards = find_shards(root, pattern)
     index = _cached(shards)
     for message in index.cut:
         print_log(os.fsdecode(message), 'current', logging.WARNING)
-    kinds = {'hidden members': index.hidden, 'links': index.links, 'further images of samples': index.beside}
+    kinds = {'hidden members': index.hidden, 'links': index.links, 'additional images of samples': index.beside}
     for kind, names in kinds.items():
         if len(names):
             first = printable(os.fsdecode(names[0]))
-            print_log(f'{shown(root)}: left out {len(names)} {kind} of shards ({first})', 'current')
+            print_log(f'{shown(root)}: skipped {len(names)} {kind} in shards ({first})', 'current')
     counts = np.bincount(index.shard_of, minlength=len(shards))
     if not counts.all():
         number = int(counts.argmin())
         size = int(index.versions[number].split()[0])
         raise ValueError(
-            f'{shown(shards[number])} ({size:,} bytes) holds no whole image: it is cut short within the first '
-            'one, or no uncompressed tar file, or its images are not named <key>.<extension> with one of '
+            f'{shown(shards[number])} ({size:,} bytes) has no complete image: it is truncated within the first '
+            'one, is not an uncompressed tar file, or its images are not named <key>.<extension> with one of '
             f'{", ".join(EXTENSIONS)}'
         )
     if with_label:
@@ -141,17 +141,17 @@ def read_shards(root: str | Path, pattern: str | Sequence[str], with_label: bool
 
 
 def find_shards(root: str | Path, pattern: str | Sequence[str]) -> list[str]:
-    """Sorted paths below ``root`` that a glob, or a pattern with one range in braces, stands for; or several of them.
+    """Sorted paths in ``root`` that match a glob, a pattern with one range in braces, or a list of these.
 
     Raises:
         FileNotFoundError: The folder does not exist, nothing matches, or a file of the range is missing.
-        ValueError: Several patterns stand for the same shard.
+        ValueError: Several patterns match the same shard.
     """
     if not isinstance(pattern, str):
         found = sorted(path for one in pattern for path in find_shards(root, one))
         twice = next((path for path, other in pairwise(found) if path == other), None)
         if twice is not None or not found:
-            problem = 'no pattern' if twice is None else f'{shown(twice)} is named twice'
+            problem = 'the list is empty' if twice is None else f'{shown(twice)} is listed twice'
             raise ValueError(f'shards={list(pattern)!r}: {problem}')
         return found
     names = numbered(pattern)
@@ -165,13 +165,13 @@ def find_shards(root: str | Path, pattern: str | Sequence[str]) -> list[str]:
     paths = [str(root / name) for name in names]
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
-        which = f'{len(missing)} of {len(paths)} are missing, the first: {printable(missing[0])}'
+        which = f'{len(missing)} of {len(paths)} are missing; the first: {printable(missing[0])}'
         raise FileNotFoundError(f'shards={pattern!r} in {printable(root)}: {which}')
     return paths
 
 
 def numbered(pattern: str) -> list[str] | None:
-    """Names that a pattern with a range stands for: ``a-{08..10}.tar`` -> ``a-08.tar``, ...; None where there is none."""
+    """Names in a pattern with a range: ``a-{08..10}.tar`` -> ``a-08.tar``, ...; None without a range."""
     span = re.search(r'\{(\d+)\.\.(\d+)\}', pattern)
     if span is None:
         return None
@@ -181,18 +181,18 @@ def numbered(pattern: str) -> list[str] | None:
 
 
 def _matching(root: Path, pattern: str) -> list[str]:
-    whole = os.path.join(glob.escape(str(root)), pattern)
-    found = sorted(glob.glob(whole))
-    hidden = len(glob.glob(whole, include_hidden=True)) - len(found)
+    full_pattern = os.path.join(glob.escape(str(root)), pattern)
+    found = sorted(glob.glob(full_pattern))
+    hidden = len(glob.glob(full_pattern, include_hidden=True)) - len(found)
     if hidden:
-        print_log(f'{printable(root)}: left out {hidden} hidden files that match shards={pattern!r}', 'current')
+        print_log(f'{printable(root)}: skipped {hidden} hidden files that match shards={pattern!r}', 'current')
     if not found:
         raise FileNotFoundError(f'no shard in {printable(root)} matches shards={pattern!r}')
     return found
 
 
 def scan_shard(path: str) -> Scan:
-    """What the shard at a local path holds; see ``scan``."""
+    """Contents of the shard at a local path; see ``scan``."""
     file = os.open(path, os.O_RDONLY)
     try:
         return scan(file, path)
@@ -201,14 +201,14 @@ def scan_shard(path: str) -> Scan:
 
 
 def scan(file: int, path: str) -> Scan:
-    """What one shard holds.
+    """Contents of one shard.
 
     Args:
-        file: Number of the open file.
-        path: What messages call it.
+        file: File descriptor.
+        path: Name in messages.
 
     Raises:
-        ValueError: A sample has two members of the same extension, or an image is stored sparse.
+        ValueError: A sample has two members with the same extension, or an image is stored sparse.
     """
     tar = TarBytes(file)
     found = Scan([], [], [], [], None, [], [], [])
@@ -238,14 +238,14 @@ def scan(file: int, path: str) -> Scan:
 
 
 def split_key(name: bytes) -> tuple[bytes, bytes]:
-    """Key of the sample and extension in lower case, with its dot: ``a/b.seg.PNG`` -> ``a/b``, ``.seg.png``."""
+    """Sample key and lower-case extension with its dot: ``a/b.seg.PNG`` -> ``a/b``, ``.seg.png``."""
     folder, slash, base = name.rpartition(b'/')
     stem, dot, extension = base.partition(b'.')
     return folder.rstrip(b'/') + slash + stem, (dot + extension).lower()
 
 
 def _is_hidden(name: bytes, extension: bytes) -> bool:
-    """The same as ``names.is_hidden``, once for each folder of images and labels."""
+    """As ``names.is_hidden``, but cached per folder of images and labels."""
     if extension not in IMAGES and extension not in LABELS:
         return is_hidden(os.fsdecode(name))
     folder, _, base = name.rpartition(b'/')
@@ -258,12 +258,12 @@ def _is_hidden_folder(folder: bytes) -> bool:
 
 
 def _leave_out(found: Scan, path: str, name: bytes, kind: str, other: bytes) -> None:
-    """Takes note of an image that is not used, or raises the error that it is."""
+    """Records a skipped image, or raises if it is an error."""
     if kind is LINK:
         found.links.append(name)
     elif kind is SPARSE:
         raise ValueError(
-            f'{shown(path)}: {printable(os.fsdecode(name))} is stored sparse, which cannot be read in one piece: pack '
+            f'{shown(path)}: {printable(os.fsdecode(name))} is stored sparse, which is not supported: pack '
             'the shard again without tar --sparse'
         )
     elif split_key(other) == split_key(name):
@@ -274,8 +274,8 @@ def _leave_out(found: Scan, path: str, name: bytes, kind: str, other: bytes) -> 
 
 def _twice(path: str, name: bytes) -> ValueError:
     return ValueError(
-        f'{shown(path)}: {printable(os.fsdecode(name))} is in it twice, as after appending to a tar file: unpack it '
-        '(the later one stays) and pack it again, or give the samples different keys'
+        f'{shown(path)}: duplicate member {printable(os.fsdecode(name))}, as after appending to a tar file: unpack it '
+        '(which keeps the later one) and pack it again, or use different keys'
     )
 
 
@@ -288,15 +288,15 @@ def _label(text: bytes, extension: bytes) -> int:
 
 
 def _finished(found: Scan, places: dict[bytes, int], labels: dict[tuple[bytes, bytes], int], path: str, ended: bool) -> Scan:
-    """With labels; without the last image of a shard that is cut short, if its label is missing alone."""
+    """Adds labels; drops the last image of a truncated shard if only its label is missing."""
     columns = ([labels.get((key, extension), NO_LABEL) for key in places] for extension in LABELS)
     found.labels.extend(map(max, *columns))
     if not found.names or ended:
         return found
     if found.labels[-1] == NO_LABEL and any(label != NO_LABEL for label in found.labels[:-1]):
         for column in (found.names, found.offsets, found.sizes, found.labels):
-            column.pop()  # its label lay beyond the cut
-    return found._replace(cut=f'{shown(path)} is cut short: the {len(found.names)} images that are whole are used')
+            column.pop()  # its label was truncated
+    return found._replace(cut=f'{shown(path)} is truncated: using its {len(found.names)} complete images')
 
 
 def _check_labels(index: TarIndex, shards: list[str]) -> None:
@@ -304,13 +304,13 @@ def _check_labels(index: TarIndex, shards: list[str]) -> None:
     if len(bad):
         name, shard = printable(os.fsdecode(index.names[bad[0]])), shown(shards[index.shard_of[bad[0]]])
         raise ValueError(
-            f'{len(bad)} of {len(index.labels)} images have no label, the first: {name} in {shard}; put a <key>.cls with '
-            'the number of the class, or a <key>.json with "label", beside each image, or drop with_label'
+            f'{len(bad)} of {len(index.labels)} images have no label, the first: {name} in {shard}; add a <key>.cls with '
+            'the class index, or a <key>.json with "label", for each image, or remove with_label'
         )
 
 
 def _cached(shards: list[str]) -> TarIndex:
-    """Index of the shards, read from the cache if one was written for these files as they are."""
+    """Index of the shards, read from the cache if it exists for the current versions of these files."""
     store = RemoteShards(shards) if is_url(shards[0]) else None
     versions = [_local_version(path) for path in shards] if store is None else store.versions
     places = [os.path.abspath(path) if store is None else shown(path) for path in shards]
@@ -320,8 +320,8 @@ def _cached(shards: list[str]) -> TarIndex:
     try:
         return _read(place)
     except (OSError, ValueError, KeyError, EOFError):
-        pass  # not there, or not whole: made anew
-    print_log(f'looking for the images of {len(shards)} shards, once for all (kept in {place.parent})', 'current')
+        pass  # missing or incomplete: index again
+    print_log(f'indexing the images of {len(shards)} shards (cached in {place.parent})', 'current')
     if store is None:
         index = _joined(_told(map(scan_shard, shards), len(shards)), versions)
     else:
@@ -329,7 +329,7 @@ def _cached(shards: list[str]) -> TarIndex:
     try:
         _write(place, index)
     except OSError as error:
-        print_log(f'{place} cannot be written ({error}): every start looks again', 'current', logging.WARNING)
+        print_log(f'{place} cannot be written ({error}): shards are indexed at every start', 'current', logging.WARNING)
     return index
 
 
@@ -339,7 +339,7 @@ def _local_version(path: str) -> bytes:
 
 
 def _told(scans: Iterable[Scan], total: int, clock: Callable[[], float] = time.monotonic) -> Iterable[Scan]:
-    """The scans, with a line in the log now and then that says how far they have come."""
+    """Passes scans through, with occasional progress messages."""
     started = logged = clock()
     images = 0
     for done, one in enumerate(scans, start=1):
@@ -353,7 +353,7 @@ def _told(scans: Iterable[Scan], total: int, clock: Callable[[], float] = time.m
 
 
 def _joined(scans: Iterable[Scan], versions: list[bytes]) -> TarIndex:
-    """Arrays of all shards; those of a shard replace its lists before the next one is looked at."""
+    """Arrays of all shards; each shard is converted to arrays before the next one is scanned."""
     counts, columns, texts, cut = [], [], [], []
     for one in scans:
         counts.append(len(one.names))
@@ -374,19 +374,19 @@ def _one_after_the_other(parts: Sequence[ByteStrings]) -> ByteStrings:
 
 
 def _read(place: Path) -> TarIndex:
-    """An index of the cache, mapped: all processes of a machine share its memory."""
+    """A cached index, memory-mapped: all processes of a machine share its memory."""
     found = {path.name.removesuffix('.npy'): np.load(path, mmap_mode='r', allow_pickle=False) for path in place.iterdir()}
     return TarIndex.of({name: array.view(np.ndarray) for name, array in found.items()})
 
 
 def _write(place: Path, index: TarIndex) -> None:
-    """Under another name until it is whole, as several processes may start at once; the last one's stays."""
+    """Writes under a temporary name until complete, as several processes may start at once; the last one wins."""
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=place.parent, prefix='.'))
     try:
         for name, array in index.arrays().items():
             np.save(partial / f'{name}.npy', array)
-        if place.exists():  # one that cannot be read, or another process was faster
+        if place.exists():  # unreadable, or written by another process
             place.rename(partial / 'old')
         partial.rename(place)
         shutil.rmtree(place / 'old', ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Going through a folder of images as it lies on a disk: with links, hidden leftovers and files that are no images."""
+"""Walks image folders on disk, including links, hidden files and files that are not images."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from mmadclr.datasets.byte_strings import ByteStrings
 from mmadclr.names import is_hidden, printable
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.gif')
-# Every way to write an extension: a name is looked up as it is, without making a lower-case copy.
+# All upper/lower-case variants of extensions, to look up names without a lower-case copy.
 SUFFIXES = frozenset(''.join(letters) for name in EXTENSIONS for letters in product(*zip(name, name.upper(), strict=True)))
 SLASH = ord('/')
-# Links among folders can make more paths than there are atoms; no one wants a folder this often.
+# Links between folders can create exponentially many paths; no folder is needed this often.
 MAX_VISITS = 1000
 
 
 @dataclass
 class Found:
-    """What lies below a folder, by relative paths.
+    """Contents of a folder, by relative paths.
 
     Attributes:
-        images: By their names; those of a folder before those of its subfolders, each in alphabetical order.
-        counts: How many images lie below each folder directly below the root, in the order of ``images``; below ``''`` those
-            that lie in none.
-        others: How many files there are of each other kind.
-        hidden: Folders and files that begin with a dot, or were left by a system; what lies in them is not looked at.
-        loops: Links to a folder they lie in, which were not followed.
-        broken: Links that lead nowhere. Those named as images are among ``images``: they cannot be read.
-        repeated: Links to folders that have been visited before, or lie in the same root; they were followed.
+        images: Their names; those of a folder before those of its subfolders, each in alphabetical order.
+        counts: Number of images in each direct subfolder of the root, in the order of ``images``; in ``''`` those
+            directly in the root.
+        others: Number of files of each other type.
+        hidden: Folders and files that start with a dot, or system files; their contents are skipped.
+        loops: Links to a parent folder, which are not followed.
+        broken: Broken links. Those with image names are also in ``images``: they count as unreadable.
+        repeated: Links to folders already visited or inside the root; they are followed.
     """
 
     images: ByteStrings = field(default_factory=lambda: ByteStrings.of([]))
@@ -51,10 +51,10 @@ class Found:
 
 
 def walk(root: str | Path) -> Found:
-    """Every image below ``root``, at any depth; links are followed, but into no folder that they lie in.
+    """All images in ``root`` and its subfolders; links are followed, except to their parent folders.
 
     Raises:
-        ValueError: A folder cannot be read, or links lead to one folder by more than ``MAX_VISITS`` paths.
+        ValueError: A folder cannot be read, or more than ``MAX_VISITS`` paths lead to one folder.
     """
     tour = _Tour(root)
     left = ['']
@@ -66,7 +66,7 @@ def walk(root: str | Path) -> Found:
 
 
 def subfolders(root: str | Path) -> list[str]:
-    """Names of the folders directly below ``root`` that ``walk`` enters, sorted.
+    """Sorted names of the direct subfolders of ``root`` that ``walk`` enters.
 
     Raises:
         ValueError: See ``walk``.
@@ -75,7 +75,7 @@ def subfolders(root: str | Path) -> list[str]:
 
 
 def directly_below(root: str | Path) -> tuple[list[str], ByteStrings]:
-    """``subfolders``, and the images that lie directly in ``root``, sorted: by one look into one folder.
+    """``subfolders``, and the images directly in ``root``, sorted; reads only one folder.
 
     Raises:
         ValueError: See ``walk``.
@@ -85,18 +85,18 @@ def directly_below(root: str | Path) -> tuple[list[str], ByteStrings]:
 
 
 def report(root: str | Path, found: Found) -> None:
-    """A line in the log for each kind of thing that was left out, or may not be meant."""
+    """Logs one line per kind of skipped or suspicious item."""
     name = printable(root)
     if found.others:
         kinds = ', '.join(f'{count} x {printable(kind)}' for kind, count in found.others.most_common(5))
         total = found.others.total()
-        print_log(f'{name}: left out {total} files that are no images by their name ({kinds})', 'current')
+        print_log(f'{name}: skipped {total} files without an image extension ({kinds})', 'current')
     if found.hidden:
-        print_log(f'{name}: left out {len(found.hidden)} hidden files and folders ({_some(found.hidden)})', 'current')
+        print_log(f'{name}: skipped {len(found.hidden)} hidden files and folders ({_some(found.hidden)})', 'current')
     lines = {
-        'left out {} links to a folder that they lie in': found.loops,
-        '{} links lead nowhere; those named as images count as unreadable': found.broken,
-        '{} links lead to folders that another path leads to, so their images are listed more than once': found.repeated,
+        'skipped {} links to their own parent folders': found.loops,
+        '{} links are broken; those with image names count as unreadable': found.broken,
+        '{} links lead to folders found by another path, so their images are listed more than once': found.repeated,
     }
     for line, links in lines.items():
         if links:
@@ -116,14 +116,16 @@ def _target(root: str | Path, link: str) -> str:
 
 
 class _Names:
-    """Names that grow by a folder at a time, in one piece of memory that need not be copied in the end."""
+    """File names collected folder by folder in one buffer, without a final copy."""
 
     def __init__(self) -> None:
         self.data, self.lengths = bytearray(), array('i')
 
     def add(self, folder: str, names: list[str]) -> None:
-        """The names of files of a relative folder, one or more."""
-        prefix, joined = (os.fsencode(part) for part in (os.path.join(folder, ''), '/'.join(names)))  # no name has a slash
+        """Adds one or more file names of a relative folder."""
+        prefix, joined = (
+            os.fsencode(part) for part in (os.path.join(folder, ''), '/'.join(names))
+        )  # names contain no slash
         self.data += prefix + joined.replace(b'/', prefix)
         ends = np.flatnonzero(np.frombuffer(joined + b'/', np.uint8) == SLASH)
         lengths = np.full(len(names), len(prefix) - 1, np.intc)
@@ -140,7 +142,7 @@ class _Names:
 
 
 class _Tour:
-    """A tour through a folder; ``found`` and ``names`` are what it has found so far."""
+    """A walk through a folder; ``found`` and ``names`` are its results so far."""
 
     def __init__(self, root: str | Path) -> None:
         self.root, self.found, self.names = os.fspath(root), Found(), _Names()
@@ -148,7 +150,7 @@ class _Tour:
         self.visits: Counter = Counter()
 
     def look_into(self, folder: str) -> list[str]:
-        """Takes note of the files of a folder; returns the names of its subfolders to enter, sorted."""
+        """Records the files of a folder; returns the sorted names of its subfolders to enter."""
         try:
             file = os.open(os.path.join(self.root, folder), os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
@@ -162,10 +164,10 @@ class _Tour:
 
     def unreadable(self, folder: str, error: OSError) -> ValueError:
         where = printable(os.path.join(self.root, folder))
-        return ValueError(f'folder {where} cannot be read ({error.strerror}): change that, or move it away')
+        return ValueError(f'folder {where} cannot be read ({error.strerror}): make it readable, or move it')
 
     def note_all(self, folder: str, images: list[str], rest: list[tuple[str, os.DirEntry | None]]) -> list[str]:
-        """Takes note of what ``_plain_images`` found in a folder that is still open."""
+        """Records what ``_plain_images`` found in a folder that is still open."""
         kinds = [(name, self.note(folder, name, entry)) for name, entry in sorted(rest, key=itemgetter(0))]
         more = [name for name, kind in kinds if kind == 'image']
         if more:
@@ -176,7 +178,7 @@ class _Tour:
         return [name for name, kind in kinds if kind == 'folder']
 
     def note(self, folder: str, name: str, entry: os.DirEntry | None) -> str | None:
-        """Takes note of something in a folder (a plain file, where ``entry`` is None).
+        """Records an entry of a folder (a regular file if ``entry`` is None).
 
         Returns:
             ``'folder'`` for one to enter, ``'image'`` for an image.
@@ -194,7 +196,7 @@ class _Tour:
         elif entry.is_file():
             return self.note_file(name)
         else:
-            self.found.others['pipe or device'] += 1  # opening it might wait for ever
+            self.found.others['pipe or device'] += 1  # opening it might block forever
         return None
 
     def note_file(self, name: str) -> str | None:
@@ -205,7 +207,7 @@ class _Tour:
         return None
 
     def may_follow(self, link: str, folder: str) -> bool:
-        """Whether a link to a folder leads to none that it lies in."""
+        """Whether a link to a folder does not lead to one of its parents."""
         target = self.identity(link)
         if target in (self.identity(above) for above in _ancestors(folder)):
             self.found.loops.append(link)
@@ -213,7 +215,7 @@ class _Tour:
         self.visits[target] += 1
         if self.visits[target] > MAX_VISITS:
             raise ValueError(
-                f'{printable(self.root)}: links lead to one folder by more than {MAX_VISITS} paths, one of them '
+                f'{printable(self.root)}: more than {MAX_VISITS} paths lead to the same folder through links, one of them '
                 f'{printable(link)}: remove links'
             )
         inside = os.path.join(os.path.realpath(self.root), '')
@@ -222,7 +224,7 @@ class _Tour:
         return True
 
     def identity(self, folder: str) -> tuple[int, int]:
-        """Device and number of a folder, whatever path leads to it."""
+        """Device and inode of a folder, independent of the path."""
         if folder not in self.identities:
             stat = os.stat(os.path.join(self.root, folder))
             self.identities[folder] = stat.st_dev, stat.st_ino
@@ -230,11 +232,11 @@ class _Tour:
 
 
 def _plain_images(file: int) -> tuple[list[str], list[tuple[str, os.DirEntry | None]]]:
-    """Names of the files in an open folder that are plainly images, sorted; and everything else: plain files without entry.
+    """Sorted names of files in an open folder that clearly are images, and all other entries; regular files without entry.
 
-    Millions of names pass here. The kind of an entry comes with its name, so that none is looked at by itself, unless it is
-    a link; and of most folders it is enough to look at all names at once. An entry of a folder that is opened by a number
-    holds no path, which would have to be made.
+    Optimized for millions of names: the type of an entry comes with its name, so only links need a
+    stat call; in most folders one check of all names at once suffices. Entries of a folder opened by descriptor
+    have no path, which would have to be built.
     """
     odd: list[os.DirEntry] = []
     with os.scandir(file) as entries:
@@ -248,7 +250,7 @@ def _plain_images(file: int) -> tuple[list[str], list[tuple[str, os.DirEntry | N
 
 
 def _all_images(names: list[str]) -> bool:
-    """Whether names share an extension of images, and none is hidden."""
+    """Whether all names have the same image extension, and none is hidden."""
     suffix, joined = _suffix(names[0]) if names else '', f'/{"/".join(names)}/'
     return suffix in SUFFIXES and '/.' not in joined and joined.count(f'{suffix}/') == len(names)
 
@@ -262,7 +264,7 @@ def _suffix(name: str) -> str:
 
 
 def _ancestors(folder: str) -> Iterator[str]:
-    """A relative folder, those above it, and the root (``''``)."""
+    """A relative folder, its parents, and the root (``''``)."""
     while folder:
         yield folder
         folder = os.path.dirname(folder)
@@ -277,7 +279,7 @@ def _leads_nowhere(entry: os.DirEntry) -> bool:
     if not entry.is_symlink():
         return False
     try:
-        entry.stat()  # kept by the entry, for what is asked of it next
+        entry.stat()  # cached by the entry for the next calls
     except OSError:
         return True
     return False

@@ -1,4 +1,4 @@
-"""Decisions that all processes take together: at the same iteration, or when one of them has failed."""
+"""Decisions of all processes together, and errors on a single process."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ T = TypeVar('T')
 
 
 class Agreement:
-    """Makes what one process wants known to all, without ever waiting for a device.
+    """Shares requests of single processes with all processes, without device synchronization.
 
-    Wishes are exchanged beside the work of an iteration and known to all at the next: every process gets the same answer at
+    Requests are exchanged concurrently with an iteration and known at the next one: every process gets the same answer at
     the same iteration. With a single process the answer is immediate.
     """
 
     def __init__(self) -> None:
-        # NCCL would queue the exchange behind the work of the GPU; gloo runs on a thread of the CPU.
+        # NCCL would queue the exchange behind GPU work; gloo runs in a CPU thread.
         self.group = distributed.new_group(backend='gloo') if dist.is_distributed() else None
         self.pending: tuple[distributed.Work, torch.Tensor] | None = None
 
     def exchange(self, wishes: Sequence[bool]) -> list[bool]:
-        """Which wishes any process had at the previous call (with one process: at this one)."""
+        """Requests made by any process at the previous call (with one process: at this call)."""
         if self.group is None:
             return list(wishes)
         known = self.wait()
@@ -35,7 +35,7 @@ class Agreement:
         return known or [False] * len(wishes)
 
     def wait(self) -> list[bool] | None:
-        """Ends the exchange that is under way, if there is one."""
+        """Finishes the pending exchange, if any."""
         if self.pending is None:
             return None
         work, result = self.pending
@@ -44,12 +44,12 @@ class Agreement:
         return [bool(value) for value in result.tolist()]
 
     def decide(self, wish: bool) -> bool:
-        """Whether any process wishes so now; all have to ask, and wait for each other."""
+        """Whether any process requests it now; a blocking collective call."""
         known = self.exchange([wish])
         return (self.wait() or known)[0]
 
     def meet(self, patience_s: float | None = None) -> bool:
-        """Returns when all processes are here; with ``patience_s``, False when some have not come in time."""
+        """Barrier; with ``patience_s``, returns False if some processes do not arrive in time."""
         self.wait()
         if self.group is None:
             return True
@@ -58,13 +58,13 @@ class Agreement:
             return True
         try:
             distributed.barrier(self.group, async_op=True).wait(timedelta(seconds=patience_s))
-        except RuntimeError:  # time is up, or another process has ended
+        except RuntimeError:  # timeout, or another process has exited
             return False
         return True
 
 
 def together(work: Callable[[], T]) -> T:
-    """Runs a part of the work on every process; an error on one ends all, where else they would wait for it.
+    """Runs a function on every process; an error on one is raised on all, which would otherwise wait for it.
 
     Raises:
         ValueError: Another process failed.

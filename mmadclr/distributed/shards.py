@@ -1,8 +1,4 @@
-"""Parameters in shards over the processes (FSDP2), so that larger models fit; results and checkpoints stay the same.
-
-Every block of student and teacher is a unit of its own, gathered just before it runs. Heads are one unit each and stay
-whole until the backward pass is through: the loss reads the prototypes after the head has returned.
-"""
+"""Sharded tensors (FSDP2): local parts, norms over all shards, and full state dicts."""
 
 from __future__ import annotations
 
@@ -20,13 +16,13 @@ from torch.utils._pytree import tree_map_only
 
 @torch.no_grad()
 def local_tensors(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The part of every tensor that this process holds, sharing its memory; all of it where nothing is sharded."""
+    """This process's shard of every tensor, sharing its memory; the full tensor if it is not sharded."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
 @torch.no_grad()
-def whole_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """L2 norm of every tensor, over all of its shards: one exchange for all of them, and none without shards.
+def full_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """L2 norm of every tensor over all its shards: one all-reduce for all of them, none without shards.
 
     Either all of the tensors are sharded, or none.
     """
@@ -39,10 +35,10 @@ def whole_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 @contextmanager
-def whole_states(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
-    """Within it, state dicts of process 0 hold whole tensors, in the layout of a run without shards.
+def full_states(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+    """Context in which state dicts of process 0 hold full tensors, in the layout of an unsharded run.
 
-    They are gathered on entry, which all processes have to make together; afterwards each can work by itself.
+    Tensors are gathered on entry, a collective call; inside the context no further communication is needed.
     """
     model_state, optimizer_state = _gathered(model.state_dict()), _gathered(optimizer.state_dict())
     handles = (
@@ -57,17 +53,17 @@ def whole_states(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
 
 
 def _gathered(state: Mapping) -> dict:
-    """Whole tensors on the CPU of process 0, one after the other; the others contribute and keep their shards."""
+    """Gathers full tensors one by one to the CPU of process 0; the other processes keep their shards."""
 
     def gather(tensor: DTensor) -> Tensor:
-        whole = tensor.full_tensor()
-        return whole.cpu() if dist.is_main_process() else tensor
+        full = tensor.full_tensor()
+        return full.cpu() if dist.is_main_process() else tensor
 
     return tree_map_only(DTensor, gather, dict(state))
 
 
 def cut_optimizer_state(optimizer: Optimizer, state: dict) -> dict:
-    """A pre-hook of ``Optimizer.load_state_dict``: whole moments become shards like those of their parameters."""
+    """Pre-hook of ``Optimizer.load_state_dict``: shards full moments like their parameters."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
     keys = [key for group in state['param_groups'] for key in group['params']]
     like = dict(zip(keys, parameters, strict=True))
@@ -76,8 +72,8 @@ def cut_optimizer_state(optimizer: Optimizer, state: dict) -> dict:
 
 
 def _cut(value: Any, like: Tensor) -> Any:
-    """A whole tensor, which every process has read from the file, in shards like another of its shape."""
+    """Shards a full tensor, which every process read from the file, like ``like``."""
     if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
         return value
     shards = distribute_tensor(value.detach(), like.device_mesh, like.placements, src_data_rank=None)
-    return shards.clone()  # a slice of the whole would keep all of it in memory
+    return shards.clone()  # a slice would keep the full tensor in memory

@@ -1,4 +1,4 @@
-"""Wrappers of distributed training: their settings, and looking through them."""
+"""Distributed wrappers: their settings, and access to the models inside."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import nn
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, whether or not it is wrapped for distributed training."""
+    """The model without its distributed wrapper, if any."""
     return model.module if is_model_wrapper(model) else model
 
 
 def ddp_settings(cfg: Mapping, overrides: Mapping[str, Any], static: bool) -> dict[str, Any]:
-    """Arguments of the wrapper for data-parallel training, from the config of a run.
+    """Arguments of the data-parallel model wrapper.
 
     Args:
         cfg: Config of the run.
         overrides: Its ``model_wrapper_cfg``.
-        static: Every backward pass is the same, so DDP may plan once for all.
+        static: Every backward pass has the same graph, so that DDP can plan once.
 
     Raises:
         ValueError: ``static_graph`` with accumulated batches.
@@ -33,12 +33,12 @@ def ddp_settings(cfg: Mapping, overrides: Mapping[str, Any], static: bool) -> di
         gradient_as_bucket_view=True,
     )
     if not torch.cuda.is_available():
-        settings['device_ids'] = None  # modules on the CPU take none
+        settings['device_ids'] = None  # must be None for modules on the CPU
     settings |= overrides
-    # The first of accumulated batches, from which DDP makes the plan, must not be under `no_sync` (torch 2.11 fails on an
-    # internal assertion).
+    # Not with accumulated batches: the first pass, from which DDP plans, must not run under `no_sync` (torch 2.11 fails with
+    # an internal assertion).
     accumulates = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1) != 1
     settings.setdefault('static_graph', static and not accumulates and not settings['find_unused_parameters'])
     if settings['static_graph'] and accumulates:
-        raise ValueError('static_graph=True of model_wrapper_cfg does not work with accumulative_counts: remove either')
+        raise ValueError('static_graph=True in model_wrapper_cfg does not support accumulative_counts: remove one of them')
     return settings

@@ -1,4 +1,4 @@
-"""Statistics in which the collapse of self-distillation shows.
+"""Statistics that reveal collapse in self-distillation.
 
 Shape legend: N rows (tokens), D channels, K prototypes. All results are scalars on the device of their input.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def relative_entropy(probs: Tensor) -> Tensor:
-    """Mean entropy of the rows (N, K), as a share of ln K: 1 for uniform rows, 0 for one-hot ones."""
+    """Mean entropy of the rows (N, K), as a fraction of ln K: 1 for uniform rows, 0 for one-hot ones."""
     return torch.special.entr(probs).sum(dim=1).mean() / math.log(probs.shape[1])
 
 
@@ -23,19 +23,19 @@ def kl_divergence(probs: Tensor, log_probs: Tensor) -> Tensor:
 
 
 def prototypes_in_use(probs: Tensor) -> Tensor:
-    """exp of the entropy of the mean assignment of the rows (N, K): 1 if all take one prototype, K if all are used alike."""
+    """exp of the entropy of the mean assignment (N, K): 1 if all rows use one prototype, K if all are used equally."""
     return torch.special.entr(probs.mean(dim=0)).sum().exp()
 
 
 def top_share(probs: Tensor) -> Tensor:
-    """Share that the most used prototype has of the rows (N, K)."""
+    """Mean assignment to the most used prototype over the rows (N, K)."""
     return probs.mean(dim=0).max()
 
 
 def feature_spread(features: Tensor) -> Tensor:
-    """Standard deviation of the normalized rows (N, D) by channel, averaged, times sqrt D.
+    """Per-channel standard deviation of the normalized rows (N, D), averaged, times sqrt D.
 
-    1 where directions are spread evenly, 0 where all rows are equal (Chen and He, *Exploring simple siamese representation
+    1 for isotropic directions, 0 if all rows are equal (Chen and He, *Exploring simple siamese representation
     learning*, CVPR 2021, section 4.1).
     """
     rows = F.normalize(features, dim=1)
@@ -45,7 +45,7 @@ def feature_spread(features: Tensor) -> Tensor:
 def rank_me(features: Tensor) -> Tensor:
     """Effective rank of the rows (N, D): exp of the entropy of their normalized singular values, 1 to min(N, D).
 
-    Garrido et al., *RankMe*, ICML 2023. Waits for the device. NaN if a value is not finite.
+    Garrido et al., *RankMe*, ICML 2023. Synchronizes with the device. NaN if a value is not finite.
     """
     if not features.isfinite().all():
         return features.new_full((), math.nan)
@@ -54,7 +54,7 @@ def rank_me(features: Tensor) -> Tensor:
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Mean cosine between rows (N, D) in the same place."""
+    """Mean cosine similarity of corresponding rows (N, D)."""
     return F.cosine_similarity(a, b, dim=1).mean()
 
 

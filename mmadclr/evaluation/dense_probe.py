@@ -1,4 +1,4 @@
-"""How much frozen patch features tell about the class of every pixel: patch k-NN and a linear classifier, in seconds.
+"""Dense probes of frozen patch features: patch k-NN and a linear classifier, in seconds.
 
 Shape legend: N images, P patches of an image (h x w), D channels, C classes, M patches of the bank, S side in pixels.
 """
@@ -25,30 +25,30 @@ from mmadclr.evaluation.knn import knn_shares
 from mmadclr.evaluation.patches import choose_patches, count_usable, over_masks, patch_batches, patch_labels
 from mmadclr.registry import DATASETS, METRICS, ConfigOf
 
-MAX_UNREADABLE = 100  # images of each set
+MAX_UNREADABLE = 100  # per image set
 MAP_BYTES = 2**28
 Classifier = Callable[[Tensor], Tensor]  # features (n, D) -> scores (n, C)
 MaskedImagesConfig = Annotated[dict, ConfigOf('MaskedImageDataset')]
 
 
 def confusion_matrix(prediction: Tensor, masks: Tensor, num_classes: int) -> Tensor:
-    """(C, C) counts of pixels, row: true class, column: prediction; ignored pixels (-1) left out."""
+    """(C, C) pixel counts, rows: true class, columns: prediction; ignored pixels (-1) excluded."""
     valid = masks >= 0
     codes = masks[valid] * num_classes + prediction[valid]
     return codes.bincount(minlength=num_classes**2).unflatten(0, (num_classes, num_classes))
 
 
 def mean_iou(confusion: Tensor) -> float:
-    """Mean over the classes that occur in the labels of intersection over union, in percent.
+    """Mean intersection over union, in percent, over the classes present in the labels.
 
-    A class that is only predicted takes from the union of those it is mistaken for; mmseg counts it as one more IoU of 0.
+    A class that is only predicted increases the union of the confused classes; mmseg also counts it as an IoU of 0.
 
     Raises:
-        ValueError: No class occurs.
+        ValueError: No class is present.
     """
     hits, occurs = confusion.diag().double(), confusion.sum(1) > 0
     if not occurs.any():
-        raise ValueError('no pixel of the labels belongs to a class: there is no mean IoU')
+        raise ValueError('no pixel is labeled with a class: mean IoU is undefined')
     union = confusion.sum(0) + confusion.sum(1) - hits
     return 100 * (hits[occurs] / union[occurs]).mean().item()
 
@@ -58,7 +58,7 @@ def fit_linear(features: Tensor, targets: Tensor, weights: Tensor, decay: float,
 
     The problem is convex, so there is neither learning rate nor seed. ``decay``: weight of half the squared norm.
     """
-    # Without an initialization of its own: that would draw from the generator of the training run.
+    # skip_init: the default initialization would advance the random generator of the training run.
     layer = nn.utils.skip_init(nn.Linear, features.shape[1], targets.shape[1], device=features.device)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -80,19 +80,19 @@ def fit_linear(features: Tensor, targets: Tensor, weights: Tensor, decay: float,
 class DenseProbe:
     """mIoU of two classifiers of frozen patch features, both trained on patches and scored on pixels.
 
-    ``patch_knn``: every patch takes the class shares of its nearest patches of the bank, weighted ``exp(cosine / T)``.
-    ``patch_linear``: softmax regression (a 1x1 convolution) on standardized features. Class maps are enlarged bilinearly.
+    ``patch_knn``: class shares of the nearest bank patches, weighted by ``exp(cosine / T)``.
+    ``patch_linear``: softmax regression (a 1x1 convolution) on standardized features. Class maps are upsampled bilinearly.
 
     Args:
-        train, val: Configs of ``MaskedImageDataset``; what is not given in ``val`` is as in ``train``.
+        train, val: Configs of ``MaskedImageDataset``; ``val`` inherits unspecified keys from ``train``.
         k, temperature: Of the k-NN.
-        bank_size: Patches that are kept of the training images, drawn at random with a fixed seed.
+        bank_size: Number of training patches kept, drawn at random with a fixed seed.
         decay, steps: See ``fit_linear``.
         batch_size, num_workers: Of the loader.
 
     Raises:
-        ValueError: Masks that are missing, of another size than their images, or of other labels; fewer than two classes in
-            the masks of either part, so that there is nothing to learn and everything scores 100 %.
+        ValueError: Masks that are missing, differ in size from their images, or have other labels; fewer than two classes in
+            the masks of either part, which would make every score 100 %.
     """
 
     def __init__(
@@ -116,12 +116,12 @@ class DenseProbe:
         self.check_classes()
 
     def check_classes(self) -> None:
-        """Reads all masks before time is spent on features, each on one process, and says which classes occur where."""
+        """Reads all masks before features are computed, split over processes, and checks which classes occur."""
         learned, scored = (part.check_classes(self.label_counts(part)) for part in (self.train, self.val))
         if scored - learned:
             print_log(
-                f'{self.val.mask_root}: no pixel of the training masks is of the classes {sorted(scored - learned)}, which '
-                'occur here: nothing can find them, and their IoU is 0',
+                f'{self.val.mask_root}: classes {sorted(scored - learned)} do not occur in the training masks, so they '
+                'cannot be predicted and their IoU is 0',
                 'current',
                 logging.WARNING,
             )
@@ -138,14 +138,14 @@ class DenseProbe:
         return sum(dist.all_gather_object(together(read)), Counter())
 
     def of_model(self, model: nn.Module) -> dict[str, float]:
-        """mIoU in percent for a pretraining model, whose patch features are those of its teacher."""
+        """mIoU in percent of a pretraining model, using the patch features of its teacher."""
         with frozen(model) as model:
             bank = self.bank(model)
             totals = self.confusions(model, self.classifiers(*bank))
         return {name: mean_iou(total) for name, total in totals.items()}
 
     def classifiers(self, bank: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Classifier]:
-        """Both, by the names of their metrics."""
+        """Both classifiers by the names of their metrics."""
         center, spread = bank.mean(dim=0), bank.std(dim=0).clamp(min=1e-6)
         linear = fit_linear((bank - center) / spread, targets, weights, self.decay, self.steps)
         directions = F.normalize(bank, dim=1)
@@ -157,10 +157,10 @@ class DenseProbe:
         }
 
     def bank(self, model: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-        """Patches of the training images: features (M, D), class shares (M, C) and shares of valid pixels (M,).
+        """Patches of the training images: features (M, D), class shares (M, C) and fractions of valid pixels (M,).
 
-        Masks alone decide which: their usable patches are counted, as many are drawn, and only those are kept of the
-        features. Where images turn out to be unreadable, the draw is repeated without them.
+        The choice depends only on masks: it draws from their usable patches, and keeps only the features of the drawn ones.
+        If images turn out to be unreadable, the draw is repeated without them.
 
         Raises:
             ValueError: No patch is left.
@@ -172,7 +172,7 @@ class DenseProbe:
         while True:
             images, numbers = choose_patches(usable, self.bank_size)
             if not len(images):
-                raise ValueError(f'{self.train.data_root}: no image with a pixel of any class can be read')
+                raise ValueError(f'{self.train.data_root}: no readable image has a pixel of any class')
             *rows, unreadable = self._rows(model, images, numbers, grid)
             lost = unreadable & (usable > 0)
             if not lost.any():
@@ -185,7 +185,7 @@ class DenseProbe:
         return _square(model(**model.data_preprocessor(data, False), mode='patches').shape[1])
 
     def _rows(self, model: nn.Module, images: Tensor, numbers: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
-        """What ``bank`` returns for chosen patches, on all processes, and whether each image is unreadable (N,)."""
+        """Outputs of ``bank`` for the chosen patches, on all processes, and whether each image is unreadable (N,)."""
         order = images.argsort(stable=True)
         bounds = torch.searchsorted(images[order], torch.arange(len(self.train) + 1)).tolist()
         unreadable, parts, account = torch.ones(len(self.train), dtype=torch.int64), None, ImageAccount()
@@ -201,7 +201,7 @@ class DenseProbe:
                     part[places.to(part.device)] = rows
         account.report(self.train, MAX_UNREADABLE)
         for part in parts:
-            dist.all_reduce(part)  # each row is zero on all processes but one
+            dist.all_reduce(part)  # each row is zero on all processes except one
         dist.all_reduce(unreadable, op='min')
         return *parts, unreadable.bool()
 
@@ -222,9 +222,9 @@ class DenseProbe:
 
 
 def map_confusion(scores: Tensor, masks: Tensor, num_classes: int) -> Tensor:
-    """``confusion_matrix`` of label maps (B, S, S) with scores of patches (B, P, C), enlarged bilinearly.
+    """``confusion_matrix`` of label maps (B, S, S) with patch scores (B, P, C), upsampled bilinearly.
 
-    So many images at a time that their enlarged scores take ``MAP_BYTES``, but at least one.
+    Processes as many images at a time as fit into ``MAP_BYTES`` after upsampling, at least one.
     """
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=scores.device)
     at_a_time = max(1, MAP_BYTES // (4 * num_classes * masks[:1].numel() or 1))
@@ -239,7 +239,7 @@ def map_confusion(scores: Tensor, masks: Tensor, num_classes: int) -> Tensor:
 def _patches(
     features: Tensor, mask: Tensor, numbers: Tensor, grid: tuple[int, int], num_classes: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of one image: features, class shares and shares of valid pixels of the usable patches with these ``numbers``."""
+    """For one image: features, class shares and fractions of valid pixels of the usable patches with these ``numbers``."""
     shares, covered = patch_labels(mask[None], grid, num_classes)
     chosen = covered[0].nonzero().flatten()[numbers.to(mask.device)]
     return features[chosen].float(), shares[0, chosen], covered[0, chosen]

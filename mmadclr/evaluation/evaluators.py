@@ -1,4 +1,4 @@
-"""Evaluators of frozen features, those of one's own among them: what they must be, and what they must return."""
+"""Building evaluators of frozen features, including custom ones, and checking their interface and results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from mmadclr.config.components import check_arguments
 from mmadclr.registry import METRICS
 
-# The methods of which an evaluator has one, and their arguments; see ``FeatureEvalLoop``.
+# The methods of which an evaluator must have one, by precedence, and their arguments; see ``FeatureEvalLoop``.
 CALLS = {
     'of_model': ('model',),
     'of_shards': ('bank', 'features'),
@@ -22,17 +22,17 @@ CALLS = {
 
 
 def build_evaluator(config: Mapping, path: str) -> Any:
-    """The evaluator of a config, checked before features are extracted.
+    """Builds an evaluator and checks its interface.
 
     Args:
-        config: Of a class in ``METRICS``.
-        path: Where it stands in the config of the run.
+        config: ``type`` is a class in ``METRICS``, the other keys are its arguments.
+        path: Location in the config of the run.
 
     Raises:
-        ValueError: An argument is missing or unknown, or it cannot be called as evaluators are.
+        ValueError: An argument is missing or unknown, or the object does not have the interface of an evaluator.
     """
     kind = METRICS.get(config['type']) if isinstance(config['type'], str) else config['type']
-    if kind is not None:  # else the registry says that there is no such class
+    if kind is not None:  # otherwise build raises
         settings = {name: value for name, value in config.items() if name not in ('type', '_scope_')}
         check_arguments(kind, settings, path)
     evaluator = METRICS.build(config)
@@ -41,7 +41,7 @@ def build_evaluator(config: Mapping, path: str) -> Any:
 
 
 def call_name(evaluator: Any) -> str | None:
-    """Which of ``CALLS`` an evaluator has, the first one that it has; None for something else."""
+    """The method in ``CALLS`` that is used to evaluate; None if there is none."""
     return next((name for name in CALLS if hasattr(evaluator, name)), None)
 
 
@@ -49,7 +49,7 @@ def _check_call(evaluator: Any, path: str) -> None:
     found, name = call_name(evaluator), type(evaluator).__name__
     if found is None:
         forms = ', '.join(f'{name}({", ".join(arguments)})' for name, arguments in CALLS.items())
-        raise ValueError(f'{path}: {name} does not evaluate features: it must have one of {forms}')
+        raise ValueError(f'{path}: {name} is not an evaluator of features: it must have one of {forms}')
     try:
         inspect.signature(getattr(evaluator, found)).bind(*CALLS[found])
     except TypeError as error:
@@ -57,14 +57,14 @@ def _check_call(evaluator: Any, path: str) -> None:
 
 
 def named_numbers(evaluator: Any, found: Any) -> dict[str, float]:
-    """What an evaluator returned.
+    """The result of an evaluator as floats.
 
     Raises:
-        ValueError: It is something else than numbers by name.
+        ValueError: It is not a dict of numbers.
     """
     name = type(evaluator).__name__
     if not isinstance(found, Mapping):
-        raise ValueError(f'{name} returned {type(found).__name__}: an evaluator must return a dict of numbers')
+        raise ValueError(f'{name} returned {type(found).__name__}: an evaluator must return a dict of numbers by name')
     for key, value in found.items():
         is_number = isinstance(value, Real) or (isinstance(value, (Tensor, np.ndarray)) and value.shape == ())
         if not isinstance(key, str) or not is_number:

@@ -1,8 +1,8 @@
-"""Features of images, over all processes: one pass over batches, whoever asks.
+"""Feature extraction over all processes.
 
-A run evaluates with a loader of its own (:func:`extract_shard`), whose sampler may shuffle and repeats images to give every
-process as many; commands evaluate chosen images of a data set (:func:`extract`), of which each process takes a contiguous
-share. Both are :func:`feature_batches`, one account of unreadable images, and :func:`_shared_out`.
+A run evaluates with its own loader (:func:`extract_shard`), whose sampler may shuffle and repeats images to give all
+processes equal numbers; commands evaluate chosen images of a data set (:func:`extract`), of which each process reads a
+contiguous part. Both use :func:`feature_batches`, one report of unreadable images, and :func:`_shared_out`.
 
 Shape legend: B images of a batch, N of all processes, n of this one, D channels.
 """
@@ -31,11 +31,11 @@ from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 
 DTYPES = ('float16', 'float32')
 LOG_SECONDS = 30.0
-NO_IMAGE = -1  # in the place of an image that is to be encoded but not to be kept
+NO_IMAGE = -1  # index of an image to encode but not keep
 
 
 class Loading(NamedTuple):
-    """How images are read: ``batch_size`` and ``num_workers`` of each process, and how many may be ``unreadable`` in all."""
+    """How images are read: ``batch_size`` and ``num_workers`` per process, and the total limit of ``unreadable`` images."""
 
     batch_size: int = 128
     num_workers: int = 0
@@ -45,8 +45,8 @@ class Loading(NamedTuple):
 class Batch(NamedTuple):
     """``outputs``: (B, ...) of the model, for the images ``indices`` (B,), which are on the CPU.
 
-    ``masks``: (B, S, S) where the outputs are; None of a data set without. ``unreadable``: messages about images left out.
-    ``lost``: what of the images is not in their pixels, see :class:`mmadclr.datasets.accounts.LostAccount`.
+    ``masks``: (B, S, S) on the device of the outputs; None without masks. ``unreadable``: messages about skipped images.
+    ``lost``: information not in the pixels, see :class:`mmadclr.datasets.accounts.LostAccount`.
     """
 
     outputs: Tensor
@@ -57,7 +57,7 @@ class Batch(NamedTuple):
 
 
 def in_order(dataset: Dataset, indices: np.ndarray, batch_size: int, num_workers: int) -> DataLoader:
-    """A loader of the images ``indices`` (n,) in their order."""
+    """A loader of the images ``indices`` (n,) in this order."""
     loader = DataLoader(
         dataset,
         batch_size,
@@ -65,7 +65,7 @@ def in_order(dataset: Dataset, indices: np.ndarray, batch_size: int, num_workers
         num_workers=num_workers,
         collate_fn=collate_samples,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # else every pass would draw a seed from the global one
+        generator=torch.Generator(),  # otherwise every pass would draw a seed from the global generator
     )
     return outlive_signals(loader)
 
@@ -76,10 +76,10 @@ def feature_batches(
     """Runs a model over the batches of a loader.
 
     Args:
-        model: Called with the output of its ``data_preprocessor`` and ``mode``; gives a tensor (B, ...).
-        loader: Of an ``ImageDataset``, or one like it, in batches of ``collate_samples``.
-        asked: (n,) the images of a loader :func:`in_order`, or ``NO_IMAGE``: others are left out. By default all are kept,
-            so that an image may come twice: in its own place and in that of an unreadable one.
+        model: Called with the output of its ``data_preprocessor`` and ``mode``; returns a tensor (B, ...).
+        loader: Of an ``ImageDataset`` or similar, in batches of ``collate_samples``.
+        asked: (n,) the images of a loader :func:`in_order`, or ``NO_IMAGE``: others are dropped. By default all are kept,
+            so that an image may occur twice: as itself and as the replacement of an unreadable one.
         mode: ``'tensor'`` or ``'patches'``.
     """
     cuts = () if asked is None else range(loader.batch_size, len(asked), loader.batch_size)
@@ -90,7 +90,7 @@ def feature_batches(
             outputs = model(**model.data_preprocessor(data, False), mode=mode)
         masks = None if masks is None else masks.to(outputs.device)
         if here is not None:
-            # The data set replaces an image it cannot read by the next one, which comes in its own place anyway.
+            # The data set replaces an unreadable image by the next one, which is read at its own index anyway.
             kept = indices == torch.from_numpy(here)
             indices, kept = indices[kept], kept.to(outputs.device)
             outputs, masks = outputs[kept], None if masks is None else masks[kept]
@@ -98,11 +98,11 @@ def feature_batches(
 
 
 class Progress:
-    """Says now and then how far a process has come.
+    """Logs the progress of a process from time to time.
 
     Args:
         total: Number of its images.
-        where: What messages call them.
+        where: Name of the images in messages.
     """
 
     def __init__(self, total: int, where: object) -> None:
@@ -110,7 +110,7 @@ class Progress:
         self.started = self.logged = time.monotonic()
 
     def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, which are counted on the way."""
+        """Passes the batches through and counts them."""
         for batch in batches:
             self.done += len(batch.indices) + len(batch.unreadable)
             now = time.monotonic()
@@ -124,10 +124,10 @@ class Progress:
 
 
 def to_dtype(features: Tensor, dtype: str) -> np.ndarray:
-    """Features (B, D) on the CPU.
+    """Features (B, D) as an array.
 
     Raises:
-        ValueError: They do not fit into 16 bits.
+        ValueError: They are not finite, or overflow ``dtype``.
     """
     with np.errstate(over='ignore'):
         array = features.cpu().numpy().astype(dtype)
@@ -143,31 +143,31 @@ def extract_shard(
     max_unreadable: int = 100,
     keep: Callable[[Tensor], Tensor] | None = None,
 ) -> Shard:
-    """Features of the labeled data set of a loader: every process holds those that it made; ``whole()`` gathers them.
+    """Features of a loader's labeled data set: every process keeps the ones it computed; ``full()`` gathers them.
 
-    Works with any number of processes and any order of the images, and whatever mode the model is in; images that the
-    sampler repeats to even out the processes count once. Images that cannot be read are logged and left out of N.
+    Works with any number of processes, any order of images and any mode of the model; images that the
+    sampler repeats to even out the processes count once. Unreadable images are logged and excluded from N.
 
     Args:
         model: See :func:`feature_batches`; may be wrapped, or training.
         loader: Over all images.
-        max_unreadable: How many may be left out.
-        keep: Gives the form features are held in, for the features of a batch; as the model gives them by default.
+        max_unreadable: Maximum number of unreadable images.
+        keep: Converts the features of a batch for storage; by default they are stored unchanged.
 
     Raises:
-        ValueError: The data set has no labels, or the sampler left images out.
+        ValueError: The data set has no labels, or the sampler skipped images.
         UnreadableImageError: More than ``max_unreadable`` images cannot be read.
     """
     dataset = loader.dataset
     if dataset.labels is None:
-        raise ValueError(f'{dataset.data_root}: evaluation needs labels; set with_label=True on a labeled set')
+        raise ValueError(f'{dataset.data_root}: evaluation needs labels; set with_label=True for a labeled data set')
     with frozen(model) as model:
         part = _pass(feature_batches(model, loader), dataset, max_unreadable, keep or (lambda features: features))
     missing = len(dataset) - part.left_out - len(part.indices)
     if missing:
-        raise ValueError(f'{missing} of {len(dataset)} images were left out: use drop_last=False for evaluation')
+        raise ValueError(f'{missing} of {len(dataset)} images were skipped: use drop_last=False for evaluation')
     rows, indices = part.rows.to(part.device), part.indices.to(part.device)
-    labels = torch.tensor(dataset.labels, device=part.device)  # a copy: they may be mapped read-only
+    labels = torch.tensor(dataset.labels, device=part.device)  # copied, since they may be memory-mapped read-only
     return Shard(part.features, rows, labels[indices])
 
 
@@ -179,7 +179,7 @@ def extract(
     indices: np.ndarray | None = None,
     sharded: bool = False,
 ) -> FeatureSet:
-    """Features of a labeled data set in memory; every process gets all of them, or keeps its own ``sharded``.
+    """Features of a labeled data set in memory; every process gets all of them, or keeps its own if ``sharded``.
 
     Args:
         model: See :func:`feature_batches`.
@@ -187,11 +187,11 @@ def extract(
         loading: See there.
         dtype: ``'float16'`` or ``'float32'``.
         indices: Ascending; all images by default.
-        sharded: Each process holds the features of those images alone that it has read.
+        sharded: Each process keeps only the features of the images that it read.
 
     Raises:
         UnreadableImageError: More images than ``loading.unreadable`` cannot be read.
-        ValueError: The features do not fit the type, or no image can be read.
+        ValueError: The features overflow the dtype, or no image can be read.
     """
     chosen = share(np.arange(len(dataset)) if indices is None else indices)
     loader = in_order(dataset, chosen, loading.batch_size, loading.num_workers)
@@ -206,9 +206,9 @@ def extract(
 
 
 class _Part(NamedTuple):
-    """``features``: (n, ...) of this process. ``rows``: (n,) their places among the images ``indices`` (N,) of all.
+    """``features``: (n, ...) of this process. ``rows``: (n,) their positions among the images ``indices`` (N,) of all.
 
-    ``left_out``: how many images could not be read. ``device``: where the model works.
+    ``left_out``: number of unreadable images. ``device``: of the model.
     """
 
     features: Tensor
@@ -219,7 +219,7 @@ class _Part(NamedTuple):
 
 
 def _pass(batches: Iterable[Batch], dataset: Dataset, limit: int, keep: Callable[[Tensor], Tensor]) -> _Part:
-    """Everything of a pass in memory, once the account of its images is given; each image on one process."""
+    """All features of a pass in memory, after reporting unreadable images; each image on one process."""
     account = ImageAccount()
 
     def mine() -> list[tuple[Tensor, Tensor, torch.device]]:
@@ -229,28 +229,28 @@ def _pass(batches: Iterable[Batch], dataset: Dataset, limit: int, keep: Callable
     left_out = len(account.report(dataset, limit))
     own, rows, indices = _shared_out(torch.cat([read for _, read, _ in encoded] or [torch.zeros(0, dtype=torch.int64)]))
     device = encoded[0][2] if encoded else torch.device('cpu')
-    # A process without images takes part in the exchange of features, and has to know what they look like.
+    # A process without images takes part in the exchange of features, and needs their shape and dtype.
     forms = dist.all_gather_object((tuple(encoded[0][0].shape[1:]), encoded[0][0].dtype) if encoded else None)
     shape, dtype = next(filter(None, forms), ((0,), torch.float32))
     features = torch.cat([part for part, _, _ in encoded] or [torch.zeros((0, *shape), dtype=dtype)])
-    del encoded  # before there is a second copy, in another order
+    del encoded  # frees memory before the reordered copy
     if len(own) < len(features) or not torch.equal(own, torch.arange(len(own))):
         features = features[own.to(features.device)]
     return _Part(features, rows, indices, left_out, device)
 
 
 def _shared_out(indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shares out the images that several processes have read: to the first that has.
+    """Assigns images read by several processes to the first one.
 
     Args:
-        indices: (m,) images as this process read them.
+        indices: (m,) images as read by this process.
 
     Returns:
-        Which of them (n,) fall to this process, by rising index; their places (n,) among all images; and all of these (N,).
+        Which of them (n,) belong to this process, by ascending index; their positions (n,) among all images; and all (N,).
     """
     parts = gather_uneven(indices)
-    whole, inverse = torch.cat(parts).unique(return_inverse=True)
-    first = torch.full_like(whole, len(inverse)).scatter_reduce_(0, inverse, torch.arange(len(inverse)), 'amin')
+    full, inverse = torch.cat(parts).unique(return_inverse=True)
+    first = torch.full_like(full, len(inverse)).scatter_reduce_(0, inverse, torch.arange(len(inverse)), 'amin')
     own = first - sum(map(len, parts[: dist.get_rank()]))
     rows = ((own >= 0) & (own < len(indices))).nonzero().flatten()
-    return own[rows], rows, whole
+    return own[rows], rows, full

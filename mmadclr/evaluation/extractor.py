@@ -1,4 +1,4 @@
-"""What of a frozen backbone is taken for the feature of an image.
+"""Image features from a frozen backbone.
 
 Shape legend: B images, N patches, D channels of the backbone.
 """
@@ -16,11 +16,11 @@ from mmadclr.precision import PRECISIONS, autocast_to
 
 FEATURES = ('cls', 'cls4', 'cls+mean', 'mean')
 LAST_BLOCKS = 4
-WIDE = 768  # channels of a ViT-B, from which on DINO takes the last block alone
+WIDE = 768  # channels of a ViT-B, from which on DINO uses only the last block
 
 
 def default_features(backbone: FeatureViT, task: str) -> str:
-    """The features DINO evaluates: [CLS] for k-NN; for a linear classifier by width. Without class token, the mean.
+    """The features that DINO evaluates: [CLS] for k-NN; by width for a linear classifier. Without class token, the mean.
 
     facebookresearch/dino, ``eval_linear.py``: ``n_last_blocks=4`` for ViT-S, ``n_last_blocks=1, avgpool_patchtokens=True``
     for ViT-B.
@@ -30,7 +30,7 @@ def default_features(backbone: FeatureViT, task: str) -> str:
         task: ``'knn'`` or ``'linear'``.
     """
     if backbone.cls_token is None:
-        print_log('the backbone has no class token: the feature of an image is the mean of its patches', 'current')
+        print_log('the backbone has no class token: using the mean of the patches as image feature', 'current')
         return 'mean'
     if task == 'knn':
         return 'cls'
@@ -38,16 +38,16 @@ def default_features(backbone: FeatureViT, task: str) -> str:
 
 
 class FeatureExtractor(nn.Module):
-    """A frozen backbone that maps images to one feature each; fits ``feature_batches`` and ``DenseProbe``.
+    """A frozen backbone that maps each image to one feature vector; usable by ``feature_batches`` and ``DenseProbe``.
 
     Args:
         opened: Backbone and normalization.
         features: All final-normed. ``'cls'``: [CLS] (D). ``'cls4'``: [CLS] after each of the last four blocks (4 D; of all
-            blocks where there are fewer). ``'mean'``: mean of the patches (D). ``'cls+mean'``: [CLS] and that mean (2 D).
-        precision: ``'fp32'``, or ``'bf16'`` for torch's autocast. Features are float32 in any case.
+            blocks if there are fewer). ``'mean'``: mean of the patches (D). ``'cls+mean'``: [CLS] and that mean (2 D).
+        precision: ``'fp32'``, or ``'bf16'`` for autocast. Features are always float32.
 
     Raises:
-        ValueError: Unknown features or precision, or [CLS] of a backbone without.
+        ValueError: Unknown features or precision, or [CLS] of a backbone without one.
     """
 
     def __init__(self, opened: OpenedBackbone, features: str = 'cls', precision: str = 'fp32') -> None:
@@ -61,14 +61,14 @@ class FeatureExtractor(nn.Module):
         self.backbone, self.features, self.precision = opened.model, features, precision
         depth = len(opened.model.blocks)
         if features == 'cls4' and depth < LAST_BLOCKS:
-            print_log(f'features cls4: the backbone has {depth} blocks, so it is [CLS] after those {depth}', 'current')
+            print_log(f'features cls4: the backbone has only {depth} blocks; using [CLS] after each of them', 'current')
         mean, std = (tuple(255 * value for value in values) for values in (opened.mean, opened.std))
         self.data_preprocessor = ViewPreprocessor(mean, std)
         self.eval()
 
     @torch.no_grad()
     def forward(self, images: Tensor, mode: str = 'tensor') -> Tensor:
-        """Normalized images (B, 3, H, W) -> features (B, D'), or with ``mode='patches'`` those of patches (B, N, D)."""
+        """Normalized images (B, 3, H, W) -> features (B, D'), or with ``mode='patches'`` patch features (B, N, D)."""
         with autocast_to(self.precision, images.device.type):
             return self._encode(images, mode).float()
 

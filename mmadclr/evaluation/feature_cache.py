@@ -1,6 +1,6 @@
-"""Features on disk: written once by all processes, memory-mapped by every evaluation after that.
+"""Feature cache on disk: written once by all processes, then memory-mapped by every evaluation.
 
-A cache is a folder: ``cache.json`` (what the features are of, shards, class names, messages about images), ``labels.npy``
+A cache is a folder: ``cache.json`` (fingerprint, shards, class names, messages about images), ``labels.npy``
 and ``indices.npy`` (N,), and shards ``features-<first image>.npy`` (n, D) in the order of the data set.
 """
 
@@ -31,19 +31,19 @@ from mmadclr.hub.opening import OpenedBackbone
 
 INDEX = 'cache.json'
 READING, PRECISION = 'reading (--read)', 'precision (--precision)'
-BEFORE = {READING: 'pillow', PRECISION: 'fp32'}  # of caches that do not say
-SHARD_ROWS = 65_536  # of which a process holds one shard in memory while it extracts
+BEFORE = {READING: 'pillow', PRECISION: 'fp32'}  # defaults for caches that do not record them
+SHARD_ROWS = 65_536  # per shard; a process holds one in memory during extraction
 
 
 def fingerprint(opened: OpenedBackbone, dataset: Dataset, features: str, dtype: str, precision: str = 'fp32') -> dict:
-    """All that decides about features, by the names that messages use.
+    """Everything that determines features, keyed by descriptions used in messages.
 
-    The backbone counts by its weights, not by the name of its file; images by their names, not by their contents.
+    The backbone is identified by its weights, not its file name; images by their names, not their contents.
 
     Args:
         opened: The backbone.
         dataset: ``ImageDataset`` with ``ResizeCenterCrop``.
-        features, dtype: What is stored, and how.
+        features, dtype: Kind and dtype of the stored features.
         precision: Of the backbone, see ``FeatureExtractor``.
     """
     weights, names = hashlib.sha256(), hashlib.sha256()
@@ -68,7 +68,7 @@ def fingerprint(opened: OpenedBackbone, dataset: Dataset, features: str, dtype: 
     }
     if dataset.pixels[:2] != (None, None):
         found['range of values and bands'] = [dataset.pixels.value_range, dataset.pixels.bands]
-    return json.loads(json.dumps(found))  # as it will be read back
+    return json.loads(json.dumps(found))  # normalized to how it is read back
 
 
 def cached_features(
@@ -79,32 +79,32 @@ def cached_features(
     loading: Loading,
     refresh: bool = False,
 ) -> FeatureSet:
-    """Features of a whole labeled data set from a cache, which is written first where there is none.
+    """Features of a full labeled data set from a cache, which is created if it does not exist.
 
     Args:
-        folder: Of this image set alone, seen by all processes.
+        folder: For this image set only, visible to all processes.
         model: See :func:`mmadclr.evaluation.extraction.feature_batches`.
         dataset: With ``labels`` and ``metainfo``.
-        expected: The fingerprint; its ``type`` is that of the shards.
+        expected: The fingerprint; its ``type`` is the dtype of the shards.
         loading: How images are read.
-        refresh: Write it anew in any case.
+        refresh: Recreate an existing cache.
 
     Raises:
-        ValueError: The folder holds other features, or something else.
+        ValueError: The folder contains other features, or something else.
         UnreadableImageError: More images than ``loading.unreadable`` cannot be read.
     """
     folder = Path(folder)
-    # One process decides for all: what they see of a folder on the network, and when, may differ.
+    # One process decides for all: they may see different states of a folder on a network file system.
     found = dist.all_gather_object(together(lambda: _look(folder)))[0]
     if found is False:
-        raise ValueError(f'{folder} is no feature cache (it has no {INDEX}): choose another folder')
+        raise ValueError(f'{folder} is not a feature cache (it has no {INDEX}): choose another folder')
     if refresh or found is None:
         write_cache(folder, model, dataset, expected, loading)
     return together(lambda: read_cache(folder, expected))
 
 
 def _look(folder: Path) -> bool | None:
-    """Whether a folder is a cache; None where there is none."""
+    """Whether a folder is a cache; None if it does not exist."""
     return (folder / INDEX).is_file() if folder.exists() else None
 
 
@@ -112,7 +112,7 @@ def read_cache(folder: str | Path, expected: dict) -> FeatureSet:
     """The features in a cache, memory-mapped; unreadable images are logged again.
 
     Raises:
-        ValueError: They are features of something else (names what differs), or shards are missing.
+        ValueError: The cache contains other features (states the difference), or shards are missing.
     """
     folder = Path(folder)
     try:
@@ -120,10 +120,10 @@ def read_cache(folder: str | Path, expected: dict) -> FeatureSet:
         parts = [_open_shard(folder / name, rows) for name, rows in about['shards']]
         labels, indices = (np.load(folder / f'{name}.npy') for name in ('labels', 'indices'))
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f'{folder} is damaged ({error}): extract the features anew (--refresh)') from error
+        raise ValueError(f'{folder} is damaged ({error}): extract the features again (--refresh)') from error
     _compare(folder, about['fingerprint'], expected)
     for message in about['unreadable']:
-        print_log(f'unreadable image, left out of the evaluation: {message}', 'current')
+        print_log(f'unreadable image, excluded from the evaluation: {message}', 'current')
     for line in about.get('lost', ()):
         print_log(line, 'current', logging.WARNING)
     return FeatureSet(FeatureRows(parts), labels, indices, tuple(about['classes']))
@@ -133,15 +133,15 @@ def _compare(folder: Path, found: dict, expected: dict) -> None:
     found = {**BEFORE, **found}
     for item in {**expected, **found}:
         if found.get(item) != expected.get(item):
-            there, asked = (str(values.get(item))[:40] for values in (found, expected))  # digests are longer
+            there, asked = (str(values.get(item))[:40] for values in (found, expected))  # shortens digests
             raise ValueError(
-                f'{folder} holds other features: {item} differ ({there} there, {asked} asked for). '
-                'Choose another folder, or extract them anew (--refresh)'
+                f'{folder} contains other features: {item} differ (cached: {there}, requested: {asked}). '
+                'Choose another folder, or extract them again (--refresh)'
             )
 
 
 def write_cache(folder: Path, model: nn.Module, dataset: Dataset, expected: dict, loading: Loading) -> None:
-    """Extracts the features of a data set into a folder, which gets its name when it is complete.
+    """Extracts the features of a data set into a folder, which gets its name when complete.
 
     Raises:
         UnreadableImageError, ValueError: See :func:`cached_features`.
@@ -154,11 +154,11 @@ def write_cache(folder: Path, model: nn.Module, dataset: Dataset, expected: dict
         unreadable = account.report_unreadable(dataset, loading.unreadable)
         messages = dict(unreadable=unreadable, lost=account.lost_lines())
         together(lambda: _write_index(temporary, dataset, expected, found, messages))
-        together(stack.close)  # the folder gets its name
+        together(stack.close)  # renames the folder
 
 
 def _open_temporary(stack: ExitStack, folder: Path) -> str | None:
-    """The main process makes the folder that all write to."""
+    """The main process creates the folder that all write to."""
     if not dist.is_main_process():
         return None
     temporary = stack.enter_context(atomic_path(folder))
@@ -167,7 +167,7 @@ def _open_temporary(stack: ExitStack, folder: Path) -> str | None:
 
 
 def _write_index(folder: Path, dataset: Dataset, expected: dict, shards: list[tuple], messages: dict) -> None:
-    """Everything beside the shards, by the main process."""
+    """Everything except the shards, by the main process."""
     if not dist.is_main_process():
         return
     indices = np.concatenate([kept for _, kept in shards])
@@ -185,7 +185,7 @@ def _write_index(folder: Path, dataset: Dataset, expected: dict, shards: list[tu
 def _write_shards(
     folder: Path, model: nn.Module, dataset: Dataset, dtype: str, loading: Loading, account: ImageAccount
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Writes what falls to this process, and takes account of its images; gives name and indices (n,) of each shard."""
+    """Writes the shards of this process, and records its images; yields name and indices (n,) of each shard."""
     mine = share(np.arange(len(dataset)))
     progress = Progress(len(mine), dataset.data_root)
     for indices in np.split(mine, range(SHARD_ROWS, len(mine), SHARD_ROWS)):

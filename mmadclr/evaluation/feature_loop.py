@@ -21,55 +21,54 @@ BANK_DTYPES = {None: None, 'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16'
 
 
 class BankForm:
-    """Brings features to the form a bank keeps them in; see ``FeatureEvalLoop``."""
+    """Converts features to the dtype and device of the bank; see ``FeatureEvalLoop``."""
 
     def __init__(self, dtype: str | None, device: str | None) -> None:
         if dtype not in BANK_DTYPES:
             raise ValueError(f"bank_dtype={dtype!r}: choose one of 'fp32', 'bf16' and 'fp16'")
         if device not in (None, 'cpu'):
-            raise ValueError(f"bank_device={device!r}: choose 'cpu', or leave it out to keep the bank on the device")
+            raise ValueError(f"bank_device={device!r}: choose 'cpu', or omit it to keep the bank on the device")
         self.dtype, self.device = BANK_DTYPES[dtype], device
 
     def __call__(self, features: Tensor) -> Tensor:
-        """The same numbers in that form.
+        """Converted features.
 
         Raises:
-            ValueError: They do not fit into 16 bits.
+            ValueError: They overflow fp16.
         """
         kept = features.to(self.device or features.device, self.dtype or features.dtype)
         if kept.dtype == torch.float16 and (kept.isinf().any() and features.isfinite().all()):
-            raise ValueError("the features of the bank are too large for bank_dtype='fp16': choose 'bf16'")
+            raise ValueError("the features of the bank overflow bank_dtype='fp16': choose 'bf16'")
         return kept
 
 
 @LOOPS.register_module()
 class FeatureEvalLoop(BaseLoop):
-    """Extracts features of a bank and of the evaluation images, and hands them to the evaluators.
+    """Extracts features of a bank and of the evaluation images, and passes them to the evaluators.
 
-    Serves as validation during pretraining (``val_cfg``) and as the test of a checkpoint.
+    Used for validation during pretraining (``val_cfg``) and for testing a checkpoint.
 
-    An evaluator is a class of the metric registry, and returns named numbers. It has one of these:
+    An evaluator is a class of the metric registry that returns a dict of metrics. It has one of these methods:
 
-    * ``of_shards(bank, features)``: gets what this process holds of both (``FeatureShard``); nothing is gathered.
-    * ``of_model(model)``: gets the model and reads data of its own, as ``DenseProbe`` does.
-    * ``__call__(bank, bank_labels, features, labels)``: gets the features (N, D) and labels (N,) of all processes.
+    * ``of_shards(bank, features)`` receives this process's shards of both (``Shard``), without gathering.
+    * ``of_model(model)`` receives the model and reads its own data, as ``DenseProbe`` does.
+    * ``__call__(bank, bank_labels, features, labels)`` receives the features (N, D) and labels (N,) of all processes.
 
-    Where two return the same name, that of the second gets its key in front (``dense2/patch_knn_miou``).
+    If two evaluators return the same name, that of the second is prefixed with its key (``dense2/patch_knn_miou``).
 
     Args:
-        runner, dataloader: Filled in by the runner.
-        evaluator: Filled in by the runner from ``val_evaluator``: the config of an evaluator, a list of them, or a dict of
-            them by keys of one's own, through which overrides reach them (``val_evaluator.knn.k=10``).
-        bank: What the bank, the labeled images that predictions are drawn from, differs in from the data set of
-            ``dataloader``: usually ``data_root``.
-        bank_dtype: ``'fp32'``, ``'bf16'`` or ``'fp16'``, in which the features of the bank are kept; by default as the model
-            gives them.
-        bank_device: ``'cpu'`` keeps them in the memory of the host; by default they stay on the device.
+        runner, dataloader: Set by the runner.
+        evaluator: Set by the runner from ``val_evaluator``: the config of an evaluator, a list of configs, or a dict of
+            configs by any key, which overrides can address (``val_evaluator.knn.k=10``).
+        bank: Overrides of the data set of ``dataloader`` that define the bank, the labeled images from which predictions are
+            drawn; usually ``data_root``.
+        bank_dtype: ``'fp32'``, ``'bf16'`` or ``'fp16'``, the dtype in which the bank is stored; by default the model's.
+        bank_device: ``'cpu'`` stores the bank in host memory; by default it stays on the device.
 
     Raises:
-        ConfigError: ``bank`` has keys the data set does not know.
-        ValueError: The two sets hold different classes, an evaluator has no type or is none (``build_evaluator``), or an
-            unknown ``bank_dtype`` or ``bank_device``.
+        ConfigError: ``bank`` has keys that the data set does not accept.
+        ValueError: The two sets have different classes, an evaluator has no type or cannot be used (``build_evaluator``), or
+            ``bank_dtype`` or ``bank_device`` is unknown.
     """
 
     moved: ClassVar = {'dense_probe': "val_evaluator=dict(dense=dict(type='DenseProbe', ...))"}
@@ -95,12 +94,12 @@ class FeatureEvalLoop(BaseLoop):
         }
         if self.bank_dataloader.dataset.metainfo != self.dataloader.dataset.metainfo:
             raise ValueError(
-                f'{self.bank_dataloader.dataset.data_root} and {self.dataloader.dataset.data_root} hold different classes: '
-                'the labels of the one mean nothing in the other'
+                f'{self.bank_dataloader.dataset.data_root} and {self.dataloader.dataset.data_root} have different classes: '
+                'their labels are not comparable'
             )
 
     def run(self) -> dict[str, float]:
-        """Returns the metrics, after logging them through the hooks."""
+        """Logs the metrics through the hooks and returns them."""
         self.runner.call_hook('before_val')
         self.runner.call_hook('before_val_epoch')
         metrics = self.evaluate(self.runner.model)
@@ -109,11 +108,11 @@ class FeatureEvalLoop(BaseLoop):
         return metrics
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """The metrics of any model that ``extract_shard`` can use."""
+        """Metrics of any model that ``extract_shard`` accepts."""
         shards = cache(
             lambda: (extract_shard(model, self.bank_dataloader, keep=self.keep), extract_shard(model, self.dataloader))
         )
-        gathered = cache(lambda: [tensor for shard in shards() for tensor in shard.whole()])
+        gathered = cache(lambda: [tensor for shard in shards() for tensor in shard.full()])
         metrics: dict[str, float] = {}
         for key, evaluator in self.evaluators.items():
             if hasattr(evaluator, 'of_model'):
@@ -128,17 +127,15 @@ class FeatureEvalLoop(BaseLoop):
 
 
 def evaluator_configs(evaluator: Mapping | Sequence[Mapping]) -> dict[str, Mapping]:
-    """The configs in a ``val_evaluator`` by key, which in a list is the number.
+    """The configs in a ``val_evaluator`` by key; the keys of a list are numbers.
 
     Raises:
-        ValueError: There is none, or one has no type; None removes one.
+        ValueError: There is none, or one has no type.
     """
-    if isinstance(evaluator, Mapping):
-        configs = (
-            {'0': evaluator} if 'type' in evaluator else {key: each for key, each in evaluator.items() if each is not None}
-        )
-    else:
-        configs = {str(number): each for number, each in enumerate(evaluator)}
+    if isinstance(evaluator, Mapping) and 'type' in evaluator:
+        evaluator = [evaluator]
+    keyed = evaluator if isinstance(evaluator, Mapping) else dict(enumerate(evaluator))
+    configs = {str(key): each for key, each in keyed.items() if each is not None}  # an override may remove one
     untyped = [key for key, each in configs.items() if not isinstance(each, Mapping) or 'type' not in each]
     if untyped or not configs:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Features of a data set that are spread over the processes, and their exchange by collectives of tensors.
+"""Features of a data set distributed over processes, and their exchange by tensor collectives.
 
-Shape legend: N images of the whole set, n of them on this process, D channels, W processes.
+Shape legend: N images of the full set, n of them on this process, D channels, W processes.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from torch import Tensor
 
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 
-GATHER_BYTES = 2**26  # that all processes together exchange at a time
+GATHER_BYTES = 2**26  # exchanged at a time, over all processes
 
 
 class Shard(NamedTuple):
-    """What one process holds of the features of a labeled set.
+    """One process's part of the features of a labeled set.
 
-    ``features``: (n, D), in memory or on disk. ``rows``: (n,) place of each in the whole set, rising; every place is on one
-    process only. ``labels``: (N,) of the whole set.
+    ``features``: (n, D), in memory or on disk. ``rows``: (n,) position of each in the full set, ascending; every position is
+    on exactly one process. ``labels``: (N,) of the full set.
     """
 
     features: Tensor | FeatureRows
     rows: Tensor
     labels: Tensor
 
-    def whole(self) -> tuple[Tensor, Tensor]:
-        """Features (N, D) and labels (N,) of the whole set on every process."""
+    def full(self) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and labels (N,) of the full set on every process."""
         return gather_rows(self.features, self.rows, len(self.labels)), self.labels
 
 
 def share(indices: np.ndarray) -> np.ndarray:
-    """What this process takes of them: a contiguous part."""
+    """This process's part of the indices: a contiguous range."""
     return np.array_split(indices, dist.get_world_size())[dist.get_rank()]
 
 
 def shard_of(features: FeatureSet) -> Shard:
-    """What falls to this process: the rows that it alone holds, or where every process has all, a contiguous share."""
+    """This process's part: the rows that only it holds or, if every process has all, a contiguous range."""
     labels = torch.from_numpy(features.labels)
     if features.held is not None:
         return Shard(features.rows, torch.from_numpy(features.held), labels)
@@ -49,33 +49,33 @@ def shard_of(features: FeatureSet) -> Shard:
 
 
 def counts_of(number: int) -> list[int]:
-    """A number of every process."""
+    """The value of ``number`` on every process."""
     return [int(each) for each in dist.all_gather(torch.tensor([number]))]
 
 
 def gather_padded(part: Tensor, length: int) -> Tensor:
-    """(n, ...) of every process -> (W, length, ...), each filled up with zeros; ``length`` is no less than any n."""
+    """(n, ...) of every process -> (W, length, ...), each padded with zeros; ``length`` is at least the maximum n."""
     padded = part.new_zeros(length, *part.shape[1:])
     padded[: len(part)] = part
     return torch.stack(dist.all_gather(padded))
 
 
 def gather_uneven(part: Tensor) -> list[Tensor]:
-    """(n, ...) of every process, n being different."""
+    """(n, ...) of every process, with different n."""
     counts = counts_of(len(part))
     return [each[:count] for each, count in zip(gather_padded(part, max(counts)), counts, strict=True)]
 
 
 def gather_rows(part: Tensor | FeatureRows, rows: Tensor, count: int) -> Tensor:
-    """Rows (n, ...) of every process -> (count, ...), each at its place ``rows`` (n,); in pieces of ``GATHER_BYTES``."""
+    """Rows (n, ...) of every process -> (count, ...), placed at ``rows`` (n,); in chunks of ``GATHER_BYTES``."""
     if dist.get_world_size() == 1:
         return part[:]
     sample = part[:0]
     width = sample.new_zeros(1, *sample.shape[1:]).nbytes
     step = max(1, GATHER_BYTES // (width * dist.get_world_size()))
-    whole = sample.new_zeros(count, *sample.shape[1:])
+    full = sample.new_zeros(count, *sample.shape[1:])
     for start in range(0, max(counts_of(len(rows))), step):
-        places = gather_uneven(rows[start : start + step].to(whole.device))
+        places = gather_uneven(rows[start : start + step].to(full.device))
         pieces = gather_uneven(part[start : start + step])
-        whole[torch.cat(places)] = torch.cat(pieces)
-    return whole
+        full[torch.cat(places)] = torch.cat(pieces)
+    return full

@@ -1,4 +1,4 @@
-"""Models as evaluation takes them: held still for a while, or none at all but the pixels."""
+"""Models for evaluation: a temporarily frozen model, or raw pixels."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mmadclr.distributed.wrappers import unwrapped
 
 
 class RawPixels(nn.Module):
-    """The normalized pixels themselves as features: the baseline any representation has to beat.
+    """The normalized pixels as features, the baseline of any representation.
 
-    Of whole images (B, 3*H*W), or with ``mode='patches'`` of patches (B, N, 3*P*P).
+    Of full images (B, 3*H*W), or with ``mode='patches'`` of patches (B, N, 3*P*P).
     """
 
     def __init__(self, data_preprocessor: nn.Module, patch_size: int = 16) -> None:
@@ -31,12 +31,12 @@ class RawPixels(nn.Module):
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """The model itself, for a while in evaluation mode and without gradients."""
+    """Context in which the unwrapped model is in evaluation mode and without gradients."""
     model = unwrapped(model)
     was_training = model.training
     model.eval()
     try:
-        # Blocks compiled for training are compiled for its batches alone.
+        # Compiled blocks are specialized to training batches.
         with torch.no_grad(), torch.compiler.set_stance('force_eager'):
             yield model
     finally:

@@ -1,4 +1,4 @@
-"""What a pass over images has to say about them: which could not be read, and what others lost on the way to 8-bit RGB."""
+"""Report of a pass over images: unreadable images, and information lost in conversion to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmadclr.datasets.image_dataset import UnreadableImageError
 
 
 class Told(Protocol):
-    """A batch that says what became of its images: messages, and pairs of what was lost and of which image."""
+    """A batch with messages about unreadable images, and pairs of lost information and image."""
 
     unreadable: list[str]
     lost: list[tuple[str, str]]
@@ -25,25 +25,25 @@ B = TypeVar('B', bound=Told)
 
 
 class ImageAccount:
-    """Of one pass of this process. All but ``over`` has to be called on all processes, and speaks of the images of all."""
+    """Report of one pass on this process. All methods except ``over`` are collective and cover all processes."""
 
     def __init__(self) -> None:
         self._unreadable: list[str] = []
         self._lost = LostAccount()
 
     def over(self, batches: Iterable[B]) -> Iterator[B]:
-        """The batches, of which account is taken on the way."""
+        """Passes the batches through and records their messages."""
         for batch in batches:
             self._unreadable += batch.unreadable
             self._lost.add(batch.lost)
             yield batch
 
     def unreadable(self) -> list[str]:
-        """A message for each image that could not be read, however many processes tried."""
+        """One message per unreadable image, even if several processes tried it."""
         return sorted({message for part in dist.all_gather_object(self._unreadable) for message in part})
 
     def lost_lines(self) -> list[str]:
-        """A line and a count for each kind of loss."""
+        """A line with a count for each kind of loss."""
         return self._lost.of_all_processes().lines()
 
     def report_unreadable(self, dataset: Dataset, limit: int) -> list[str]:
@@ -54,14 +54,14 @@ class ImageAccount:
         """
         messages = self.unreadable()
         if len(messages) > limit:
-            count = f'{len(messages)} of {len(dataset)} images below {dataset.data_root}'
-            raise UnreadableImageError(f'{count} cannot be read, the first: {messages[0]}')
+            count = f'{len(messages)} of {len(dataset)} images in {dataset.data_root}'
+            raise UnreadableImageError(f'{count} cannot be read; the first: {messages[0]}')
         for message in messages:
-            print_log(f'unreadable image, left out of the evaluation: {message}', 'current', logging.WARNING)
+            print_log(f'unreadable image, excluded from the evaluation: {message}', 'current', logging.WARNING)
         return messages
 
     def report(self, dataset: Dataset, limit: int) -> list[str]:
-        """As ``report_unreadable``, and logs what other images lost."""
+        """As ``report_unreadable``; also logs information lost from other images."""
         messages = self.report_unreadable(dataset, limit)
         for line in self.lost_lines():
             print_log(line, 'current', logging.WARNING)

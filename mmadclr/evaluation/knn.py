@@ -17,18 +17,18 @@ from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 from mmadclr.registry import METRICS
 
 BANK_CHUNK = 65_536
-QUERIES = 65_536  # of all processes that are searched for at a time
-MERGED = 4_096  # lists that all processes together exchange at a time
+QUERIES = 65_536  # searched at a time, over all processes
+MERGED = 4_096  # lists exchanged at a time, over all processes
 LAST = torch.iinfo(torch.int64).max
 TOPS = (1, 5)
 
 
 class Directions:
-    """L2-normalized features in single precision, made for the rows that are asked for.
+    """L2-normalized features in single precision, computed on access.
 
     Args:
         features: (N, D) of any norm, in memory or on disk.
-        device: Where the rows go.
+        device: Of the returned rows.
     """
 
     def __init__(self, features: Tensor | FeatureRows, device: torch.device | str) -> None:
@@ -47,20 +47,20 @@ def nearest_neighbors(
 ) -> tuple[Tensor, Tensor]:
     """Cosines (M, k) with the k nearest features of a bank, nearest first, and their rows (M, k).
 
-    Goes through the bank once, ``bank_chunk`` features at a time, and keeps the best so far: memory is that of the queries,
-    of the result, and of ``chunk`` x ``bank_chunk`` cosines. Of equal cosines, those of the first rows count.
+    Scans the bank once, ``bank_chunk`` features at a time, and keeps the best so far: needs memory for the queries,
+    the result, and ``chunk`` x ``bank_chunk`` cosines. Ties go to the first rows.
 
     Args:
         bank: (N, D), L2-normalized.
-        queries: (M, D), L2-normalized, on the device to work on.
+        queries: (M, D), L2-normalized, on the device to use.
         k: Number of neighbors.
-        chunk, bank_chunk: How many of the two are compared at a time.
+        chunk, bank_chunk: Number of queries and bank features compared at a time.
 
     Raises:
         ValueError: The bank has fewer than k features.
     """
     if k > len(bank):
-        raise ValueError(f'k={k} neighbors asked of a bank of {len(bank)} features: choose a smaller k')
+        raise ValueError(f'k={k} neighbors requested from a bank of {len(bank)} features: choose a smaller k')
     similarity = queries.new_full((len(queries), k), -torch.inf)
     nearest = torch.zeros(similarity.shape, dtype=torch.int64, device=queries.device)
     for start in range(0, len(bank), bank_chunk):
@@ -69,17 +69,17 @@ def nearest_neighbors(
             rows = slice(first, first + chunk)
             cosines, columns = first_largest(queries[rows] @ part.T, min(k, len(part)))
             candidates = torch.cat((nearest[rows], columns + start), dim=1)
-            # Of equals, the stable sort leaves those of earlier parts ahead.
+            # The stable sort keeps ties in bank order.
             cosines, order = torch.cat((similarity[rows], cosines), dim=1).sort(dim=1, descending=True, stable=True)
             similarity[rows], nearest[rows] = cosines[:, :k], candidates.gather(1, order[:, :k])
     return similarity, nearest
 
 
 def first_largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row (m, n), falling, and their columns; of equals the first, where ``topk`` takes any."""
+    """The k largest values of each row (m, n), descending, and their columns; ties go to the first, unlike ``topk``."""
     largest, columns = values.topk(k, dim=1)
     least = largest[:, -1:]
-    tied = ((values >= least).sum(dim=1) > k).nonzero().flatten()  # which of those equal to the k-th is not decided
+    tied = ((values >= least).sum(dim=1) > k).nonzero().flatten()  # more values tie with the k-th than fit
     if len(tied):
         some, least = values[tied], least[tied]
         equal = some == least
@@ -91,7 +91,7 @@ def first_largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def in_order(values: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Both (m, j) sorted within their rows: by falling values, of equals by rising numbers."""
+    """Both (m, j) sorted within their rows: by descending values, ties by ascending numbers."""
     numbers, order = numbers.sort(dim=1)
     values, places = values.gather(1, order).sort(dim=1, descending=True, stable=True)
     return values, numbers.gather(1, places)
@@ -100,26 +100,26 @@ def in_order(values: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
 def shard_neighbors(
     bank: Directions, bank_rows: Tensor, queries: Directions, k: int, chunk: int = 256
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """:func:`nearest_neighbors` in a bank of which every process holds a part, for queries of which each holds some.
+    """:func:`nearest_neighbors` with both bank and queries distributed over processes.
 
-    ``QUERIES`` at a time go to all processes; each searches its part of the bank for them, and the lists go back. Memory is
-    that of ``nearest_neighbors`` for those queries, and the same on any number of processes.
+    ``QUERIES`` at a time are sent to all processes; each searches its part of the bank and returns the lists. Needs the
+    memory of ``nearest_neighbors`` for those queries, independent of the number of processes.
 
     Args:
         bank: (n, D) of this process.
-        bank_rows: (n,) their rows in the whole bank, rising, on the device to work on.
+        bank_rows: (n,) their rows in the full bank, ascending, on the device to use.
         queries: (m, D) of this process.
         k, chunk: See ``nearest_neighbors``.
 
     Yields:
-        Which of the queries of this process, cosines (., k) and rows in the whole bank (., k).
+        Slice of this process's queries, cosines (., k) and rows in the full bank (., k).
 
     Raises:
         ValueError: The bank has fewer than k features.
     """
     total, asked = sum(counts_of(len(bank))), max(counts_of(len(queries)))
     if k > total:
-        raise ValueError(f'k={k} neighbors asked of a bank of {total} features: choose a smaller k')
+        raise ValueError(f'k={k} neighbors requested from a bank of {total} features: choose a smaller k')
     step = max(1, QUERIES // dist.get_world_size())
     for start in range(0, asked, step):
         own = queries[start : start + step]
@@ -131,7 +131,7 @@ def shard_neighbors(
 
 
 def _padded_neighbors(bank: Directions, bank_rows: Tensor, queries: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
-    """In one part of a bank, which may be smaller than k: the rest of the lists is worse than anything."""
+    """Neighbors in one part of a bank; if it is smaller than k, lists are padded with the worst values."""
     found = min(k, len(bank))
     similarity, nearest = nearest_neighbors(bank, queries, found, chunk) if found else (queries[:, :0],) * 2
     rows = bank_rows[nearest.long()]
@@ -139,7 +139,7 @@ def _padded_neighbors(bank: Directions, bank_rows: Tensor, queries: Tensor, k: i
 
 
 def _merged(similarity: Tensor, nearest: Tensor, own: int, k: int) -> tuple[Tensor, Tensor]:
-    """Lists (W, m, k) of this process for the queries of each -> those of all for its ``own`` queries (own, k)."""
+    """Lists (W, m, k) of this process for the queries of each -> merged lists for its ``own`` queries (own, k)."""
     rank, world_size = dist.get_rank(), len(similarity)
     if world_size == 1:
         return similarity[0], nearest[0]
@@ -154,9 +154,9 @@ def _merged(similarity: Tensor, nearest: Tensor, own: int, k: int) -> tuple[Tens
 
 
 def class_votes(similarity: Tensor, labels: Tensor, temperature: float, num_classes: int) -> Tensor:
-    """Cosines with and labels of neighbors (M, k) -> votes (M, C): each adds ``exp(cosine / temperature)`` to its class.
+    """Cosines and labels of neighbors (M, k) -> votes (M, C): each adds ``exp(cosine / temperature)`` to its class.
 
-    Wu et al., CVPR 2018; as facebookresearch/dino, ``eval_knn.py``.
+    Wu et al., CVPR 2018; as in facebookresearch/dino, ``eval_knn.py``.
     """
     weights = (similarity / temperature).exp()
     return weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels, weights)
@@ -176,7 +176,7 @@ def knn_votes(
 
 @torch.no_grad()
 def knn_shares(bank: Tensor, bank_shares: Tensor, queries: Tensor, k: int, temperature: float, chunk: int = 256) -> Tensor:
-    """As :func:`knn_votes` for a bank of soft labels (N, C): weighted means (M, C) over the k nearest."""
+    """As :func:`knn_votes` for a bank with soft labels (N, C): weighted means (M, C) over the k nearest."""
     similarity, nearest = nearest_neighbors(bank, queries, k, chunk)
     shares = (similarity / temperature).softmax(dim=1).split(chunk)
     parts = zip(shares, nearest.split(chunk), strict=True)
@@ -191,20 +191,20 @@ def top_hits(votes: Tensor, labels: Tensor, tops: Sequence[int] = TOPS) -> list[
 
 
 def top_accuracies(votes: Tensor, labels: Tensor, tops: Sequence[int] = TOPS) -> list[float]:
-    """Share of rows, in percent, whose label is among the ``top`` classes with the most votes."""
+    """Percentage of rows whose label is among the ``top`` classes with the most votes."""
     return [100 * hits / len(votes) for hits in top_hits(votes, labels, tops)]
 
 
 @METRICS.register_module()
 class WeightedKNN:
-    """k-NN accuracy in percent, named with its settings (``knn20_T0.07_top1``) because they move the number.
+    """k-NN accuracy in percent, named by its settings (``knn20_T0.07_top1``) because they affect the number.
 
     All settings share one search for the largest number of neighbors.
 
     Args:
         k: Numbers of neighbors; DINO reports the best of 10, 20, 100, 200, which usually is 20.
         temperature: Of the votes; one or several.
-        chunk: Queries handled at a time.
+        chunk: Queries processed at a time.
 
     Raises:
         ValueError: A number of neighbors or a temperature that is not positive.
@@ -215,7 +215,7 @@ class WeightedKNN:
         self.temperatures = (temperature,) if isinstance(temperature, (int, float)) else tuple(temperature)
         for name, values in (('k', self.ks), ('temperature', self.temperatures)):
             if not values or min(values) <= 0:
-                raise ValueError(f'{name}={list(values)}: give one or more positive numbers')
+                raise ValueError(f'{name}={list(values)} must be one or more positive numbers')
         self.chunk = chunk
 
     def __call__(self, bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) -> dict[str, float]:
@@ -230,15 +230,15 @@ class WeightedKNN:
     def of_shards(
         self, bank: Shard, queries: Shard, num_classes: int | None = None, device: torch.device | str | None = None
     ) -> dict[str, float]:
-        """The same where both are spread over the processes, of which each searches its part of the bank for all.
+        """The same with bank and queries distributed over processes, each of which searches its part of the bank for all.
 
         Args:
-            bank, queries: What this process holds of them.
-            num_classes: Of the labels; as many as occur, by default.
-            device: Where to work; where the queries are, by default.
+            bank, queries: This process's shards.
+            num_classes: Of the labels; by default inferred from them.
+            device: By default that of the queries.
 
         Raises:
-            ValueError: The bank has fewer features than neighbors are asked for.
+            ValueError: The bank has fewer features than the number of neighbors.
         """
         device = queries.rows.device if device is None else device
         bank_labels, labels = bank.labels.to(device), queries.labels.to(device)
@@ -253,7 +253,7 @@ class WeightedKNN:
         return {name: 100 * count / len(labels) for name, count in zip(self._names(), totals.tolist(), strict=True)}
 
     def _hits(self, similarity: Tensor, neighbors: Tensor, labels: Tensor, num_classes: int) -> dict[str, int]:
-        """Correctly classified queries for every setting, from cosines with and labels of the neighbors (M, k)."""
+        """Correctly classified queries for every setting, from cosines and labels of the neighbors (M, k)."""
         totals = dict.fromkeys(self._names(), 0)
         for rows in torch.arange(len(labels), device=labels.device).split(self.chunk):
             counts = self._chunk_hits(similarity[rows], neighbors[rows], labels[rows], num_classes)
@@ -271,9 +271,9 @@ class WeightedKNN:
 
 
 def evaluate_knn(metric: WeightedKNN, bank: FeatureSet, queries: FeatureSet, device: torch.device | str) -> dict[str, float]:
-    """k-NN accuracies in percent of features in memory or on disk, of which each process searches a share.
+    """k-NN accuracies in percent of features in memory or on disk; the search is split over processes.
 
     Raises:
-        ValueError: The bank has fewer features than neighbors are asked for.
+        ValueError: The bank has fewer features than the number of neighbors.
     """
     return metric.of_shards(shard_of(bank), shard_of(queries), len(bank.classes), device)

@@ -1,8 +1,8 @@
-"""Linear classifiers on stored features, one for each of many learning rates, trained side by side.
+"""Linear classifiers on stored features, trained simultaneously for many learning rates.
 
-The published protocols train on augmented images; stored features are those of center crops, which makes 100 epochs a matter
-of minutes. Everything else is theirs (facebookresearch/dino, ``eval_linear.py``; bytedance/ibot, ``eval_linear_multi.py``).
-The published protocol itself, which has to run the backbone on each augmented image, is a training under mmengine's runner:
+The published protocols train on augmented images; stored features are those of center crops, so that 100 epochs take
+minutes. Everything else follows them (facebookresearch/dino, ``eval_linear.py``; bytedance/ibot, ``eval_linear_multi.py``).
+The published protocol itself, which runs the backbone on each augmented image, is implemented with mmengine's runner in
 ``evaluation/linear_sweep.py``. Both choose a rate by :func:`choose`.
 
 Shape legend: N images, D channels, C classes, R learning rates, B images of a batch.
@@ -31,15 +31,15 @@ HELD_OUT_IMAGES, LEAST_HELD_OUT, MOST_HELD_OUT = 2_000, 0.02, 0.2
 
 @dataclass(frozen=True)
 class LinearRecipe:
-    """How classifiers are trained: SGD without weight decay, learning rates falling to 0 by a cosine over the epochs.
+    """How classifiers are trained: SGD without weight decay, learning rates following a cosine to 0.
 
     Attributes:
-        learning_rates: Peak rates for 256 images; they grow with ``batch_size``.
-        epochs, batch_size, momentum: Of SGD. The last batch of an epoch holds what is left.
-        held_out: Share of the training images the rate is chosen on; not used with a single rate. None: some 2,000 images,
-            but no less than 2 % and no more than 20 %, because of a hundred images most rates are equals.
-        retrain: Train at the chosen rate once more, on the held-out images, too.
-        seed: Of initial weights, order of the images, and choice of the held-out ones.
+        learning_rates: Peak rates for 256 images; scaled with ``batch_size``.
+        epochs, batch_size, momentum: Of SGD. The last batch of an epoch may be smaller.
+        held_out: Fraction of the training images used to choose the rate; ignored with a single rate. None: about 2,000
+            images, at least 2 % and at most 20 %, because with a hundred images most rates tie.
+        retrain: Train again at the chosen rate including the held-out images.
+        seed: For initial weights, order of the images, and choice of the held-out ones.
     """
 
     learning_rates: tuple[float, ...] = LEARNING_RATES
@@ -53,25 +53,25 @@ class LinearRecipe:
     def __post_init__(self) -> None:
         rates = self.learning_rates
         if not rates or not 0 < min(rates) <= max(rates) < math.inf or len(set(rates)) < len(rates):
-            raise ValueError(f'learning rates {list(rates)}: give one or more different positive numbers')
+            raise ValueError(f'learning rates {list(rates)} must be one or more distinct positive numbers')
         if min(self.epochs, self.batch_size) < 1:
-            raise ValueError(f'epochs={self.epochs}, batch_size={self.batch_size}: both must be 1 or more')
+            raise ValueError(f'epochs={self.epochs}, batch_size={self.batch_size}: both must be at least 1')
 
 
 class Classifiers(NamedTuple):
-    """One classifier a learning rate: ``weight`` (R, C, D), ``bias`` (R, C)."""
+    """One classifier per learning rate: ``weight`` (R, C, D), ``bias`` (R, C)."""
 
     weight: Tensor
     bias: Tensor
 
     def logits(self, features: Tensor) -> Tensor:
-        """(B, D) -> (B, R, C), in one product."""
+        """(B, D) -> (B, R, C), in one matrix product."""
         flat = torch.addmm(self.bias.flatten(), features, self.weight.flatten(0, 1).T)
         return flat.unflatten(1, self.bias.shape)
 
 
 class LinearResult(NamedTuple):
-    """``metrics``: the numbers to report, in percent. ``table``: one row a learning rate. ``classifier``: the chosen one."""
+    """``metrics``: to report, in percent. ``table``: one row per learning rate. ``classifier``: the chosen one."""
 
     metrics: dict[str, float]
     table: list[dict]
@@ -79,7 +79,7 @@ class LinearResult(NamedTuple):
 
 
 def initial_classifiers(num_rates: int, num_classes: int, dim: int, seed: int) -> Classifiers:
-    """The same weights for every rate, N(0, 0.01), and biases of 0."""
+    """The same weights from N(0, 0.01) for every rate, and zero biases."""
     weight = torch.empty(num_classes, dim).normal_(0, 0.01, generator=torch.Generator().manual_seed(seed))
     return Classifiers(weight.repeat(num_rates, 1, 1), torch.zeros(num_rates, num_classes))
 
@@ -94,15 +94,15 @@ def train_classifiers(
     chosen: np.ndarray,
     device: torch.device | str,
 ) -> Classifiers:
-    """Trains classifiers that share nothing but the batches: each ends where it would have alone, up to rounding.
+    """Trains classifiers that share only the batches: each is the same as if trained alone, up to rounding.
 
     Args:
         features, labels: (N, D) and (N,).
         num_classes: C.
         rates: (R,) of the recipe's learning rates.
-        recipe: Everything else about it.
+        recipe: All other settings.
         chosen: Rows to train on.
-        device: Where to work; features are sent there batch by batch.
+        device: For training; features are copied to it batch by batch.
     """
     classifiers = initial_classifiers(len(rates), num_classes, features.shape[1], recipe.seed)
     classifiers = Classifiers(*(part.to(device) for part in classifiers))
@@ -118,7 +118,7 @@ def train_classifiers(
 
 
 def gradients(classifiers: Classifiers, features: Tensor, labels: Tensor) -> Classifiers:
-    """Of the mean cross-entropy of each classifier on features (B, D) with labels (B,), in closed form."""
+    """Closed-form gradients of each classifier's mean cross-entropy on features (B, D) with labels (B,)."""
     errors = classifiers.logits(features).softmax(dim=2)
     errors[torch.arange(len(labels)), :, labels] -= 1
     errors /= len(labels)
@@ -126,10 +126,10 @@ def gradients(classifiers: Classifiers, features: Tensor, labels: Tensor) -> Cla
 
 
 def sgd_step(classifiers: Classifiers, momenta: Classifiers, gradients: Classifiers, rates: Tensor, momentum: float) -> None:
-    """One step of SGD in place, as ``torch.optim.SGD`` with a group for each of the rates (R,).
+    """One in-place SGD step, as ``torch.optim.SGD`` with one group per learning rate (R,).
 
-    That one takes a number for a rate, and so R groups of R parameters. Stacked classifiers are one parameter with R rates,
-    trained by two products and four operations a step, whatever R.
+    ``torch.optim.SGD`` would need R groups of separate parameters. Stacked classifiers are one parameter with R rates,
+    trained by two matrix products and four operations per step, independent of R.
     """
     for parameter, buffer, gradient in zip(classifiers, momenta, gradients, strict=True):
         buffer.mul_(momentum).add_(gradient)
@@ -140,8 +140,10 @@ def sgd_step(classifiers: Classifiers, momenta: Classifiers, gradients: Classifi
 def accuracies(
     classifiers: Classifiers, features: FeatureRows, labels: Tensor, chosen: np.ndarray, batch_size: int
 ) -> Tensor:
-    """Top-1 and top-5 accuracy in percent (R, 2) on the rows ``chosen``. A class with equal logits counts as ahead, and so
-    does any beside NaN: a classifier that diverged is wrong everywhere."""
+    """Top-1 and top-5 accuracy in percent (R, 2) on the rows ``chosen``.
+
+    Classes with tied logits rank first, as do all classes next to NaN: a diverged classifier is always wrong.
+    """
     hits = torch.zeros(len(classifiers.bias), 2, dtype=torch.int64, device=classifiers.bias.device)
     for rows in np.split(chosen, range(batch_size, len(chosen), batch_size)):
         logits = classifiers.logits(features[rows].to(hits.device).float())
@@ -156,11 +158,11 @@ def evaluate_linear(train: FeatureSet, val: FeatureSet, recipe: LinearRecipe, de
 
     Each process trains some of the rates on all images. Metrics: ``linear_top1`` and ``linear_top5`` at the rate chosen on
     held-out images, ``linear_lr`` that rate, ``linear_top1_held_out`` its accuracy there; ``linear_top1_best_on_val`` the
-    best of all rates on the validation images themselves, the habit of the published evaluations, and its rate
-    ``linear_lr_best_on_val``. Of equals the smallest rate counts; all at the last epoch.
+    best of all rates on the validation images, as in the published evaluations, and its rate
+    ``linear_lr_best_on_val``. Ties go to the smallest rate; all at the last epoch.
 
     Raises:
-        ValueError: Every rate diverged, or nothing can be held out to choose one on.
+        ValueError: Every rate diverged, or no images can be held out to choose one.
     """
     held = _held_out(train, recipe)
     rates = sorted(recipe.learning_rates)[dist.get_rank() :: dist.get_world_size()]
@@ -185,19 +187,19 @@ def evaluate_linear(train: FeatureSet, val: FeatureSet, recipe: LinearRecipe, de
 
 
 def choose(table: Sequence[dict], key: str) -> dict:
-    """The row with the highest ``key`` among those that did not diverge, the first of equals.
+    """The row with the highest ``key`` among those that did not diverge; ties go to the first.
 
     Raises:
-        ValueError: All of them diverged.
+        ValueError: All diverged.
     """
     sound = [row for row in table if not row['diverged']]
     if not sound:
-        raise ValueError('the classifiers of all learning rates diverged: choose smaller ones (--lr)')
+        raise ValueError('the classifiers diverged at all learning rates: choose smaller ones (--lr)')
     return max(sound, key=lambda row: row[key])
 
 
 def default_held_out(num_images: int) -> float:
-    """Share of the training images to choose a rate on."""
+    """Fraction of the training images used to choose a rate."""
     return min(max(HELD_OUT_IMAGES / num_images, LEAST_HELD_OUT), MOST_HELD_OUT)
 
 
@@ -208,7 +210,7 @@ def _held_out(train: FeatureSet, recipe: LinearRecipe) -> np.ndarray:
     held = held_out(train.labels, share, recipe.seed)
     if not held.any():
         raise ValueError(
-            'no class has two training images, so none can be held out to choose the learning rate on: give one rate (--lr)'
+            'no class has two training images, so none can be held out to choose the learning rate: pass one rate (--lr)'
         )
     return held
 
@@ -228,7 +230,7 @@ def _score(
     held: np.ndarray,
     recipe: LinearRecipe,
 ) -> list[dict]:
-    """A row of the table for each rate."""
+    """One row of the table per rate."""
     found = {'': (val, np.arange(len(val.labels)))}
     if held.any():
         found['held_out_'] = (train, np.flatnonzero(held))
@@ -242,5 +244,5 @@ def _score(
 
 
 def _pick(classifiers: Classifiers, number: int) -> Classifiers:
-    """One of them, on the CPU."""
+    """One of the classifiers, on the CPU."""
     return Classifiers(*(part[number : number + 1].cpu().clone() for part in classifiers))

@@ -1,8 +1,8 @@
-"""What a sweep over learning rates of linear classifiers needs beside its head: optimizer, metric and loops.
+"""Optimizer, metric and loops for sweeping learning rates of linear classifiers.
 
-For the published protocol: augmented images, so that the backbone runs in every step, on mmpretrain's pipelines, with the
-checkpoints, schedules and optimizers (``torch.optim.SGD``) of a training. ``evaluation/linear.py`` is for features that are
-extracted once, where a step is two small products. The rule that chooses a rate is the same function.
+Implements the published protocol: augmented images, so that the backbone runs in every step, on mmpretrain's pipelines,
+with the checkpoints, schedules and optimizers (``torch.optim.SGD``) of training. ``evaluation/linear.py`` instead extracts
+features once, where a step is two small matrix products. Both choose a rate by the same function.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from mmadclr.evaluation.linear import choose
 from mmadclr.models.heads.linear_sweep_head import LinearSweepHead
 from mmadclr.registry import LOOPS, METRICS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, root
 
-# What decides which images `ClassFolders` holds out.
+# Settings that determine which images `ClassFolders` holds out.
 SPLIT_SETTINGS = ('data_root', 'split', 'list_file', 'held_out_fraction', 'held_out_seed')
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LinearSweepOptimConstructor:
-    """Builds the optimizer over one group for each classifier of a ``LinearSweepHead``, at its own learning rate.
+    """Builds one parameter group per classifier of a ``LinearSweepHead``, each with its own learning rate.
 
     Args:
-        optim_wrapper_cfg: Config of the optimizer wrapper; its optimizer names no ``lr``.
-        paramwise_cfg: None; there is nothing to set.
+        optim_wrapper_cfg: Config of the optimizer wrapper; its optimizer must not set ``lr``.
+        paramwise_cfg: Must be empty.
 
     Raises:
-        ValueError: A rate outside the head, ``paramwise_cfg``, another head, or a backbone that is not frozen.
+        ValueError: ``lr`` or ``paramwise_cfg`` is set, the head is of another type, or the backbone is not frozen.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         if paramwise_cfg:
             raise ValueError('paramwise_cfg has no effect with LinearSweepOptimConstructor: remove it')
         if 'lr' in optim_wrapper_cfg['optimizer']:
-            raise ValueError('optimizer.lr has no effect on a sweep: set model.head.learning_rates')
+            raise ValueError('optimizer.lr has no effect in a sweep: set model.head.learning_rates')
         self.cfg = optim_wrapper_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         model = unwrapped(model)
         if not isinstance(model.head, LinearSweepHead):
-            raise ValueError(f'LinearSweepOptimConstructor is for LinearSweepHead, not {type(model.head).__name__}')
+            raise ValueError(f'LinearSweepOptimConstructor requires a LinearSweepHead, not {type(model.head).__name__}')
         if any(parameter.requires_grad for parameter in model.backbone.parameters()):
-            raise ValueError('a sweep is for a frozen backbone: set model.backbone.frozen_stages to its number of blocks')
+            raise ValueError('a sweep requires a frozen backbone: set model.backbone.frozen_stages to its number of blocks')
         groups = [
             dict(params=list(classifier.parameters()), lr=rate)
             for rate, classifier in zip(model.head.learning_rates, model.head.classifiers, strict=True)
         ]
         cfg = {'type': 'AutocastOptimWrapper', **self.cfg}
-        # The optimizer's own rate, which no group uses, is what the log calls base_lr: that of the fastest classifier.
+        # The optimizer's default rate, which no group uses, is logged as base_lr: the highest of all classifiers.
         lr = max(model.head.learning_rates)
         optimizer = root.OPTIMIZERS.build({**cfg.pop('optimizer'), 'lr': lr, 'params': groups})
         return OPTIM_WRAPPERS.build({**cfg, 'optimizer': optimizer})
@@ -65,7 +65,7 @@ class LinearSweepOptimConstructor:
 
 @METRICS.register_module()
 class SweepAccuracy(BaseMetric):
-    """Top-1 accuracy in percent of every classifier of a sweep, by its number, each as mmpretrain's ``Accuracy``."""
+    """Top-1 accuracy in percent of every classifier of a sweep, by index, computed as in mmpretrain's ``Accuracy``."""
 
     default_prefix = 'sweep'
 
@@ -81,24 +81,24 @@ class SweepAccuracy(BaseMetric):
 
 @LOOPS.register_module()
 class LinearSweepLoop(BaseLoop):
-    """Scores every classifier of a sweep on held-out images of the training set, then on those of the evaluation.
+    """Scores every classifier of a sweep on held-out training images, then on the evaluation images.
 
     Reports, in percent:
 
-    * ``linear_top1``: accuracy on the evaluation images at the rate that is best on the held-out ones. This is the number
-      to quote: no evaluation image had a part in choosing the rate.
-    * ``linear_top1_best_on_val``: the best accuracy on the evaluation images over all rates, as iBOT and others report it;
-      too high by what choosing on the evaluation set is worth.
-    * ``linear_lr``, ``linear_lr_best_on_val``: those two rates, as the head names them, and ``linear_top1_held_out``.
-    * ``linear_top1_by_lr/<rate>``: every accuracy on the evaluation images.
+    * ``linear_top1``: evaluation accuracy at the learning rate that is best on the held-out images. Report this number: the
+      evaluation images were not used to choose the rate.
+    * ``linear_top1_best_on_val``: the best evaluation accuracy over all rates, as reported by iBOT and others; biased upward
+      by selection on the evaluation set.
+    * ``linear_lr``, ``linear_lr_best_on_val``: those two rates, as named in the head, and ``linear_top1_held_out``.
+    * ``linear_top1_by_lr/<rate>``: evaluation accuracy at each rate.
 
     Args:
-        runner, dataloader, evaluator: Filled in by the runner.
-        held_out: What the held-out images' data set differs in from that of ``dataloader``.
+        runner, dataloader, evaluator: Set by the runner.
+        held_out: Overrides of the data set of ``dataloader`` that define the held-out images.
         stage: ``'val'`` in ``val_cfg``, ``'test'`` in ``test_cfg``.
 
     Raises:
-        ConfigError: ``held_out`` has keys the data set does not know.
+        ConfigError: ``held_out`` has keys that the data set does not accept.
         ValueError: The classifiers are trained on held-out images.
     """
 
@@ -117,7 +117,7 @@ class LinearSweepLoop(BaseLoop):
             check_disjoint(train['dataset'], held_out_dataloader['dataset'])
 
     def run(self) -> dict[str, float]:
-        """Returns the metrics, after logging them through the hooks."""
+        """Logs the metrics through the hooks and returns them."""
         self.runner.call_hook(f'before_{self.stage}')
         self.runner.call_hook(f'before_{self.stage}_epoch')
         self.runner.model.eval()
@@ -130,7 +130,7 @@ class LinearSweepLoop(BaseLoop):
 
     @torch.no_grad()
     def score(self, dataloader: DataLoader, with_hooks: bool = False) -> list[float]:
-        """Accuracy of every classifier on the images of a loader; progress is logged ``with_hooks``."""
+        """Accuracy of every classifier on the images of a loader; calls the iteration hooks if ``with_hooks``."""
         for index, batch in enumerate(dataloader):
             if with_hooks:
                 self.runner.call_hook(f'before_{self.stage}_iter', batch_idx=index, data_batch=batch)
@@ -143,9 +143,9 @@ class LinearSweepLoop(BaseLoop):
 
 
 def choose_rate(rates: Sequence[float], held_out: Sequence[float], found: Sequence[float]) -> dict[str, float]:
-    """Metrics of a sweep from the accuracy of every rate on held-out and on evaluation images; of equals, the first."""
+    """Metrics of a sweep from the held-out and evaluation accuracies of all rates; ties go to the first rate."""
     table = [
-        dict(lr=rate, diverged=False, held_out_top1=held, top1=top1)  # one that diverged has its low accuracy
+        dict(lr=rate, diverged=False, held_out_top1=held, top1=top1)  # a diverged one has a low accuracy
         for rate, held, top1 in zip(rates, held_out, found, strict=True)
     ]
     chosen, best = choose(table, 'held_out_top1'), choose(table, 'top1')
@@ -163,7 +163,7 @@ def check_disjoint(train: Mapping, held_out: Mapping) -> None:
     """Compares the configs of two ``ClassFolders``.
 
     Raises:
-        ValueError: Held-out images may be among those trained on.
+        ValueError: Held-out images may be part of the training images.
     """
     differing = [key for key in SPLIT_SETTINGS if train.get(key) != held_out.get(key)]
     if train.get('part') != 'train' or held_out.get('part') != 'held_out' or differing:

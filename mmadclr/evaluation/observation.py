@@ -1,4 +1,4 @@
-"""What is seen of a method in training, from the two sides of its losses: the numbers that collapse is judged by."""
+"""Statistics of a method in training, from the student and teacher sides of its losses, by which collapse is judged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from mmengine import dist
 from torch import Tensor
 
-from mmadclr.distributed.shards import whole_norms
+from mmadclr.distributed.shards import full_norms
 from mmadclr.evaluation import collapse
 from mmadclr.evaluation.collapse import evenly
 from mmadclr.models.losses.self_distillation import PAIRINGS, ProjectedFeatures, SelfDistillationLoss
@@ -16,7 +16,7 @@ from mmadclr.models.selfsup.base import SelfDistillation
 def rows_of_first_pair(
     loss: SelfDistillationLoss, student: ProjectedFeatures, teacher: ProjectedFeatures, number: int
 ) -> tuple[ProjectedFeatures, ProjectedFeatures]:
-    """At most ``number`` rows (N, D) of the first two views that are compared, the same ones of both sides."""
+    """At most ``number`` rows (N, D) of the first pair of views, the same rows of student and teacher."""
     pairs = PAIRINGS[loss.pairing](len(teacher.features), len(student.features))
     u, v = pairs.nonzero()[0].tolist()
     sides = ((student, v), (teacher, u))
@@ -24,7 +24,7 @@ def rows_of_first_pair(
 
 
 def term_statistics(loss: SelfDistillationLoss, student: ProjectedFeatures, teacher: ProjectedFeatures) -> dict[str, Tensor]:
-    """Scalars of rows (N, D) of the two sides in the same places; ``rank`` waits for the device."""
+    """Scalars from matching rows (N, D) of student and teacher; ``rank`` synchronizes with the device."""
     targets = loss.targets(teacher.logits())
     log_probs = (student.logits() / loss.student_temp).log_softmax(dim=-1)
     return {
@@ -40,17 +40,17 @@ def term_statistics(loss: SelfDistillationLoss, student: ProjectedFeatures, teac
 
 @torch.no_grad()
 def teacher_statistics(model: SelfDistillation) -> dict[str, Tensor]:
-    """Norm of the teacher's parameters, and its distance to the student over that norm; collective if sharded."""
+    """Norm of the teacher's parameters, and its relative distance to the student; collective if sharded."""
     names, teacher = zip(*model.teacher.named_parameters(), strict=True)
     values = dict(model.student.named_parameters())
     student = [values[name] for name in names]
     gaps = torch._foreach_sub(list(teacher), student)
-    gap, norm = (torch.stack(whole_norms(tensors)).norm() for tensors in (gaps, list(teacher)))
+    gap, norm = (torch.stack(full_norms(tensors)).norm() for tensors in (gaps, list(teacher)))
     return {'distance': gap / norm, 'norm': norm}
 
 
 def fetch_means(groups: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, float]]:
-    """Means over processes of nested scalars, in one exchange."""
+    """Means over processes of nested scalars, in one all-reduce."""
     values = torch.stack([value.float() for statistics in groups.values() for value in statistics.values()])
     dist.all_reduce(values, 'mean')
     numbers = iter(values.tolist())

@@ -1,4 +1,4 @@
-"""Patches and pixels of masked images: class shares of patches, and passes over masks alone or over features with masks.
+"""Patches and pixels of masked images: class shares of patches, and passes over masks or features.
 
 Shape legend: N images, B images of a batch, P patches of an image (h x w), D channels, C classes, S side in pixels.
 """
@@ -22,16 +22,16 @@ from mmadclr.evaluation.feature_shards import share
 
 
 def patch_labels(masks: Tensor, grid: tuple[int, int], num_classes: int) -> tuple[Tensor, Tensor]:
-    """Label maps (N, S, S), below 0 ignored -> shares of every class in every patch (N, P, C), and of valid pixels (N, P).
+    """Label maps (N, S, S), negative values ignored -> patch fractions of every class (N, P, C) and valid pixels (N, P).
 
-    By counting, in memory of the masks and the result. Where the grid does not divide the sides, the cells are those of
-    ``torch.nn.functional.adaptive_avg_pool2d``, which overlap.
+    Computed by counting, in the memory of masks and result. If the grid does not divide the sides, cells overlap as in
+    ``torch.nn.functional.adaptive_avg_pool2d``.
 
     Raises:
         ValueError: A label of ``num_classes`` or more.
     """
     if masks.numel() and masks.max() >= num_classes:
-        raise ValueError(f'label {int(masks.max())} is not among {num_classes} classes')
+        raise ValueError(f'label {int(masks.max())} must be below {num_classes}, the number of classes')
     axes = [_cells(side, count, masks.device) for side, count in zip(masks.shape[1:], grid, strict=True)]
     (rows, row_of, heights), (columns, column_of, widths) = axes
     count = grid[0] * grid[1]
@@ -45,7 +45,7 @@ def patch_labels(masks: Tensor, grid: tuple[int, int], num_classes: int) -> tupl
 
 
 def _cells(side: int, count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions along a side, cell after cell, the cell of each, and the lengths (count,) of the cells."""
+    """Positions along a side in cell order, the cell of each, and the lengths (count,) of the cells."""
     starts = [i * side // count for i in range(count)]
     ends = [-(-(i + 1) * side // count) for i in range(count)]
     lengths = torch.tensor([end - start for start, end in zip(starts, ends, strict=True)], device=device)
@@ -59,7 +59,7 @@ def usable_patches(mask: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 class _EachMask(Dataset):
-    """What a function makes of each index, or the error it raises: that of a worker would come with its traceback."""
+    """Results of a function for each index, or its error: raised in a worker, it would include the traceback."""
 
     def __init__(self, function: Callable[[int], Any], count: int) -> None:
         self.function, self.count = function, count
@@ -75,13 +75,13 @@ class _EachMask(Dataset):
 
 
 def over_masks(function: Callable[[int], Any], count: int, num_workers: int) -> Iterator[tuple[int, Any]]:
-    """``(index, function(index))`` of the share of this process in ``count`` images, computed by workers of a loader.
+    """``(index, function(index))`` for this process's share of ``count`` images, computed by loader workers.
 
     Raises:
         LabelMapError: The function raised it.
     """
     indices = share(np.arange(count))
-    generator = torch.Generator()  # else every pass would draw a seed from the generator of the training run
+    generator = torch.Generator()  # otherwise every pass would draw a seed from the training generator
     settings = dict(sampler=indices.tolist(), num_workers=num_workers, collate_fn=list, generator=generator)
     loader = outlive_signals(DataLoader(_EachMask(function, count), 16, **settings))
     found = (value for batch in loader for value in batch)
@@ -92,7 +92,7 @@ def over_masks(function: Callable[[int], Any], count: int, num_workers: int) -> 
 
 
 def count_usable(dataset: Dataset, grid: tuple[int, int], num_workers: int) -> Tensor:
-    """(N,) number of usable patches of every image, on all processes, each of which reads a share of the masks.
+    """(N,) number of usable patches of every image, on all processes, each of which reads a part of the masks.
 
     Raises:
         ValueError: Another process failed.
@@ -109,7 +109,7 @@ def count_usable(dataset: Dataset, grid: tuple[int, int], num_workers: int) -> T
     return counts
 
 
-class _CountUsable(NamedTuple):  # no closure, which workers that are not forked could not take
+class _CountUsable(NamedTuple):  # not a closure, which spawned workers could not unpickle
     dataset: Dataset
     grid: tuple[int, int]
 
@@ -118,14 +118,14 @@ class _CountUsable(NamedTuple):  # no closure, which workers that are not forked
 
 
 def choose_patches(usable: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Draws ``number`` of all usable patches (all, if they are fewer), with a fixed seed: knows nothing of processes.
+    """Draws ``number`` of all usable patches (at most all), with a fixed seed, independent of processes.
 
     Args:
         usable: (N,) usable patches of every image.
         number: How many to draw.
 
     Returns:
-        (M,) image of each, and (M,) which of its usable patches it is.
+        (M,) image of each, and (M,) index among its usable patches.
     """
     ends = usable.cumsum(dim=0)
     total = int(ends[-1]) if len(ends) else 0
@@ -135,9 +135,9 @@ def choose_patches(usable: Tensor, number: int) -> tuple[Tensor, Tensor]:
 
 
 def even_share(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) images of this process, as many on every process, and (n,) whether they count: the others fill up.
+    """(n,) images of this process, the same number on every process, and (n,) whether they count or are padding.
 
-    A model whose weights are spread over the processes has to be called as often on each.
+    A model sharded over processes must be called equally often on each.
     """
     size = -(-count // dist.get_world_size())
     places = np.arange(size) + size * dist.get_rank()
@@ -145,7 +145,7 @@ def even_share(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def patch_batches(model: nn.Module, dataset: Dataset, batch_size: int, num_workers: int) -> Iterator[Batch]:
-    """Runs a model over the share of this process in a data set whose samples hold ``mask``, a batch at a time.
+    """Runs a model over this process's part of a data set whose samples have a ``mask``, in batches.
 
     Args:
         model: Called with ``data_preprocessor`` output and ``mode='patches'``.
@@ -153,7 +153,7 @@ def patch_batches(model: nn.Module, dataset: Dataset, batch_size: int, num_worke
         batch_size, num_workers: Of the loader.
 
     Returns:
-        ``outputs`` (B, P, D) and ``masks`` (B, S, S) of images that could be read, each on one process only.
+        ``outputs`` (B, P, D) and ``masks`` (B, S, S) of readable images, each on one process only.
     """
     indices, counts = even_share(len(dataset))
     loader = in_order(dataset, indices, batch_size, num_workers)

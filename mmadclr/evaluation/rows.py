@@ -14,16 +14,16 @@ from torch import Tensor
 
 
 class FeatureRows:
-    """Features (N, D), one after the other in one or more arrays, which may be memory-mapped.
+    """Features (N, D), concatenated from one or more arrays, which may be memory-mapped.
 
-    Slices and arrays of row numbers give tensors on the CPU with copies of those rows, in their order.
+    Indexing with slices or arrays of rows returns CPU tensors with copies of those rows, in their order.
 
     Args:
-        parts: Arrays (n, D) of one type; empty ones are left out.
-        may_be_empty: There need not be any row, as on a process to which no image falls.
+        parts: Arrays (n, D) of one dtype; empty ones are dropped.
+        may_be_empty: Allow zero rows, as on a process without images.
 
     Raises:
-        ValueError: There is no row at all.
+        ValueError: There are no rows.
     """
 
     def __init__(self, parts: Sequence[np.ndarray], may_be_empty: bool = False) -> None:
@@ -47,17 +47,17 @@ class FeatureRows:
         return torch.from_numpy(found)
 
     def between(self, start: int, stop: int) -> FeatureRows:
-        """Some of the rows, possibly none, in the same arrays: nothing is read or copied."""
+        """A range of rows, possibly empty, in the same arrays, without reading or copying."""
         bounds = [np.clip((start - first, stop - first), 0, None) for first in self._starts[:-1]]
         return FeatureRows([part[a:b] for part, (a, b) in zip(self.parts, bounds, strict=True)], may_be_empty=True)
 
 
 class FeatureSet(NamedTuple):
-    """Features of a labeled image set, in its order; images that could not be read are left out.
+    """Features of a labeled image set, in its order, without unreadable images.
 
-    ``rows``: (N, D), or (n, D) of those images alone that fall to this process. ``labels``: (N,) int64. ``indices``: (N,)
-    place of each image in the set, ascending. ``classes``: names. ``held``: None, or (n,) which of the images ``rows`` are
-    of, ascending; each is on one process.
+    ``rows``: (N, D), or (n, D) of only this process's images. ``labels``: (N,) int64. ``indices``: (N,)
+    index of each image in the set, ascending. ``classes``: names. ``held``: None, or (n,) the images of ``rows``,
+    ascending; each is on one process.
     """
 
     rows: FeatureRows
@@ -67,7 +67,7 @@ class FeatureSet(NamedTuple):
     held: np.ndarray | None = None
 
     def select(self, indices: np.ndarray) -> FeatureSet:
-        """The images at these places of the set, as far as they could be read, in memory."""
+        """The readable images with these indices, in memory."""
         chosen = np.flatnonzero(np.isin(self.indices, indices))
         rows, held = chosen, None
         if self.held is not None:

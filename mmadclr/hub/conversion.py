@@ -1,4 +1,4 @@
-"""Checkpoints in the layouts of other code bases, and theirs in ours."""
+"""Converts checkpoints between our layout and those of other code bases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WRAPPINGS = {'state_dict', 'student', 'teacher', 'module', 'model'}
 
 
 class Conversion(NamedTuple):
-    """What is written: ``content``, and what of the source is ``kept`` and ``lost``, in words."""
+    """What is written: ``content``, and descriptions of what of the source is ``kept`` and ``lost``."""
 
     content: dict[str, Any]
     kept: list[str]
@@ -34,9 +34,9 @@ class Conversion(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A file to convert: the backbone in it and, where it holds one, the whole training state.
+    """A file to convert: its backbone and, if present, the full training state.
 
-    ``settings``: arguments of the ``QueryViT`` that the backbone fits, whose number of heads may be a guess.
+    ``settings``: arguments of the ``QueryViT`` that matches the backbone; the number of heads may be a guess.
     """
 
     filename: str
@@ -56,28 +56,28 @@ def convert(
     img_size: int | None = None,
     prefix: str | None = None,
 ) -> Conversion:
-    """Writes the checkpoint ``filename`` to ``target`` in another layout, reads it back and compares.
+    """Converts the checkpoint ``filename`` to another layout in ``target``, reads it back and compares.
 
-    What is written for a library is loaded into its vision transformer, every tensor of it, where the library is installed;
-    else its names and shapes are compared with what they would be there.
+    Files for a library are loaded strictly into its vision transformer if the library is installed; otherwise names and
+    shapes are compared with those it expects.
 
     Args:
-        filename: Any file or folder :func:`mmadclr.checkpoint.weights.read_backbone` reads.
-        target: ``.pth`` or ``.safetensors`` (tensors alone).
-        layout: One of ``LAYOUTS``. 'mmadclr' and 'dino' hold whole training states, the others a backbone.
-        which: The network a backbone is taken from.
-        num_heads: For 'mmadclr', which stores it: where the file does not tell and heads are not of 64 channels.
-        img_size: Resizes the position embedding to images of this size, in pixels; of the backbone alone.
-        prefix: Of the backbone in the file; of the backbone alone, too.
+        filename: Any file or folder that :func:`mmadclr.checkpoint.weights.read_backbone` supports.
+        target: ``.pth`` or ``.safetensors`` (tensors only).
+        layout: One of ``LAYOUTS``. 'mmadclr' and 'dino' store full training states, the others a backbone.
+        which: The network whose backbone is used.
+        num_heads: For 'mmadclr', which stores it: if the file does not specify it and heads do not have 64 channels.
+        img_size: Resizes the position embedding to images of this size, in pixels; converts only the backbone.
+        prefix: Of the backbone in the file; also converts only the backbone.
 
     Raises:
-        FileNotFoundError, ValueError: The source cannot be read, or is no plain vision transformer; the layout cannot hold
-            the model; target and layout do not go together; or what was written is not what was read.
+        FileNotFoundError, ValueError: The source cannot be read, or is not a plain vision transformer; the layout cannot
+            store the model; the target does not match the layout; or the written file differs from the source.
     """
     if layout not in LAYOUTS:
         raise ValueError(f'layout {layout!r}: choose one of {", ".join(LAYOUTS)}')
     if layout == 'safetensors' and Path(target).suffix != '.safetensors':
-        raise ValueError(f'{target}: name a .safetensors file for the layout safetensors')
+        raise ValueError(f'{target} must end in .safetensors for the layout safetensors')
     checkpoint = read_checkpoint(filename)
     backbone = with_class_position(pick_backbone(checkpoint, filename, which, prefix))
     settings = check_architecture(filename, backbone, num_heads or _some_heads(backbone))
@@ -97,7 +97,7 @@ def convert(
 
 
 def _some_heads(backbone: BackboneWeights) -> int | None:
-    """None where heads are known or follow the rule; otherwise one, since names and shapes do not depend on it."""
+    """None if heads are known or have 64 channels; otherwise 1, since names and shapes do not depend on it."""
     width = backbone.state.get('cls_token', backbone.state.get('pos_embed', torch.empty(0))).shape[-1]
     return 1 if backbone.num_heads is None and width % CHANNELS_PER_HEAD else None
 
@@ -105,7 +105,7 @@ def _some_heads(backbone: BackboneWeights) -> int | None:
 def _resized(backbone: BackboneWeights, img_size: int, filename: str) -> BackboneWeights:
     positions, patch = backbone.state['pos_embed'].float(), backbone.state['patch_embed.proj.weight'].shape[-1]
     if img_size < patch or img_size % patch:
-        raise ValueError(f'img_size={img_size} is no multiple of the patch size {patch} of {filename}')
+        raise ValueError(f'img_size={img_size} must be a multiple of the patch size {patch} of {filename}')
     num_prefix = int('cls_token' in backbone.state and 'reg_token' not in backbone.state)
     prefix, grid = positions[:, :num_prefix], positions[:, num_prefix:]
     grid = resize_grid(grid, (img_size // patch, img_size // patch), filename, stored_grid(backbone))
@@ -121,16 +121,16 @@ def _as_timm(source: Source) -> Conversion:
 
 
 def _lost_facts(source: Source) -> list[str]:
-    """What tensors do not tell and would change features: an eps of the norms that is not the 1e-6 of other libraries."""
+    """Facts not stored in tensors that change features: an eps of the norms other than the 1e-6 of other libraries."""
     eps = source.backbone.about.get('norm_eps', NORM_EPS)
-    return [f'eps of the norms, {eps:g}: set it instead of {NORM_EPS:g}'] if eps != NORM_EPS else []
+    return [f'eps of the norms, {eps:g}: set it instead of {NORM_EPS:g} where you load the file'] if eps != NORM_EPS else []
 
 
 def _as_dino(source: Source) -> Conversion:
     if source.state is not None:
         return _as_run_of_dino(source.state)
     if {'reg_token', 'blocks.0.ls1.gamma'} & source.backbone.state.keys() or 'cls_token' not in source.backbone.state:
-        raise ValueError('its vision transformer has a class token, and neither registers nor LayerScale')
+        raise ValueError("DINO's vision transformer has a class token, and neither registers nor LayerScale")
     return _as_timm(source)
 
 
@@ -143,7 +143,7 @@ def _as_run_of_dino(state: TrainingState) -> Conversion:
 def _as_ours(source: Source) -> Conversion:
     meta = source.checkpoint.get('meta')
     if isinstance(meta, Mapping) and isinstance(meta.get('architecture'), Mapping):
-        raise ValueError('it is a checkpoint of mmadclr already')
+        raise ValueError('it already is an mmadclr checkpoint')
     settings = infer_settings(source.backbone, source.num_heads)
     if source.state is None:
         heads = settings['arch']['num_heads']
@@ -177,7 +177,7 @@ LAYOUTS: dict[str, Callable[[Source], Conversion]] = {
 
 
 def _kept(source: Source) -> list[str]:
-    return [f'backbone ({source.backbone.prefix or "whole file"}): {len(source.backbone.state)} tensors']
+    return [f'backbone ({source.backbone.prefix or "full file"}): {len(source.backbone.state)} tensors']
 
 
 def _kept_of(state: TrainingState) -> list[str]:
@@ -187,7 +187,7 @@ def _kept_of(state: TrainingState) -> list[str]:
 
 
 def _lost_beside_backbone(source: Source) -> list[str]:
-    """What a file holds beside the backbone: groups of tensors with their number."""
+    """What a file contains besides the backbone: groups of tensors with their number."""
     groups = Counter(
         _group(path) for path, _ in tensors_by_path(source.checkpoint) if not path.startswith(source.backbone.prefix or '\0')
     )
@@ -197,7 +197,7 @@ def _lost_beside_backbone(source: Source) -> list[str]:
 
 
 def _group(path: str) -> str:
-    """The first part of a path that is no mere wrapping, with what precedes it."""
+    """A path up to and including its first part that is not a mere wrapper."""
     names = path.split('.')
     length = next((i for i, name in enumerate(names, 1) if name not in WRAPPINGS), len(names))
     return '.'.join(names[:length])
@@ -208,17 +208,17 @@ def _group(path: str) -> str:
 
 def _write(content: dict[str, Any], path: Path) -> None:
     if path.suffix != '.safetensors':
-        with path.open('wb') as file:  # of what torch opens by itself, a full disk is no OSError
+        with path.open('wb') as file:  # torch raises no OSError for a full disk on files that it opens itself
             torch.save(content, file)
     elif all(isinstance(value, Tensor) for value in content.values()):
         save_file({name: tensor.contiguous() for name, tensor in content.items()}, path)
     else:
-        raise ValueError(f'{path.name}: a .safetensors file holds tensors alone, this layout is nested: name a .pth file')
+        raise ValueError(f'{path.name}: .safetensors files store only tensors, but this layout is nested: use a .pth file')
 
 
 def _check_written(path: Path, source: Source, which: str, layout: str) -> None:
     checkpoint = read_checkpoint(path)
-    written = find_backbone(checkpoint, which if source.state is not None else 'teacher')  # else there is but one
+    written = find_backbone(checkpoint, which if source.state is not None else 'teacher')  # otherwise there is only one
     _compare('backbone', source.backbone.state, written.state)
     state = read_training_state(checkpoint)
     if state is not None and source.state is not None:
@@ -235,4 +235,4 @@ def _check_written(path: Path, source: Source, which: str, layout: str) -> None:
 def _compare(what: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     same_names = expected.keys() == found.keys()
     if not same_names or not all(torch.equal(expected[name], found[name]) for name in expected):
-        raise ValueError(f'the {what} read back from the new file is not the one that was to be written')
+        raise ValueError(f'the {what} read back from the new file differs from the source')

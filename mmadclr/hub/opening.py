@@ -1,4 +1,4 @@
-"""A backbone from nothing but its file."""
+"""Builds a backbone from its checkpoint alone."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mmadclr.models.backbones.query_vit import QueryViT
 
 
 class OpenedBackbone(NamedTuple):
-    """A backbone and how it wants its images.
+    """A backbone and its image preprocessing.
 
     ``model``: frozen, on the CPU. ``settings``: arguments of ``QueryViT`` that describe it. ``img_size``: (height, width)
-    it was trained with. ``mean``, ``std``: of the normalization, per channel, of values in [0, 1].
+    of training images. ``mean``, ``std``: per-channel normalization of values in [0, 1].
     """
 
     model: FeatureViT
@@ -37,24 +37,24 @@ def open_backbone(
     num_heads: int | None = None,
     img_size: int | tuple[int, int] | None = None,
 ) -> OpenedBackbone:
-    """The backbone of any known checkpoint, with the architecture found out from the file.
+    """The backbone of any supported checkpoint, with the architecture inferred from the file.
 
     Args:
         filename, which, prefix: See :func:`mmadclr.checkpoint.load_weights`.
-        num_heads: Where a file of another code base does not follow the rule of 64 channels a head.
-        img_size: Resizes the stored position embedding, once and for all, to that of another size of images. It is not
-            needed to feed images of other sizes.
+        num_heads: For files of other code bases whose heads do not have 64 channels.
+        img_size: Permanently resizes the stored position embedding to another image size. Not required to
+            process images of other sizes.
 
     Raises:
-        FileNotFoundError, ValueError: The file cannot be read, holds numbers that are not finite, or no backbone of a plain
-            vision transformer, or that of a finished detector, segmentor or classifier without its final norm.
+        FileNotFoundError, ValueError: The file cannot be read, has non-finite weights or no plain vision transformer, or is
+            a fine-tuned detector, segmentor or classifier without its final norm.
     """
     weights = with_class_position(read_backbone(filename, which, prefix))
     settings = check_architecture(filename, weights, num_heads)
     if num_heads is None and weights.num_heads is None:
         heads = settings['arch']['num_heads']
         print_log(
-            f'{filename} does not tell its number of attention heads; {CHANNELS_PER_HEAD} channels each make {heads}',
+            f'{filename} does not specify its number of attention heads; assuming {heads}, of {CHANNELS_PER_HEAD} channels',
             'current',
         )
     if img_size is not None:
@@ -67,12 +67,12 @@ def open_backbone(
 
 
 def check_architecture(filename: str | Path, weights: BackboneWeights, num_heads: int | None = None) -> dict:
-    """Settings of a backbone, once it is certain that each of its tensors is one of a ``QueryViT`` and none is missing.
+    """Settings of a backbone, verified to match its tensors exactly.
 
     See :func:`mmadclr.checkpoint.architecture.infer_settings`.
 
     Raises:
-        ValueError: It is another kind of model, or has too many tensors or too few, or some of other shapes.
+        ValueError: It is another kind of model, or has missing, additional or differently shaped tensors.
     """
     try:
         settings = infer_settings(weights, num_heads)
@@ -86,14 +86,14 @@ def check_architecture(filename: str | Path, weights: BackboneWeights, num_heads
     if differing:
         examples = '; '.join(f'{n}: file {found.get(n, "-")}, model {expected.get(n, "-")}' for n in differing[:4])
         raise ValueError(
-            f'{filename}: {len(differing)} tensors are not those of a plain vision transformer of its sizes ({examples}'
+            f'{filename}: {len(differing)} tensors do not match a plain vision transformer of its sizes ({examples}'
             f'{" ..." if len(differing) > 4 else ""})'
         )
     return settings
 
 
 def set_norm_eps(model: QueryViT, weights: BackboneWeights) -> None:
-    """Norms with the eps that the file tells, where it tells one; it is no argument of ``QueryViT``."""
+    """Sets the eps of norms if the file specifies it; ``QueryViT`` has no argument for it."""
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = weights.about.get('norm_eps', module.eps)
@@ -103,5 +103,5 @@ def _check_complete(filename: str | Path, weights: BackboneWeights) -> None:
     if 'cls_token' in weights.state and 'norm.weight' not in weights.state:
         raise ValueError(
             f'{filename}: the backbone has a class token but no final norm, as in detectors and segmentors that were '
-            'fine-tuned without it. Its features are no longer those of pretraining: give the checkpoint it started from'
+            'fine-tuned without it. Its features are no longer those of pretraining: use the pretrained checkpoint'
         )

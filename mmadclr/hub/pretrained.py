@@ -1,4 +1,4 @@
-"""What ``init_cfg=dict(type='Pretrained', checkpoint=PATH)`` of a backbone does."""
+"""Implements ``init_cfg=dict(type='Pretrained', checkpoint=PATH)`` for backbones."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mmadclr.registry import WEIGHT_INITIALIZERS
 
 @WEIGHT_INITIALIZERS.register_module('Pretrained')
 class Pretrained:
-    """Fills a backbone with weights of a file or folder: :func:`mmadclr.checkpoint.load_weights` as mmengine's initializer.
+    """Initializes a backbone from a file or folder: :func:`mmadclr.checkpoint.load_weights` as mmengine's initializer.
 
-    Models know it by its name in the registry alone, so that they do without the reading of files.
+    Models refer to it only by its registry name, so that they do not depend on file reading.
     """
 
     def __init__(self, checkpoint: str, **settings) -> None:

@@ -1,4 +1,4 @@
-"""Training states of other code bases as checkpoints that ``tools/train.py --resume`` continues."""
+"""Converts training states of other code bases to checkpoints for ``tools/train.py --resume``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mmadclr.registry import MODELS
 
 
 def write_as_ours(state: TrainingState, settings: dict) -> dict:
-    """The state as our runner writes it.
+    """The state in our runner's format.
 
     Args:
         state: See :func:`mmadclr.hub.training_state.read_training_state`.
         settings: Arguments of the ``QueryViT``.
 
     Raises:
-        ValueError: The tensors do not fit our model of that method.
+        ValueError: The tensors do not match our model of that method.
     """
     model = build_model(state, settings)
     tensors = {f'{part}.{name}': t for part in ('student', 'teacher') for name, t in getattr(state, part).items()}
@@ -47,7 +47,7 @@ def write_as_ours(state: TrainingState, settings: dict) -> dict:
 
 
 def build_model(state: TrainingState, settings: dict) -> SelfDistillation:
-    """Our model of the method, of the sizes of the state, without memory for its parameters."""
+    """Our model of the method, with the sizes of the state, on the meta device."""
     names = ('head', 'patch_head') if 'patch_head.last_layer.weight_v' in state.student else ('head',)
     heads = {name: dict(**head_settings(state.student, name), norm_last_layer=not state.learns_norms) for name in names}
     with torch.device('meta'):
@@ -55,13 +55,13 @@ def build_model(state: TrainingState, settings: dict) -> SelfDistillation:
 
 
 def head_settings(parameters: dict[str, Tensor], head: str = 'head') -> dict:
-    """Type and sizes of a head; that of [CLS] may have prototypes for patches, too.
+    """Type and sizes of a head; the [CLS] head may also have patch prototypes.
 
     Raises:
-        ValueError: It has batch norms, as ours has not.
+        ValueError: It has batch norms, which our heads do not support.
     """
     if f'{head}.mlp.1.weight' in parameters:
-        raise ValueError(f'{head}.mlp.1 is a batch norm, which our heads do not have')
+        raise ValueError(f'{head}.mlp.1 is a batch norm, which our heads do not support')
     out_dim, bottleneck_dim = parameters[f'{head}.last_layer.weight_v'].shape
     widths = [len(t) for name, t in parameters.items() if name.startswith(f'{head}.mlp.') and name.endswith('weight')]
     sizes = dict(out_dim=out_dim, hidden_dim=widths[0], bottleneck_dim=bottleneck_dim, num_layers=len(widths))
@@ -74,4 +74,4 @@ def _check_shapes(found: dict[str, Tensor], expected: dict[str, Tensor], method:
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     differing = sorted({name for name, _ in shapes.items() ^ {n: tuple(t.shape) for n, t in expected.items()}.items()})
     if differing:
-        raise ValueError(f'{len(differing)} tensors do not fit {method}: {", ".join(differing[:4])}')
+        raise ValueError(f'{len(differing)} tensors do not match {method}: {", ".join(differing[:4])}')

@@ -1,4 +1,4 @@
-"""Whether a written file is what the library it was written for takes."""
+"""Verifies that a written file loads into the library it was written for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmadclr.hub.export.plain import vision_transformer_arguments
 from mmadclr.models.backbones.query_vit import QueryViT
 
-# timm -> mmpretrain; mmseg's names differ from mmpretrain's in attention alone.
+# timm -> mmpretrain; mmseg's names differ from mmpretrain's only in attention.
 MMPRETRAIN_NAMES = (
     (r'^norm\.', 'ln1.'),
     (r'^blocks\.', 'layers.'),
@@ -30,36 +30,37 @@ MM_NAMES = {'mmpretrain': MMPRETRAIN_NAMES, 'mmseg': MMSEG_NAMES}
 
 
 def mm_name(name: str, package: str) -> str:
-    """timm's name of a tensor as mmpretrain or mmseg has it."""
+    """mmpretrain's or mmseg's name of a tensor, from timm's."""
     for pattern, replacement in MM_NAMES[package]:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def check_timm(tensors: Mapping[str, Tensor], settings: dict) -> None:
-    """timm's model takes all tensors of a file, and needs nothing more.
+    """Checks that the tensors of a file match timm's model exactly.
 
     Args:
-        tensors: As they were read back.
-        settings: Arguments of the ``QueryViT`` they belong to.
+        tensors: As read back.
+        settings: Arguments of the matching ``QueryViT``.
 
     Raises:
-        ValueError: It does not.
+        ValueError: They do not.
     """
     _load(timm_model(settings), tensors, 'timm')
 
 
 def check_mm(tensors: Mapping[str, Tensor], settings: dict, package: str) -> None:
-    """The same for mmpretrain and mmseg, with names below ``backbone.``; where the package cannot be imported, names and
-    shapes are compared with those of timm's model.
+    """As :func:`check_timm` for mmpretrain and mmseg, with names below ``backbone.``.
+
+    If the package cannot be imported, compares only names and shapes, with those of timm's model.
 
     Raises:
-        ValueError: As above.
+        ValueError: The tensors do not match.
     """
     expected = {f'backbone.{mm_name(name, package)}': t.shape for name, t in timm_model(settings).state_dict().items()}
     differing = sorted({name for name, _ in expected.items() ^ {name: t.shape for name, t in tensors.items()}.items()})
     if differing:
-        raise ValueError(f'{len(differing)} names or shapes in the new file are not those of {package} ({differing[0]})')
+        raise ValueError(f'{len(differing)} names or shapes in the new file do not match {package} ({differing[0]})')
     models = _models(package)
     if models is not None:
         model = (_mmpretrain if package == 'mmpretrain' else _mmseg)(models, settings)
@@ -67,7 +68,7 @@ def check_mm(tensors: Mapping[str, Tensor], settings: dict, package: str) -> Non
 
 
 def timm_model(settings: dict) -> VisionTransformer:
-    """timm's model of these sizes, without memory for its parameters."""
+    """timm's model of these sizes, on the meta device."""
     with torch.device('meta'):
         return VisionTransformer(weight_init='skip', **vision_transformer_arguments(QueryViT(**settings)))
 
@@ -80,12 +81,12 @@ def _load(model: nn.Module, tensors: Mapping[str, Tensor], library: str) -> None
         raise ValueError(f'the new file does not load into the vision transformer of {library}: {said}') from error
     loaded = model.state_dict()
     if not all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items()):
-        raise ValueError(f'the vision transformer of {library} does not hold what is in the new file')
+        raise ValueError(f'the vision transformer of {library} differs from the new file after loading it')
 
 
 def _models(package: str) -> ModuleType | None:
     try:
-        importlib.import_module('mmadclr.ops')  # stands in for compiled operations that are missing
+        importlib.import_module('mmadclr.ops')  # replaces missing compiled operations
         return importlib.import_module(f'{package}.models')
     except ImportError:
         return None
@@ -110,7 +111,7 @@ def _mmpretrain(models: ModuleType, settings: dict) -> nn.Module:
 def _mmseg(models: ModuleType, settings: dict) -> nn.Module:
     arch = settings['arch']
     if arch['mlp_ratio'] != int(arch['mlp_ratio']):
-        raise ValueError(f'MLPs of mmseg have a whole multiple of the width, not {arch["mlp_ratio"]:g} times')
+        raise ValueError(f"mmseg's MLPs require an integer mlp_ratio, not {arch['mlp_ratio']:g}")
     return models.VisionTransformer(
         settings['img_size'],
         arch['patch_size'],

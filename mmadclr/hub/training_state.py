@@ -1,6 +1,6 @@
-"""Whole training states: both networks, centers, moments of the optimizer; of our runs and of official ones.
+"""Full training states: both networks, centers and optimizer moments, of our runs and of official ones.
 
-Parameters bear the names they have in our models below ``student`` and ``teacher``: ``backbone.blocks.0.norm1.weight``,
+Parameters are named as in our models below ``student`` and ``teacher``: ``backbone.blocks.0.norm1.weight``,
 ``head.last_layer.weight_v``.
 """
 
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from mmadclr.checkpoint.names import unwrapped_name, without_wrappers
 
-# Official training scripts: our method -> (where the state of the loss lies, our loss by the name of its center there).
+# Official training scripts: our method -> (key of the loss state, our loss by the name of its center in that state).
 OFFICIAL = {
     'DINO': ('dino_loss', {'center': 'loss_cls'}),
     'IBOT': ('ibot_loss', {'center': 'loss_cls', 'center2': 'loss_patch'}),
     'SelfPatch': ('dino_loss', {'center': 'loss_cls', 'patch_center': 'loss_patch'}),
 }
-# SelfPatch's names for parts of a network, and ours.
+# SelfPatch's names of network parts -> ours.
 PARTS = {'c_head.': 'head.', 'p_head.': 'patch_head.', 'ca_head.': 'class_attention.'}
 PATCH_PROTOTYPES = 'head.last_layer2.weight_v'
 MASK = re.compile(r'(?<=^backbone\.)(masked_embed|mask_token)$')  # iBOT's name, and ours
@@ -29,10 +29,10 @@ MASK = re.compile(r'(?<=^backbone\.)(masked_embed|mask_token)$')  # iBOT's name,
 
 @dataclass
 class TrainingState:
-    """A run of self-distillation after ``epoch`` epochs.
+    """A self-distillation run after ``epoch`` epochs.
 
-    ``method``: name of our algorithm. ``centers``: (K,) by name of the loss. ``moments``: AdamW's state by parameter of the
-    student, None where the file holds none. ``left_out``: what of the file is not in here.
+    ``method``: name of our algorithm. ``centers``: (K,) by name of the loss. ``moments``: AdamW's state by name of the
+    student parameter, None if the file has none. ``left_out``: parts of the file that are not included.
     """
 
     method: str
@@ -45,7 +45,7 @@ class TrainingState:
 
     @property
     def learns_norms(self) -> bool:
-        """Whether the norms of the prototypes are trained: else the optimizer knows nothing of them."""
+        """Whether the norms of the prototypes are trained; otherwise the optimizer does not include them."""
         if self.moments is not None:
             return any(name.endswith('last_layer.weight_g') for name in self.moments)
         norms = [tensor for name, tensor in self.student.items() if name.endswith('last_layer.weight_g')]
@@ -53,10 +53,10 @@ class TrainingState:
 
 
 def read_training_state(checkpoint: Mapping) -> TrainingState | None:
-    """The training state in a checkpoint of ours, of DINO, iBOT or SelfPatch; None if the file is no such checkpoint.
+    """The training state in a checkpoint of ours, DINO, iBOT or SelfPatch; None for other files.
 
     Raises:
-        ValueError: The file is one, but not of a kind that can be taken over.
+        ValueError: The training state cannot be converted.
     """
     networks = [checkpoint.get(part) for part in ('student', 'teacher')]
     if all(isinstance(network, Mapping) for network in networks) and _has_official_head(networks[1]):
@@ -79,7 +79,7 @@ def _has_official_head(network: Mapping) -> bool:
 
 
 def _is_ours(checkpoint: Mapping, state: Mapping) -> bool:
-    """Two networks alone could be another trainer's: ours have a method in ``meta``, or a head of ours."""
+    """Two networks could also be another trainer's: ours have a method in ``meta``, or one of our heads."""
     names = {unwrapped_name(name) for name in _tensors(state)}
     meta = checkpoint.get('meta')
     has_method = isinstance(meta, Mapping) and isinstance(meta.get('method'), str)
@@ -88,15 +88,15 @@ def _is_ours(checkpoint: Mapping, state: Mapping) -> bool:
 
 
 def write_as_dino(state: TrainingState) -> dict:
-    """The state as DINO's training script writes it, for its own ``restart_from_checkpoint``; what DINO has not is left out.
+    """The state in the format of DINO's training script, for its ``restart_from_checkpoint``; drops what DINO does not have.
 
     Raises:
         ValueError: It has no class token, or no head or center for it.
     """
     if 'backbone.cls_token' not in state.student:
-        raise ValueError('its vision transformer has a class token, that of this run has none')
+        raise ValueError("DINO's vision transformer has a class token, but that of this run has none")
     if 'head.last_layer.weight_v' not in state.student or 'loss_cls' not in state.centers:
-        raise ValueError('its run has no head (head.last_layer) or no center (loss_cls.center) for the class token')
+        raise ValueError('the run has no head (head.last_layer) or no center (loss_cls.center) for the class token')
     student, teacher = _of_dino_alone(state.student), _of_dino_alone(state.teacher)
     checkpoint = {
         'student': {f'module.{name}': tensor for name, tensor in student.items()},
@@ -111,14 +111,14 @@ def write_as_dino(state: TrainingState) -> dict:
 
 
 def beside_dino(state: TrainingState) -> list[str]:
-    """What of a state :func:`write_as_dino` leaves out."""
+    """What :func:`write_as_dino` drops from a state."""
     parts = (('student', state.student), ('teacher', state.teacher))
     tensors = [f'{part}.{name}' for part, parameters in parts for name in parameters.keys() - _of_dino_alone(parameters)]
     return [*state.left_out, *sorted(tensors), *(f'center of {name}' for name in state.centers if name != 'loss_cls')]
 
 
 def _of_dino_alone(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Backbone and head of [CLS]; norms of prototypes before their directions, as torch's weight norm registers them."""
+    """Backbone and [CLS] head; prototype norms before their directions, the order of torch's weight norm."""
     own = {
         name: t for name, t in parameters.items() if name.startswith(('backbone.', 'head.mlp.')) and not MASK.search(name)
     }
@@ -126,9 +126,9 @@ def _of_dino_alone(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def parameter_order(parameters: Mapping[str, Tensor], learns_norms: bool) -> tuple[list[str], list[str]]:
-    """Names of the parameters with and without weight decay in the order of a state dict, which the optimizer's follows.
+    """Names of the parameters with and without weight decay in state-dict order, which the optimizer follows.
 
-    As facebookresearch/dino, ``utils.py: get_params_groups``.
+    As in facebookresearch/dino, ``utils.py: get_params_groups``.
     """
     decayed, exempt = [], []
     for name, tensor in parameters.items():
@@ -138,7 +138,7 @@ def parameter_order(parameters: Mapping[str, Tensor], learns_norms: bool) -> tup
 
 
 def optimizer_state(moments: Mapping[str, dict], groups: Iterable[list[str]]) -> dict:
-    """State dict of an AdamW over ``groups`` of parameter names, the last of them without weight decay.
+    """State dict of an AdamW over ``groups`` of parameter names, of which the last has no weight decay.
 
     Learning rate and weight decay are placeholders: both follow schedules that are functions of the step.
     """
@@ -169,13 +169,13 @@ def _group(params: list[int], decays: bool) -> dict:
 
 
 def moments_by_name(optimizer: Mapping, parameters: Mapping[str, Tensor]) -> dict[str, dict]:
-    """State of an optimizer over the two groups of :func:`parameter_order`, by name of the parameter.
+    """Optimizer state over the two groups of :func:`parameter_order`, by parameter name.
 
     Raises:
-        ValueError: The optimizer has other groups, so that its numbers cannot be told apart.
+        ValueError: The optimizer has other groups, so that its indices cannot be mapped to parameters.
     """
     if not isinstance(optimizer, Mapping) or not {'state', 'param_groups'} <= optimizer.keys():
-        raise ValueError('its optimizer is no state dict of torch (state, param_groups): its state cannot be taken over')
+        raise ValueError('its optimizer state is not a torch state dict (state, param_groups) and cannot be converted')
     found = [group['params'] for group in optimizer['param_groups']]
     for learns_norms in (True, False):
         groups = parameter_order(parameters, learns_norms)
@@ -185,21 +185,23 @@ def moments_by_name(optimizer: Mapping, parameters: Mapping[str, Tensor]) -> dic
             _check_moments(moments, parameters)
             return moments
     raise ValueError(
-        f'the optimizer has groups of {[len(indices) for indices in found]} parameters, those of the student would be '
-        f'{[len(names) for names in parameter_order(parameters, True)]}: its state cannot be taken over'
+        f'the optimizer has groups of {[len(indices) for indices in found]} parameters, but the student has groups of '
+        f'{[len(names) for names in parameter_order(parameters, True)]}: its state cannot be converted'
     )
 
 
 def _check_moments(moments: Mapping[str, dict], parameters: Mapping[str, Tensor]) -> None:
     for name, state in moments.items():
         if 'exp_avg' in state and state['exp_avg'].shape != parameters[name].shape:
-            raise ValueError(f'the optimizer holds moments of another shape for {name}: its parameters are in another order')
+            raise ValueError(
+                f'the optimizer has moments of a different shape for {name}: its parameters are in another order'
+            )
 
 
 def _of_official(checkpoint: Mapping, method: str, loss: str, centers: Mapping[str, str]) -> TrainingState:
     student, teacher = (_with_our_names(_tensors(checkpoint[part])) for part in ('student', 'teacher'))
     if PATCH_PROTOTYPES in student and PATCH_PROTOTYPES not in teacher:
-        raise ValueError('the head of its teacher is shared between [CLS] and patches, that of its student is not')
+        raise ValueError('its teacher shares the head between [CLS] and patches, but its student does not')
     return TrainingState(
         method=method,
         student=student,
@@ -214,12 +216,12 @@ def _of_official(checkpoint: Mapping, method: str, loss: str, centers: Mapping[s
 def _epoch(checkpoint: Mapping) -> int:
     epoch = checkpoint.get('epoch')
     if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-        raise ValueError(f'epoch={epoch!r} of the run is no whole number')
+        raise ValueError(f'epoch={epoch!r} of the run must be an integer of at least 0')
     return epoch
 
 
 def _with_our_names(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of an official network: without wrappers, and without a second name for prototypes that patches share."""
+    """Parameters of an official network under our names, without wrappers and duplicates of shared prototypes."""
     named = {_our_name(clean): parameters[name] for clean, name in without_wrappers(parameters).items()}
     shares = PATCH_PROTOTYPES in named and torch.equal(named[PATCH_PROTOTYPES], named['head.last_layer.weight_v'])
     return {name: tensor for name, tensor in named.items() if not (shares and name.startswith('head.last_layer2.'))}

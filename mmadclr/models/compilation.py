@@ -1,4 +1,4 @@
-"""Compiling backbones, block by block or whole."""
+"""Compiles backbones, per block or as a whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmadclr.config.findings import Finding, refusals
 from mmadclr.models.backbones.query_block import QueryBlock
 from mmadclr.models.backbones.query_vit import QueryViT
 
-# What of the activations compiled code keeps for ``grad_checkpointing='selective'``, which is for uncompiled blocks.
+# Fraction of activations kept by compiled code under ``grad_checkpointing='selective'``, which uncompiled blocks handle.
 SELECTIVE_BUDGET = 0.5
 # Student and teacher, two or three input sizes, with and without drop path; all blocks share their graphs.
 MAX_GRAPHS = 16
@@ -24,30 +24,31 @@ TORCH_OPTIONS = inspect.signature(torch.compile).parameters.keys() - {'model'}
 
 
 def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
-    """Compiles the blocks of ``model``, one by one or with the backbone around them, in place; says whether it did.
+    """Compiles the blocks of ``model``, one by one or including the backbone, in place; returns whether it did.
 
-    Shapes are static. Blocks are alike, so they share a handful of graphs, and everything between them (loss, hooks,
-    wrappers, optimizer) stays ordinary code. Names of parameters do not change.
+    Shapes are static. All blocks are alike, so they share a few graphs, and everything between them (loss, hooks,
+    wrappers, optimizer) runs uncompiled. Parameter names do not change.
 
-    What is expected to pay on a GPU; no GPU of ours has measured it:
+    Expected benefits on a GPU, not yet measured:
 
-    * ``scope='block'`` is most of the gain, and compiles in a few minutes. ``'backbone'`` compiles every block anew, about
-      ``depth`` times as long, and may fuse a residual sum with the next block's norm, and the final norm: a few percent.
-    * ``mode='max-autotune-no-cudagraphs'`` times several kernels for each product: a few percent for long runs.
-    * ``mode='reduce-overhead'`` (CUDA graphs) removes the gaps between launches and nothing else. There are such gaps at
-      up to about 32 images a GPU; above, it costs memory for nothing. ``'max-autotune'`` is both. Graphs overwrite the
-      memory of the step before, so each step is announced to torch. Nothing that outlives a step is affected: losses and
-      centers come from code that is not compiled, gradients are dropped before the next step, evaluation runs uncompiled.
+    * ``scope='block'`` gives most of the speed-up, and compiles in a few minutes. ``'backbone'`` compiles every block
+      separately, about ``depth`` times as long, and may fuse a residual sum with the next block's norm, and the final norm:
+      a few percent.
+    * ``mode='max-autotune-no-cudagraphs'`` benchmarks several kernels for each matrix product: a few percent for long runs.
+    * ``mode='reduce-overhead'`` (CUDA graphs) only removes the gaps between kernel launches. These exist up to about 32
+      images per GPU; above, it only costs memory. ``'max-autotune'`` combines both. Graphs overwrite the memory of the
+      previous step, so torch is notified of each step. Nothing that outlives a step is affected: losses and centers come
+      from uncompiled code, gradients are freed before the next step, evaluation runs uncompiled.
 
     Args:
         model: Student and teacher.
-        setting: False: nothing. True: compile, or warn and go on uncompiled where torch cannot. ``'auto'``: True on a GPU.
+        setting: False: disabled. True: compile, or warn and run uncompiled if torch cannot. ``'auto'``: True on a GPU.
             A dict: arguments of ``torch.compile``; ``scope``, ``'block'`` (default) or ``'backbone'``; and
-            ``activation_memory_budget`` (0 to 1: share of the activations kept for the backward pass, the rest computed
-            again; half of them under ``grad_checkpointing='selective'``).
+            ``activation_memory_budget`` (0 to 1: fraction of the activations kept for the backward pass, the rest is
+            recomputed; 0.5 by default under ``grad_checkpointing='selective'``).
 
     Raises:
-        ValueError: Any other setting, or whole backbones whose parameters are sharded block by block.
+        ValueError: Any other setting, or ``scope='backbone'`` with sharded parameters.
     """
     options = read_setting(setting)
     vits = [module for module in model.modules() if isinstance(module, QueryViT)]
@@ -56,11 +57,13 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
         return False
     kind, budget = SCOPES[options.pop('scope', None) or 'block'], options.pop('activation_memory_budget', None)
     if kind is QueryViT and any(isinstance(module, FSDPModule) for module in model.modules()):
-        raise ValueError("compile=dict(scope='backbone') and sharding exclude each other: blocks are gathered one by one")
+        raise ValueError("compile=dict(scope='backbone') cannot be combined with sharding, which gathers blocks one by one")
     problem = why_not(device, options)
     if problem:
         print_log(
-            f'compile={setting!r}: torch cannot compile here, blocks run uncompiled ({problem})', 'current', logging.WARNING
+            f'compile={setting!r}: torch cannot compile here, blocks run uncompiled ({problem})',
+            'current',
+            logging.WARNING,
         )
         return False
     set_limits(vits, budget)
@@ -73,10 +76,10 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
 
 
 def read_setting(setting: bool | str | dict | None) -> dict:
-    """Options of a setting, once it is certain that each of them means something.
+    """Validated options of a ``compile`` setting.
 
     Raises:
-        ValueError: It is none, or an option or its value is unknown.
+        ValueError: The setting, an option or its value is unknown.
     """
     if not isinstance(setting, dict):
         if setting not in (True, False, 'auto', None):
@@ -85,7 +88,7 @@ def read_setting(setting: bool | str | dict | None) -> dict:
     known = {'scope', 'activation_memory_budget', *TORCH_OPTIONS}
     unknown = setting.keys() - known
     if unknown:
-        raise ValueError(f'compile: unknown {", ".join(sorted(unknown))}; there are {", ".join(sorted(known))}')
+        raise ValueError(f'compile: unknown {", ".join(sorted(unknown))}; accepted: {", ".join(sorted(known))}')
     modes = () if setting.get('backend', 'inductor') != 'inductor' else torch._inductor.list_mode_options()
     for name, choices in {'scope': SCOPES, 'mode': modes}.items():
         if choices and setting.get(name) is not None and setting[name] not in choices:
@@ -94,41 +97,41 @@ def read_setting(setting: bool | str | dict | None) -> dict:
 
 
 def compile_conflicts(setting: bool | str | dict | None) -> Iterator[Finding]:
-    """What :func:`read_setting` refuses."""
+    """Errors of :func:`read_setting` as findings."""
     return refusals('', read_setting, setting)
 
 
 def why_not(device: torch.device, options: dict) -> str | None:
-    """What stands in the way of ``torch.compile`` on this machine (a missing compiler, an old GPU); None if nothing does."""
+    """Why ``torch.compile`` fails on this machine (no compiler, an old GPU); None if it works."""
     try:
         torch.compile(lambda x: x.sin() + 1, **options)(torch.ones(4, device=device))
-    except Exception as error:  # of many kinds, by backend
+    except Exception as error:  # exception types depend on the backend
         return f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
     return None
 
 
 def set_limits(vits: list[QueryViT], budget: float | None) -> None:
-    """Tells the compiler what to keep, in the place of checkpoints, and how many graphs are no mistake."""
+    """Sets the compiler's activation budget, which replaces gradient checkpointing, and its recompilation limit."""
     selective = [vit for vit in vits if vit.grad_checkpointing == 'selective']
     for vit in selective:
-        vit.grad_checkpointing = False  # the compiler chooses what to keep
+        vit.grad_checkpointing = False  # the compiler selects the activations
     default = SELECTIVE_BUDGET if selective else 1.0
     torch._functorch.config.activation_memory_budget = default if budget is None else budget
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
-    torch._dynamo.config.suppress_errors = True  # what does not compile runs as it is, and torch warns
+    torch._dynamo.config.suppress_errors = True  # falls back to eager mode, and torch warns
 
 
 def uses_cuda_graphs(options: dict) -> bool:
-    """Whether torch replays CUDA graphs under these arguments of ``torch.compile``."""
+    """Whether these arguments of ``torch.compile`` enable CUDA graphs."""
     of_mode = torch._inductor.list_mode_options().get(options.get('mode'), {})
     return bool({**of_mode, **(options.get('options') or {})}.get('triton.cudagraphs', False))
 
 
 def announce_step(model: nn.Module, args: tuple) -> None:
-    """A forward pre-hook: the tensors that CUDA graphs made in the step before are free, the next may overwrite them.
+    """Forward pre-hook: allows CUDA graphs to overwrite the tensors of the previous step.
 
-    Without it torch begins anew at the first graph of the teacher, which has no backward pass to come, and that of every
-    block. Between accumulated batches nothing begins: their gradients may lie in a graph's memory.
+    Otherwise torch starts a new step at the teacher's first graph, which has no pending backward pass, and at that of every
+    block. No step starts between accumulated batches: their gradients may be stored in a graph's memory.
     """
     if all(parameter.grad is None for parameter in model.parameters()):
         torch.compiler.cudagraph_mark_step_begin()

@@ -1,4 +1,4 @@
-"""Which part of a detector computes in low precision: its features alone."""
+"""Restricts autocast to the feature extraction of detectors."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mmadclr.models.losses.chunked_cross_entropy import at_least_fp32
 
 
 def mmdet_detectors(model: nn.Module) -> list[nn.Module]:
-    """Those modules of a model, itself among them, that are mmdet's detectors; mmdet is not imported for it."""
-    # Nobody can hold a detector without having imported its base class.
+    """All mmdet detectors among the modules of a model, including itself; does not import mmdet."""
+    # A detector can only exist if its base class has been imported.
     base = getattr(sys.modules.get('mmdet.models.detectors.base'), 'BaseDetector', None)
     return [] if base is None else [module for module in model.modules() if isinstance(module, base)]
 
 
 @contextmanager
 def autocast_features(detector: nn.Module, device: str, dtype: torch.dtype):
-    """Meanwhile ``detector.extract_feat`` runs under autocast and returns fp32 maps; the rest is left as it is.
+    """Context in which ``detector.extract_feat`` runs under autocast and returns fp32 maps; other methods are unchanged.
 
-    mmdet makes anchors and proposals in the dtype of a head's outputs, and casts RoIs to that of the maps. In bf16,
-    coordinates beyond 512 would be multiples of 4, beyond 1024 of 8, and in training only. Besides, mmcv's compiled
-    RoIAlign knows no bf16.
+    mmdet computes anchors and proposals in the dtype of the head's outputs, and casts RoIs to that of the maps. In bf16,
+    coordinates above 512 would be rounded to multiples of 4, above 1024 to multiples of 8, and only in training. In
+    addition, mmcv's compiled RoIAlign does not support bf16.
     """
     before = vars(detector).get('extract_feat')
     extract_feat = detector.extract_feat

@@ -9,9 +9,9 @@ SCHEMES = ('dino', 'xavier', 'mocov3')
 def init_linear_layers(module: nn.Module, scheme: str) -> None:
     """Initializes every ``nn.Linear`` in ``module`` in place and zeroes its bias.
 
-    ``'dino'``: truncated normal of std .02 (facebookresearch/dino, ``vision_transformer.py``). ``'xavier'``: uniform by
-    fan-in and fan-out, for models so narrow that .02 stops the signal. ``'mocov3'``: the same, where the rows of a layer
-    named ``qkv`` are those of three layers (facebookresearch/moco-v3, ``vits.py``).
+    ``'dino'``: truncated normal with std .02 (facebookresearch/dino, ``vision_transformer.py``). ``'xavier'``: uniform by
+    fan-in and fan-out, for narrow models in which .02 would suppress the signal. ``'mocov3'``: the same, but treats layers
+    named ``qkv`` as three separate layers (facebookresearch/moco-v3, ``vits.py``).
 
     Raises:
         ValueError: Unknown scheme.
@@ -30,7 +30,7 @@ def init_linear_layers(module: nn.Module, scheme: str) -> None:
 
 @torch.no_grad()
 def init_mocov3_embedding(projection: nn.Conv2d, cls_token: Tensor | None) -> None:
-    """The patch projection as the linear layer it is, and [CLS] all but zero (facebookresearch/moco-v3, ``vits.py``)."""
+    """Patch projection initialized as a linear layer, and [CLS] close to zero (facebookresearch/moco-v3, ``vits.py``)."""
     xavier_uniform(projection.weight.flatten(1))
     nn.init.zeros_(projection.bias)
     if cls_token is not None:
@@ -39,6 +39,6 @@ def init_mocov3_embedding(projection: nn.Conv2d, cls_token: Tensor | None) -> No
 
 @torch.no_grad()
 def xavier_uniform(weight: Tensor, parts: int = 1) -> None:
-    """Uniform within sqrt(6 / (inputs + outputs)), for each of ``parts`` equal groups of the outputs by itself."""
+    """Uniform within sqrt(6 / (inputs + outputs)), separately for each of ``parts`` equal groups of outputs."""
     for part in weight.chunk(parts):
         nn.init.xavier_uniform_(part)

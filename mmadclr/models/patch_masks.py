@@ -1,6 +1,6 @@
-"""Which patches of a batch are hidden, worked out on the host before a step asks for it.
+"""Masked patches of a batch, indexed on the host in advance.
 
-Shape legend: B images, V = 2 global views, h * w patches a view, R hidden patches of the batch.
+Shape legend: B images, V = 2 global views, h * w patches per view, R masked patches of the batch.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from torch import Tensor
 
 
 class PatchMasks(NamedTuple):
-    """Masks of the global views, and what a loss of hidden patches needs to know about them.
+    """Masks of the global views, with the indices and weights that a loss on masked patches needs.
 
-    How many patches are hidden decides the shape of tensors, so a device would be waited for: rows and weights are found
-    where the masks were drawn, on the CPU.
+    The number of masked patches determines tensor shapes, which would require a device synchronization: rows and weights are
+    therefore computed where the masks were drawn, on the CPU.
 
     Attributes:
-        hidden: (B, V, h, w) bool, True where the student does not see the patch.
-        rows: (R,) int64, the hidden patches among all V * B * h * w, view by view.
-        weights: (R,) float64, which average over the hidden patches of a view, then over all V * B views; a view without
-            hidden patches adds 0.
+        hidden: (B, V, h, w) bool, True where the patch is masked for the student.
+        rows: (R,) int64, indices of the masked patches among all V * B * h * w, view by view.
+        weights: (R,) float64, for averaging over the masked patches of a view, then over all V * B views; views without
+            masked patches contribute 0.
     """
 
     hidden: Tensor
@@ -32,10 +32,10 @@ class PatchMasks(NamedTuple):
         """From masks (B, V, h, w) on the CPU.
 
         Raises:
-            ValueError: They are on a device, where counting them would wait for it.
+            ValueError: They are on a device, where counting them would synchronize.
         """
         if hidden.device.type != 'cpu':
-            raise ValueError(f'masks are on {hidden.device}: leave them on the CPU, where hidden patches are counted')
+            raise ValueError(f'masks are on {hidden.device}: keep them on the CPU, where masked patches are counted')
         by_view = hidden.transpose(0, 1).flatten(0, 1).flatten(1)  # (V * B, h * w)
         counts = by_view.sum(dim=1)
         weights = 1 / (counts.double().clamp(min=1) * len(by_view))

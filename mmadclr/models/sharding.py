@@ -1,7 +1,7 @@
-"""Parameters in shards over the processes (FSDP2), so that larger models fit; results and checkpoints stay the same.
+"""Shards parameters over processes (FSDP2) to fit larger models; results and checkpoints are unchanged.
 
-Every block of student and teacher is a unit of its own, gathered just before it runs. Heads are one unit each and stay
-whole until the backward pass is through: the loss reads the prototypes after the head has returned.
+Each block of student and teacher is an FSDP unit, gathered just before it runs. Each head is one unit and stays
+gathered until the backward pass is done: the loss reads the prototypes after the head has returned.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from mmadclr.distributed.shards import _cut
 from mmadclr.models.heads.dino_head import PrototypeLayer
 from mmadclr.models.selfsup.base import SelfDistillation
 
-# Whether a student's block gives its whole parameters back after the forward pass, to be gathered again for the backward.
+# Whether student blocks reshard their parameters after the forward pass, to be gathered again for the backward pass.
 SHARDINGS = {'fsdp': True, 'fsdp-grad-op': False}
 
 
 def shard_model(model: SelfDistillation, sharding: str) -> None:
-    """Cuts the parameters of a model into one shard a process, in place; it is used, saved and loaded as before.
+    """Shards the parameters of a model over all processes, in place; it is used, saved and loaded as before.
 
-    Weights are drawn first, those of process 0 count: from shards, no process could draw what a single one draws.
+    Weights are initialized before sharding, and process 0's are used: shards could not draw the same random numbers as a
+    single process.
 
     Args:
         model: On its device.
         sharding: ``'fsdp'``: parameters, gradients and optimizer state take 1 / processes of the memory. ``'fsdp-grad-op'``:
-            the student's parameters stay whole from forward to backward pass, for less communication.
+            the student's parameters stay gathered from forward to backward pass, for less communication.
 
     Raises:
-        ValueError: Unknown ``sharding``, or a model that is no ``SelfDistillation``.
+        ValueError: ``sharding`` is unknown, or the model is not a ``SelfDistillation``.
     """
     check_sharding(sharding)
     if not isinstance(model, SelfDistillation):
-        raise ValueError(f'sharding={sharding!r} is for pretraining methods, not for {type(model).__name__}: remove the key')
+        raise ValueError(f'sharding={sharding!r} requires a pretraining method, not {type(model).__name__}: remove the key')
     model.init_weights()
     for tensor in model.state_dict().values():
         dist.broadcast(tensor)
@@ -45,14 +46,14 @@ def shard_model(model: SelfDistillation, sharding: str) -> None:
     mesh = init_device_mesh(device, (dist.get_world_size(),))
     _shard_network(model.student, mesh, SHARDINGS[sharding])
     _shard_network(model.teacher, mesh, True)
-    fully_shard(model, mesh=mesh)  # no parameters of its own: the root that keeps the order of all units
+    fully_shard(model, mesh=mesh)  # has no parameters itself; the root unit tracks the order of all others
     model.register_load_state_dict_pre_hook(_cut_model_state)
 
 
 def check_sharding(sharding: str) -> None:
-    """Raises a ValueError for an unknown choice."""
+    """Raises ValueError for an unknown choice."""
     if sharding not in SHARDINGS:
-        raise ValueError(f'sharding={sharding!r}: choose {", ".join(map(repr, SHARDINGS))}, or None for whole parameters')
+        raise ValueError(f'sharding={sharding!r}: choose {", ".join(map(repr, SHARDINGS))}, or None to disable it')
 
 
 def _shard_network(network: nn.ModuleDict, mesh, reshard_after_forward: bool) -> None:
@@ -70,7 +71,7 @@ def _shard_network(network: nn.ModuleDict, mesh, reshard_after_forward: bool) ->
 
 
 def _replicate_input(prototypes: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
-    """Prototypes in shards (between steps, when centers move) take the input each process has in full."""
+    """Sharded prototypes (between steps, when centers are updated) take the input that each process has in full."""
     weight = prototypes.weight_v
     if not isinstance(weight, DTensor):
         return None
@@ -78,15 +79,15 @@ def _replicate_input(prototypes: nn.Module, args: tuple[Tensor]) -> tuple[Tensor
 
 
 def _gather_output(prototypes: nn.Module, args: tuple[Tensor], logits: Tensor) -> Tensor:
-    """The logits of all prototypes, K numbers a row, instead of the prototypes themselves."""
+    """Gathers the logits of all prototypes, K numbers per row, rather than the prototypes."""
     return logits.full_tensor() if isinstance(logits, DTensor) else logits
 
 
 def _cut_model_state(model: nn.Module, state: dict, prefix: str, *_: Any) -> None:
-    """A pre-hook of ``load_state_dict``: replaces whole tensors by this process's shards."""
+    """Pre-hook of ``load_state_dict``: replaces full tensors by this process's shards."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            module.reshard()  # a head may still be whole
+            module.reshard()  # a head may still be gathered
     for name, parameter in model.named_parameters():
         if prefix + name in state:
             state[prefix + name] = _cut(state[prefix + name], parameter)

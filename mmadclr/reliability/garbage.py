@@ -1,4 +1,4 @@
-"""Turning Python's automatic garbage collection off for a while, in one process alone."""
+"""Switches Python's automatic garbage collection off and on in one process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 
 class Switch:
-    """Turns automatic collection off in this process alone: workers started meanwhile collect as ever."""
+    """Disables automatic collection in this process only; workers started meanwhile collect as usual."""
 
     def __init__(self) -> None:
         self.is_off = self.was_enabled = self.follows_forks = False
@@ -21,7 +21,7 @@ class Switch:
         gc.disable()
 
     def on(self) -> None:
-        """As it was."""
+        """Restores the previous setting."""
         if self.is_off and self.was_enabled:
             gc.enable()
         self.is_off = False

@@ -1,4 +1,4 @@
-"""Data loaders in training: faults of their workers in plain words, and batches that are on the device in time."""
+"""Data loaders in training: clear errors for dead workers, and prefetching to the device."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from torch.utils.data._utils.signal_handling import _error_if_any_worker_fails
 
 SHARED_MEMORY = Path('/dev/shm')
 CPU_MAX = Path('/sys/fs/cgroup/cpu.max')
-MOST_WORKERS = 16  # of which each reads 500 images/s or more
+MOST_WORKERS = 16  # each reads 500 images/s or more
 # torch.utils.data.dataloader and torch.utils.data._utils.signal_handling
 DEATH = re.compile(
     r'DataLoader worker \(pid.*?\) (exited unexpectedly|is killed by signal: .*?\.)|Pin memory thread exited'
     r'|unable to (allocate shared memory|write to file|mmap)[^\n]*'
 )
 NO_SHARED_MEMORY = (
-    "shared memory ran out: lower the data loader's num_workers, prefetch_factor or batch_size, or give the container more "
+    "out of shared memory: lower the data loader's num_workers, prefetch_factor or batch_size, or give the container more "
     '(--shm-size)'
 )
-FROM_OUTSIDE = 'someone ended it from outside (kill, a batch system), alone and not with the run'
+FROM_OUTSIDE = 'it was killed from outside (kill, a batch system) without the rest of the run'
 CAUSES = {
     'Killed': 'most likely the machine ran out of memory: lower num_workers, prefetch_factor or batch_size of the loader',
     'Bus error': NO_SHARED_MEMORY,
     'unable to': NO_SHARED_MEMORY,
     **dict.fromkeys(('Terminated', 'Interrupt', 'Hangup', 'User defined signal'), FROM_OUTSIDE),
 }
-HANDING_OVER_S = 2.0  # until the system has told that a worker has ended whose connection is gone
+HANDING_OVER_S = 2.0  # until the system reports the exit of a worker whose connection is lost
 UNKNOWN_CAUSE = (
     'most likely the machine ran out of memory or of shared memory (the --shm-size of a container): lower num_workers, '
     'prefetch_factor or batch_size of the loader; num_workers=0 shows errors of the data set itself'
@@ -47,26 +47,25 @@ UNKNOWN_CAUSE = (
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker process of a data loader came to its end without an exception of its own."""
+    """A data loader worker died without raising an exception."""
 
 
 @contextmanager
 def explained_worker_deaths(
     iteration: Callable[[], int], work_dir: str | Path, stopped: Callable[[], str | None] = lambda: None
 ) -> Iterator[None]:
-    """Tells what the death of a loader's worker means and how to go on.
+    """Explains the death of a loader worker and how to resume.
 
-    Torch raises it from a signal handler, so at any place of the main process and not only where batches are taken: other
-    code may have caught it and raised something else. A worker that ends while it hands a batch over shows as a connection
-    that is gone.
+    Torch raises the error from a signal handler, so anywhere in the main process, not only where batches are fetched; other
+    code may have caught it and raised something else. A worker that dies while sending a batch appears as a lost connection.
 
     Args:
-        iteration: Gives the iteration the run is at.
-        work_dir: Where the run writes its checkpoints.
-        stopped: Gives the signal that told the run to stop, if one did: memory is not to blame then.
+        iteration: Returns the current iteration of the run.
+        work_dir: Folder of the run's checkpoints.
+        stopped: Returns the signal that requested a stop, if any: memory is then not the cause.
 
     Raises:
-        WorkerDiedError: In the place of torch's error; all others pass.
+        WorkerDiedError: Replaces torch's error; all other errors are passed on.
     """
     try:
         yield
@@ -74,15 +73,15 @@ def explained_worker_deaths(
         death = _find_death(error) or _death_in_handing_over(error)
         if death is None:
             raise
-        told = stopped() and f'the run was told to stop ({stopped()}), and its worker was ended first'
+        told = stopped() and f'the run was asked to stop ({stopped()}), and its worker was killed first'
         cause = told or _cause(death) or UNKNOWN_CAUSE
         raise WorkerDiedError(f'{death} at iteration {iteration()}: {cause}. {_way_on(work_dir)}') from error
 
 
 def _find_death(error: BaseException | None) -> str | None:
-    """In the message of the error, or of those it was raised from; rather one that tells the cause.
+    """Searches the messages of the error and its causes, preferring one that states the cause of death.
 
-    A main process that waits for a batch when the signal arrives hides it behind "exited unexpectedly".
+    If the signal arrives while the main process waits for a batch, torch hides it behind "exited unexpectedly".
     """
     deaths = []
     while error is not None:
@@ -92,7 +91,7 @@ def _find_death(error: BaseException | None) -> str | None:
 
 
 def _death_in_handing_over(error: BaseException) -> str | None:
-    """What torch says of a worker that has ended, if the error is that of a connection between processes."""
+    """torch's message about a dead worker, if the error is a lost connection between processes."""
     if not isinstance(error, (ConnectionError, EOFError, FileNotFoundError)):
         return None
     if not any('multiprocessing' in Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)):
@@ -101,7 +100,7 @@ def _death_in_handing_over(error: BaseException) -> str | None:
     while time.monotonic() < end:
         try:
             _error_if_any_worker_fails()
-            time.sleep(0.05)  # within: the signal that a worker has ended may come now
+            time.sleep(0.05)  # inside the try: the signal of a worker's exit may arrive now
         except RuntimeError as told:
             return _find_death(told)
     return None
@@ -114,18 +113,18 @@ def _cause(death: str) -> str | None:
 def _way_on(work_dir: str | Path) -> str:
     checkpoint = find_latest_checkpoint(str(work_dir))
     if checkpoint is None:
-        return f'There is no checkpoint in {work_dir} yet: start again'
-    return f'The last checkpoint is {checkpoint}: go on from it with --resume'
+        return f'There is no checkpoint in {work_dir} yet: start the run again'
+    return f'The last checkpoint is {checkpoint}: resume from it with --resume'
 
 
 def check_shared_memory(loader: DataLoader) -> None:
-    """Looks, before any worker starts, whether the batches that workers hold ready fit into shared memory.
+    """Checks, before workers start, that their prefetched batches fit into shared memory.
 
-    Each holds ``prefetch_factor`` of them and one that training works on; see :mod:`mmadclr.datasets.shared_arrays`. Only
-    where the transform of the data set tells the bytes of a batch (``batch_bytes``) and workers use ``/dev/shm``.
+    Each worker holds ``prefetch_factor`` batches plus the one in use; see :mod:`mmadclr.datasets.shared_arrays`. Applies
+    only if the data set's transform reports the bytes of a batch (``batch_bytes``) and workers use ``/dev/shm``.
 
     Raises:
-        ValueError: They do not fit; names need, room and the ways out.
+        ValueError: They do not fit; states required and available memory and how to reduce it.
     """
     batch_bytes = getattr(getattr(loader.dataset, 'transform', None), 'batch_bytes', None)
     if loader.num_workers == 0 or batch_bytes is None or not SHARED_MEMORY.is_dir():
@@ -137,23 +136,23 @@ def check_shared_memory(loader: DataLoader) -> None:
     if need > free:
         raise ValueError(
             f'{loader.num_workers} workers x {batches} batches of {_mib(size)} x {processes} processes need '
-            f'{_mib(need)} of shared memory, and {SHARED_MEMORY} has {_mib(free)} free: lower train_dataloader.num_workers, '
+            f'{_mib(need)} of shared memory, but {SHARED_MEMORY} has {_mib(free)} free: lower train_dataloader.num_workers, '
             'batch_size or prefetch_factor, or give the container more (--shm-size)'
         )
 
 
 def local_processes() -> int:
-    """Training processes of this machine: as torchrun, Slurm or MPI say, else as many as there are GPUs."""
+    """Training processes on this machine: from torchrun, Slurm or MPI, otherwise the number of GPUs."""
     names = ('LOCAL_WORLD_SIZE', 'SLURM_NTASKS_PER_NODE', 'OMPI_COMM_WORLD_LOCAL_SIZE')
     known = next((os.environ[name] for name in names if os.environ.get(name, '').isdigit()), None)
     return int(known) if known else min(get_world_size(), max(1, torch.cuda.device_count()))
 
 
 def default_workers() -> int:
-    """Workers of a loader of this process where nobody gives a number: a core each, 16 at most.
+    """Default number of loader workers of this process: one per core, at most 16.
 
-    Cores are those this process may run on (``os.sched_getaffinity``), no more than the quota of its control group, and
-    are shared with the other processes of the machine (``local_processes``).
+    Counts the cores that this process may use (``os.sched_getaffinity``), limited by its cgroup's quota, and
+    shares them with the other processes of the machine (``local_processes``).
     """
     affinity = getattr(os, 'sched_getaffinity', None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -161,7 +160,7 @@ def default_workers() -> int:
 
 
 def _core_quota(path: Path) -> float:
-    """Cores that a control group (version 2) gives to a container; infinity without a limit."""
+    """Cores that a cgroup (version 2) grants a container; infinity without a limit."""
     quota, period = path.read_text().split() if path.is_file() else ('max', '')
     return math.inf if quota == 'max' else max(int(quota) // int(period), 1)
 
@@ -171,24 +170,24 @@ def _mib(size: float) -> str:
 
 
 class DevicePrefetcher:
-    """A data loader whose pixels are copied to a GPU on a stream of their own, while the step before still runs there.
+    """A data loader that copies pixels to the GPU on a separate stream, while the previous step is still running.
 
-    The host is ahead of the GPU by about a step, because no step waits for it; so a batch that is fetched when the host is
-    through with a step is copied beside that step's work. Nothing is fetched ahead of need, so a slow loader delays no
-    step that could start. All attributes are those of the loader. On a CPU, batches pass through.
+    The host runs about one step ahead of the GPU, because no step synchronizes; a batch fetched after launching a step
+    is copied concurrently with it. No batch is fetched early, so a slow loader does not delay a step that could start.
+    All attributes are those of the loader. On a CPU, batches are passed through.
 
     Args:
-        loader: With ``pin_memory=True``, else a copy makes the host wait.
+        loader: With ``pin_memory=True``; otherwise copies block the host.
         device: Of the model.
     """
 
     def __init__(self, loader: DataLoader, device: torch.device | str) -> None:
         self.loader = loader
         self.device = torch.device(device)
-        self.copies: torch.cuda.Stream | None = None  # one for all epochs: torch keeps memory for each
+        self.copies: torch.cuda.Stream | None = None  # one for all epochs: torch caches memory per stream
 
     def __getattr__(self, name: str) -> Any:
-        if name == 'loader':  # not there yet, as in a copy that is being made
+        if name == 'loader':  # not set yet, for example while being copied
             raise AttributeError(name)
         return getattr(self.loader, name)
 
@@ -206,16 +205,16 @@ class DevicePrefetcher:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self.copies)
             for tensor in pixels(batch).values():
-                tensor.record_stream(current)  # its memory belongs to the other stream
+                tensor.record_stream(current)  # its memory was allocated on the other stream
             yield batch
 
 
 def pixels(batch: dict) -> dict[str, Tensor]:
-    """The large tensors of a batch: ``images``, all ``*_views``, and ``packed_pixels``, of which the device cuts views."""
+    """The large tensors of a batch: ``images``, all ``*_views``, and ``packed_pixels``, from which the device cuts views."""
     large = ('images', 'packed_pixels')
     return {name: value for name, value in batch.items() if name in large or name.endswith('_views')}
 
 
 def pixels_on(device: torch.device | str, batch: dict) -> dict:
-    """The batch with its pixels on a device. Parameters of augmentations, boxes and lists are read by the host and stay."""
+    """The batch with its pixels on a device. Augmentation parameters, boxes and lists stay on the host."""
     return {**batch, **{name: value.to(device, non_blocking=True) for name, value in pixels(batch).items()}}

@@ -1,4 +1,4 @@
-"""Optimizer steps that were skipped because something was not finite: what is told about them, and how they are replayed."""
+"""Optimizer steps skipped because of non-finite values: how they are reported and replayed."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from mmadclr.checkpoint.run_files import checkpoints
 from mmadclr.distributed.shards import local_tensors
 
-SHOWN = 4  # images of a process that a line of the log names
+SHOWN = 4  # images per process in one line of the log
 
 
 @dataclass
 class Step:
-    """One optimizer step of this process: where it began, and what came of each of its batches.
+    """One optimizer step of this process: its start, and the results of each of its batches.
 
     Attributes:
         iteration, epoch: Of its first batch, both from 0.
-        random: States of all generators before it.
+        random: States of all random generators before it.
         losses: Of each batch, on the device.
-        images: Numbers of the images of each batch.
-        skipped: () 0 or 1, on the device; None where the optimizer wrapper skips no steps.
-        problem: What was not finite, once it is known.
+        images: Indices of the images of each batch.
+        skipped: () 0 or 1, on the device; None if the optimizer wrapper does not skip steps.
+        problem: What was not finite, once known.
     """
 
     iteration: int
@@ -44,7 +44,7 @@ class Step:
 def fetch(steps: Sequence[Step]) -> tuple[list[list[dict[str, float]]], list[list[dict[str, float]]], list[bool]]:
     """Losses of this process and their means over all, by step and batch, and which steps were skipped.
 
-    One exchange between processes and one wait for the device; to be called on all processes.
+    One all-reduce and one device synchronization; collective call.
     """
     batches = [losses for step in steps for losses in step.losses]
     names = list(batches[0])
@@ -64,13 +64,13 @@ def _by_step(steps: Sequence[Step], names: list[str], values: list[float]) -> li
 
 
 def image_names(dataset, images: Sequence[int]) -> list[str]:
-    """Paths of images, or what else their source calls them; their numbers where it has no names."""
+    """Paths of images, or the names in their source; indices if it has no names."""
     source = getattr(dataset, 'source', None)
     return [str(number) if source is None else source.name(number) for number in images]
 
 
 def describe_batches(step: Step, losses: Sequence[dict[str, float]], dataset) -> list[dict[str, Any]]:
-    """The batches of a step on this process in plain types: rank, iteration, losses and names of images."""
+    """The batches of a step on this process in plain types: rank, iteration, losses and image names."""
     return [
         {
             'rank': dist.get_rank(),
@@ -83,7 +83,7 @@ def describe_batches(step: Step, losses: Sequence[dict[str, float]], dataset) ->
 
 
 def explain(step: Step, batches: Sequence[dict[str, Any]]) -> str:
-    """One line about a step from its batches on all processes: those with broken losses, else all.
+    """One line about a step from its batches on all processes: those with non-finite losses, otherwise all.
 
     ``loss, loss_cls not finite at iteration 7 (epoch 1, rank 0), images [a.png, b.png]``
     """
@@ -105,21 +105,21 @@ def _where(step: Step, batch: dict[str, Any]) -> str:
 
 
 def add_to_record(path: Path, step: Step, batches: Sequence[dict[str, Any]]) -> None:
-    """Appends a skipped step to a file of JSON lines, whole or not at all."""
+    """Appends a skipped step to a JSON-lines file in one write."""
     line = json.dumps({'iteration': step.iteration, 'epoch': step.epoch + 1, 'batches': list(batches)})
     with path.open('ab', buffering=0) as file:
-        file.write(f'{line}\n'.encode())  # ASCII, whatever names the images have
+        file.write(f'{line}\n'.encode())  # ASCII, independent of image names
 
 
 def newest_checkpoint(work_dir: str | Path) -> str:
-    """The newest checkpoint of a work dir, in words."""
+    """Description of the newest checkpoint in a work dir."""
     found = checkpoints(work_dir)
     return f'the last good checkpoint is {found[0]}' if found else 'there is no checkpoint yet'
 
 
 @torch.no_grad()
 def broken_weights(model: nn.Module) -> list[str]:
-    """Names of parameters and buffers that are not finite, on any process; waits for the device, to be called on all."""
+    """Names of non-finite parameters and buffers on any process; synchronizes with the device; collective call."""
     state = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     norms = torch._foreach_norm(local_tensors(list(state.values())))
     finite = torch.stack([norm.float() for norm in norms]).isfinite().tolist()

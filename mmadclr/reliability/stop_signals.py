@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: remembered, so that it can end in good order after a checkpoint."""
+"""Signals that request a stop, which are recorded so that the run can save a checkpoint first."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from contextlib import suppress
 
 from torch import distributed
 
-PREEMPTED = 85  # exit code of a run that was asked to stop and wrote a checkpoint; free for such use (sysexits end at 78)
-REPEAT_S = 1.0  # a signal that comes sooner after the first is the same wish
+PREEMPTED = (
+    85  # exit code of a run that stopped on request after saving a checkpoint; above sysexits' codes, which end at 78
+)
+REPEAT_S = 1.0  # a signal sooner than this after the first one is the same request
 
 
 class PreemptedError(SystemExit):
-    """The run was asked to stop by a signal, has written a checkpoint, and ends with exit code ``PREEMPTED``."""
+    """The run was asked to stop by a signal, has saved a checkpoint, and exits with code ``PREEMPTED``."""
 
     def __init__(self) -> None:
         super().__init__(PREEMPTED)
 
 
 class StopSignals:
-    """Remembers that one of some signals arrived, instead of dying of it at once; a second one ends the process at once.
+    """Records the arrival of a stop signal instead of exiting immediately; a second one kills the process at once.
 
-    A second one of the same kind, or of any kind after SIGINT (to the processes it started, torchrun passes a second Ctrl-C
-    on as SIGTERM), if it comes ``REPEAT_S`` after the first: ``timeout`` sends its signal twice, to its child and to the
-    group, and so does torchrun when it gets it twice. The end of torchrun itself counts as a signal.
+    A second one means: the same signal, or any after SIGINT (torchrun forwards a second Ctrl-C as SIGTERM), at least
+    ``REPEAT_S`` after the first: ``timeout`` sends its signal twice, to its child and to the process group, and so does
+    torchrun when it receives it twice. The exit of torchrun itself also counts as a signal.
 
     Args:
-        names: For example ``('SIGTERM', 'SIGUSR1')``. SIGHUP is left alone where it is ignored, as under ``nohup``.
+        names: For example ``('SIGTERM', 'SIGUSR1')``. SIGHUP is not handled if it is ignored, as under ``nohup``.
 
     Raises:
         ValueError: There is no such signal.
@@ -38,11 +40,11 @@ class StopSignals:
     def __init__(self, names: Sequence[str]) -> None:
         unknown = [name for name in names if not hasattr(signal, name)]
         if unknown:
-            raise ValueError(f'signals={tuple(names)}: there is no {unknown[0]}')
+            raise ValueError(f'signals={tuple(names)}: there is no signal {unknown[0]}')
         self.signals = [getattr(signal, name) for name in names]
         self.received: str | None = None
-        self.times: dict[int, float] = {}  # when the first of each kind came
-        self.interrupts = False  # whether one raises a PreemptedError in the main thread, wherever that is
+        self.times: dict[int, float] = {}  # arrival of the first one of each kind
+        self.interrupts = False  # whether signals raise PreemptedError in the main thread
         self.before: dict[int, object] = {}
         self.launcher: int | None = None
 
@@ -52,15 +54,15 @@ class StopSignals:
         self.launcher = os.getppid() if distributed.is_torchelastic_launched() else None
 
     def ignore_no_longer(self) -> None:
-        """Puts back what happened on these signals before."""
+        """Restores the previous signal handlers."""
         for number, handler in self.before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by other than Python code
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python code
         self.before = {}
 
     def look(self) -> bool:
-        """Whether the run is to stop."""
+        """Whether the run should stop."""
         if self.received is None and self.launcher is not None and os.getppid() != self.launcher:
-            self.received = 'torchrun has ended'  # of a signal that it does not pass on
+            self.received = 'torchrun has ended'  # by a signal that it does not forward
         return self.received is not None
 
     def _remember(self, number: int, frame) -> None:
@@ -71,12 +73,12 @@ class StopSignals:
         self.times.setdefault(number, time.monotonic())
         if self.received is None:
             self.received = signal.Signals(number).name
-            _say(f'{self.received}: the run stops after a checkpoint; again, to end at once')
+            _say(f'{self.received}: stopping after a checkpoint; send it again to exit immediately')
             if self.interrupts:
                 raise PreemptedError
 
 
 def _say(line: str) -> None:
-    """Writes to standard error from a signal handler, which may have come in the middle of another line being written."""
-    with suppress(OSError):  # a terminal that was closed
+    """Writes to standard error from a signal handler, which may interrupt another write."""
+    with suppress(OSError):  # closed terminal
         os.write(2, f'\n{line}\n'.encode())

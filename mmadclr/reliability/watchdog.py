@@ -1,4 +1,4 @@
-"""A thread that notices when a process makes no progress, writes down where it hangs, and in the end ends it."""
+"""A thread that detects a stalled process, dumps its stacks, and finally ends it."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-# Exit status of a process that the watchdog ended: EX_IOERR of sysexits.h.
+# Exit status of a process ended by the watchdog: EX_IOERR of sysexits.h.
 EXIT_HUNG = 74
-# Seconds that the last report gets.
+# Seconds allowed for the final report.
 LAST_WORDS_S = 10.0
-# Seconds a worker has to write its stack before the next one is asked.
+# Seconds that a worker has to write its stack before the next one is signaled.
 TURN_S = 1.0
 WORKER_SIGNAL = signal.SIGUSR2
-ANSWER = b'Current thread '  # how faulthandler begins with the thread that the signal has met, one in each process
-# Module of a frame (a prefix) -> what the main thread waits for. The innermost frame that is listed decides.
+ANSWER = b'Current thread '  # faulthandler's header of the signaled thread, one per process
+# Module prefix of a frame -> what the main thread waits for. The innermost matching frame decides.
 WAITS = {
-    'torch.utils.data': 'the data loader: no batch has come',
+    'torch.utils.data': 'the data loader: no batch has arrived',
     'torch.distributed': 'other processes, in a collective operation',
     'mmengine.dist': 'other processes, in a collective operation',
-    'torch.autograd': 'the backward pass; with several processes it exchanges gradients, so perhaps for another one',
+    'torch.autograd': 'the backward pass, which with several processes may wait for the gradients of another one',
     'torch.optim': 'the optimizer step',
     'torch._inductor': 'the compiler',
     'torch._dynamo': 'the compiler',
-    'torch.serialization': 'a file that is written or read',
-    'mmengine.fileio': 'a file that is written or read',
+    'torch.serialization': 'a file being written or read',
+    'mmengine.fileio': 'a file being written or read',
 }
 
 
 class Watchdog:
-    """Reports a silence that is longer than allowed, and ends the process when it lasts ``abort_s`` longer.
+    """Reports when a process stalls for longer than allowed, and ends it when the stall lasts ``abort_s`` longer.
 
-    Silence is what passes between two calls of :meth:`beat`, as the thread itself lives through it: a process that was
-    stopped as a whole (SIGSTOP, a suspended machine) was not silent. Reports are made by threads of their own, because the
-    file system they write to may be what hangs.
+    A stall is the time between two calls of :meth:`beat` as experienced by the watchdog thread: time during which the
+    entire process was stopped (SIGSTOP, a suspended machine) does not count. Reports run in separate threads, because
+    the file system they write to may be what hangs.
 
     Args:
-        report: Called with the seconds of silence; may block.
-        recovered: Called with the seconds of silence that a reported one lasted in the end.
-        working: Whether the watched work is still under way; if not, the thread ends by itself.
+        report: Called with the seconds of the stall; may block.
+        recovered: Called with the final duration of a reported stall.
+        working: Whether the watched work is still running; if not, the watchdog thread ends.
         abort_s: None never ends the process.
-        poll_s: Seconds between two looks.
+        poll_s: Seconds between checks.
         end: Called with ``EXIT_HUNG``.
     """
 
@@ -68,7 +68,7 @@ class Watchdog:
         self._stopped = threading.Event()
 
     def beat(self, allowed: float) -> None:
-        """Something was done; up to ``allowed`` seconds may pass until the next call."""
+        """Signals progress; up to ``allowed`` seconds may pass until the next call."""
         self._allowed = allowed
         self._beats += 1
 
@@ -106,16 +106,16 @@ def _in_thread(function: Callable, *args) -> threading.Thread:
 
 
 class WorkerStacks:
-    """Lets forked workers of data loaders write their stacks on a signal; to be made before they are started."""
+    """Makes forked loader workers dump their stacks on a signal; must be created before they start."""
 
     def __init__(self) -> None:
-        self.file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115, inherited by the workers, which outlive this call
+        self.file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115, inherited by workers, which outlive this call
         faulthandler.register(WORKER_SIGNAL, self.file, all_threads=True, chain=False)
 
     def collect(self, patience_s: float = 5.0) -> bytes:
-        """Stacks of all child processes that listen to the signal, as soon as all have answered or patience has ended.
+        """Stacks of all child processes that handle the signal, once all have answered or the timeout has passed.
 
-        One is asked after the other: a stack is written in many small pieces, and those of several would be mixed.
+        Workers are signaled one by one: stacks are written in many small pieces, which would otherwise be interleaved.
         """
         start, end = self._size(), time.monotonic() + patience_s
         children = [child for child in multiprocessing.active_children() if listens(child.pid)]
@@ -127,7 +127,7 @@ class WorkerStacks:
         return f'\n--- worker processes: {names} ---\n'.encode() + self._written(start)
 
     def _wait(self, start: int, answers: int, end: float) -> None:
-        """Until as many answers are there and nothing more is written, or until ``end``."""
+        """Waits until this many answers have arrived and writing has stopped, or until ``end``."""
         size = -1
         while time.monotonic() < end and (self._size() > size or self._written(start).count(ANSWER) < answers):
             size = self._size()
@@ -145,17 +145,17 @@ class WorkerStacks:
 
 
 def listens(pid: int) -> bool:
-    """Whether a process handles the signal, which would end it otherwise (as one that was spawned, not forked)."""
+    """Whether a process handles the signal, which would otherwise kill it (a spawned rather than forked one)."""
     try:
         status = Path(f'/proc/{pid}/status').read_text(encoding='utf-8')
-    except OSError:  # no such process any more, or no Linux
+    except OSError:  # the process has exited, or the system is not Linux
         return False
     caught = next((line.split()[1] for line in status.splitlines() if line.startswith('SigCgt:')), '0')
     return bool(int(caught, 16) >> (WORKER_SIGNAL - 1) & 1)
 
 
 def write_stacks(path: Path, workers: WorkerStacks | None) -> None:
-    """Stacks of all threads of this process, and of its workers."""
+    """Writes stacks of all threads of this process, and of its workers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('wb') as file:
         faulthandler.dump_traceback(file, all_threads=True)
@@ -164,7 +164,7 @@ def write_stacks(path: Path, workers: WorkerStacks | None) -> None:
 
 
 def frames(thread: int) -> Iterator[FrameType]:
-    """Frames of a thread, the innermost first."""
+    """Frames of a thread, innermost first."""
     frame = sys._current_frames().get(thread)
     while frame is not None:
         yield frame
@@ -172,7 +172,7 @@ def frames(thread: int) -> Iterator[FrameType]:
 
 
 def waits_for(thread: int) -> str:
-    """In words, what a thread waits for, and the place in the code."""
+    """Describes what a thread waits for, and where in the code."""
     stack = list(frames(thread))
     modules = [frame.f_globals.get('__name__', '') for frame in stack]
     reasons = (reason for module in modules for prefix, reason in WAITS.items() if module.startswith(prefix))

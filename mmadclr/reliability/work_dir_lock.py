@@ -1,4 +1,4 @@
-"""A lock on a work dir, so that two runs do not write into the same one."""
+"""A lock on a work dir, so that two runs cannot write to the same one."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pathlib import Path
 from mmengine import dist
 from mmengine.logging import print_log
 
-TAKEN = (errno.EACCES, errno.EAGAIN)  # what POSIX has for a lock that another process holds; others: there are no locks
+TAKEN = (errno.EACCES, errno.EAGAIN)  # POSIX errors for a lock held by another process; other errors mean no lock support
 
 
 @contextmanager
 def sole_use(work_dir: str | Path) -> Iterator[None]:
-    """Holds a work dir for this run, which ends with the process however it ends.
+    """Locks a work dir for this run; the lock is released when the process ends for any reason.
 
-    Where the file system has no locks (some network and parallel file systems), the run goes on with a warning.
+    If the file system does not support locks (some network and parallel file systems), the run continues with a warning.
 
     Raises:
-        ValueError: Another run lives there; on every process.
+        ValueError: Another run is using it; raised on every process.
     """
     file, owner = None, None
     if dist.is_main_process():
@@ -35,7 +35,7 @@ def sole_use(work_dir: str | Path) -> Iterator[None]:
     try:
         if owner is not None:
             raise ValueError(
-                f'{work_dir} is in use by a run that lives ({owner}): wait for its end, or choose another --work-dir'
+                f'{work_dir} is in use by another run ({owner}): wait until it ends, or choose another --work-dir'
             )
         yield
     finally:
@@ -44,7 +44,7 @@ def sole_use(work_dir: str | Path) -> Iterator[None]:
 
 
 def _try_to_own(file) -> str | None:
-    """None if the lock is ours now, or there are none, else who has it. A record lock: loader workers do not inherit it."""
+    """None if the lock was acquired or is not supported, else its owner. A record lock, not inherited by workers."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -52,8 +52,8 @@ def _try_to_own(file) -> str | None:
             file.seek(0)
             return file.read().strip() or 'unknown process'
         print_log(
-            f'{file.name} cannot be locked ({error.strerror}): nothing keeps a second run out of this work dir; see to it '
-            'that there is one alone',
+            f'{file.name} cannot be locked ({error.strerror}): a second run in this work dir would not be detected; make '
+            'sure that there is only one',
             'current',
             logging.WARNING,
         )

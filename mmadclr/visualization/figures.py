@@ -1,4 +1,4 @@
-"""Pictures of what a run sees and learns: crops of a batch, curves, attention."""
+"""Figures of a run: crops of a batch, curves, attention."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ GLOBAL_COLOR, LOCAL_COLOR, QUERY_COLOR = 'white', 'deepskyblue', 'gold'
 
 
 def draw_crops(images: list[Image.Image], data: dict, views: dict, mean: Tensor, std: Tensor, out: str | Path) -> Path:
-    """One row per image: the image with all boxes, then its views and query crops as the model gets them.
+    """One row per image: the image with all boxes, then its views and query crops as the model sees them.
 
     Args:
         images: The B images before cropping.
         data: A collated batch of ``MultiCrop`` samples (boxes in pixels of the image).
         views: ``views`` of the preprocessor for that batch.
         mean, std: (3, 1, 1), to undo the normalization.
-        out: Picture file to write; returned.
+        out: Image file to write; returned.
     """
     groups = [views['global_views'], views['local_views'], views['query_crops'][:, 0], views['query_crops'][:, 1]]
     columns = 1 + sum(group.shape[1] for group in groups)
@@ -50,11 +50,11 @@ def draw_crops(images: list[Image.Image], data: dict, views: dict, mean: Tensor,
 
 
 def draw_curves(scalars: str | Path, out: str | Path, baselines: dict[str, float] | None = None) -> Path:
-    """Loss terms and k-NN accuracy over the run, from the JSON lines of mmengine (``vis_data/scalars.json``).
+    """Loss terms and k-NN accuracy over the run, from mmengine's JSON lines (``vis_data/scalars.json``).
 
     Args:
         scalars: The JSON-lines file.
-        out: Picture file to write; returned.
+        out: Image file to write; returned.
         baselines: Accuracies in percent to draw as horizontal lines, by name.
     """
     records = [json.loads(line) for line in Path(scalars).read_text().splitlines()]
@@ -80,14 +80,14 @@ def draw_curves(scalars: str | Path, out: str | Path, baselines: dict[str, float
 def draw_attention(
     backbone, images: Tensor, crops: Tensor, shown: list[Image.Image], crop_boxes: Tensor, out: str | Path
 ) -> Path:
-    """Attention of the last block, averaged over heads: of [CLS], and of each query crop, over the image.
+    """Attention maps of the last block over the image, averaged over heads, for [CLS] and each query crop.
 
     Args:
         backbone: A ``QueryViT``.
         images: Normalized (B, 3, H, W); ``crops``: normalized (B, Q, 3, q, q).
         shown: The B images as pictures of H x W pixels.
-        crop_boxes: (B, Q, 4) where the crops were cut, in pixels of ``shown``.
-        out: Picture file to write; returned.
+        crop_boxes: (B, Q, 4) boxes of the crops, in pixels of ``shown``.
+        out: Image file to write; returned.
     """
     num_queries = crops.shape[1]
     maps = attention_maps(backbone, images, crops)
@@ -108,7 +108,7 @@ def draw_attention(
 
 
 def attention_maps(backbone, images: Tensor, crops: Tensor) -> Tensor:
-    """(B, 1 + Q, H, W): attention to the patches by [CLS] and by each query crop (mean over heads and its tokens)."""
+    """(B, 1 + Q, H, W): attention from [CLS] and from each query crop to the patches (mean over heads and its tokens)."""
     height, width = images.shape[-2] // backbone.patch_size, images.shape[-1] // backbone.patch_size
     num_patches = height * width
     attention = backbone.last_attention(images, crops).mean(dim=1)[:, :, 1 : 1 + num_patches]

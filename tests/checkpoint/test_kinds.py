@@ -56,30 +56,36 @@ def swiglu():
 # A patch embedding is there, and what follows tells the kind.
 BACKBONES = {
     'dinov3': (official_dinov3, 'a DINOv3 vision transformer, with rotary positions'),
-    'dinov3, timm': (lambda: of_timm('vit_small_patch16_dinov3', depth=1), 'as of DINOv3: its positions are rotary'),
-    'dinov3, timm, biases': (lambda: of_timm('vit_small_patch16_dinov3_qkvb', depth=1), 'as of DINOv3'),
-    'rotary': (lambda: of_timm('vit_small_patch16_rope_224', depth=1), 'there is no pos_embed .* may be rotary'),
+    'dinov3, timm': (lambda: of_timm('vit_small_patch16_dinov3', depth=1), 'as in DINOv3, with rotary positions'),
+    'dinov3, timm, biases': (lambda: of_timm('vit_small_patch16_dinov3_qkvb', depth=1), 'as in DINOv3'),
+    'rotary': (
+        lambda: of_timm('vit_small_patch16_rope_224', depth=1),
+        r'pos_embed \(1, tokens, D\) is missing .* may be rotary',
+    ),
     'eva-02': (lambda: of_timm('eva02_base_patch14_224', depth=1), 'an EVA vision transformer'),
     'eva-02, small': (lambda: of_timm('eva02_tiny_patch14_224', depth=1), 'an EVA vision transformer'),
     'beit': (lambda: of_timm('beit_base_patch16_224', depth=1), 'a BEiT'),
     'beit, transformers': (lambda: of_transformers('Beit'), 'a BEiT'),
-    'swin': (lambda: of_timm('swin_tiny_patch4_window7_224', depths=(1, 1, 1, 1)), 'a Swin transformer'),
-    'hiera': (lambda: of_timm('hiera_tiny_224'), 'in stages, of several widths'),
-    'pvt': (lambda: of_timm('pvt_v2_b0'), 'in stages'),
-    'clip': (lambda: of_timm('vit_base_patch16_clip_224', depth=1), 'the image tower of CLIP'),
-    'siglip': (lambda: of_timm('vit_base_patch16_siglip_224', depth=1), 'the image tower of SigLIP'),
+    'swin': (
+        lambda: of_timm('swin_tiny_patch4_window7_224', depths=(1, 1, 1, 1)),
+        'a Swin or other hierarchical transformer',
+    ),
+    'hiera': (lambda: of_timm('hiera_tiny_224'), 'hierarchical vision transformer with several widths'),
+    'pvt': (lambda: of_timm('pvt_v2_b0'), 'hierarchical'),
+    'clip': (lambda: of_timm('vit_base_patch16_clip_224', depth=1), "CLIP's image tower"),
+    'siglip': (lambda: of_timm('vit_base_patch16_siglip_224', depth=1), "SigLIP's image tower"),
     'sam': (lambda: of_timm('samvit_base_patch16', depth=1), 'a SAM or ViTDet'),
     'deit distilled': (lambda: of_timm('deit_tiny_distilled_patch16_224', depth=1), 'a distilled DeiT'),
     'deit, transformers': (lambda: of_transformers('DeiT'), 'a distilled'),
     'swiglu, timm': (swiglu, r'gated MLPs \(SwiGLU\)'),
     'swiglu, dinov2': (lambda: plain(**{'blocks.0.mlp.w12.weight': torch.zeros(8, 64)}), r'gated MLPs \(SwiGLU\)'),
     'swiglu, transformers': (lambda: of_transformers('Dinov2', use_swiglu_ffn=True), r'gated MLPs \(SwiGLU\)'),
-    'norms of queries': (lambda: plain(**{'blocks.0.attn.q_norm.weight': torch.ones(64)}), 'norms of queries and keys'),
+    'QK norm': (lambda: plain(**{'blocks.0.attn.q_norm.weight': torch.ones(64)}), 'QK norm'),
     'gray': (lambda: with_kernel(1, 8, 8), r'images of 1 channel instead of 3; .*weight\.repeat\(1, 3, 1, 1\) / 3'),
     'infrared': (lambda: with_kernel(4, 8, 8), 'images of 4 channels instead of 3'),
     'gray, transformers': (lambda: of_transformers('ViT', num_channels=1), 'images of 1 channel instead of 3'),
     'video': (lambda: with_kernel(3, 2, 8, 8), 'a video model'),
-    'oblong patches': (lambda: with_kernel(3, 8, 16), 'patches of 8x16 pixels, which are no squares'),
+    'oblong patches': (lambda: with_kernel(3, 8, 16), 'non-square patches of 8x16 pixels'),
 }
 
 
@@ -122,20 +128,20 @@ WHOLE = {
     'efficientnet': (lambda: of_timm('efficientnet_b0'), 'a convolutional network'),
     'vgg': (lambda: {'features.0.weight': torch.zeros(1, 1, 3, 3)}, 'a convolutional network'),
     'convolutions': (lambda: {'a.weight': torch.zeros(1, 1, 3, 3), 'b.weight': torch.zeros(1, 1, 3, 3)}, 'a convolutional'),
-    'detector': (detector, 'a detector or segmentor with a ResNet as its backbone'),
-    'dinov3': (lambda: of_transformers('DINOv3ViT'), 'a DINOv3 vision transformer of transformers, with rotary positions'),
-    'clip': (lambda: of_transformers('CLIPVision'), 'a CLIP or SigLIP of transformers'),
+    'detector': (detector, 'a detector or segmentor with a ResNet backbone'),
+    'dinov3': (lambda: of_transformers('DINOv3ViT'), 'a DINOv3 vision transformer from transformers, with rotary positions'),
+    'clip': (lambda: of_transformers('CLIPVision'), 'a CLIP or SigLIP model from transformers'),
     'torchvision': (lambda: OfTorchvision(16, 8, 1, 2, 32, 64).state_dict(), "torchvision's vision transformer"),
-    'optimizer': (optimizer, 'the state of an optimizer and no weights'),
-    'optimizer, nested': (lambda: {'optimizer': optimizer(), 'epoch': 3}, 'the state of an optimizer and no weights'),
-    'adapters': (lambda: {'blocks.0.attn.qkv.lora_A.weight': torch.zeros(2)}, 'a set of adapters'),
-    'fsdp': (lambda: {'_fsdp_wrapped_module._flat_param': torch.zeros(9)}, 'a shard of a run with FSDP'),
+    'optimizer': (optimizer, 'an optimizer state and no weights'),
+    'optimizer, nested': (lambda: {'optimizer': optimizer(), 'epoch': 3}, 'an optimizer state and no weights'),
+    'adapters': (lambda: {'blocks.0.attn.qkv.lora_A.weight': torch.zeros(2)}, 'LoRA adapters'),
+    'fsdp': (lambda: {'_fsdp_wrapped_module._flat_param': torch.zeros(9)}, 'a shard of an FSDP run'),
     'head': (
         lambda: {'mlp.0.weight': torch.zeros(2, 3), 'last_layer.weight_g': torch.zeros(2)},
         'a head without a backbone',
     ),
     'language': (lambda: {'transformer.wte.weight': torch.zeros(3, 3)}, 'a language model'),
-    'objects': (lambda: {'model': nn.Linear(2, 2)}, r'no tensors under names, but Linear: .* save the state_dict\(\)'),
+    'objects': (lambda: {'model': nn.Linear(2, 2)}, r'no named tensors, but Linear: .* save the state_dict\(\)'),
     'nothing': (dict, 'an empty dict'),
     'something': (lambda: {'x.y': torch.zeros(2), 'z': torch.zeros(3)}, 'its tensors are x.y, z'),
 }
@@ -145,7 +151,7 @@ WHOLE = {
 def test_files_without_a_vision_transformer_are_named(kind, tmp_path):
     make, message = WHOLE[kind]
     torch.save(make(), tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match=rf'a\.pth: there is no patch_embed\.proj\.weight: .*{message}') as caught:
+    with pytest.raises(ValueError, match=rf'a\.pth: patch_embed\.proj\.weight is missing: .*{message}') as caught:
         open_backbone(tmp_path / 'a.pth')
     assert '\n' not in str(caught.value)
 
@@ -162,25 +168,30 @@ def test_remedies_are_those_of_the_tool_at_hand(tmp_path):
 
 def test_numbers_of_too_few_bits_are_not_cast(tmp_path):
     torch.save({name: tensor.to(torch.int8) for name, tensor in plain().items()}, tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match=r'30 of 30 tensors .* no ordinary floating-point numbers \(cls_token: torch\.int8'):
+    with pytest.raises(
+        ValueError, match=r'30 of 30 tensors .* not of an ordinary floating-point dtype \(cls_token: torch\.int8'
+    ):
         open_backbone(tmp_path / 'a.pth')
     torch.save({name: tensor.to(torch.float8_e4m3fn) for name, tensor in plain().items()}, tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match='numbers of another type, such as float8'):
+    with pytest.raises(ValueError, match='an unsupported dtype such as float8'):
         open_backbone(tmp_path / 'a.pth')
 
 
 @pytest.mark.parametrize(
     ('changed', 'message'),
     [
-        ({'blocks.900.norm1.weight': torch.ones(64)}, r'its blocks have the numbers 0, 1, 900: some are missing'),
-        ({'blocks.99999.norm1.weight': torch.ones(64)}, r'1 tensors are not those of a plain vision transformer'),
+        ({'blocks.900.norm1.weight': torch.ones(64)}, r'some blocks are missing: the file has 0, 1, 900'),
+        ({'blocks.99999.norm1.weight': torch.ones(64)}, r'1 tensors do not match a plain vision transformer'),
         ({'blocks.0.mlp.fc1.weight': torch.ones(3)}, r'blocks\.0\.mlp\.fc1\.weight is of shape \(3,\)'),
         ({'patch_embed.proj.weight': torch.ones(64)}, r'patch_embed\.proj\.weight is of shape \(64,\)'),
         ({'patch_embed.proj.weight': torch.ones(0, 3, 8, 8)}, r'is of shape \(0, 3, 8, 8\)'),
-        ({'pos_embed': torch.ones(1, 0, 64)}, r'-1 positions are no square grid'),
-        ({'pos_embed': torch.ones(64)}, r'there is no pos_embed'),
+        ({'pos_embed': torch.ones(1, 0, 64)}, r'-1 positions do not form a square grid'),
+        ({'pos_embed': torch.ones(64)}, r'pos_embed \(1, tokens, D\) is missing'),
         ({'norm.weight': torch.ones(3)}, r'norm\.weight: file \(3,\), model \(64,\)'),
-        ({'cls_token': torch.ones(1, 1, 1).expand(1, 1, 64)}, r'cls_token: more numbers than are stored'),
+        (
+            {'cls_token': torch.ones(1, 1, 1).expand(1, 1, 64)},
+            r'cls_token: expanded tensors, with more elements than are stored',
+        ),
     ],
 )
 def test_impossible_shapes_and_numbers_are_explained(changed, message, tmp_path):
@@ -212,10 +223,10 @@ def test_what_else_is_in_a_file_does_no_harm(beside, layout, tmp_path):
 @pytest.mark.parametrize(
     ('beside', 'message'),
     [
-        ({'config.json': {'model_type': [1]}}, r'model_type \[1\] is none of the plain vision transformers'),
+        ({'config.json': {'model_type': [1]}}, r'model_type \[1\] is not a supported plain vision transformer'),
         ({'config.json': {'vision_transformer': {}}}, r'num_heads=None is no whole number'),
         ({'meta': {'backbone': {'img_size': 'x'}}}, r"img_size='x' is no whole number"),
-        ({'meta': {'backbone': {'mean': 3}}}, r'mean=3 is no list of three numbers'),
+        ({'meta': {'backbone': {'mean': 3}}}, r'mean=3 must be a list of three numbers'),
         ({'model': plain(**{'blocks.0.a\nb': torch.ones(2)})}, r'blocks\.0\.a\\nb'),
     ],
 )

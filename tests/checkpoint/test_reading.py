@@ -51,15 +51,15 @@ WHOLE = written(lambda buffer: torch.save(state(), buffer))
 LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 343270012\n'
 FILES = {
     'empty': (b'', 'it is empty'),
-    'zeros': (bytes(4096), 'begins with zeros'),
-    'lfs': (LFS, 'a pointer of Git LFS, .* `git lfs pull`'),
-    'login': (b'<!DOCTYPE html>\n<html><head><title>Sign in</title>', r'a web page \(HTML\), .* logged in'),
+    'zeros': (bytes(4096), 'starts with zeros'),
+    'lfs': (LFS, 'a Git LFS pointer, .* `git lfs pull`'),
+    'login': (b'<!DOCTYPE html>\n<html><head><title>Sign in</title>', r'a web page \(HTML\) .* logging in'),
     'login after blanks': (b'\xef\xbb\xbf\n  <html lang="en">', r'a web page \(HTML\)'),
     'denied': (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', r'a web page \(HTML\)'),
     'text': ('wget: Länge unbekannt\n'.encode(), r"it is text \('wget: Länge unbekannt'\)"),
     'json': (b'{"error": "not found"}', r'it is text'),
-    'truncated': (WHOLE[: len(WHOLE) // 2], rf'its end is missing: only {len(WHOLE) // 2} bytes are there'),
-    'zip of others': (archive(readme__txt='hello'), r'a zip archive of other things \(readme\.txt\)'),
+    'truncated': (WHOLE[: len(WHOLE) // 2], rf'it is truncated at {len(WHOLE) // 2} bytes'),
+    'zip of others': (archive(readme__txt='hello'), r'a zip archive of other files \(readme\.txt\)'),
     'npz': (written(lambda buffer: np.savez(buffer, a=np.zeros(2))), 'an archive of NumPy arrays'),
     'npy': (written(lambda buffer: np.save(buffer, np.zeros(2))), 'a NumPy array'),
     'gzip': (gzip.compress(WHOLE), 'a gzip archive: unpack it'),
@@ -90,7 +90,9 @@ def test_the_content_of_a_file_counts_not_its_name(name, data, tmp_path):
 
 def test_whole_models_are_no_checkpoints(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match=r'a\.pth holds a Linear, not a dict of tensors: .*save its state_dict\(\)'):
+    with pytest.raises(
+        ValueError, match=r'a\.pth is not a checkpoint: it holds a Linear, not a dict of tensors; save the state_dict\(\)'
+    ):
         read_checkpoint(tmp_path / 'a.pth')
 
 
@@ -126,7 +128,7 @@ def test_shards_are_read_by_folder_or_index(kind, tmp_path):
 
 def test_one_shard_is_not_taken_for_the_model(tmp_path):
     write_shards(tmp_path / 'model')
-    with pytest.raises(ValueError, match='model-00002-of-00003.safetensors is one of 3 shards of a model: give the folder'):
+    with pytest.raises(ValueError, match='model-00002-of-00003.safetensors is one of 3 shards of a model: use the folder'):
         read_checkpoint(tmp_path / 'model' / 'model-00002-of-00003.safetensors')
 
 
@@ -136,15 +138,15 @@ def test_one_shard_is_not_taken_for_the_model(tmp_path):
         (
             lambda f: (f / 'model-00002-of-00003.safetensors').unlink(),
             FileNotFoundError,
-            r'3 shards, and 1 of them are gone',
+            r'3 shards; 1 are missing',
         ),
-        (lambda f: (f / 'model.safetensors.index.json').write_text('{'), ValueError, 'is no JSON file'),
+        (lambda f: (f / 'model.safetensors.index.json').write_text('{'), ValueError, 'is not a JSON file'),
         (lambda f: (f / 'model.safetensors.index.json').write_text('{}'), ValueError, 'it has no weight_map'),
-        (lambda f: (f / 'model.safetensors.index.json').write_text('[]'), ValueError, 'holds a list, not an object'),
+        (lambda f: (f / 'model.safetensors.index.json').write_text('[]'), ValueError, 'contains a list, not a JSON object'),
         (
             lambda f: redirect(f, '../a.pth'),
             ValueError,
-            r"cls_token is said to be in '\.\./a\.pth', which is no file beside",
+            r"cls_token is listed in '\.\./a\.pth', which must be a file name",
         ),
         (lambda f: redirect(f, 'model-00002-of-00003.safetensors'), ValueError, 'lacks cls_token and 0 more tensors'),
     ],
@@ -167,14 +169,14 @@ def redirect(folder, file):
 @pytest.mark.parametrize(
     ('files', 'message'),
     [
-        ([], r'is a folder without weights: of folders, model\.safetensors, pytorch_model\.bin, .* are read'),
+        ([], r'is a folder without weights: it must contain one of model\.safetensors, pytorch_model\.bin'),
         (['notes.txt'], 'is a folder without weights'),
-        (['epoch_1.pth', 'epoch_2.pth'], r'is a folder with epoch_1\.pth, epoch_2\.pth: give one of them'),
+        (['epoch_1.pth', 'epoch_2.pth'], r'is a folder with epoch_1\.pth, epoch_2\.pth: use one of them'),
         (['.metadata', '__0_0.distcp'], 'is a folder with a sharded checkpoint .* dcp_to_torch FOLDER FILE'),
-        (['snapshots/1a/config.json'], 'a cache of a model hub: give the folder below snapshots'),
-        (['adapter_model.safetensors'], 'a set of adapters without the model'),
+        (['snapshots/1a/config.json'], 'a model hub cache: use the folder below snapshots'),
+        (['adapter_model.safetensors'], 'adapters without the base model'),
         (['model.onnx', 'config.json'], 'an exported program, not weights'),
-        (['tf_model.h5'], 'a model of TensorFlow'),
+        (['tf_model.h5'], 'a TensorFlow model'),
     ],
 )
 def test_folders_of_other_things_are_named(files, message, tmp_path):
@@ -191,19 +193,19 @@ def test_folders_of_other_things_are_named(files, message, tmp_path):
     ('config', 'message'),
     [
         ({'model_type': 'dinov3_vit'}, r"model_type 'dinov3_vit' is a DINOv3 vision transformer, with rotary positions"),
-        ({'model_type': 'swin'}, r"model_type 'swin' is none of the plain vision transformers that we read; read are vit,"),
+        ({'model_type': 'swin'}, r"model_type 'swin' is not a supported plain vision transformer; supported: vit,"),
         ({'model_type': 'vit', 'num_attention_heads': 'six'}, r"num_attention_heads='six' is no whole number"),
         ({'model_type': 'vit', 'num_attention_heads': 3}, r'num_heads=3 does not divide the 64 channels'),
-        ({'model_type': 'vit', 'hidden_act': 'quick_gelu'}, r"hidden_act 'quick_gelu': the MLPs of our .*gelu"),
-        ({'model_type': 'vit', 'layer_norm_eps': 0}, r'layer_norm_eps=0 is no positive number'),
+        ({'model_type': 'vit', 'hidden_act': 'quick_gelu'}, r"hidden_act 'quick_gelu' is not supported; .*gelu"),
+        ({'model_type': 'vit', 'layer_norm_eps': 0}, r'layer_norm_eps=0 must be a positive number'),
         ({'model_type': 'vit', 'image_size': 224}, r'images of 224x224 pixels, .* have 784 patches of 8 .* there are 4'),
         (
             {'model_type': 'vit', 'image_size': [1, 2, 3]},
-            r'image_size=\[1, 2, 3\] is neither a side nor a height and a width',
+            r'image_size=\[1, 2, 3\] must be one side length, or height and width',
         ),
         (
             {'model_type': 'vit', 'mmadclr': {'pos_embed_resize': 'x'}},
-            r"pos_embed_resize='x' is none of 'dino',",
+            r"pos_embed_resize='x' must be one of 'dino',",
         ),
     ],
 )

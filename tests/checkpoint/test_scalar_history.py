@@ -221,7 +221,7 @@ def test_mistakes_are_explained():
     with pytest.raises(ValueError, match=r'\(1,\) values and \(0,\) counts'):
         Small([1.0])
     for window in (-1, 2.5):
-        with pytest.raises(ValueError, match=f'a window of {window} entries'):
+        with pytest.raises(ValueError, match=f'window_size={window} must be an integer'):
             history.mean(window)
     with pytest.raises(ValueError, match='empty'):
         Small().current()

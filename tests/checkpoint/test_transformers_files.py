@@ -109,7 +109,7 @@ def test_elsewhere_positions_are_those_of_the_training_code_and_that_is_said(kin
     model.save_pretrained(tmp_path / 'out')
     opened = open_backbone(tmp_path / 'out')
     assert opened.model.pos_embed_resize == 'dino'
-    assert 'positions are resized as DINO does it, which trained such weights; transformers does it otherwise' in said[0]
+    assert 'positions are resized as in DINO, which trained such weights; transformers resizes them differently' in said[0]
     with pytest.raises(AssertionError):
         assert_same_tokens(opened, model, (48, 64))
 
@@ -134,7 +134,7 @@ def test_positions_of_another_grid_than_the_config_says_are_refused(tmp_path):
     config = json.loads((tmp_path / 'out' / 'config.json').read_text())
     (tmp_path / 'out' / 'config.json').write_text(json.dumps({**config, 'image_size': 64}))
     with pytest.raises(
-        ValueError, match=r'images of 64x64 pixels, .* have 64 patches of 8 pixels, but there are 16 positions'
+        ValueError, match=r'images of 64x64 pixels, .* have 64 patches of 8 pixels, but pos_embed has 16 positions'
     ):
         open_backbone(tmp_path / 'out')
 

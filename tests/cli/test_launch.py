@@ -71,7 +71,9 @@ def test_values_that_are_no_unicode_are_one_line(tmp_path):
         cfg_options={'train_dataloader.dataset.data_root': folder},
         work_dir=str(tmp_path),
     )
-    with pytest.raises(ConfigError, match=r'^train_dataloader\.dataset\.data_root: /data/caf\\xe9 is no valid Unicode, as'):
+    with pytest.raises(
+        ConfigError, match=r'^train_dataloader\.dataset\.data_root: /data/caf\\xe9 is not valid Unicode, which'
+    ):
         load_config(args)
 
 

@@ -54,7 +54,7 @@ def test_every_job_runs_once_and_fills_its_cell(compare, tmp_path):
     assert 'images_per_s' in content['rows']['a']
     assert 'pixels_knn' not in content['rows']['random initialization']
     assert content['protocol'] == {'epochs': 3}
-    assert content['notes'] == ['note', 'bb is one finished run: its spread is that of the measurements']
+    assert content['notes'] == ['note', 'bb is a single finished run: its spread is only that of the measurements']
     assert '| a | 10.5 ± 0.7 (2) | 100 ± 1 (2) |' in (tmp_path / 'table.md').read_text()
     assert compare()[1:] == (0, content)  # all is there
 

@@ -37,8 +37,8 @@ def test_result_is_kept_and_belongs_to_its_identity(tmp_path, said):
 def test_changed_job_starts_anew_and_says_so(tmp_path, said):
     run_job(job(tmp_path / 'job'), said.append)
     assert run_job(job(tmp_path / 'job', identity='other'), said.append) == {'runs': 1}
-    aside = f'what there was is in {tmp_path / "job"}.old1'
-    assert said == [f'{tmp_path / "job"}: made with another config or other options, so it starts anew; {aside}']
+    aside = f'moved the old folder to {tmp_path / "job"}.old1'
+    assert said == [f'{tmp_path / "job"}: config or options have changed, starting from scratch; {aside}']
     assert (tmp_path / 'job.old1/count').read_text() == 'x'
     run_job(job(tmp_path / 'job', identity='third'), said.append)
     assert (tmp_path / 'job.old2/count').read_text() == 'x'
@@ -62,7 +62,7 @@ def test_failure_shows_the_end_of_the_log(tmp_path):
 
 
 def test_command_without_result_fails(tmp_path):
-    with pytest.raises(JobError, match=r'left no readable result in .*count'):
+    with pytest.raises(JobError, match=r'no readable result in .*count'):
         run_job(job(tmp_path / 'job', script='true'))
 
 
@@ -84,7 +84,7 @@ def test_job_without_a_command_only_reads(tmp_path):
 def test_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / 'job').mkdir()
     (tmp_path / 'job' / 'thesis.tex').write_text('years of work')
-    with pytest.raises(FileExistsError, match='holds files of something else: choose another --out'):
+    with pytest.raises(FileExistsError, match='contains unrelated files: choose another --out'):
         run_job(job(tmp_path / 'job'))
     assert [path.name for path in (tmp_path / 'job').iterdir()] == ['thesis.tex']
 

@@ -20,7 +20,7 @@ def demo(name):
 def test_names_are_those_of_files_with_the_folder_before_them_where_they_would_be_alike():
     assert row_names(['a/x.py', 'b/y.py']) == ['x', 'y']
     assert row_names(['a/x.py', 'b/x.py', 'b/z.py', 'runs/w']) == ['a_x', 'b_x', 'z', 'w']
-    with pytest.raises(ValueError, match='two rows of the table would be called a_x: list each config once'):
+    with pytest.raises(ValueError, match='two rows of the table would be named a_x: list each config once'):
         row_names(['a/x.py', 'a/x.py'])
 
 
@@ -72,12 +72,12 @@ def test_runs_that_cannot_be_measured_are_explained(run):
     shutil.copy(run / 'adclr.py', run / 'other.py')
     with pytest.raises(ValueError, match=r'mine has 2 configs: adclr\.py, other\.py'):
         load_methods([str(run)], {}, None)
-    with pytest.raises(ValueError, match=f'{run.parent} has no config; the folder of a run holds one'):
+    with pytest.raises(ValueError, match=f'{run.parent} has no config; a work dir must have exactly one'):
         load_methods([str(run.parent)], {}, None)
 
 
 @pytest.mark.dense
 @pytest.mark.parametrize('file', ['benchmarks/demo/upernet_shapes.py', 'mmpretrain/mae_vittiny_shapes.py'])
 def test_configs_of_other_things_are_refused(file):
-    with pytest.raises(ValueError, match=f'{file}: no config of pretraining with one of our methods'):
+    with pytest.raises(ValueError, match=f'{file} is not a pretraining config of one of our methods'):
         load_methods([str(REPO / 'configs' / file)], {}, None)

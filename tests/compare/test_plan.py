@@ -141,7 +141,7 @@ def test_knn_with_20_neighbors_is_the_one_reported(tmp_path):
 def test_dense_tasks_made_for_another_network_are_refused(tmp_path):
     task = Config(dict(model=dict(backbone=dict(arch=dict(embed_dim=96, depth=3, num_heads=4, patch_size=8)))))
     with pytest.raises(
-        ValueError, match='part segmentation: dino_vittiny_shapes trains a network of embed_dim=64, .*for 96'
+        ValueError, match='part segmentation: dino_vittiny_shapes trains a network with embed_dim=64, .*has 96'
     ):
         plan(methods('dino')[0], 0, Settings(tmp_path, {'segmentation': task}), ('segmentation',))
 

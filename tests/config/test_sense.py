@@ -59,7 +59,7 @@ SCHEDULE, CROPS = 'default_hooks.schedule.', 'train_dataloader.dataset.transform
             {f'{SCHEDULE}freeze_last_layer_epochs': 900},
             r'freeze_last_layer_epochs=900 >= train_cfg\.max_epochs=800: .*never',
         ),
-        ({'train_cfg.max_epochs': 0}, r'train_cfg\.max_epochs=0: there is nothing to train'),
+        ({'train_cfg.max_epochs': 0}, r'train_cfg\.max_epochs=0 must be at least 1'),
         ({f'{SCHEDULE}min_lr': -1.0}, r'min_lr=-1\.0'),
         ({f'{SCHEDULE}weight_decay': (0.1, -0.4)}, r'weight_decay=\(0\.1, -0\.4\) must not be negative'),
         ({'param_scheduler': dict(type='LinearLR')}, r'param_scheduler: default_hooks\.schedule sets .*remove one'),
@@ -67,10 +67,10 @@ SCHEDULE, CROPS = 'default_hooks.schedule.', 'train_dataloader.dataset.transform
         ({'model.loss_query.center_momentum': 1.1}, r'loss_query\.center_momentum=1\.1: must lie in \[0, 1\]'),
         ({'optim_wrapper.precision': 'fp16'}, r"optim_wrapper\.precision='fp16': choose 'auto', 'fp32', 'bf16'"),
         ({'compile': 'yes'}, r"compile='yes': choose True, False"),
-        ({f'{CROPS}global_size': 225}, r'global_size=225 must be a multiple of the 16 pixels of a patch'),
+        ({f'{CROPS}global_size': 225}, r'global_size=225 must be a multiple of the patch size 16'),
         ({f'{CROPS}local_size': 100}, r'local_size=100 must be a multiple'),
         ({f'{CROPS}query_size': 8}, r'query_size=8 must be a multiple'),
-        ({f'{CROPS}local_scale': (0.3, 0.1)}, r'local_scale=\(0\.3, 0\.1\): give shares'),
+        ({f'{CROPS}local_scale': (0.3, 0.1)}, r'local_scale=\(0\.3, 0\.1\) must be fractions'),
         ({f'{CROPS}mask': dict(type='BlockMasking', patch_size=8)}, r'mask\.patch_size=8, but .* have 16 pixels'),
         (
             {f'{CROPS}mask': dict(type='BlockMasking', start_epoch=800)},
@@ -92,7 +92,7 @@ SCHEDULE, CROPS = 'default_hooks.schedule.', 'train_dataloader.dataset.transform
         ({'val_dataloader.dataset.data_root': '/none'}, r'val_dataloader\.dataset\.data_root: folder /none does not exist'),
         ({'val_cfg.bank.data_root': '/none'}, r'val_cfg\.bank\.data_root: folder /none does not exist'),
         ({'train_dataloader.dataset.ann_file': '/none'}, r'dataset\.ann_file: list of images /none does not exist'),
-        ({'train_dataloader.dataset.ann_file': '/tmp'}, r'dataset\.ann_file: list of images /tmp is no list of images'),
+        ({'train_dataloader.dataset.ann_file': '/tmp'}, r'dataset\.ann_file: list of images /tmp is not a list of images'),
         (
             {'val_evaluator.dense': dict(type='DenseProbe', train=dict(data_root='/none'))},
             r'val_evaluator\.dense\.train\.data_root: folder /none',
@@ -109,9 +109,9 @@ def test_what_cannot_work_is_refused(cfg, change, message):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({f'{SCHEDULE}freeze_last_layer_epochs': 800}, 'the last layer would never learn'),
+        ({f'{SCHEDULE}freeze_last_layer_epochs': 800}, 'the last layer is never trained'),
         ({f'{SCHEDULE}teacher_temp_warmup_epochs': 900}, 'teacher_temp_warmup_epochs=900 > train_cfg.max_epochs=800'),
-        ({'train_cfg.val_interval': 900}, 'validation at the end of the run only'),
+        ({'train_cfg.val_interval': 900}, 'validates only at the end of the run'),
         *(
             ({'model.type': name}, f'num_query=10: {name.removeprefix("mmadclr.")} does not use query crops')
             for name in ('DINO', 'mmadclr.DINO', 'IBOT', 'SelfPatch')
@@ -173,7 +173,7 @@ def test_other_scopes_are_left_to_their_libraries(cfg):
         (dict(images=1_281_024, batch=64, processes=4, accumulated=4), []),
         (
             dict(images=1_281_167, batch=32, processes=1, accumulated=1),
-            ['32 images a step are few for a recipe made for 256'],
+            ['32 images per step are few for a recipe designed for 256'],
         ),
         (dict(images=1_281_167, batch=64, processes=1, accumulated=1), []),
         (
@@ -287,5 +287,5 @@ def test_a_class_that_fails_is_named_beside_what_others_find(cfg, own_components
 def test_defaults_are_those_of_signatures(cfg):
     """Masks for patches of 16 pixels by default, before a backbone of 8."""
     cfg.merge_from_dict({'model.backbone.arch': 'vit_small_patch8_224', f'{CROPS}mask': dict(type='BlockMasking')})
-    with pytest.raises(ConfigError, match=r'mask\.patch_size=16, but patches of model\.backbone have 8 pixels: set it to 8'):
+    with pytest.raises(ConfigError, match=r'mask\.patch_size=16, but model\.backbone has patch size 8: set it to 8'):
         check_sense(cfg)

@@ -53,7 +53,7 @@ def first(content, **changes):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda c: first(c, image_id=99), r'train\.json: annotation 1 is of image_id 99, which images does not list'),
+        (lambda c: first(c, image_id=99), r'train\.json: annotation 1 has image_id 99, which images does not list'),
         (lambda c: first(c, category_id=77), r'train\.json: 1 annotations have category_id 77, which categories does not'),
         (
             lambda c: first(c, bbox=[40, 2, 5, 5]),
@@ -61,7 +61,7 @@ def first(content, **changes):
         ),
         (
             lambda c: first(c, segmentation=dict(size=[64, 32], counts=[2048])),
-            r'annotation 1 has a mask of 32x64 pixels, its image 000000\.png 32x32',
+            r'annotation 1 has a mask of 32x64 pixels, but its image 000000\.png has 32x32',
         ),
         (
             lambda c: first(c, segmentation=[[1, 1, 60, 1, 60, 9]]),
@@ -69,7 +69,7 @@ def first(content, **changes):
         ),
         (
             lambda c: c['images'][2].update(width=50),
-            r'image 2: .*train/000002\.png has 32x32 pixels, its annotation 50x32',
+            r'image 2: .*train/000002\.png has 32x32 pixels, but its annotation has 50x32',
         ),
         (lambda c: c['images'][1].update(file_name='gone.png'), r'image 1: .*gone\.png cannot be read'),
         (lambda c: c['images'][1].update(id=0), r'train\.json: 2 images have the id 0'),
@@ -77,7 +77,7 @@ def first(content, **changes):
         (lambda c: c.pop('categories'), r'train\.json: empty or without categories'),
         (lambda c: c['annotations'][1].pop('bbox'), r'train\.json: record 1 of annotations has no bbox'),
         (lambda c: c['images'][2].pop('width'), r'train\.json: record 2 of images has no width'),
-        (lambda c: c['categories'][0].update(name='blob'), r'no category is called striped_disc; .*blob'),
+        (lambda c: c['categories'][0].update(name='blob'), r'no category is named striped_disc; .*blob'),
     ],
 )
 def test_mistakes_in_coco_files_are_named(coco, change, message):
@@ -107,7 +107,7 @@ def test_categories_outside_the_class_list_need_consent(coco):
 
 
 def test_missing_places_are_named(coco, tmp_path):
-    with pytest.raises(DatasetError, match=r'data_root /nowhere does not exist; put the data there or set data_root'):
+    with pytest.raises(DatasetError, match=r'data_root /nowhere does not exist; move the data there or set data_root'):
         coco(data_root='/nowhere')
     with pytest.raises(DatasetError, match=r'other\.json.*No such file'):
         coco(ann_file='other.json')
@@ -163,15 +163,15 @@ def test_good_masks_pass(segmentation):
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        (dict(mask=np.full((20, 30), 3)), r'masks/a\.png holds the labels \[3\], which are neither classes nor'),
-        (dict(mask=np.full((20, 30), 4), reduce_zero_label=True), r'masks/a\.png holds the labels \[4\]'),
-        (dict(mask=np.full((20, 30), 254), ignore_index=255), r'holds the labels \[254\]'),
-        (dict(mask=np.zeros((20, 31))), r'mask .*a\.png: .*a\.jpg has 30x20 pixels, its annotation 31x20'),
-        (dict(mask=np.zeros((20, 30, 3))), r'a\.png has 3 channels; label maps have one'),
+        (dict(mask=np.full((20, 30), 3)), r'masks/a\.png has labels \[3\], which are neither classes nor'),
+        (dict(mask=np.full((20, 30), 4), reduce_zero_label=True), r'masks/a\.png has labels \[4\]'),
+        (dict(mask=np.full((20, 30), 254), ignore_index=255), r'has labels \[254\]'),
+        (dict(mask=np.zeros((20, 31))), r'mask .*a\.png: .*a\.jpg has 30x20 pixels, but its annotation has 31x20'),
+        (dict(mask=np.zeros((20, 30, 3))), r'a\.png has 3 channels .*; label maps have one'),
         (dict(), r'mask .*a\.png of a\.jpg cannot be read'),
         (dict(data_root='/nowhere'), r'data_root /nowhere does not exist'),
         (dict(data_prefix=dict(img_path='pictures', seg_map_path='masks')), r'folder .*pictures does not exist'),
-        (dict(img_suffix='.tif'), r'images: there is no image \*\.tif'),
+        (dict(img_suffix='.tif'), r'images: no images match \*\.tif'),
     ],
 )
 def test_mistakes_in_masks_are_named(segmentation, kwargs, message):

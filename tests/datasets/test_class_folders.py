@@ -81,11 +81,14 @@ def test_lists_name_images_by_path_by_name_and_with_label(root, lines):
 @pytest.mark.parametrize(
     ('lines', 'message'),
     [
-        (['n01/n01_1.png', 'n02/gone.png', 'n09_1.png'], '2 of 3 lines name no image in .*train: n02/gone.png, n09_1.png'),
-        (['n01_1.png', 'n01/n01_1.png', 'n02_1.png'], 'names images more than once: n01/n01_1.png'),
-        (['n01_1.png 1'], "'n01_1.png 1' has label 1, but 0 is that of its class folder"),
-        (['n01_1.png', 'n02_1.png'], 'few.txt names no image of 1 classes of .*train: wild cat'),
-        ([], 'names no image of 3 classes'),
+        (
+            ['n01/n01_1.png', 'n02/gone.png', 'n09_1.png'],
+            '2 of 3 lines do not match an image in .*train: n02/gone.png, n09_1.png',
+        ),
+        (['n01_1.png', 'n01/n01_1.png', 'n02_1.png'], 'lists images more than once: n01/n01_1.png'),
+        (['n01_1.png 1'], "'n01_1.png 1' has label 1, but its class folder has label 0"),
+        (['n01_1.png', 'n02_1.png'], 'few.txt lists no image of 1 classes in .*train: wild cat'),
+        ([], 'lists no image of 3 classes'),
     ],
 )
 def test_lists_that_do_not_fit_are_errors(root, lines, message):
@@ -102,7 +105,7 @@ def test_impossible_settings_are_errors(root):
     with pytest.raises(ValueError, match="part='half'.*choose 'all', 'train', 'held_out'"):
         build(root, part='half')
     for settings in (dict(part='train'), dict(held_out_fraction=0.1)):
-        with pytest.raises(ValueError, match='a fraction is held out of'):
+        with pytest.raises(ValueError, match='set held_out_fraction for'):
             build(root, **settings)
     with pytest.raises(ValueError, match='shots=11: class n01 has only 10 images'):
         build(root, shots=11)

@@ -109,30 +109,33 @@ def test_sound_files_pass_for_every_use(coco, said):
         (first(bbox=['1', '2', '3', '4']), 'annotation 1 has bbox ["1", "2", "3", "4"], which is not four'),
         (first(bbox=[1, 2, 3, 10**400]), 'annotation 1 has bbox [1, 2, 3, 10000'),
         (first(bbox=dict(x=1)), 'annotation 1 has bbox {"x": 1}, which is not four'),
-        (first(area=None), 'annotation 1 has area null, which is not a finite number'),
-        (first(area='320'), 'annotation 1 has area "320", which is not a finite number'),
-        (first(area=-1), 'annotation 1 has area -1, which is not a finite number, not negative'),
+        (first(area=None), 'annotation 1 has area null, which is not a finite non-negative number'),
+        (first(area='320'), 'annotation 1 has area "320", which is not a finite non-negative number'),
+        (first(area=-1), 'annotation 1 has area -1, which is not a finite non-negative number'),
         (first(iscrowd=None), 'annotation 1 has iscrowd null, which is not 0 or 1'),
         (first(iscrowd='0'), 'annotation 1 has iscrowd "0", which is not 0 or 1'),
         (first(id='a1'), 'record 0 of annotations has id "a1", which is not an integer'),
         (first(id=2), '2 annotations have the id 2'),
         (first(image_id='0'), 'annotation 1 has image_id "0", which is not an integer, the id of an image'),
-        (first(image_id=99), 'annotation 1 is of image_id 99, which images does not list'),
+        (first(image_id=99), 'annotation 1 has image_id 99, which images does not list'),
         (first(category_id=3), '1 annotations have category_id 3, which categories does not list (annotation 1)'),
         (first(category_id=True), 'annotation 1 has category_id true, which is not an integer'),
         (first(segmentation=[]), 'annotation 1 has an empty segmentation'),
         (first(segmentation={}), 'annotation 1 has an empty segmentation'),
         (first(segmentation=None), 'annotation 1 has no segmentation'),
         (first(segmentation='mask.png'), 'annotation 1 has a segmentation of type str'),
-        (first(segmentation=SQUARE[0]), 'annotation 1 has a segmentation that is one polygon, not a list of polygons'),
-        (first(segmentation=[[1, 2, 3, 4]]), 'annotation 1 has a polygon of fewer than 6 numbers'),
-        (first(segmentation=[*SQUARE, [1, 2]]), 'annotation 1 has a polygon of fewer than 6 numbers'),
-        (first(segmentation=[[]]), 'annotation 1 has a polygon of fewer than 6 numbers'),
-        (first(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), 'annotation 1 has a polygon of an odd number of coordinates'),
+        (first(segmentation=SQUARE[0]), 'annotation 1 has a segmentation that is a single polygon, not a list of polygons'),
+        (first(segmentation=[[1, 2, 3, 4]]), 'annotation 1 has a polygon with fewer than 6 numbers'),
+        (first(segmentation=[*SQUARE, [1, 2]]), 'annotation 1 has a polygon with fewer than 6 numbers'),
+        (first(segmentation=[[]]), 'annotation 1 has a polygon with fewer than 6 numbers'),
+        (first(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), 'annotation 1 has a polygon with an odd number of coordinates'),
         (first(segmentation=[['1', '2', '3', '4', '5', '6']]), 'annotation 1 has a polygon that is not a flat list'),
         (first(segmentation=[[1, 2, 3, 4, 5, None]]), 'annotation 1 has a polygon that is not a flat list'),
-        (first(segmentation=[[1, 2, 3, 4, 5, float('inf')]]), 'annotation 1 has a polygon with a coordinate that is no'),
-        (first(segmentation=[[[1, 2], [3, 4], [5, 6]]]), 'annotation 1 has a polygon of points in brackets of their own'),
+        (
+            first(segmentation=[[1, 2, 3, 4, 5, float('inf')]]),
+            'annotation 1 has a polygon with a coordinate that is not finite',
+        ),
+        (first(segmentation=[[[1, 2], [3, 4], [5, 6]]]), 'annotation 1 has a polygon with nested points'),
         (
             first(segmentation=[[1, 1, 300, 1, 300, 9]]),
             'annotation 1 has a polygon outside its image of 96x64 pixels (0.png)',
@@ -140,34 +143,34 @@ def test_sound_files_pass_for_every_use(coco, said):
         (first(segmentation=dict(size=[64, 96])), 'annotation 1 has run lengths without size or counts'),
         (
             first(segmentation=dict(size=[96, 64], counts=[0, 6144])),
-            'annotation 1 has a mask of 64x96 pixels, its image 0.png',
+            'annotation 1 has a mask of 64x96 pixels, but its image 0.png',
         ),
         (
             first(segmentation=dict(size=[64, 96], counts=[0, 9])),
-            'annotation 1 has run lengths of 9 pixels in all, its image',
+            'annotation 1 has run lengths of 9 pixels in total, but its image',
         ),
-        (first(segmentation=dict(size=[64, 96], counts=[6144])), 'annotation 1 has a mask without a pixel'),
+        (first(segmentation=dict(size=[64, 96], counts=[6144])), 'annotation 1 has an empty mask'),
         (first(segmentation=dict(size=[64, 96], counts='~~')), 'annotation 1 has run lengths that are neither a list'),
         (first(segmentation=dict(size=[64, 96], counts=[0.5])), 'annotation 1 has run lengths that are neither a list'),
         (first(segmentation=dict(size=64, counts=[0, 6144])), 'annotation 1 has run lengths whose size is not [height'),
         (first(bbox=[200, 2, 5, 5]), 'annotation 1 has a box [200, 2, 5, 5] outside its image of 96x64 pixels'),
         (
             first(bbox=[10, 5, 30, 21]),
-            'annotation 1 has a box [10, 5, 30, 21], which are the corners x1, y1, x2, y2 of its polygon',
+            'annotation 1 has a box [10, 5, 30, 21], the corners x1, y1, x2, y2 of its polygon',
         ),
-        (lambda c: c['annotations'].append(5), 'record 8 of annotations is 5, not a record of keys'),
+        (lambda c: c['annotations'].append(5), 'record 8 of annotations is 5, not an object'),
         (lambda c: c.update(images=dict(a=1)), 'images is {"a": 1}, not a list of records'),
         (lambda c: c['images'][1].update(id='x'), 'record 1 of images has id "x", which is not an integer'),
         (lambda c: c['images'][1].update(id=0), '2 images have the id 0'),
         (lambda c: c['images'][1].update(width=0), 'image 1 has width 0, which is not a number of pixels'),
         (lambda c: c['images'][1].update(height=64.5), 'image 1 has height 64.5, which is not a number of pixels'),
-        (lambda c: c['images'][1].update(file_name=None), 'image 1 has file_name null, which is not a name of a file'),
-        (lambda c: c['images'][1].update(width=50), '1.png has 96x64 pixels, its annotation 50x64'),
+        (lambda c: c['images'][1].update(file_name=None), 'image 1 has file_name null, which is not a file name'),
+        (lambda c: c['images'][1].update(width=50), '1.png has 96x64 pixels, but its annotation has 50x64'),
         (lambda c: c['images'][1].update(file_name='a\0.png'), 'image 1: '),
-        (lambda c: c['categories'].append(dict(id=9, name='cat')), 'categories [1, 9] are all called cat'),
+        (lambda c: c['categories'].append(dict(id=9, name='cat')), 'categories [1, 9] are all named cat'),
         (lambda c: c['categories'].append(dict(id=7, name='cow')), '2 categories have the id 7'),
         (lambda c: c['categories'][0].update(name=3), 'category 1 has name 3, which is not a name'),
-        (lambda c: c['categories'][0].update(name='Cat'), 'no category is called cat; those of the file are Cat, dog'),
+        (lambda c: c['categories'][0].update(name='Cat'), 'no category is named cat; the file has Cat, dog'),
         (lambda c: c.pop('categories'), 'empty or without categories'),
     ],
 )
@@ -238,7 +241,7 @@ def test_boxes_given_by_corners_are_found_without_polygons(coco):
             annotation.update(bbox=[60, 30, 90, 60], segmentation=[])
 
     (line,) = problems(coco, corners, pipeline=LOADS_BOXES)
-    assert '8 boxes reach beyond their images, and all of them would fit as corners x1, y1, x2, y2' in line
+    assert '8 boxes extend beyond their images, and all boxes would fit as corners x1, y1, x2, y2' in line
     overhanging = first(bbox=[80, 40, 90, 60], segmentation=[])  # among others that are no corners: a sloppy box
     assert coco(overhanging, pipeline=LOADS_BOXES).endswith('all items fit')
 
@@ -246,9 +249,9 @@ def test_boxes_given_by_corners_are_found_without_polygons(coco):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (first(bbox=[10, 5, 0, 0], area=0), 'annotation 1 has a box of 0x0 pixels and area 0: mmdet leaves out what is'),
-        (first(id=0), 'annotation 0 can never be found: pycocotools takes a match with id 0 for none'),
-        (lambda c: [annotation.update(category_id=1) for annotation in c['annotations']], 'no annotation is of dog'),
+        (first(bbox=[10, 5, 0, 0], area=0), 'annotation 1 has a box of 0x0 pixels and area 0: mmdet ignores objects'),
+        (first(id=0), 'annotation 0 is never matched: pycocotools treats id 0 as no match'),
+        (lambda c: [annotation.update(category_id=1) for annotation in c['annotations']], 'no annotations of dog'),
     ],
 )
 def test_what_may_be_meant_is_said(coco, change, message, said):
@@ -260,7 +263,7 @@ def test_what_may_be_meant_is_said(coco, change, message, said):
 
 def test_annotations_of_no_use_are_refused(coco):
     (line,) = problems(coco, lambda c: [annotation.update(iscrowd=1) for annotation in c['annotations']])
-    assert 'no annotation is of use: all are crowds' in line
+    assert 'no annotation is usable: all are crowds' in line
 
 
 def test_test_sets_need_annotations_only_where_they_are_scored(coco):
@@ -274,7 +277,7 @@ def test_metrics_score_against_the_images_of_the_data_set(coco, tmp_path):
     other = tmp_path / 'other.json'
     other.write_text(json.dumps(content(num_images=3)))
     (line,) = problems(coco, test_mode=True, evaluator=dict(METRIC, ann_file=str(other)))
-    assert 'other.json, which CocoMetric scores against, lists 0 images that' in line
+    assert 'other.json, used by CocoMetric, lists 0 images that' in line
     assert 'and lacks 1' in line
     (line,) = problems(coco, test_mode=True, evaluator=dict(METRIC, ann_file=str(tmp_path / 'none.json')))
     assert 'none.json' in line
@@ -295,14 +298,16 @@ def test_sizes_are_those_of_images_as_they_are_loaded(coco, tmp_path):
     assert coco().endswith('all items fit')
     as_stored = [dict(type='LoadImageFromFile', color_type='color_ignore_orientation')]
     (line,) = problems(coco, pipeline=as_stored)
-    assert '0.png has 64x96 pixels, its annotation 96x64: this pipeline does not turn it by its EXIF orientation 6' in line
+    assert (
+        '0.png has 64x96 pixels, but its annotation has 96x64: this pipeline does not apply its EXIF orientation 6' in line
+    )
 
     def stored(c):
         c['images'][0].update(width=64, height=96)
 
     assert coco(stored, pipeline=as_stored).endswith('all items fit')
     (line,) = problems(coco, stored)
-    assert 'stored as 64x96 and turned by its EXIF orientation 6 when loaded. Annotate it as displayed' in line
+    assert 'stored as 64x96 and rotated by its EXIF orientation 6 when loaded. Annotate it as displayed' in line
 
 
 def test_turns_that_sizes_do_not_show_are_said(coco, tmp_path, said):

@@ -20,9 +20,9 @@ BOX = [10, 5, 20, 16]
 def test_ids_stand_in_the_order_of_the_names():
     assert category_ids(CATEGORIES, CLASSES) == [9, 2, 5]
     assert category_ids(CATEGORIES, ('emu',)) == [5]
-    with pytest.raises(ValueError, match=r'called cow \(metainfo\.classes\); those of the file are emu, dog, cat'):
+    with pytest.raises(ValueError, match=r'named cow \(metainfo\.classes\); the file has emu, dog, cat'):
         category_ids(CATEGORIES, ('cat', 'cow'))
-    with pytest.raises(ValueError, match=r'categories \[9, 3\] are all called cat'):
+    with pytest.raises(ValueError, match=r'categories \[9, 3\] are all named cat'):
         category_ids([*CATEGORIES, dict(id=3, name='cat')], CLASSES)
 
 
@@ -104,7 +104,7 @@ def test_classes_a_file_lacks_shift_no_labels(mmdet, ann_file):
     content = json.loads(ann_file.read_text())
     content['categories'][1]['name'] = 'cow'
     ann_file.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r'no category is called dog'):
+    with pytest.raises(ValueError, match=r'no category is named dog'):
         data_set(ann_file)
 
 

@@ -78,7 +78,7 @@ def test_fast_decoders_give_the_pixels_of_pillow(name, no_pillow):
 def test_other_kinds_go_to_pillow_and_say_so(name):
     image = EncodedImage(LEFT_TO_PILLOW[name], name)
     assert np.array_equal(image.decode(), by_pillow(LEFT_TO_PILLOW[name]))
-    assert image.fallbacks == [f'{name}: decoded by Pillow, OpenCV is not asked about files of this kind']
+    assert image.fallbacks == [f'{name}: decoded by Pillow (unsupported by OpenCV)']
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
@@ -126,12 +126,12 @@ def test_what_the_fast_decoder_refuses_and_pillow_reads_is_named():
     image = EncodedImage(broken, 'a.jpg')
     assert np.array_equal(image.decode(), by_pillow(broken))
     (message,) = image.fallbacks
-    assert message.startswith('a.jpg: decoded by Pillow, simplejpeg says: Corrupt JPEG data')
+    assert message.startswith('a.jpg: decoded by Pillow (simplejpeg: Corrupt JPEG data')
     image = EncodedImage(CMYK, 'b.jpg')
     assert np.array_equal(image.decode(), by_pillow(CMYK))
-    assert image.fallbacks == ['b.jpg: decoded by Pillow, which converts CMYK colors in its own way']
+    assert image.fallbacks == ['b.jpg: decoded by Pillow (it has CMYK colors)']
     cut = FILES['png'][:-14]  # the end marker is gone, the pixels are all there
-    assert EncodedImage(cut, 'c.png').fallbacks == ['c.png: decoded by Pillow, OpenCV cannot read it']
+    assert EncodedImage(cut, 'c.png').fallbacks == ['c.png: decoded by Pillow (OpenCV cannot read it)']
 
 
 @pytest.mark.parametrize('name', FILES)

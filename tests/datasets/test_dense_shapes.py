@@ -72,7 +72,7 @@ def test_scenes_are_written_once_and_repeat(tmp_path):
     for name in ('train/000001.png', 'val/000001.png', 'annotations/instances_val.json'):
         assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
     assert (tmp_path / 'a/train/000001.png').read_bytes() != (tmp_path / 'a/val/000001.png').read_bytes()
-    with pytest.raises(FileExistsError, match='generated images of other settings'):
+    with pytest.raises(FileExistsError, match='images generated with other settings'):
         write_scenes(tmp_path / 'a', num_train=4, num_val=2, size=48)
 
 

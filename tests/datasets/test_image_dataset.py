@@ -81,10 +81,10 @@ def test_bad_sources_are_explained(tmp_path, image_folder):
     with pytest.raises(FileNotFoundError, match='data_root .*nowhere does not exist; set data_root'):
         ImageDataset(tmp_path / 'nowhere', CROPS)
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(ValueError, match='no image below .*empty'):
+    with pytest.raises(ValueError, match='no images in .*empty'):
         ImageDataset(tmp_path / 'empty', CROPS)
     (tmp_path / 'empty' / 'notes.txt').write_text('')
-    with pytest.raises(ValueError, match='no image below .*empty'):
+    with pytest.raises(ValueError, match='no images in .*empty'):
         ImageDataset(tmp_path / 'empty', CROPS)
     with pytest.raises(FileNotFoundError, match=r'notes\.txt is a file, not a folder'):
         ImageDataset(tmp_path / 'empty' / 'notes.txt', CROPS)
@@ -98,7 +98,7 @@ def test_bad_sources_are_explained(tmp_path, image_folder):
     with pytest.raises(ValueError, match='line 2: expected "path label"'):
         ImageDataset(root, CROPS, ann_file=tmp_path / 'list.txt', with_label=True)
     Image.new('RGB', (9, 9)).save(root / 'loose.png')
-    with pytest.raises(ValueError, match=r'loose\.png lies in none'):
+    with pytest.raises(ValueError, match=r'loose\.png is in none'):
         ImageDataset(root, CROPS, with_label=True)
 
 
@@ -159,22 +159,22 @@ def test_too_small_images_count_as_unreadable(image_folder):
     root = image_folder(count=3)
     Image.new('RGB', (5, 5)).save(root / 'class0' / '000.png')
     sample = ImageDataset(root, CROPS)[0]
-    assert '5x5 pixels are fewer than a query crop of 8' in sample['unreadable'][0]
+    assert '5x5 pixels are smaller than a query crop of 8' in sample['unreadable'][0]
 
 
 def test_many_unreadable_images_in_a_row_are_an_error(tmp_path, monkeypatch):
     for name in 'abcde':
         (tmp_path / f'{name}.png').write_text('no')
-    with pytest.raises(UnreadableImageError, match=r'5 images in a row of 5 .* cannot be read, the first: .*a\.png'):
+    with pytest.raises(UnreadableImageError, match=r'5 consecutive images of 5 .* cannot be read; the first: .*a\.png'):
         ImageDataset(tmp_path, CROPS)[0]
     monkeypatch.setattr('mmadclr.datasets.image_dataset.MAX_SUBSTITUTIONS', 2)
-    with pytest.raises(UnreadableImageError, match=r'2 images in a row of 5 .*b\.png'):
+    with pytest.raises(UnreadableImageError, match=r'2 consecutive images of 5 .*b\.png'):
         ImageDataset(tmp_path, CROPS)[1]
 
 
 def test_floating_point_pixels_are_not_guessed(tmp_path):
     Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / 'a.tif')
-    with pytest.raises(ValueError, match='floating-point pixels have no known range'):
+    with pytest.raises(ValueError, match='floating-point pixels have an unknown range'):
         load_rgb(tmp_path / 'a.tif')
 
 
@@ -265,7 +265,7 @@ def test_slower_decoders_are_named_in_the_batch(image_folder):
     Image.new('CMYK', (48, 40)).save(root / 'class0' / '000.jpg')
     dataset = ImageDataset(root, CROPS)
     batch = collate_samples(dataset.__getitems__(range(5)))
-    assert batch['fallbacks'] == [f'{root}/class0/000.jpg: decoded by Pillow, which converts CMYK colors in its own way']
+    assert batch['fallbacks'] == [f'{root}/class0/000.jpg: decoded by Pillow (it has CMYK colors)']
     assert batch['unreadable'] == []
     assert dataset[0]['fallbacks'] == batch['fallbacks']
 

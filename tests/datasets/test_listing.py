@@ -183,7 +183,7 @@ def test_a_node_that_does_not_see_the_folder_lists_for_itself(outcomes):
 @pytest.mark.parametrize(
     ('case', 'said'),
     [
-        ('gone', 'b/3.png is not there on rank 1 ('),
+        ('gone', 'b/3.png is missing on rank 1 ('),
         ('other folder', 'The first difference is image 8: no more image on rank 0 ('),
         ('other list', 'The first difference is image 1: b/1.png with label 1 on rank 0 ('),
     ],
@@ -198,7 +198,7 @@ def test_one_process_decides_for_all_whether_features_are_cached(outcomes):
     assert outcomes['cache late'] == (['written', 'read'],) * 2
     assert outcomes['cache gone'] == (['read'],) * 2
     (message,), other = outcomes['cache other']
-    assert 'is no feature cache' in message
+    assert 'is not a feature cache' in message
     assert other == [message]
 
 

@@ -96,7 +96,7 @@ def test_masks_begin_with_their_epoch():
     assert sample(epoch=3, **SMALL, mask=mask)['masks'].any(dim=(1, 2)).all()
     assert 'epoch' not in sample(epoch=3, **SMALL, mask=mask)
     assert 'epoch' not in sample(epoch=3, transform=ResizeCenterCrop, resize=32, size=32)
-    with pytest.raises(ValueError, match='start_epoch=3: the data set does not tell the epoch of its samples'):
+    with pytest.raises(ValueError, match='start_epoch=3 requires a data set that passes the epoch'):
         sample(**SMALL, mask=mask)
 
 
@@ -125,18 +125,18 @@ def test_without_masking_nothing_is_passed_on(image_folder):
         (dict(ratio=(0.0, 0.3), spread=(0.0, 0.4)), r'must lie in \[0, 1\]'),
         (dict(ratio=0.9, spread=0.2), r'must lie in \[0, 1\]'),
         (dict(ratio=0.5, spread=-0.1), r'must lie in \[0, 1\]'),
-        (dict(ratio=(0.0, 0.3), spread=0.0), 'must be as many numbers'),
-        (dict(ratio=(), spread=()), 'must be as many numbers'),
+        (dict(ratio=(0.0, 0.3), spread=0.0), 'must have the same length'),
+        (dict(ratio=(), spread=()), 'must have the same length'),
         (dict(start_epoch=-1), 'start_epoch=-1 is negative'),
         (dict(aspect=0.0), r'aspect=0.0: .* must lie in \(0, 1\]'),
-        (dict(ratio=0.0, spread=0.0), r'BlockMasking: ratio=\[0.0\] with spread=\[0.0\] hides none of the 4 x 4 patches'),
+        (dict(ratio=0.0, spread=0.0), r'BlockMasking: ratio=\[0.0\] with spread=\[0.0\] masks none of the 4 x 4 patches'),
         (
             dict(type='RandomMasking', ratio=0.05, spread=0.0),
-            r'RandomMasking: ratio=\[0.05\] .* hides none of the 4 x 4 patches',
+            r'RandomMasking: ratio=\[0.05\] .* masks none of the 4 x 4 patches',
         ),
-        (dict(patch_size=16, ratio=(0.0, 0.2), spread=(0.0, 0.04)), r'spread=\[0.0, 0.04\] hides none of the 2 x 2 patches'),
-        (dict(patch_size=32, ratio=1.0, spread=0.0), r'hides none of the 1 x 1 patches'),
-        (dict(patch_size=12), 'views of 32 pixels are not whole patches of patch_size=12'),
+        (dict(patch_size=16, ratio=(0.0, 0.2), spread=(0.0, 0.04)), r'spread=\[0.0, 0.04\] masks none of the 2 x 2 patches'),
+        (dict(patch_size=32, ratio=1.0, spread=0.0), r'masks none of the 1 x 1 patches'),
+        (dict(patch_size=12), 'the view size 32 must be a multiple of patch_size=12'),
     ],
 )
 def test_bad_arguments_are_explained(mask, message):

@@ -115,8 +115,8 @@ def test_hidden_members_of_shards_are_left_out_and_counted(tmp_path, monkeypatch
     (tmp_path / '._0.tar').write_bytes(b'Mac OS X')
     for _ in range(2):
         assert len(ImageDataset(str(tmp_path), CENTER, shards='*.tar')) == 1
-        assert f'{tmp_path}: left out 3 hidden members of shards (a/._1.jpg)' in messages
-        assert f"{tmp_path}: left out 1 hidden files that match shards='*.tar'" in messages
+        assert f'{tmp_path}: skipped 3 hidden members in shards (a/._1.jpg)' in messages
+        assert f"{tmp_path}: skipped 1 hidden files that match shards='*.tar'" in messages
         messages.clear()
 
 
@@ -165,7 +165,7 @@ def test_a_list_names_files_that_are_no_unicode_and_hidden_ones(root, tmp_path):
 @pytest.mark.parametrize('data', ['a.png\n'.encode('utf-16-le'), b'\xff\xfea', b'\x89PNG\r\n\x1a\n\0\0'])
 def test_files_that_are_no_text_are_an_error(root, tmp_path, data):
     (tmp_path / 'list.txt').write_bytes(data)
-    with pytest.raises(ValueError, match=r'list\.txt (is no text in UTF-8|begins like a text in utf-16 but is none)'):
+    with pytest.raises(ValueError, match=r'list\.txt (is not UTF-8 text|starts like utf-16 text but cannot be decoded)'):
         read_list(tmp_path / 'list.txt', root)
 
 
@@ -177,26 +177,26 @@ def write(tmp_path, *lines) -> Path:
 def test_comments_are_lines_that_name_no_file(root, tmp_path, said):
     path = write(tmp_path, '# my images', '#1.png', '#', 'a b.png')
     assert list(read_list(path, root).paths) == [b'#1.png', b'a b.png']
-    assert said == [f'{path}: left out 2 comments']
+    assert said == [f'{path}: skipped 2 comments']
 
 
 def test_labels_that_are_not_wanted_are_left_out(root, tmp_path, said):
     path = write(tmp_path, 'a b.png 3', 'é.png', 'folder 7/x.png', 'no-image 5')
     assert list(read_list(path, root).paths) == [b'a b.png', 'é.png'.encode(), b'folder 7/x.png', b'no-image 5']
-    assert said == [f'{path}: the labels of 1 lines are not used (with_label=False)']
+    assert said == [f'{path}: ignoring the labels of 1 lines (with_label=False)']
 
 
 def test_images_named_twice_count_twice_and_are_said(root, tmp_path, said):
     path = write(tmp_path, 'a b.png 1', 'a b.png 1', 'é.png 0')
     assert read_list(path, root, with_label=True).labels.tolist() == [1, 1, 0]
-    assert said == [f'{path}: 1 images are named more than once, and count as often (a b.png)']
+    assert said == [f'{path}: 1 images are listed, and used, more than once (a b.png)']
 
 
 @pytest.mark.parametrize(
     ('lines', 'message'),
     [
-        (['a.png 1', 'a.png 2'], r'list\.txt: a\.png has the labels 1 and 2: leave one out'),
-        (['a.png 1', 'b.png 12345678901234567890'], r'line 2: label 12345678901234567890 is none: classes are numbered'),
+        (['a.png 1', 'a.png 2'], r'list\.txt: a\.png has labels 1 and 2: remove one'),
+        (['a.png 1', 'b.png 12345678901234567890'], r'line 2: invalid label 12345678901234567890: classes are numbered'),
         (['a.png ²'], r'line 1: expected "path label"'),
         (['a.png -1'], r'line 1: expected "path label"'),
         (['7'], r'line 1: expected "path label"'),

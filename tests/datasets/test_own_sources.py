@@ -1,4 +1,4 @@
-"""Sources of one's own: what they may return, what is said of those that cannot work, and what their errors do to a run."""
+"""Custom sources: what they may return, errors in their definition, and the effect of their errors on a run."""
 
 import io
 import re
@@ -102,7 +102,7 @@ def test_arrays_of_other_depth_and_bands_take_the_options_of_files(pixels):
     floats, lost = views(gray.astype(np.float32) / 255, value_range=(0, 1))
     assert torch.equal(floats, expected)
     assert [(loss, name) for loss, name in lost if '8 bits' in loss] == [
-        ('have more than 8 bits a value, of which 8 are kept', 'item 0')
+        ('have more than 8 bits per value, of which 8 are kept', 'item 0')
     ]
     chosen, _ = views(np.concatenate((pixels, pixels), axis=2), bands=(5, 1, 3))
     assert torch.equal(chosen, views(pixels[..., [2, 1, 0]])[0])
@@ -111,11 +111,15 @@ def test_arrays_of_other_depth_and_bands_take_the_options_of_files(pixels):
 @pytest.mark.parametrize(
     ('shape', 'dtype', 'message'),
     [
-        ((7,), np.uint8, r'an array of shape \(7,\) is no image: it must be \(height, width\) or \(height, width, bands\)'),
-        ((0, 4, 3), np.uint8, r'an array of shape \(0, 4, 3\) is no image'),
+        (
+            (7,),
+            np.uint8,
+            r'an array of shape \(7,\) is not an image: it must be \(height, width\) or \(height, width, bands\)',
+        ),
+        ((0, 4, 3), np.uint8, r'an array of shape \(0, 4, 3\) is not an image'),
         ((3, 20, 24), np.uint8, r'24 bands, .*set bands='),
-        ((20, 24), np.float32, r'no known range, .*set value_range='),
-        ((20, 24), bool, 'pixels of type bool'),
+        ((20, 24), np.float32, r'unknown range .*set value_range='),
+        ((20, 24), bool, 'pixels of dtype bool'),
     ],
 )
 def test_arrays_that_are_no_image_are_unreadable(shape, dtype, message):
@@ -124,7 +128,7 @@ def test_arrays_that_are_no_image_are_unreadable(shape, dtype, message):
 
 
 def test_large_arrays_obey_the_limit(pixels):
-    with pytest.raises(UnreadableImageError, match='24x20 pixels are more than the 479 an image may have'):
+    with pytest.raises(UnreadableImageError, match='24x20 pixels exceed the limit of 479'):
         views(pixels, max_pixels=479)
 
 
@@ -149,13 +153,13 @@ def test_an_image_that_cannot_be_read_is_replaced_and_named(pixels, error):
 
 def test_an_image_that_is_not_there_is_replaced_and_named(pixels):
     sample = ImageDataset(source=Items([None, pixels]), transform=CENTER)[0]
-    assert sample['unreadable'] == ['item 0: there is nothing to read (read returned None)']
+    assert sample['unreadable'] == ['item 0: read returned None']
 
 
 def test_a_source_of_which_nothing_can_be_read_is_named():
     dataset = ImageDataset(source=dict(type='Items', items=[b''] * 3), transform=CENTER)
     with pytest.raises(
-        UnreadableImageError, match=r'3 images in a row of 3 below Items\(items=.* the first: item 0: cannot'
+        UnreadableImageError, match=r'3 consecutive images of 3 in Items\(items=.* the first: item 0: cannot'
     ):
         dataset[0]
 
@@ -194,13 +198,13 @@ def test_labels_are_used_where_they_are_asked_for(pixels):
     ('labels', 'classes', 'message'),
     [
         (None, (), r'source Items has no labels: set them, or with_label=False'),
-        ([0, 1], 'ab', r'labels must be a NumPy array, int64 \(2,\), one for each image, not list'),
-        (np.array([0, 1, 1]), 'ab', r'one for each image, not int64 \(3,\)'),
-        (np.array([0, 1], dtype=np.int32), 'ab', r'one for each image, not int32 \(2,\)'),
-        (np.array([0.0, 1.0]), 'ab', r'one for each image, not float64 \(2,\)'),
-        (np.array([0, 2]), 'ab', 'labels are 0 to 2, but classes has 2 names'),
-        (np.array([-1, 1]), 'ab', 'labels are -1 to 1, but classes has 2 names'),
-        (np.array([0, 1]), (), 'labels are 0 to 1, but classes has 0 names'),
+        ([0, 1], 'ab', r'labels must be a NumPy array, int64 \(2,\), one per image, not list'),
+        (np.array([0, 1, 1]), 'ab', r'one per image, not int64 \(3,\)'),
+        (np.array([0, 1], dtype=np.int32), 'ab', r'one per image, not int32 \(2,\)'),
+        (np.array([0.0, 1.0]), 'ab', r'one per image, not float64 \(2,\)'),
+        (np.array([0, 2]), 'ab', 'labels range from 0 to 2, but must be indices into the 2 classes'),
+        (np.array([-1, 1]), 'ab', 'labels range from -1 to 1, but must be indices into the 2 classes'),
+        (np.array([0, 1]), (), 'labels range from 0 to 1, but must be indices into the 0 classes'),
     ],
 )
 def test_labels_that_do_not_fit_are_explained(pixels, labels, classes, message):
@@ -211,13 +215,13 @@ def test_labels_that_do_not_fit_are_explained(pixels, labels, classes, message):
 @pytest.mark.parametrize(
     ('source', 'message'),
     [
-        (dict(items=[b'']), r"source={'items': \[b''\]} has no type: name the class that reads the images"),
+        (dict(items=[b'']), r"source={'items': \[b''\]} has no type: set it to the class that reads the images"),
         (
             dict(type='Itms', items=[b'']),
-            r"source\.type='Itms': no such class .*register it with @IMAGE_SOURCES.*custom_imports",
+            r"source\.type='Itms': no such class in IMAGE_SOURCES; register it .*custom_imports",
         ),
         (dict(type='Items', itms=[b'']), r"source Items\(.*\): Items cannot be built: .*'items'"),
-        (dict(type='Items', items=[]), r'source Items\(items=\[\]\) holds no image'),
+        (dict(type='Items', items=[]), r'source Items\(items=\[\]\) has no images'),
         (dict(type=Failing, error=FileNotFoundError('a.db')), r'source Failing\(.*\): a\.db'),
         (dict(type='Failing', error=KeyError('images')), r"source Failing\(.*\): KeyError: 'images'"),
     ],
@@ -250,11 +254,14 @@ def test_names_that_are_no_text_are_explained():
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        (dict(), 'data_root is missing: name the folder of the images, or set source'),
-        (dict(data_root='a', source=dict(type='Items')), r"data_root='a' and source=Items\(\): .*set data_root=None"),
+        (dict(), 'data_root is missing: set it to the folder of the images, or set source'),
+        (
+            dict(data_root='a', source=dict(type='Items')),
+            r"data_root='a' and source=Items\(\): set only one of them, here data_root=None",
+        ),
         (
             dict(ann_file='b', shards='c', source=dict(type='Items')),
-            r"ann_file='b', shards='c' and .*set ann_file=None, shards=None",
+            r"ann_file='b', shards='c' and .*here ann_file=None, shards=None",
         ),
     ],
 )
@@ -273,9 +280,7 @@ def test_secrets_in_urls_come_from_the_environment(monkeypatch):
     cfg = Config(dict(train_dataloader=dict(dataset=dict(type='ImageDataset', source=config))))
     check_secrets(cfg)
     cfg.train_dataloader.dataset.source.url = 'postgres://me:secret@host/photos'
-    with pytest.raises(
-        ConfigError, match=r'source\.url: postgres://host/photos is given with a user, a password or a query'
-    ):
+    with pytest.raises(ConfigError, match=r'source\.url: postgres://host/photos has a password or a query'):
         check_secrets(cfg)
 
 

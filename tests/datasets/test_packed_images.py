@@ -123,7 +123,7 @@ def test_a_device_that_decodes_gets_plain_upright_whole_jpeg_files(folder):
 
 def test_without_readable_images_there_is_an_error(tmp_path):
     (tmp_path / 'a.jpg').write_bytes(b'nothing')
-    with pytest.raises(UnreadableImageError, match='1 images in a row of 1'):
+    with pytest.raises(UnreadableImageError, match='1 consecutive images of 1'):
         ImageDataset(str(tmp_path), CROPS).__getitems__([0])
 
 
@@ -169,7 +169,7 @@ def test_an_image_smaller_than_a_query_crop_is_replaced(tmp_path):
     photo(60, 60, 1).save(buffer, 'JPEG')
     (tmp_path / 'b.jpg').write_bytes(buffer.getvalue())
     batch = load(ImageDataset(str(tmp_path), CROPS))
-    assert 'fewer than a query crop of 8' in batch['unreadable'][0]
+    assert 'smaller than a query crop of 8' in batch['unreadable'][0]
     assert batch['packed_sizes'].tolist() == [[60, 60]] * 2
 
 

@@ -44,7 +44,7 @@ def test_bytes_and_labels_survive(image_folder, tmp_path):
     assert np.bincount(dataset.source.shard_of).tolist() == [5, 5, 2]
     assert dataset.metainfo == ImageDataset(root, CENTER, with_label=True).metainfo
     (tmp_path / 'out' / 'classes.txt').write_text('class0\n')
-    with pytest.raises(ValueError, match=r'classes\.txt names 1 classes, but labels of the shards go up to 2'):
+    with pytest.raises(ValueError, match=r'classes\.txt has 1 class names, but labels of the shards go up to 2'):
         ImageDataset(tmp_path / 'out', CENTER, shards='*.tar', with_label=True)
 
 
@@ -56,7 +56,7 @@ def test_without_labels_there_are_images_alone(image_folder, tmp_path):
 
 def test_bad_arguments_are_explained(image_folder, tmp_path):
     root = image_folder()
-    with pytest.raises(ValueError, match='images_per_shard=0: a shard holds 1 or more images'):
+    with pytest.raises(ValueError, match='images_per_shard=0 must be at least 1'):
         pack_shards(root, tmp_path / 'out', images_per_shard=0)
     with pytest.raises(FileExistsError, match='exists and is not an empty folder: choose another one'):
         pack_shards(root, root, images_per_shard=5)
@@ -129,8 +129,8 @@ def test_large_images_become_smaller_jpeg(photos, tmp_path, monkeypatch):
     assert sorted(message.partition(': ')[0] for message in record['unreadable']) == sorted(
         str(photos / name) for name in ('cut.jpg', 'none.png')
     )
-    assert said[0].startswith('5 of 8 images were above 64 pixels and are JPEG of quality 85 (4:2:0) now; ')
-    assert said[-1].startswith('2 images cannot be read and are packed as they are: ')
+    assert said[0].startswith('5 of 8 images were larger than 64 pixels and converted to JPEG with quality 85 (4:2:0); ')
+    assert said[-1].startswith('2 images cannot be read and are packed unchanged: ')
 
 
 @pytest.mark.slow
@@ -141,10 +141,10 @@ def test_several_processes_pack_the_same(photos, tmp_path):
 
 def test_what_makes_no_sense_of_smaller_images_is_explained(photos, tmp_path):
     wrong = [
-        (dict(max_side=0), 'max_side=0: an image has 1 pixel or more'),
-        (dict(max_side=64, quality=101), 'quality=101: the quality of a JPEG is 1 to 100'),
-        (dict(max_side=64, options=PixelOptions(bands=(2, 1, 0))), 'bands with max_side'),
-        (dict(num_workers=0), 'num_workers=0: 1 process or more'),
+        (dict(max_side=0), 'max_side=0 must be at least 1'),
+        (dict(max_side=64, quality=101), 'quality=101 must be 1 to 100'),
+        (dict(max_side=64, options=PixelOptions(bands=(2, 1, 0))), 'bands cannot be combined with max_side'),
+        (dict(num_workers=0), 'num_workers=0 must be at least 1'),
     ]
     for arguments, message in wrong:
         with pytest.raises(ValueError, match=message):

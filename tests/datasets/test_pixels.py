@@ -62,7 +62,7 @@ DEEP = {
 def test_few_bits_in_16_are_an_error_or_brought_to_8_as_told(kind, bits):
     write, array = DEEP[kind](2**bits - 1)
     data = write(array)
-    with pytest.raises(DecodeError, match=rf'use 0 to {2**bits - 1} of 0 to 65535 alone: set value_range=\(low, high\)'):
+    with pytest.raises(DecodeError, match=rf'use only 0 to {2**bits - 1} of 0 to 65535: set value_range=\(low, high\)'):
         read(data)
     pixels, lost = read(data, value_range=(0, 2**bits - 1))
     assert np.array_equal(pixels, scaled(array, 0, 2**bits - 1))
@@ -97,21 +97,21 @@ def test_a_tiff_of_12_bits_declares_its_largest_value():
 SCIENTIFIC = {
     'signed 16 bits': (
         values(-1024, 3071, dtype='int16'),
-        'signed 16-bit pixels have no known range, here .* -1024 to 3071',
+        'signed 16-bit pixels have an unknown range .here -1024 to 3071',
     ),
-    'signed 16 bits, color': (values(-9, 300, 3, 'int16'), 'signed 16-bit pixels have no known range'),
-    'signed 8 bits': (values(-128, 127, dtype='int8'), 'signed 8-bit pixels have no known range'),
+    'signed 16 bits, color': (values(-9, 300, 3, 'int16'), 'signed 16-bit pixels have an unknown range'),
+    'signed 8 bits': (values(-128, 127, dtype='int8'), 'signed 8-bit pixels have an unknown range'),
     '32 bits': (
         values(0, 2**32 - 1, dtype='uint32'),
-        '32-bit pixels have no known range, here they are from 0 to 4294967295',
+        '32-bit pixels have an unknown range (here 0 to  4294967295',
     ),
     'signed 32 bits': (values(-70000, 70000, dtype='int32'), 'signed 32-bit pixels'),
-    '64 bits': (values(0, 1e6, dtype='uint64'), '64-bit pixels have no known range'),
-    'floats to 1': (values(0, 1, dtype='float32'), 'floating-point pixels have no known range, here they are from 0 to 1'),
-    'floats to 255': (values(0, 255, dtype='float32'), 'floating-point pixels have no known range'),
-    'floats, color': (values(-3, 7, 3, 'float32'), r'here they are from -3 to 7: set value_range=\(low, high\)'),
-    'half floats': (values(0, 1, dtype='float16'), 'floating-point pixels have no known range'),
-    'double floats': (values(1e9, 2e9, dtype='float64'), 'here they are from 1e[+]09 to 2e[+]09'),
+    '64 bits': (values(0, 1e6, dtype='uint64'), '64-bit pixels have an unknown range'),
+    'floats to 1': (values(0, 1, dtype='float32'), 'floating-point pixels have an unknown range (here 0 to  1'),
+    'floats to 255': (values(0, 255, dtype='float32'), 'floating-point pixels have an unknown range'),
+    'floats, color': (values(-3, 7, 3, 'float32'), r'here -3 to 7\): set value_range=\(low, high\)'),
+    'half floats': (values(0, 1, dtype='float16'), 'floating-point pixels have an unknown range'),
+    'double floats': (values(1e9, 2e9, dtype='float64'), 'here 1e[+]09 to 2e[+]09'),
 }
 
 
@@ -162,7 +162,7 @@ def test_large_arrays_are_scaled_by_parts():
 def test_bands_without_names_are_an_error_or_chosen(bands, dtype, planes):
     array = values(0, 255 if dtype == 'uint8' else 65535, bands, dtype)
     data = tiff(array, planarconfig=planes)
-    with pytest.raises(DecodeError, match=rf'{bands} bands, of which the file calls none red.*set bands=\(r, g, b\)'):
+    with pytest.raises(DecodeError, match=rf'{bands} bands, none of which the file declares as red.*set bands=\(r, g, b\)'):
         read(data)
     chosen = bands - 1, 0, 1
     pixels, lost = read(data, bands=chosen)
@@ -180,7 +180,7 @@ def test_bands_beside_colors_are_said():
     four = array[..., :4]
     pixels, lost = read(tiff(four, photometric='rgb', extrasamples=['unspecified']))
     assert np.array_equal(pixels, four[..., :3])
-    assert lost == ['have 4 bands, of which the first 3 alone count (bands=(r, g, b) takes others)']
+    assert lost == ['have 4 bands, of which only the first 3 are used (select others with bands=(r, g, b))']
     assert np.array_equal(
         read(tiff(four, photometric='rgb', extrasamples=['unspecified']), bands=(3, 1, 0))[0], four[..., [3, 1, 0]]
     )
@@ -257,7 +257,7 @@ def test_a_data_set_reads_deep_images_as_told_and_names_what_is_lost(tmp_path):
         assert batch['unreadable'] == []
         assert batch['lost'] == [(DEPTH, f'{tmp_path}/a.png'), (ALPHA, f'{tmp_path}/b.png')]
         (message,) = ImageDataset(str(tmp_path), transform)[0]['unreadable']
-        assert message.startswith(f'{tmp_path}/a.png: 16-bit pixels use 0 to 4095 of 0 to 65535 alone: set value_range')
+        assert message.startswith(f'{tmp_path}/a.png: 16-bit pixels use only 0 to 4095 of 0 to 65535: set value_range')
 
 
 def test_what_is_lost_is_counted_with_the_first_of_each_kind():
@@ -273,12 +273,12 @@ def test_what_is_lost_is_counted_with_the_first_of_each_kind():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(value_range=(5, 5)), r'value_range=\(5.0, 5.0\): give two numbers, the values of black and of white'),
+        (dict(value_range=(5, 5)), r'value_range=\(5.0, 5.0\) must be two ascending numbers, the values of black and white'),
         (dict(value_range=(0, float('nan'))), 'value_range='),
         (dict(value_range=(1,)), 'value_range='),
-        (dict(bands=(0, 1)), r'bands=\(0, 1\): give three numbers, from 0'),
+        (dict(bands=(0, 1)), r'bands=\(0, 1\) must be three indices, from 0'),
         (dict(bands=(0, 1, -1)), 'bands='),
-        (dict(max_pixels=0), 'max_pixels=0: an image has 1 pixel or more'),
+        (dict(max_pixels=0), 'max_pixels=0 must be at least 1'),
     ],
 )
 def test_options_that_cannot_be_meant_are_errors(tmp_path, options, message):

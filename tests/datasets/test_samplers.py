@@ -191,7 +191,7 @@ def test_bad_arguments_are_explained(monkeypatch):
         ShardSampler([1, 2, 3], batch_size=1)
     with pytest.raises(ValueError, match='batch_size is missing'):
         ShardSampler(Images())
-    with pytest.raises(ValueError, match='shuffle_buffer=0 must be 1 or more'):
+    with pytest.raises(ValueError, match='shuffle_buffer=0 must be at least 1'):
         ShardSampler(Images(), batch_size=1, shuffle_buffer=0)
 
 
@@ -201,7 +201,7 @@ def test_sharing_of_shards_is_said(monkeypatch):
     sampler(monkeypatch, 0, 2)
     assert said == []
     sampler(monkeypatch, 0, 3, total=15)
-    assert said == ['ShardSampler: slot_lanes=4 is no multiple of 3 processes, so several read the same shards']
+    assert said == ['ShardSampler: slot_lanes=4 is not a multiple of 3 processes, so several read the same shards']
 
 
 def test_workers_that_share_shards_and_scattered_reads_are_said(monkeypatch):
@@ -215,8 +215,8 @@ def test_workers_that_share_shards_and_scattered_reads_are_said(monkeypatch):
     check_workers(dict(num_workers=3, sampler=dict(type='ShardSampler')))
     warn_of_scattered_reads(SimpleNamespace(dataset=Images(), sampler=EpochSampler(Images())))
     assert said == [
-        'ShardSampler: step_lanes=16 is no multiple of 3 workers, so several read the same shards',
-        "EpochSampler reads all over the shards; sampler.type='ShardSampler' reads them nearly in order",
+        'ShardSampler: step_lanes=16 is not a multiple of 3 workers, so several read the same shards',
+        "EpochSampler reads shards in random order; use sampler.type='ShardSampler' to read them almost sequentially",
     ]
 
 

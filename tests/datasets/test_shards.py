@@ -42,7 +42,7 @@ def test_samples_are_those_of_the_same_files(tmp_path):
             assert torch.equal(value, expected) if torch.is_tensor(value) else value == expected
     assert shards.labels is None
     assert shards.source.shard_of.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    with pytest.raises(ValueError, match=r'train-001\.tar: 0005\.jpg is no file of its own'):
+    with pytest.raises(ValueError, match=r'train-001\.tar: 0005\.jpg is not a separate file'):
         shards.path(5)
 
 
@@ -84,7 +84,7 @@ def test_a_range_in_braces(tmp_path):
     write_shards(tmp_path)
     found = find_shards(tmp_path, 'train-{000..001}.tar')
     assert [os.path.basename(path) for path in found] == ['train-000.tar', 'train-001.tar']
-    with pytest.raises(FileNotFoundError, match=r'2 of 5 are missing, the first: .*train-003\.tar'):
+    with pytest.raises(FileNotFoundError, match=r'2 of 5 are missing; the first: .*train-003\.tar'):
         find_shards(tmp_path, 'train-{000..004}.tar')
 
 
@@ -104,8 +104,8 @@ def test_a_shard_cut_short_gives_its_whole_images(tmp_path, said, where):
     os.truncate(path, end)
     dataset = ImageDataset(tmp_path, CROPS, shards='*.tar', with_label=True)
     looking, cut = said
-    assert looking.startswith('looking for the images of 2 shards, once for all (kept in ')
-    assert cut == f'{path} is cut short: the {whole} images that are whole are used'
+    assert looking.startswith('indexing the images of 2 shards (cached in ')
+    assert cut == f'{path} is truncated: using its {whole} complete images'
     assert len(dataset) == 4 + whole
     assert all(dataset[index]['unreadable'] == [] for index in range(len(dataset)))
     assert dataset.labels.tolist() == [n % 3 for n in range(4 + whole)]
@@ -121,12 +121,12 @@ def test_bad_shards_are_explained(tmp_path):
     write_shards(tmp_path / 'a', count=1)
     for content in (b'', b'no tar at all' * 100, (tmp_path / 'a' / 'train-000.tar').read_bytes()[:800]):
         (tmp_path / 'a' / 'train-001.tar').write_bytes(content)
-        with pytest.raises(ValueError, match=r'train-001\.tar \([\d,]+ bytes\) holds no whole image: it is cut short'):
+        with pytest.raises(ValueError, match=r'train-001\.tar \([\d,]+ bytes\) has no complete image: it is truncated'):
             ImageDataset(tmp_path / 'a', CROPS, shards='*.tar')
     write_tar(tmp_path / 'b' / '0.tar', {'a.jpg': image_bytes(0), 'a.cls': b'1', 'b.jpg': image_bytes(1), 'b.cls': b'dog'})
-    with pytest.raises(ValueError, match=r'1 of 2 images have no label, the first: b\.jpg in .*0\.tar; put a <key>\.cls'):
+    with pytest.raises(ValueError, match=r'1 of 2 images have no label, the first: b\.jpg in .*0\.tar; add a <key>\.cls'):
         ImageDataset(tmp_path / 'b', CROPS, shards='*.tar', with_label=True)
-    with pytest.raises(ValueError, match='give a list of files or shards, not both'):
+    with pytest.raises(ValueError, match='set only one of them'):
         ImageDataset(tmp_path / 'b', CROPS, shards='*.tar', ann_file='list.txt')
 
 
@@ -190,7 +190,7 @@ def test_a_sample_twice_in_a_shard_is_an_error(tmp_path):
             member = tarfile.TarInfo(name)
             member.size = 1
             tar.addfile(member, io.BytesIO(b'1'))
-        with pytest.raises(ValueError, match=rf'train-001\.tar: {name} is in it twice, .*unpack it .*and pack it again'):
+        with pytest.raises(ValueError, match=rf'train-001\.tar: duplicate member {name}, .*unpack it .*and pack it again'):
             read_shards(tmp_path, '*.tar', True)
 
 
@@ -210,8 +210,8 @@ def test_what_is_left_out_is_said(tmp_path, said):
             tar.addfile(member)
     assert TarSource(tmp_path, '*.tar').key(0) == b'0.tar: a.jpg'
     assert said[1:] == [
-        f'{tmp_path}: left out 2 links of shards (b.jpg)',
-        f'{tmp_path}: left out 1 further images of samples of shards (a.png)',
+        f'{tmp_path}: skipped 2 links in shards (b.jpg)',
+        f'{tmp_path}: skipped 1 additional images of samples in shards (a.png)',
     ]
 
 
@@ -226,7 +226,7 @@ def test_shards_by_several_patterns(tmp_path):
     write_shards(tmp_path)
     names = [os.path.basename(path) for path in find_shards(tmp_path, ['train-{001..002}.tar', 'train-000.tar'])]
     assert names == ['train-000.tar', 'train-001.tar', 'train-002.tar']
-    with pytest.raises(ValueError, match=r'train-001\.tar is named twice'):
+    with pytest.raises(ValueError, match=r'train-001\.tar is listed twice'):
         find_shards(tmp_path, ['*.tar', 'train-001.tar'])
     with pytest.raises(ValueError, match=r'shards=\[\]: no pattern'):
         find_shards(tmp_path, [])

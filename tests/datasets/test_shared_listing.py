@@ -51,11 +51,11 @@ def test_files_that_hold_something_else_or_are_gone_are_errors(source, tmp_path)
     labels = map_array(path)
     np.save(path + '.new.npy', np.array([1, 1, 1]))
     os.replace(path + '.new.npy', path)
-    with pytest.raises(ValueError, match=r'2.npy does not hold what the process that lists the images wrote'):
+    with pytest.raises(ValueError, match=r'2.npy differs from what the process that lists the images wrote'):
         load(shared)
     os.unlink(path)
     assert not is_visible(shared)
-    with pytest.raises(FileNotFoundError, match=r'2.npy is gone: leave the listing of a run alone'):
+    with pytest.raises(FileNotFoundError, match=r'2.npy is missing: do not remove the listing of a run'):
         pickle.loads(pickle.dumps(labels))
 
 
@@ -95,7 +95,7 @@ def test_a_folder_that_takes_nothing_is_said_and_the_next_is_taken(source, tmp_p
     exchange.find(('a',), lambda: source, lambda _: None)
     assert exchange.written['a',].folder.startswith(str(tmp_path / 'good'))
     (message,) = said
-    assert message.startswith(f'{tmp_path}/file does not take the list of images (')
+    assert message.startswith(f'cannot write the list of images to {tmp_path}/file (')
 
 
 def test_digests_are_of_type_shape_and_contents(monkeypatch):

@@ -307,7 +307,7 @@ def test_queries_from_the_view_lie_in_it(image):
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        (dict(num_local=-1), 'cannot be negative'),
+        (dict(num_local=-1), 'must not be negative'),
         (dict(query_source='crop'), "query_source='crop'"),
         (dict(query_photometric='both'), "query_photometric='both'"),
         (dict(backend='cv2'), "backend='cv2': choose 'fast', 'device' or 'pillow'"),
@@ -323,7 +323,7 @@ def test_bad_arguments_are_explained(kwargs, message):
 
 def test_image_smaller_than_a_query_crop():
     tiny = Image.new('RGB', (7, 50))
-    with pytest.raises(ImageTooSmallError, match='7x50 pixels are fewer than a query crop of 8'):
+    with pytest.raises(ImageTooSmallError, match='7x50 pixels are smaller than a query crop of 8'):
         sample(tiny)
     assert sample(tiny, num_query=0)['global_views'].shape == (2, 3, 32, 32)
 

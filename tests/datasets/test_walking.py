@@ -55,7 +55,7 @@ def test_a_link_to_a_folder_it_lies_in_is_said_and_not_followed(root, said, targ
         for path, label in zip(decoded(listing.paths), listing.labels, strict=True)
     )
     (message,) = said
-    assert message.startswith(f'{root}: left out 1 links to a folder that they lie in (a/all -> ')
+    assert message.startswith(f'{root}: skipped 1 links to their own parent folders (a/all -> ')
 
 
 def test_links_to_the_root_in_several_classes_end(root, said):
@@ -86,7 +86,7 @@ def test_two_links_to_one_folder_outside_are_both_followed(root, said):
     assert len(paths) == 14
     assert {'a/more/x.png', 'b/more/x.png'} <= set(paths)
     assert len(said) == 1
-    assert '1 links lead to folders that another path leads to' in said[0]
+    assert '1 links lead to folders found by another path' in said[0]
     assert 'b/more -> ../../more' in said[0]
 
 
@@ -96,7 +96,9 @@ def test_links_that_make_paths_without_number_are_an_error(tmp_path, monkeypatch
         (tmp_path / f'd{depth}').mkdir()
         for side in ('x', 'y') if depth < 40 else ():
             link(tmp_path / f'd{depth}' / side, f'../d{depth + 1}')
-    with pytest.raises(ValueError, match='links lead to one folder by more than 1000 paths, one of them .*: remove links'):
+    with pytest.raises(
+        ValueError, match='more than 1000 paths lead to the same folder through links, one of them .*: remove links'
+    ):
         read_folder(tmp_path)
 
 
@@ -117,7 +119,7 @@ def test_links_to_files_are_images_and_broken_ones_are_said(root, said):
     )  # the last two will count as unreadable
     assert len(listing.paths) == 15
     (message,) = said
-    assert '3 links lead nowhere; those named as images count as unreadable' in message
+    assert '3 links are broken; those with image names count as unreadable' in message
     assert 'd -> /nowhere/at/all' in message
 
 
@@ -137,7 +139,7 @@ def test_hidden_folders_and_files_are_left_out_and_counted(root, said):
     assert np.array_equal(after.labels, before.labels)
     assert after.classes == before.classes
     (message,) = said
-    assert message.startswith(f'{root}: left out 13 hidden files and folders (')
+    assert message.startswith(f'{root}: skipped 13 hidden files and folders (')
     assert ClassFolders(str(root)).metainfo['classes'] == ('a', 'b', 'c')
 
 
@@ -160,7 +162,7 @@ def test_an_order_that_does_not_depend_on_the_file_system(root, monkeypatch):
 def test_pipes_are_no_images(root, said):
     os.mkfifo(root / 'a' / 'pipe.png')
     assert len(read_folder(root).paths) == 12
-    assert 'left out 1 files that are no images by their name (1 x pipe or device)' in said[0]
+    assert 'skipped 1 files without an image extension (1 x pipe or device)' in said[0]
 
 
 @pytest.mark.parametrize('call', ['open', 'scandir'])
@@ -176,7 +178,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(root, monkeypatch, call):
 
     monkeypatch.setattr(os, call, refuse)
     with pytest.raises(
-        ValueError, match=r'folder .*data/b cannot be read \(Permission denied\): change that, or move it away'
+        ValueError, match=r'folder .*data/b cannot be read \(Permission denied\): make it readable, or move it'
     ):
         read_folder(root)
 

@@ -27,5 +27,5 @@ def test_wrapper_settings_come_before_the_defaults():
 
 
 def test_static_graph_and_accumulated_batches():
-    with pytest.raises(ValueError, match='static_graph=True of model_wrapper_cfg does not work with accumulative_counts'):
+    with pytest.raises(ValueError, match='static_graph=True in model_wrapper_cfg does not support accumulative_counts'):
         ddp_settings({'optim_wrapper': {'accumulative_counts': 2}}, {'static_graph': True}, True)

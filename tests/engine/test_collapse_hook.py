@@ -127,7 +127,7 @@ def test_what_is_logged(small_config, told):
     assert log.count('entropy_cls: ') == log.count('entropy_query: ') == 18
     assert 'monitor/' not in log
     # The warm-up is over after 2 iterations. The line comes in several epochs, but mmengine drops warnings it has written.
-    assert log.count('the teacher has not moved since iteration 3 (its momentum is 1') == 1
+    assert log.count('the teacher has not changed since iteration 3 (its momentum is 1') == 1
 
 
 def test_iterations_between_are_as_without_the_hook(small_config):
@@ -176,7 +176,7 @@ def test_a_resumed_run_goes_on_judging(small_config, told):
     resumed = Runner.from_cfg(small_config(settings | resume, work_dir='second'))
     resumed.train()
     assert told == {('teacher-still', '')}
-    assert 'has not moved since iteration 3' in log_of(resumed)
+    assert 'has not changed since iteration 3' in log_of(resumed)
 
 
 @pytest.mark.parametrize('counts', [1, 4])
@@ -186,7 +186,7 @@ def test_a_run_can_end_at_a_verdict_with_a_checkpoint(small_config, counts):
     settings |= {'default_hooks.monitor.stop_on': ['uniform', 'teacher-still']}
     runner = Runner.from_cfg(small_config(settings))
     done = 8 if counts == 4 else 7
-    with pytest.raises(CollapseError, match=rf'^the teacher has not moved.* with the checkpoint .*iter_{done}\.pth'):
+    with pytest.raises(CollapseError, match=rf'^the teacher has not changed.* checkpoint saved to .*iter_{done}\.pth'):
         runner.train()
     assert read_checkpoint(f'{runner.work_dir}/iter_{done}.pth')['meta']['iter'] == done
 
@@ -216,7 +216,7 @@ def test_rows_are_those_of_views_that_are_compared():
     [
         (dict(rows=1), 'rows=1'),
         (dict(patience=0), 'patience=0'),
-        (dict(stop_on=['flat']), 'give a list of uniform, one-hot'),
+        (dict(stop_on=['flat']), 'must be a list of kinds, of uniform, one-hot'),
     ],
 )
 def test_bad_arguments_are_explained(settings, message):

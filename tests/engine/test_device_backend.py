@@ -127,11 +127,11 @@ def test_a_gpu_is_not(sensible, monkeypatch):
     [
         (
             {'model.data_preprocessor': dict(type='mmengine.ImgDataPreprocessor')},
-            r"transform\.backend='device' sends whole images, and .*ImgDataPreprocessor does not cut crops",
+            r"transform\.backend='device' sends full images, but .*ImgDataPreprocessor does not cut crops",
         ),
         (
             {'val_dataloader.dataset.transform': dict(type='MultiCrop', backend='device')},
-            r"val_dataloader\.dataset\.transform: a transform with backend='device' is for training",
+            r"val_dataloader\.dataset\.transform: backend='device' is only for training",
         ),
     ],
 )
@@ -148,7 +148,7 @@ def test_all_our_preprocessors_cut(sensible, kind):
 def test_decoding_on_the_device_needs_its_library(sensible, monkeypatch):
     decode = {'train_dataloader.dataset.transform.decode': 'device'}
     monkeypatch.setattr(conflicts, 'find_spec', lambda name: None)
-    with pytest.raises(ConfigError, match=r"decode='device' needs TorchCodec: pip install 'torchcodec>=0\.16'"):
+    with pytest.raises(ConfigError, match=r"decode='device' requires TorchCodec: pip install 'torchcodec>=0\.16'"):
         sensible(**decode)
     monkeypatch.setattr(conflicts, 'find_spec', lambda name: object())
     sensible(**decode)

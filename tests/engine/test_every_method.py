@@ -100,7 +100,7 @@ def test_going_on_equals_not_stopping(train, method):
 def test_a_run_of_one_method_is_not_gone_on_with_by_another(train):
     ibot = train(work_dir='ibot', config='configs/demo/ibot_vittiny_shapes.py')
     resume = {'resume': True, 'load_from': f'{ibot.work_dir}/epoch_2.pth'}
-    message = r'epoch_2\.pth is a checkpoint of IBOT, but the model of the config is PQCL: go on with a config of IBOT'
+    message = r'epoch_2\.pth is a checkpoint of IBOT, but the config has model PQCL: use a config of IBOT'
     with pytest.raises(ValueError, match=message):
         train(resume, work_dir='pqcl', config='configs/demo/pqcl_vittiny_shapes.py')
 

@@ -125,5 +125,5 @@ def test_workers_collect_as_ever():
 def test_it_is_known_to_configs_and_refuses_impossible_intervals(small_config):
     check_config(small_config(EVERY))
     assert 'garbage' not in small_config().default_hooks  # off by default
-    with pytest.raises(ValueError, match='interval=0 of GarbageCollectionHook: collect every 1 or more iterations'):
+    with pytest.raises(ValueError, match='interval=0 of GarbageCollectionHook must be at least 1'):
         GarbageCollectionHook(0)

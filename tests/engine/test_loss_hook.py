@@ -103,7 +103,7 @@ class Poison(Hook):
 
 def test_weights_that_are_not_finite_end_the_run_at_the_interval(small_config):
     cfg = small_config({'default_hooks.logger.interval': 3})
-    message = r'cls_token: weights not finite .*; loss, loss_cls.* not finite at iteration 1 .*images \['
+    message = r'cls_token: weights are not finite .*; loss, loss_cls.* not finite at iteration 1 .*images \['
     with pytest.raises(FloatingPointError, match=message):
         run(cfg, Poison(1))
 
@@ -128,7 +128,7 @@ def test_weights_that_break_after_the_last_loss_are_not_saved(small_config, tmp_
     checkpoint = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 2}
     runner = Runner.from_cfg(small_config(checkpoint))
     runner.register_hook(Break(), priority='NORMAL')
-    with pytest.raises(FloatingPointError, match=r'^loss_query\.center: weights not finite after iteration 1'):
+    with pytest.raises(FloatingPointError, match=r'^loss_query\.center: weights are not finite after iteration 1'):
         runner.train()
     assert not list((tmp_path / 'work').glob('*.pth'))
 

@@ -139,7 +139,7 @@ def test_too_many_in_a_row_end_the_run_and_can_be_replayed(small_config, first, 
     whole, sound, broken = Record(), Record(), Record()
     want = train(small_config(settings, work_dir='whole'), whole)
     with pytest.raises(
-        FloatingPointError, match=r'^2 steps in a row were skipped .*; there is no checkpoint yet; to replay'
+        FloatingPointError, match=r'^2 consecutive steps were skipped .*; there is no checkpoint yet; to replay'
     ):
         train(small_config(settings | limit, work_dir='broken'), NaNImages(range(first, 99)), broken)
     dump = f'{want.work_dir[:-5]}broken/nonfinite_iter_{first}.pth'
@@ -149,7 +149,7 @@ def test_too_many_in_a_row_end_the_run_and_can_be_replayed(small_config, first, 
     assert min(sound.losses) == first
     assert all(whole.losses[i] == sound.losses[i] and whole.images[i] == sound.images[i] for i in sound.losses)
     again = Record()
-    with pytest.raises(FloatingPointError, match='2 steps in a row'):
+    with pytest.raises(FloatingPointError, match='2 consecutive steps'):
         train(small_config(settings | limit | resume, work_dir='again'), NaNImages(range(first, 99)), again)
     assert {i: images for i, images in broken.images.items() if i >= first} == again.images
 
@@ -164,7 +164,7 @@ def test_the_count_goes_on_after_a_resumption(small_config):
     limit = {'default_hooks.runtime_info.max_skipped': 3}
     first = train(small_config(settings, work_dir='first'), NaNImages([3]))
     resume = {'resume': True, 'load_from': f'{first.work_dir}/iter_4.pth'}
-    with pytest.raises(FloatingPointError, match=r'^3 steps in a row.*resume from .*nonfinite_iter_4\.pth'):
+    with pytest.raises(FloatingPointError, match=r'^3 consecutive steps.*resume from .*nonfinite_iter_4\.pth'):
         train(small_config(settings | limit | resume, work_dir='second'), NaNImages([4, 5]))
 
 
@@ -177,5 +177,5 @@ def test_a_run_that_recovers_before_the_log_is_due_goes_on(small_config):
 
 def test_the_process_ends_with_one_line(small_config):
     cfg = small_config({'default_hooks.runtime_info.max_skipped': 1})
-    with pytest.raises(SystemExit, match='^error: 1 steps in a row were skipped'):
+    with pytest.raises(SystemExit, match='^error: 1 consecutive steps were skipped'):
         report_bad_input(lambda: train(cfg, NaNImages([2])))()

@@ -92,7 +92,7 @@ def test_the_record_names_the_process_and_its_images(root, name):
 def test_both_end_alike_and_leave_a_replay_with_the_states_of_both(root):
     errors = [(root / 'ended' / f'error_of_rank{rank}').read_text() for rank in (0, 1)]
     assert errors[0] == errors[1]
-    assert '2 steps in a row were skipped' in errors[0]
+    assert '2 consecutive steps were skipped' in errors[0]
     assert 'epoch_1.pth' in errors[0]
     position = read_checkpoint(root / 'ended' / 'nonfinite_iter_4.pth')['position']
     assert (position['epoch'], position['batch'], len(position['random'])) == (1, 1, 2)

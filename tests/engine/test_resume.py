@@ -176,7 +176,7 @@ def test_another_batch_size_continues_at_the_same_place(train, caplog):
     assert resumed.train_loop.max_iters == 12
     log = open(f'{resumed.log_dir}/{resumed.timestamp}.log').read()
     assert 'resumed: the next is batch 3 of epoch 2' in log  # 4 of 12 images were seen
-    assert re.search('were 4, 3 and 1 when the checkpoint was written, and are 2, 6 and 1 now. Kept: weights', log)
+    assert re.search('were 4, 3 and 1 when the checkpoint was saved, and are 2, 6 and 1 now. Preserved: weights', log)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------
@@ -201,8 +201,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over(train):
         os.utime(path, ns=(number * 10**9, number * 10**9))
     resumed = train(EVERY_ITERATION | {'resume': True}, work_dir='whole')
     log = open(f'{resumed.log_dir}/{resumed.timestamp}.log').read()
-    assert re.search(r'epoch_2\.pth is damaged \(wrong checksum of .*: the checkpoint before it is used', log)
-    assert re.search(r'iter_6\.pth is damaged \(File is not a zip file\): the checkpoint before it is used', log)
+    assert re.search(r'epoch_2\.pth is damaged \(wrong checksum of .*: using the previous checkpoint', log)
+    assert re.search(r'iter_6\.pth is damaged \(File is not a zip file\): using the previous checkpoint', log)
     assert 'resumed: the next is batch 3 of epoch 2' in log
     assert_same_run(resumed, whole)
 
@@ -211,7 +211,9 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused(train):
     whole = train({'train_cfg.max_epochs': 1}, work_dir='whole')
     path = Path(whole.work_dir, 'epoch_1.pth')
     flip_a_bit(path)
-    with pytest.raises(ValueError, match=r'epoch_1\.pth is damaged \(wrong checksum of .*\): go on from the one before it'):
+    with pytest.raises(
+        ValueError, match=r'epoch_1\.pth is damaged \(wrong checksum of .*\): resume from the previous checkpoint'
+    ):
         train({'resume': True, 'load_from': str(path)}, work_dir='other')
 
 
@@ -237,10 +239,12 @@ def test_files_that_are_no_checkpoints_of_a_run_are_refused(train, tmp_path):
     whole = train({'train_cfg.max_epochs': 1}, work_dir='whole')
     content = read_checkpoint(f'{whole.work_dir}/epoch_1.pth')
     torch.save({'state_dict': content['state_dict']}, tmp_path / 'weights.pth')
-    with pytest.raises(ValueError, match='weights.pth holds no message_hub, meta, optimizer: it is no checkpoint of a run'):
+    with pytest.raises(ValueError, match='weights.pth has no message_hub, meta, optimizer: it is not a checkpoint of a run'):
         train({'resume': True, 'load_from': str(tmp_path / 'weights.pth')}, work_dir='other')
     assert not list(find_placeholders(content))
     content['optimizer']['state'][0]['step'] = Path('x')
     torch.save(content, tmp_path / 'objects.pth')
-    with pytest.raises(ValueError, match=r'optimizer\.state\.0\.step are objects, which are not read from checkpoints'):
+    with pytest.raises(
+        ValueError, match=r'optimizer\.state\.0\.step are pickled objects, which are not loaded from checkpoints'
+    ):
         train({'resume': True, 'load_from': str(tmp_path / 'objects.pth')}, work_dir='other')

@@ -58,9 +58,7 @@ def test_no_config_can_lose_the_teacher(small_config, leave_out):
 def test_a_step_that_would_leave_the_teacher_behind_is_refused(small_config, wrapper):
     cfg = small_config()
     cfg.optim_wrapper = dict(**wrapper, optimizer=dict(type='AdamW', lr=1e-3))
-    with pytest.raises(
-        ValueError, match=f'the step of {wrapper["type"]} does not move the teacher of ADCLR; remove type and'
-    ):
+    with pytest.raises(ValueError, match=f'{wrapper["type"]} does not update the teacher of ADCLR; remove type and'):
         Runner.from_cfg(cfg).train()
 
 
@@ -128,12 +126,14 @@ def test_learning_rate_follows_the_total_batch(train, caplog):
 
 
 def test_batch_larger_than_the_data_set(train):
-    with pytest.raises(ValueError, match='a batch of 64 x 1 processes is more than the 12 images .*lower train_dataloader'):
+    with pytest.raises(
+        ValueError, match=r'a batch of 64 images x 1 processes is larger than .* \(12 images\): lower train_dataloader'
+    ):
         train({'train_dataloader.batch_size': 64})
 
 
 def test_more_accumulated_batches_than_the_run_has(train):
-    with pytest.raises(ValueError, match='accumulative_counts=100: the whole run has only 6 batches'):
+    with pytest.raises(ValueError, match='accumulative_counts=100 is more than the 6 batches of the run'):
         train({'optim_wrapper.accumulative_counts': 100})
 
 
@@ -143,7 +143,7 @@ def test_checkpoint_of_another_architecture(train):
     other = {'model.backbone.arch': dict(embed_dim=36, depth=2, num_heads=3, patch_size=8), 'load_from': path}
     for resume in (False, True):
         with pytest.raises(
-            ValueError, match=r'epoch_1\.pth does not fit the model of the config: \d+ of \d+ tensors differ'
+            ValueError, match=r'epoch_1\.pth does not match the model of the config: \d+ of \d+ tensors differ'
         ):
             train(other | {'resume': resume}, work_dir=f'other{resume}')
 
@@ -165,17 +165,17 @@ def test_resuming_with_another_batch_size_goes_on_at_the_right_place(train, batc
     )
     assert resumed.iter == resumed.max_iters == 2 * 12 // batch_size
     log = open(f'{resumed.log_dir}/{resumed.timestamp}.log').read()
-    assert f'were 4, 3 and 1 when the checkpoint was written, and are {batch_size}, {12 // batch_size} and 1 now' in log
+    assert f'were 4, 3 and 1 when the checkpoint was saved, and are {batch_size}, {12 // batch_size} and 1 now' in log
 
 
 @pytest.mark.parametrize(
     ('overrides', 'message'),
     [
-        ({'train_dataloader.batch_size': 0}, 'batch_size=0: a data loader needs'),
-        ({'train_cfg.max_epochs': 0}, 'max_epochs=0: there is nothing to train'),
+        ({'train_dataloader.batch_size': 0}, 'batch_size=0 of a data loader must be at least 1'),
+        ({'train_cfg.max_epochs': 0}, 'max_epochs=0 must be at least 1'),
         ({'default_hooks.schedule.momentum': (0.9, 1.5)}, r'momentum=\(0\.9, 1\.5\): both ends must lie in'),
         ({'default_hooks.schedule.teacher_temp': (0.0, 0.1)}, 'both ends must be positive'),
-        ({'train_cfg': dict(_delete_=True, type='IterBasedTrainLoop', max_iters=3)}, 'the schedules go by epochs'),
+        ({'train_cfg': dict(_delete_=True, type='IterBasedTrainLoop', max_iters=3)}, 'the schedules are per epoch'),
     ],
 )
 def test_impossible_settings_are_explained(train, overrides, message):
@@ -212,7 +212,7 @@ def test_unreadable_images_are_logged_once_counted_and_limited(small_config, ima
     log = open(f'{runner.log_dir}/{runner.timestamp}.log').read()
     assert log.count(f'replaced by the next one: {broken}') == 1
     for epoch in (1, 2):
-        assert f'epoch {epoch}: 1 unreadable images were replaced' in log
+        assert f'epoch {epoch}: 1 unreadable images replaced' in log
     cfg = image_config(small_config, root, **{'default_hooks.unreadable.max_unreadable': 0})
     cfg.experiment_name += '_limited'
     with pytest.raises(UnreadableImageError, match=r'more than max_unreadable=0.*002\.png'):
@@ -258,6 +258,6 @@ def test_slow_paths_are_said(train, monkeypatch):
     one_epoch = {'train_cfg.max_epochs': 1, 'default_hooks.runtime_info': dict(_delete_=True, type='RuntimeInfoHook')}
     runner = train(one_epoch)
     log = open(f'{runner.log_dir}/{runner.timestamp}.log').read()
-    assert 'takes torch.float32 with 24 channels in 3 heads on this GPU, so all scores are written out' in log
-    assert 'RuntimeInfoHook waits for the device in every iteration' in log
+    assert 'no fused kernel for torch.float32 with 24 channels in 3 heads on this GPU, so the full attention matrix' in log
+    assert 'RuntimeInfoHook synchronizes with the device in every iteration' in log
     assert has_fused_attention(8, torch.device('cpu'), torch.float32)

@@ -29,5 +29,5 @@ def test_linear_warmup():
 
 
 def test_warmup_longer_than_the_run_is_explained():
-    with pytest.raises(ValueError, match='warm-up of 20 steps does not fit in a schedule of 10'):
+    with pytest.raises(ValueError, match='warm-up of 20 steps is longer than the schedule of 10'):
         cosine_schedule(1, 0, 10, 20)

@@ -88,8 +88,8 @@ def from_labeled(root: Path) -> dict:
     chosen = np.array([0, 3, 4, 5, 9, 16])
     return dict(
         held=len(shard.features),
-        whole=extract_shard(model, labeled_loader(root)).whole(),
-        shuffled=extract_shard(model, labeled_loader(root, shuffle=True)).whole(),
+        whole=extract_shard(model, labeled_loader(root)).full(),
+        shuffled=extract_shard(model, labeled_loader(root, shuffle=True)).full(),
         knn_in_run=METRIC.of_shards(shard, shard),
         extracted=(sets[0].rows[:], sets[0].labels, sets[0].indices),
         held_by_command=len(sets[1].rows),

@@ -86,7 +86,7 @@ def test_evaluators_that_declare_nothing_are_built():
         (dict(type='OfOneShard'), r'own: OfOneShard must have of_shards\(bank, features\): too many'),
         (
             dict(type='Uncallable'),
-            r'own: Uncallable does not evaluate features: .*of_model\(model\), of_shards\(bank, features\), __',
+            r'own: Uncallable is not an evaluator of features: .*of_model\(model\), of_shards\(bank, features\), __',
         ),
     ],
 )

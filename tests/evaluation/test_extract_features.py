@@ -50,12 +50,12 @@ def test_backbones_without_class_token_have_patches_alone(image_folder):
     found = mmadclr.extract_features(root, **selfpatch, patches=True)
     assert found.cls is None
     assert found.patches.shape == (2, 4, 12)
-    with pytest.raises(ValueError, match='selfpatch_checkpoint.pth: the backbone has no class token; ask for patches=True'):
+    with pytest.raises(ValueError, match='selfpatch_checkpoint.pth: the backbone has no class token; set patches=True'):
         mmadclr.extract_features(root, **selfpatch)
 
 
 def test_mistakes_are_explained(tmp_path):
-    with pytest.raises(ValueError, match=f'no image below {tmp_path}'):
+    with pytest.raises(ValueError, match=f'no images in {tmp_path}'):
         mmadclr.extract_features(tmp_path, **DINO)
     with pytest.raises(FileNotFoundError, match='data_root /nowhere does not exist'):
         mmadclr.extract_features('/nowhere', **DINO)

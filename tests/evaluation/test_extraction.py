@@ -55,7 +55,7 @@ def test_an_account_names_each_image_once_and_ends_at_its_limit(dataset, model):
     for _ in range(2):
         list(account.over(feature_batches(model, in_order(dataset, asked, 3, 0), asked)))
     assert len(account.report(dataset, 1)) == 1
-    with pytest.raises(UnreadableImageError, match='1 of 7 images below .* cannot be read, the first: '):
+    with pytest.raises(UnreadableImageError, match='1 of 7 images in .* cannot be read; the first: '):
         account.report(dataset, 0)
 
 

@@ -106,7 +106,7 @@ def test_a_cache_is_read_without_the_model(cases, monkeypatch):
 def test_another_cache_is_refused_by_what_differs_and_refreshed(cases, change, item, tmp_path):
     cases.cached()
     change = {key: changed(cases, key, value, tmp_path) for key, value in change.items()}
-    with pytest.raises(ValueError, match=rf'{cases.folder} holds other features: {item}.*\(--refresh\)'):
+    with pytest.raises(ValueError, match=rf'{cases.folder} contains other features: {item}.*\(--refresh\)'):
         cases.cached(**change)
     refreshed = cases.cached(**change, refresh=True)
     assert_equal(cases.cached(**change), refreshed)
@@ -167,7 +167,7 @@ def test_folders_that_are_no_cache_stay_as_they_are(cases):
     cases.folder.mkdir(parents=True)
     (cases.folder / 'thesis.tex').write_text('x')
     for refresh in (False, True):
-        with pytest.raises(ValueError, match=r'is no feature cache \(it has no cache.json\): choose another folder'):
+        with pytest.raises(ValueError, match=r'is not a feature cache \(it has no cache.json\): choose another folder'):
             cases.cached(refresh=refresh)
     assert (cases.folder / 'thesis.tex').read_text() == 'x'
 
@@ -194,7 +194,7 @@ def test_damaged_caches_are_found_and_made_anew(cases, name, damage, reason):
     features = whole.rows[:].clone()
     damage(file)
     with pytest.raises(
-        ValueError, match=rf'{cases.folder} is damaged \(.*{reason}.*: extract the features anew \(--refresh\)'
+        ValueError, match=rf'{cases.folder} is damaged \(.*{reason}.*: extract the features again \(--refresh\)'
     ):
         cases.cached()
     assert torch.equal(cases.cached(refresh=True).rows[:], features)
@@ -211,7 +211,7 @@ def test_unreadable_images_are_left_out_named_and_limited(cases):
         assert found.labels.tolist() == whole.labels[kept].tolist()
     (message,) = json.loads((cases.folder / 'cache.json').read_text())['unreadable']
     assert message.startswith(str(broken))
-    with pytest.raises(UnreadableImageError, match=f'1 of 13 images .* cannot be read, the first: {broken}'):
+    with pytest.raises(UnreadableImageError, match=f'1 of 13 images .* cannot be read; the first: {broken}'):
         extract(FeatureExtractor(cases.opened), dataset_of(cases.root), LOADING._replace(unreadable=0))
 
 
@@ -240,7 +240,7 @@ def test_another_range_of_values_is_another_cache(cases):
     cached(value_range=(0, 4095))
     cached(value_range=(0, 4095), max_pixels=10**6)  # decides about no pixel
     for pixels in ({}, dict(value_range=(0, 1023)), dict(value_range=(0, 4095), bands=(0, 1, 2))):
-        with pytest.raises(ValueError, match='holds other features: range of values and bands differ'):
+        with pytest.raises(ValueError, match='contains other features: range of values and bands differ'):
             cached(**pixels)
 
 

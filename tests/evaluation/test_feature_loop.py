@@ -52,7 +52,7 @@ def test_evaluators_of_parts_and_of_wholes_find_the_same(loop):
     built = loop()
     found = built.evaluate(model)
     loaders = (built.bank_dataloader, built.dataloader)
-    expected = WeightedKNN(3)(*(part for loader in loaders for part in extract_shard(model, loader).whole()))
+    expected = WeightedKNN(3)(*(part for loader in loaders for part in extract_shard(model, loader).full()))
     assert {name: found[name] for name in expected} == expected
     assert {name: found[f'whole_{name}'] for name in expected} == expected
     assert 40 < expected['knn3_T0.07_top1'] < 100
@@ -114,9 +114,9 @@ def test_a_bank_in_16_bits_or_on_the_cpu_finds_nearly_the_same(loop, dtype, kept
 def test_forms_of_banks_that_are_none_or_too_small_are_explained(loop):
     with pytest.raises(ValueError, match="bank_dtype='float8': choose one of 'fp32', 'bf16' and 'fp16'"):
         loop(bank_dtype='float8')
-    with pytest.raises(ValueError, match="bank_device='disk': choose 'cpu', or leave it out"):
+    with pytest.raises(ValueError, match="bank_device='disk': choose 'cpu', or omit it"):
         loop(bank_device='disk')
     large = torch.tensor([[1.0, 1e5]])
-    with pytest.raises(ValueError, match="too large for bank_dtype='fp16': choose 'bf16'"):
+    with pytest.raises(ValueError, match="overflow bank_dtype='fp16': choose 'bf16'"):
         BankForm('fp16', None)(large)
     assert BankForm('bf16', None)(large).isfinite().all()

@@ -138,7 +138,7 @@ def test_features_of_any_norm_are_accepted(case):
 
 def test_too_many_neighbors_are_explained(case):
     _, (bank, bank_labels, queries, labels) = case
-    with pytest.raises(ValueError, match=f'k=5000 neighbors asked of a bank of {len(bank)} features'):
+    with pytest.raises(ValueError, match=f'k=5000 neighbors requested from a bank of {len(bank)} features'):
         WeightedKNN(5000)(bank, bank_labels, queries, labels)
 
 
@@ -165,10 +165,10 @@ def build_loader(root, with_label=True, **kwargs):
 def test_features_come_in_the_order_of_the_data_set(image_folder):
     root = image_folder(count=12, classes=3)
     model = RawPixels(ViewPreprocessor())
-    features, labels = extract_shard(model, build_loader(root)).whole()
+    features, labels = extract_shard(model, build_loader(root)).full()
     shuffled, shuffled_labels = extract_shard(
         model, build_loader(root, sampler=dict(type='mmadclr.EpochSampler', shuffle=True))
-    ).whole()
+    ).full()
     assert torch.equal(features, shuffled)
     assert torch.equal(labels, shuffled_labels)
     assert labels.tolist() == build_loader(root).dataset.labels.tolist()
@@ -179,13 +179,13 @@ def test_features_come_in_the_order_of_the_data_set(image_folder):
 def test_unreadable_images_are_left_out_and_limited(image_folder):
     root = image_folder(count=12, classes=3)
     broken = build_loader(root).dataset.path(4)
-    whole = extract_shard(RawPixels(ViewPreprocessor()), build_loader(root)).whole()
+    whole = extract_shard(RawPixels(ViewPreprocessor()), build_loader(root)).full()
     broken.write_bytes(broken.read_bytes()[:50])
-    features, labels = extract_shard(RawPixels(ViewPreprocessor()), build_loader(root)).whole()
+    features, labels = extract_shard(RawPixels(ViewPreprocessor()), build_loader(root)).full()
     kept = [0, 1, 2, 3, *range(5, 12)]
     assert torch.equal(features, whole[0][kept])
     assert torch.equal(labels, whole[1][kept])
-    with pytest.raises(UnreadableImageError, match=f'1 of 12 images .* cannot be read, the first: {broken}'):
+    with pytest.raises(UnreadableImageError, match=f'1 of 12 images .* cannot be read; the first: {broken}'):
         extract_shard(RawPixels(ViewPreprocessor()), build_loader(root), max_unreadable=0)
 
 
@@ -194,5 +194,5 @@ def test_missing_labels_and_images_are_explained(image_folder):
     model = RawPixels(ViewPreprocessor())
     with pytest.raises(ValueError, match='evaluation needs labels'):
         extract_shard(model, build_loader(root, with_label=False))
-    with pytest.raises(ValueError, match='2 of 12 images were left out'):
+    with pytest.raises(ValueError, match='2 of 12 images were skipped'):
         extract_shard(model, build_loader(root, drop_last=True))

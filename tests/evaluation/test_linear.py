@@ -131,7 +131,7 @@ def test_a_single_rate_needs_nothing_held_out():
     result = evaluate_linear(data, val, RECIPE(learning_rates=(0.5,)), 'cpu')
     assert set(result.metrics) == {'linear_top1', 'linear_top5', 'linear_lr'}
     assert torch.equal(result.classifier.weight, train(RECIPE(), [0.5], data).weight)
-    with pytest.raises(ValueError, match=r'none can be held out to choose the learning rate on: give one rate \(--lr\)'):
+    with pytest.raises(ValueError, match=r'none can be held out to choose the learning rate: pass one rate \(--lr\)'):
         evaluate_linear(data, val, RECIPE(learning_rates=RATES), 'cpu')
 
 
@@ -144,7 +144,7 @@ def test_rates_that_diverge_disturb_no_other():
     assert result.metrics['linear_lr'] == result.metrics['linear_lr_best_on_val'] == 0.01
     alone = train(recipe, [0.01], data, np.flatnonzero(~held_out(data.labels, 0.2)))
     torch.testing.assert_close(result.classifier.weight, alone.weight, rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match='of all learning rates diverged: choose smaller ones'):
+    with pytest.raises(ValueError, match='diverged at all learning rates: choose smaller ones'):
         evaluate_linear(data, val, RECIPE(learning_rates=(1e37, 1e38)), 'cpu')
 
 
@@ -160,7 +160,7 @@ def test_rates_are_those_of_the_published_sweep():
 
 @pytest.mark.parametrize('rates', [(), (0.1, 0.1), (0.0, 1.0), (math.inf,), (math.nan,)])
 def test_impossible_rates_are_refused(rates):
-    with pytest.raises(ValueError, match='give one or more different positive numbers'):
+    with pytest.raises(ValueError, match='must be one or more distinct positive numbers'):
         LinearRecipe(learning_rates=rates)
 
 

@@ -30,7 +30,7 @@ def test_shares_are_those_of_pooling_one_channel_a_class(side, grid, dtype):
 
 
 def test_labels_beyond_the_classes_are_refused():
-    with pytest.raises(ValueError, match='label 3 is not among 3 classes'):
+    with pytest.raises(ValueError, match='label 3 must be below 3, the number of classes'):
         patch_labels(torch.full((1, 4, 4), 3), (2, 2), 3)
 
 

@@ -101,14 +101,14 @@ def test_messages_name_numbers_and_remedies():
     assert text.startswith('uniform collapse of cls: loss = 8.3178, ln K = ln 4096 = 8.3178; ')
     assert 'entropy 100.0 % of ln K) since iteration 50. Lower the teacher temperature (now 0.04; .02' in text
     (text,) = texts(BAD['one-hot'])
-    assert 'one prototype of 4096 takes 98 % of all tokens since iteration 50' in text
+    assert 'one of 4096 prototypes gets 98 % of all tokens since iteration 50' in text
     assert 'center_momentum=0.9' in text
     (text,) = texts(BAD['leak'])
     assert 'backbone.bidirectional=True' in text
     (text,) = texts(dict(teacher_distance=0.0, teacher_momentum=0.0))
     assert 'the momentum of the teacher is 0; 0 copies the student' in text
     (text,) = texts(dict(teacher_norm=10.0, teacher_momentum=1.0))
-    assert 'has not moved since iteration 50 (its momentum is 1; 1 never moves it)' in text
+    assert 'has not changed since iteration 50 (its momentum is 1; 1 never updates it)' in text
 
 
 def test_since_is_where_the_symptom_began():

@@ -63,7 +63,7 @@ def test_a_worker_killed_as_if_memory_had_run_out_ends_the_run(training, record_
     seconds = time.monotonic() - killed
     # A connection that breaks before the signal arrives leaves torch with "(pid(s) 7) exited unexpectedly".
     assert re.search(r'error: DataLoader worker \(pid.*most likely the machine ran out of memory', run.output())
-    assert 'go on from it with --resume' in run.output()
+    assert 'resume from it with --resume' in run.output()
     outcome = f'ends within {seconds:.0f} s, saying that memory ran out and which checkpoint to go on from'
     record_fault('loader worker killed for memory', f'SIGKILL to a worker, {on(processes)}', outcome)
 
@@ -81,8 +81,8 @@ def test_a_file_system_that_hangs_and_comes_back_is_survived(training, record_fa
     stopped.set()
     assert run.iteration() == EPOCHS * 4
     assert re.search(r'rank 0: no iteration has ended for \d+ s \(iteration \d+\); it waits for ', run.output())
-    assert 'the data loader: no batch has come' in run.output()
-    assert 'rank 0: goes on after' in run.output()
+    assert 'the data loader: no batch has arrived' in run.output()
+    assert 'rank 0: resumed after' in run.output()
     assert 'train.py' in all_stacks(run), 'no stack of the main process'
     outcome = 'stacks of all processes and workers written; goes on when the file answers, the image is replaced'
     record_fault('file system hangs for a while', f'named pipe in place of an image, {on(processes)}', outcome)
@@ -97,7 +97,7 @@ def test_a_file_system_that_hangs_for_ever_ends_the_run(training, record_fault, 
     status = run.wait(END)
     seconds = time.monotonic() - hung
     assert status == (EXIT_HUNG if processes == 1 else 1)  # torchrun has a status of its own
-    assert f'ended with status {EXIT_HUNG}; go on from the last checkpoint with --resume' in run.output()
+    assert f'exits with status {EXIT_HUNG}; resume from the last checkpoint with --resume' in run.output()
     assert {path.stem[-1] for path in run.work_dir.glob('stacks/*.txt')} == {str(rank) for rank in range(processes)}
     outcome = f'stacks of all processes, then status {EXIT_HUNG}: {seconds:.0f} s with limits of 3 + 4 s'
     record_fault('file system hangs for ever', f'named pipe in place of an image, {on(processes)}', outcome)
@@ -139,7 +139,7 @@ def test_a_folder_that_vanishes_ends_the_run_everywhere(training, record_fault, 
     run.wait_for_iteration(6)
     shutil.move(tmp_path / 'shapes/train', tmp_path / 'gone')
     assert run.wait(END) != 0
-    assert re.search(r'error: 16 images in a row of 16 below .*shapes/train cannot be read, the first: ', run.output())
+    assert re.search(r'error: 16 consecutive images of 16 in .*shapes/train cannot be read; the first: ', run.output())
     outcome = 'ends with one line that names the folder and the first file'
     record_fault('data folder vanishes', f'folder moved away, {on(processes)}', outcome)
 

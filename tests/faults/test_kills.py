@@ -119,7 +119,7 @@ def test_asked_to_stop(training, record_fault, name, processes):
     os.kill(run.ranks()[-1], getattr(signal, name))
     status = run.wait(60)
     assert status == (PREEMPTED if processes == 1 else 1), run.output()[-3000:]  # torchrun has a status of its own
-    assert re.search(r'stopped after iteration \d+, with a checkpoint; go on with --resume', run.output())
+    assert re.search(r'stopped after iteration \d+; checkpoint saved, resume with --resume', run.output())
     assert len(checkpoints(run.work_dir)) == 1
     resumed = once(training, *window, processes=processes, work_dir='stopped', arguments=('--resume',))
     assert_same_end(resumed, whole)
@@ -138,9 +138,7 @@ def test_a_second_start_is_refused_while_the_first_lives(training, record_fault)
     first.wait_for_iteration(3, timeout=120)
     second = training('train_cfg.max_epochs=400', work_dir='shared', arguments=('--resume',))
     assert second.wait(60) == 1
-    assert re.search(
-        r'error: .*shared is in use by a run that lives \(process \d+ on .*\): wait for its end', second.output()
-    )
+    assert re.search(r'error: .*shared is in use by another run \(process \d+ on .*\): wait until it ends', second.output())
     assert first.process.poll() is None
     first.kill()
     third = training('train_cfg.max_epochs=400', work_dir='shared', arguments=('--resume',))
@@ -171,7 +169,7 @@ def test_a_full_disk_costs_no_good_checkpoint(training, small_disk, record_fault
     free = shutil.disk_usage(small_disk).free
     (small_disk / 'filler').write_bytes(b'\0' * (free - 2**20))
     run.wait_until(lambda: 'could not be written' in run.output(), timeout=60)
-    assert 'training goes on, and the checkpoints written before it are kept' in run.output()
+    assert 'training continues, and earlier checkpoints are kept' in run.output()
     kept = checkpoints(run.work_dir)
     assert kept
     assert all(find_damage(path) is None for path in kept)
@@ -203,7 +201,7 @@ def test_truncated_and_corrupt_checkpoints_are_passed_over(training, record_faul
         os.utime(path, ns=(stamp, stamp))
     resumed = once(training, *window, work_dir='whole', arguments=('--resume',))
     for path in (newest, second):
-        assert re.search(rf'{path.name} is damaged \(.*\): the checkpoint before it is used', resumed.output())
+        assert re.search(rf'{path.name} is damaged \(.*\): using the previous checkpoint', resumed.output())
     record_fault(
         'newest checkpoint truncated, the one before with a flipped bit', 'on disk', 'both named in one line; the third used'
     )

@@ -75,7 +75,7 @@ def test_nan_after_nan_ends_the_run_and_can_be_replayed(training, tmp_path, reco
 
 
 COLLAPSES = {
-    'teacher-still': (['default_hooks.schedule.momentum=1.0,1.0'], 'the teacher has not moved since iteration'),
+    'teacher-still': (['default_hooks.schedule.momentum=1.0,1.0'], 'the teacher has not changed since iteration'),
     'teacher-equals-student': (['default_hooks.schedule.momentum=0.0,0.0'], 'teacher equals student since iteration'),
     'leak': (
         ['model.backbone.bidirectional=True', 'model.backbone.query_keys=image+queries'],

@@ -66,7 +66,7 @@ def stop(run: Training, send, number: int, status: int, delay: float = 0.0) -> f
     assert ended == status, output[-3000:]
     assert seconds < GRACE_S
     assert 'memory' not in output
-    stopped = re.search(r'after iteration (\d+), (with|is in) a checkpoint; go on with --resume', output)
+    stopped = re.search(r'after iteration (\d+);? (?:checkpoint )?saved, resume with --resume', output)
     assert stopped, output[-3000:]
     (checkpoint,) = checkpoints(run.work_dir)
     assert find_damage(checkpoint) is None
@@ -173,7 +173,7 @@ def test_a_second_signal_ends_a_run_at_once(training, record_fault, slow, name):
     run.wait_until(lambda: 'a step that does not end' in run.output())
     alive, number = everyone(run), getattr(signal, name)
     to_group(run, number)
-    run.wait_until(lambda: 'again, to end at once' in run.output(), timeout=10)
+    run.wait_until(lambda: 'send it again to exit immediately' in run.output(), timeout=10)
     time.sleep(2 * REPEAT_S)
     assert run.process.poll() is None
     to_group(run, number)

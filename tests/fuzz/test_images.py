@@ -195,8 +195,8 @@ def test_whole_files_are_read_by_every_reader(name, read):
     ends = read(FILES[name])
     assert_sound(ends)
     if name in OF_NO_RANGE:
-        assert 'no known range' in ends['fast']
-        assert 'no known range' in ends['pillow']
+        assert 'unknown range' in ends['fast']
+        assert 'unknown range' in ends['pillow']
         return
     assert not isinstance(ends['fast'], Refusal)
     assert not isinstance(ends['pillow'], Refusal)

@@ -142,7 +142,7 @@ def test_positions_are_resized_on_request_only(tmp_path):
     grid = stored[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
     want = nn.functional.interpolate(grid, size=(6, 6), mode='bicubic').flatten(2).transpose(1, 2)
     assert torch.equal(got, torch.cat((stored[:, :1], want), dim=1))
-    with pytest.raises(ValueError, match='img_size=100 is no multiple of the patch size 16'):
+    with pytest.raises(ValueError, match='img_size=100 must be a multiple of the patch size 16'):
         convert(source('dino_backbone'), tmp_path / 'b.pth', 'timm', img_size=100)
 
 
@@ -332,9 +332,9 @@ def test_two_networks_of_another_trainer_are_no_training_state_of_ours(layout, w
     ('name', 'layout', 'target', 'message'),
     [
         ('dino_backbone', 'tim', 'a.pth', "layout 'tim': choose one of mmadclr, timm"),
-        ('dino_backbone', 'safetensors', 'a.pth', 'name a .safetensors file'),
-        ('dino_checkpoint', 'dino', 'a.safetensors', 'tensors alone, this layout is nested: name a .pth file'),
-        ('dino_backbone', 'mmadclr', 'a.pth', r'12 channels are no multiple of 64: give num_heads'),
+        ('dino_backbone', 'safetensors', 'a.pth', 'must end in .safetensors'),
+        ('dino_checkpoint', 'dino', 'a.safetensors', 'store only tensors, but this layout is nested: use a .pth file'),
+        ('dino_backbone', 'mmadclr', 'a.pth', r'12 channels are not a multiple of 64: set num_heads'),
     ],
 )
 def test_impossible_conversions_are_explained_and_leave_nothing_behind(name, layout, target, message, tmp_path):
@@ -357,6 +357,6 @@ def test_a_file_that_reads_back_differently_is_not_kept(tmp_path, monkeypatch):
         'mmadclr.hub.conversion.torch.save',
         lambda content, path: save({name: tensor + 1e-6 for name, tensor in content.items()}, path),
     )
-    with pytest.raises(ValueError, match='the backbone read back from the new file is not the one'):
+    with pytest.raises(ValueError, match='the backbone read back from the new file differs'):
         convert(source('dino_backbone'), tmp_path / 'a.pth', 'timm')
     assert not list(tmp_path.iterdir())

@@ -149,7 +149,7 @@ def test_heads_of_64_channels_are_assumed_aloud(save, monkeypatch):
     monkeypatch.setattr('mmadclr.hub.opening.print_log', lambda message, _: said.append(message))
     file = save(QueryViT(dict(patch_size=8, embed_dim=128, depth=1, num_heads=2), img_size=16).state_dict())
     assert open_backbone(file).settings['arch']['num_heads'] == 2
-    assert said == [f'{file} does not tell its number of attention heads; 64 channels each make 2']
+    assert said == [f'{file} does not specify its number of attention heads; assuming 2, of 64 channels']
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------------
@@ -168,20 +168,20 @@ def broken(state):
 @pytest.mark.parametrize(
     ('change', 'num_heads', 'message'),
     [
-        (lambda s: s, None, '24 channels are no multiple of 64: give num_heads'),
+        (lambda s: s, None, '24 channels are not a multiple of 64: set num_heads'),
         (lambda s: s, 5, 'num_heads=5 does not divide the 24 channels'),
         (gated, 3, r'it is a vision transformer with gated MLPs \(SwiGLU\)'),
-        (broken, 3, r'1 of 30 tensors of the backbone hold NaN or infinity \(norm.bias\): the run that wrote it diverged'),
-        (lambda s: {**s, 'pos_embed': torch.zeros(1, 13, 24)}, 3, '12 positions are no square grid'),
-        (lambda s: {n: t for n, t in s.items() if n != 'pos_embed'}, 3, 'there is no pos_embed'),
+        (broken, 3, r'1 of 30 tensors of the backbone contain NaN or infinity \(norm.bias\): the run diverged'),
+        (lambda s: {**s, 'pos_embed': torch.zeros(1, 13, 24)}, 3, '12 positions do not form a square grid'),
+        (lambda s: {n: t for n, t in s.items() if n != 'pos_embed'}, 3, r'pos_embed \(1, tokens, D\) is missing'),
         (lambda s: {n: t for n, t in s.items() if not n.startswith('norm.')}, 3, 'a class token but no final norm'),
         (
             lambda s: {**s, 'blocks.0.attn.q_norm.weight': torch.ones(8)},
             3,
-            'it is a vision transformer with norms of queries',
+            'it is a vision transformer with QK norm',
         ),
-        (lambda s: {**s, 'blocks.0.extra.weight': torch.ones(8)}, 3, r'1 tensors are not those .*blocks.0.extra.weight'),
-        (lambda s: {'weight': torch.zeros(3)}, 3, 'no checkpoint of a plain vision transformer'),
+        (lambda s: {**s, 'blocks.0.extra.weight': torch.ones(8)}, 3, r'1 tensors do not match .*blocks.0.extra.weight'),
+        (lambda s: {'weight': torch.zeros(3)}, 3, 'not a checkpoint of a plain vision transformer'),
     ],
 )
 def test_files_that_cannot_be_right_are_explained(save, change, num_heads, message):

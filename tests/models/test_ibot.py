@@ -383,9 +383,9 @@ def test_masks_and_methods_that_do_not_fit_are_explained():
 
 def test_temperatures_of_unknown_losses_or_keys_are_explained():
     for settings, message in (
-        (dict(loss_patch=dict(temps=(0.1, 0.1))), 'teacher_temp_of.loss_patch: unknown temps; known are temp'),
+        (dict(loss_patch=dict(temps=(0.1, 0.1))), 'teacher_temp_of.loss_patch: unknown temps; accepted: temp'),
         (dict(loss_patch=dict(temp=(0.0, 0.1))), 'teacher_temp_of.loss_patch=.*both ends must be positive'),
-        (dict(loss_patch=(0.04, 0.07)), r'teacher_temp_of.loss_patch=\(0.04, 0.07\): give a dict'),
+        (dict(loss_patch=(0.04, 0.07)), r'teacher_temp_of.loss_patch=\(0.04, 0.07\) must be a dict'),
         (dict(loss_patch=dict(start_epoch=-1)), 'teacher_temp_of.loss_patch: start_epoch=-1 is negative'),
     ):
         with pytest.raises(ValueError, match=message):
@@ -393,5 +393,7 @@ def test_temperatures_of_unknown_losses_or_keys_are_explained():
     hook, model = DistillationScheduleHook(warmup_epochs=0, teacher_temp_of=dict(loss_patch=dict())), build(type='DINO')
     runner = stand_in(model, SelfDistillationOptimConstructor(dict(optimizer=dict(type='AdamW', lr=1e-3)))(model), 2, 2)
     hook.before_run(runner)
-    with pytest.raises(ValueError, match='teacher_temp_of.loss_patch: the model has no loss of this name; it has loss_cls'):
+    with pytest.raises(
+        ValueError, match='teacher_temp_of.loss_patch: the model has no loss of this name; available: loss_cls'
+    ):
         hook.before_train(runner)

@@ -212,11 +212,11 @@ def test_bad_settings_are_explained(paramwise_cfg):
 
 
 def test_backbones_without_depths_are_explained():
-    with pytest.raises(ValueError, match='need a DenseViT as backbone, not NoneType'):
+    with pytest.raises(ValueError, match='require a DenseViT backbone, not NoneType'):
         wrap(nn.Linear(2, 2), dict(decay_rate=0.5))
     model = nn.Module()
     model.backbone = nn.Conv2d(3, 4, 1)
-    with pytest.raises(ValueError, match='need a DenseViT as backbone, not Conv2d'):
+    with pytest.raises(ValueError, match='require a DenseViT backbone, not Conv2d'):
         wrap(model, dict(decay_rate=0.5))
 
 

@@ -440,7 +440,7 @@ def test_weights_of_rotary_positions_go_from_a_file_into_backbones_of_tasks(tmp_
 
 def test_absolute_positions_do_not_go_into_rotary_ones(tmp_path):
     torch.save(build(**REG4).state_dict(), tmp_path / 'weights.pth')
-    with pytest.raises(ValueError, match='has a position embedding, and the backbone has rotary positions instead'):
+    with pytest.raises(ValueError, match='has a position embedding, but the backbone has rotary positions'):
         load_weights(build(**DINOV3), tmp_path / 'weights.pth')
 
 

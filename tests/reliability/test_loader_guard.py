@@ -59,7 +59,7 @@ def test_killed_worker_names_cause_iteration_and_checkpoint(small_config):
     text = str(caught.value)
     assert text.startswith('DataLoader worker (pid ')
     assert 'at iteration 4: most likely the machine ran out of memory: lower num_workers' in text
-    assert text.endswith('work/epoch_1.pth: go on from it with --resume')
+    assert text.endswith('work/epoch_1.pth: resume from it with --resume')
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_lost_connection_while_all_workers_live_stays_what_it_is(loader_with_w
 
 
 def test_killed_worker_of_a_run_that_is_to_stop(small_config):
-    with pytest.raises(WorkerDiedError, match=r'the run was told to stop \(SIGTERM\)') as caught:
+    with pytest.raises(WorkerDiedError, match=r'the run was asked to stop \(SIGTERM\)') as caught:
         run_until_killed(small_config, iteration=4, told_to_stop=True)
     assert 'memory' not in str(caught.value)
 
@@ -114,14 +114,14 @@ def test_killed_worker_before_the_first_checkpoint_ends_a_tool_in_one_line(small
     [
         (
             'DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ...',
-            'shared memory ran out: lower',
+            'out of shared memory: lower',
         ),
         ('DataLoader worker (pid(s) 7, 8) exited unexpectedly', 'num_workers=0 shows errors of the data set itself'),
         ('Pin memory thread exited unexpectedly', 'ran out of memory or of shared memory'),
         (
             'Caught RuntimeError in DataLoader worker process 0.\nTraceback ...\nRuntimeError: unable to allocate shared '
             'memory(shm) for file </torch_7>: No space left on device (28)',
-            'No space left on device .* at iteration 5: shared memory ran out: lower',
+            'No space left on device .* at iteration 5: out of shared memory: lower',
         ),
     ],
 )
@@ -135,7 +135,7 @@ def test_a_signal_from_outside_is_not_blamed_on_memory(tmp_path, name):
     """As ``strsignal`` calls them, in torch's message."""
     with pytest.raises(WorkerDiedError) as caught, explained_worker_deaths(lambda: 5, tmp_path):
         raise RuntimeError(f'DataLoader worker (pid 7) is killed by signal: {name}. ')
-    assert f'killed by signal: {name}. at iteration 5: someone ended it from outside' in str(caught.value)
+    assert f'killed by signal: {name}. at iteration 5: it was killed from outside' in str(caught.value)
     assert 'memory' not in str(caught.value)
 
 
@@ -146,7 +146,7 @@ def test_a_signal_from_outside_is_not_blamed_on_memory(tmp_path, name):
 def test_a_run_that_was_told_to_stop_is_not_blamed_on_memory(tmp_path, message):
     with pytest.raises(WorkerDiedError) as caught, explained_worker_deaths(lambda: 5, tmp_path, lambda: 'SIGTERM'):
         raise RuntimeError(message)
-    assert 'at iteration 5: the run was told to stop (SIGTERM), and its worker was ended first' in str(caught.value)
+    assert 'at iteration 5: the run was asked to stop (SIGTERM), and its worker was killed first' in str(caught.value)
     assert 'memory' not in str(caught.value)
 
 

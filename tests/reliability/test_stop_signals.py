@@ -194,7 +194,7 @@ def test_twice_at_a_time_is_once_and_later_the_end(first, second, status, tmp_pa
     main = programs.python(tmp_path / 'twice.py', first, second, check=False)
     assert main.stdout.split() == [first]
     assert main.returncode == status
-    assert main.stderr.split('\n')[1] == f'{first}: the run stops after a checkpoint; again, to end at once'
+    assert main.stderr.split('\n')[1] == f'{first}: stopping after a checkpoint; send it again to exit immediately'
 
 
 @pytest.fixture

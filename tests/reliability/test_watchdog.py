@@ -122,7 +122,7 @@ def multiply():
 @pytest.mark.parametrize(
     ('work', 'expected'),
     [
-        (fetch, 'the data loader: no batch has come'),
+        (fetch, 'the data loader: no batch has arrived'),
         (multiply, 'the backward pass'),
         (lambda: time.sleep(1), r'something else \(test_watchdog\.py:\d+ in <lambda>\)'),
     ],
@@ -214,7 +214,7 @@ def test_a_run_that_hangs_for_a_while_is_reported_and_goes_on(small_config):
     log = open(f'{runner.log_dir}/{runner.timestamp}.log').read()
     assert re.search(r'rank 0: no iteration has ended for [23] s \(iteration 4\); it waits for something else', log)
     assert re.search(r'test_watchdog\.py:\d+ in before_train_iter, called from ', log)
-    assert 'rank 0: goes on after' in log
+    assert 'rank 0: resumed after' in log
 
 
 def test_a_run_that_failed_is_not_watched_any_more(small_config):

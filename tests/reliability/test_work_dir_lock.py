@@ -35,7 +35,7 @@ def test_a_file_system_without_locks_starts_with_a_warning(tmp_path, monkeypatch
     with sole_use(tmp_path / 'work'):
         assert (tmp_path / 'work' / '.running').read_text().startswith('process ')
     (message,) = said
-    assert message.startswith(f'{tmp_path}/work/.running cannot be locked (No locks available): nothing keeps a second run')
+    assert message.startswith(f'{tmp_path}/work/.running cannot be locked (No locks available): a second run')
 
 
 @pytest.mark.parametrize('number', [errno.EACCES, errno.EAGAIN])
@@ -44,7 +44,7 @@ def test_a_lock_that_is_taken_is_no_lack_of_locks(tmp_path, monkeypatch, said, n
         raise OSError(number, 'taken')
 
     monkeypatch.setattr(fcntl, 'lockf', refuse)
-    with pytest.raises(ValueError, match=r'is in use by a run that lives \(unknown process\)'), sole_use(tmp_path):
+    with pytest.raises(ValueError, match=r'is in use by another run \(unknown process\)'), sole_use(tmp_path):
         pass
     assert said == []
 
@@ -55,7 +55,7 @@ def test_a_work_dir_belongs_to_the_process_that_lives(tmp_path, said):
     )
     try:
         assert holder.stdout.readline() == 'held\n'
-        with pytest.raises(ValueError, match=rf'in use by a run that lives \(process {holder.pid} on '), sole_use(tmp_path):
+        with pytest.raises(ValueError, match=rf'in use by another run \(process {holder.pid} on '), sole_use(tmp_path):
             pass
     finally:
         holder.communicate('')

@@ -21,10 +21,10 @@ SMALL = [
     ('arguments', 'message'),
     [
         (['nope.py'], 'error: config nope.py does not exist'),
-        ([ADCLR_DEMO, DINO_DEMO, DINO_DEMO], 'error: two rows of the table would be called demo_dino_vittiny_shapes: '),
+        ([ADCLR_DEMO, DINO_DEMO, DINO_DEMO], 'error: two rows of the table would be named demo_dino_vittiny_shapes: '),
         (
             [ADCLR_DEMO, '--parts', 'knn', '--detection-options', 'train_cfg.max_iters=5'],
-            'error: --detection-config and --detection-options are for the part detection: add it to --parts',
+            'error: --detection-config and --detection-options require the part detection: add it to --parts',
         ),
     ],
 )
@@ -41,7 +41,7 @@ def test_configs_that_are_not_alike_are_refused_before_anything_runs(tmp_path):
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith('error: mocov3_vittiny_shapes and adclr_vittiny_shapes differ in local_views: ')
-    assert line.endswith('or say --allow-different local_views if the table may show it')
+    assert line.endswith('or pass --allow-different local_views to accept the difference')
     assert not (tmp_path / 'out').exists()
 
 
@@ -78,7 +78,7 @@ def test_comparison_measures_goes_on_and_starts_anew(compare):
     assert (out / 'table.md').read_text() in first.stdout
 
     kept = results(out)
-    assert run(2).stdout.count('done before: ') == len(kept) == 12
+    assert run(2).stdout.count('already done: ') == len(kept) == 12
     assert results(out) == kept
 
     lost = out / 'adclr_vittiny_shapes/seed1/pretraining'
@@ -97,7 +97,7 @@ def test_comparison_measures_goes_on_and_starts_anew(compare):
 
     broken = run(1, 'val_evaluator.dense.train.data_root=nowhere', check=False)
     assert broken.returncode == 1
-    assert broken.stdout.count('made with another config or other options, so it starts anew; what there was is in ') == 6
+    assert broken.stdout.count('config or options have changed, starting from scratch; moved the old folder to ') == 6
     assert broken.stdout.count('FAILED: ') == 12
     assert 'nowhere' in broken.stdout
     assert (

@@ -52,7 +52,7 @@ def test_two_processes_train_and_evaluate_as_one_evaluates(task, roots, tmp_path
     changes = ['--cfg-options', *small(roots[task], task)]
     work = tmp_path / 'work'
     done = run('tools/dist_train.sh', config, 2, '--work-dir', work, *changes)
-    assert 'SyncBN becomes BN' in done.stdout + done.stderr
+    assert 'SyncBN is replaced by BN' in done.stdout + done.stderr
     arguments = [config, work / 'iter_2.pth', '--work-dir', tmp_path / 'test']
     alone = tool('test', *arguments, '--out', tmp_path / 'found.pkl', '--show-dir', tmp_path / 'shown', *changes)
     both = run('tools/dist_test.sh', *arguments[:2], 2, *arguments[2:], *changes)
@@ -161,7 +161,7 @@ def test_checked_data_is_reported(roots):
         ([ADCLR_DEMO, 'a.pth', '--cfg-options', 'pretrained=x'], 'QueryViT has no such argument'),
         (
             ['configs/benchmarks/coco/mask-rcnn_vits16_fpn_1x.py', 'README.md'],  # a file there is
-            'data_root data/coco does not exist; put the data there or set data_root of the data set in the config',
+            'data_root data/coco does not exist; move the data there or set data_root of the data set in the config',
         ),
     ],
 )

@@ -327,9 +327,9 @@ def test_numbers_that_cannot_be_are_refused_by_the_parser(option, value, capsys)
 
 def test_outputs_are_tried_before_the_work(tmp_path):
     arguments = parsed(*DINO, '--train', 'a', '--val', 'b', '--out', tmp_path)
-    with pytest.raises(UnwritableError, match=f'{tmp_path} is a folder: name a file'):
+    with pytest.raises(UnwritableError, match=f'{tmp_path} is a folder, not a file name'):
         start_processes(arguments)
-    with pytest.raises(UnwritableError, match=f'{tmp_path} is a folder: name a file'):
+    with pytest.raises(UnwritableError, match=f'{tmp_path} is a folder, not a file name'):
         start_processes(parsed(*DINO, '--train', 'a', '--val', 'b'), None, str(tmp_path))
 
 
@@ -348,7 +348,7 @@ def test_images_of_12_bits_are_read_as_told(folders, tmp_path):
         sets[kind] = load_features(parsed(*DINO, *places_of_kind, *more), 'knn')
     assert torch.equal(sets['8'].train.rows[:], sets['12'].train.rows[:])
     assert torch.equal(sets['8'].val.rows[:], sets['12'].val.rows[:])
-    with pytest.raises(UnreadableImageError, match=r'16-bit pixels use \d+ to \d+ of 0 to 65535 alone: set value_range'):
+    with pytest.raises(UnreadableImageError, match=r'16-bit pixels use only \d+ to \d+ of 0 to 65535: set value_range'):
         load_features(parsed(*DINO, *places_of_kind), 'knn')
 
 

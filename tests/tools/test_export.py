@@ -68,6 +68,6 @@ def test_mistakes_end_in_one_line(tmp_path):
     done = export(GOLDEN_CHECKPOINTS / 'selfpatch_checkpoint.pth', tmp_path / 'out', '--format', 'hf', '--num-heads', 3)
     assert done.returncode == 1
     assert done.stderr.startswith('error: ')
-    assert 'without class token and final norm has no model in transformers' in done.stderr
+    assert 'transformers has no model without class token and final norm' in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())

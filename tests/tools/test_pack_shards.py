@@ -15,7 +15,10 @@ def test_the_tool_packs_and_explains(image_folder, tmp_path):
     assert f'{out}/000000.tar to 000001.tar' in done.stdout
     smaller = pack(root, tmp_path / 'small', '--max-side', 24, '--quality', 80)
     assert smaller.returncode == 0, smaller.stderr
-    assert '6 of 6 images were above 24 pixels and are JPEG of quality 80 (4:2:0) now' in smaller.stdout + smaller.stderr
+    assert (
+        '6 of 6 images were larger than 24 pixels and converted to JPEG with quality 80 (4:2:0)'
+        in smaller.stdout + smaller.stderr
+    )
     again = pack(root, out)
     assert again.returncode != 0
     assert again.stderr.strip() == f'error: {out} exists and is not an empty folder: choose another one for the shards'

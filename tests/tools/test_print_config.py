@@ -137,7 +137,7 @@ def test_the_last_assignment_counts():
 def test_a_part():
     cfg = dict(a=dict(b=dict(c=1), d=2), e=3)
     assert select(cfg, 'a.b') == dict(a=dict(b=dict(c=1)))
-    with pytest.raises(ValueError, match=r"no 'x' at this place of --key; there is b, d"):
+    with pytest.raises(ValueError, match=r"no 'x' at this position of --key; available: b, d"):
         select(cfg, 'a.x')
 
 
@@ -155,5 +155,5 @@ def test_the_tool(print_config, tmp_path):
 
 
 def test_the_tool_names_what_is_wrong(print_config):
-    with pytest.raises(SystemExit, match=r"error: the config has no 'bakbone' at this place of --key; there is type, "):
+    with pytest.raises(SystemExit, match=r"error: the config has no 'bakbone' at this position of --key; available: type, "):
         print_config('configs/adclr/vitb16_in1k.py', '--key', 'model.bakbone')

@@ -131,7 +131,7 @@ def test_own_folder_of_jpegs_needs_one_changed_line(tmp_path):
     ('arguments', 'message'),
     [
         (['configs/nowhere.py'], 'error: config configs/nowhere.py does not exist'),
-        ([ADCLR_DEMO, '--cfg-options', 'max_epochs=3'], 'max_epochs: no part of a run is called max_epochs'),
+        ([ADCLR_DEMO, '--cfg-options', 'max_epochs=3'], 'max_epochs: max_epochs is not a known top-level key'),
         ([ADCLR_DEMO, '--cfg-options', 'model.backbone.dept=3'], 'model.backbone.dept: QueryViT has no such argument'),
         ([ADCLR_DEMO, '--cfg-options', 'model.backbone.arch=vit_smol'], "error: arch 'vit_smol' is no model of timm"),
         (
@@ -140,11 +140,11 @@ def test_own_folder_of_jpegs_needs_one_changed_line(tmp_path):
         ),
         (
             ['configs/adclr/vits16_folder.py', '--cfg-options', *BAD_IMAGES],
-            'error: 2 images in a row of 2 below tests/data/bad_images cannot be read',
+            'error: 2 consecutive images of 2 in tests/data/bad_images cannot be read',
         ),
         (
             [ADCLR_DEMO, '--cfg-options', 'train_dataloader.dataset.transform.query_size=12'],
-            'train_dataloader.dataset.transform.query_size=12 must be a multiple of the 8 pixels of a patch',
+            'train_dataloader.dataset.transform.query_size=12 must be a multiple of the patch size 8',
         ),
     ],
 )

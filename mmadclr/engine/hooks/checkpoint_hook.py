@@ -1,4 +1,4 @@
-"""Checkpoints by epochs, iterations and minutes, and on request from outside."""
+"""Saves checkpoints by epoch, iteration and time, and when the run receives a signal."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from mmadclr.distributed.agreement import Agreement
 from mmadclr.registry import HOOKS
 from mmadclr.reliability.stop_signals import PREEMPTED, PreemptedError, StopSignals
 
-PATIENCE_S = 8.0  # of a process that has left a validation for the others, within the 30 s that torchrun gives all
+PATIENCE_S = 8.0  # a process that left validation waits this long for the others; torchrun kills all of them after 30 s
 
 
 @HOOKS.register_module()
 class SafeCheckpointHook(Hook):
-    """Writes checkpoints from which a run goes on exactly, beside training, and never at the cost of one that is good.
+    """Saves checkpoints from which a run resumes exactly, in the background, without ever overwriting a good one.
 
-    All are written at the end of an optimizer step: while gradients of several batches accumulate, at its end. When one of
-    ``signals`` arrives at any process, all write a checkpoint at the next step and end with exit code 85; a second signal
-    ends a process at once (see ``StopSignals``). A validation is left for it, and made up for by the run that goes on.
+    Checkpoints are saved at the end of an optimizer step; with gradient accumulation, after its last batch. When any process
+    receives one of ``signals``, all processes save a checkpoint at the next step and exit with code 85; a second signal
+    kills the process at once (see ``StopSignals``). A validation that is running is abandoned and repeated after resuming.
 
     Args:
-        interval: A checkpoint every so many epochs, or iterations with ``by_epoch=False``; None for none.
-        by_epoch: What ``interval`` counts.
-        minutes: A checkpoint after so many minutes without one, too; None for none.
-        max_keep_ckpts: Number of newest checkpoints that are kept; -1 for all.
-        milestones: Every so many epochs, a checkpoint is kept for good.
-        signals: Names of signals that mean: stop soon. Slurm sends SIGTERM, or what ``--signal`` of ``sbatch`` says;
-            Ctrl-C is SIGINT, a terminal that is closed SIGHUP.
-        asynchronous: Write on a thread while training goes on, which waits for the copy alone (and for the checkpoint
-            before, should that still be written). False: training waits for the disk, too.
+        interval: Epochs between checkpoints (iterations with ``by_epoch=False``); None disables them.
+        by_epoch: Whether ``interval`` counts epochs.
+        minutes: Also saves a checkpoint when this many minutes have passed since the last one; None disables this.
+        max_keep_ckpts: Number of most recent checkpoints to keep; -1 keeps all.
+        milestones: Keeps every checkpoint whose epoch is a multiple of this permanently.
+        signals: Names of the signals that request a stop. Slurm sends SIGTERM, or the one set by ``sbatch --signal``;
+            Ctrl-C sends SIGINT, closing a terminal SIGHUP.
+        asynchronous: Write in a background thread; training waits only for the copy (and for the previous checkpoint, if it
+            is still being written). False: training also waits for the disk.
 
     Raises:
-        ValueError: A number is out of range, or there is no such signal.
+        ValueError: A number is out of range, or a signal does not exist.
     """
 
     priority = 'VERY_LOW'
@@ -58,17 +58,17 @@ class SafeCheckpointHook(Hook):
     ) -> None:
         for name, value in (('interval', interval), ('minutes', minutes), ('milestones', milestones)):
             if value is not None and value <= 0:
-                raise ValueError(f'{name}={value} of SafeCheckpointHook must be positive, or None for never')
+                raise ValueError(f'{name}={value} of SafeCheckpointHook must be positive, or None to disable it')
         if max_keep_ckpts != -1 and max_keep_ckpts < 1:
-            raise ValueError(f'max_keep_ckpts={max_keep_ckpts}: keep 1 or more checkpoints, or all with -1')
+            raise ValueError(f'max_keep_ckpts={max_keep_ckpts} must be at least 1, or -1 to keep all checkpoints')
         self.interval, self.by_epoch, self.minutes = interval, by_epoch, minutes
         self.max_keep_ckpts, self.milestones = max_keep_ckpts, milestones
         self.stop = StopSignals(signals)
         self.asynchronous = asynchronous
-        self.due: str | None = None  # name of a checkpoint that waits for the end of an optimizer step
-        self.saved_at: int | None = None  # iterations done at the newest checkpoint
-        self.agreement: Agreement | None = None  # while training
-        self.held: dict | None = None  # the state that a validation looks at, in case that a signal ends it
+        self.due: str | None = None  # name of the checkpoint to save at the end of the optimizer step
+        self.saved_at: int | None = None  # iterations completed at the last checkpoint
+        self.agreement: Agreement | None = None  # set during training
+        self.held: dict | None = None  # the state being validated, saved if a signal interrupts validation
 
     def before_train(self, runner) -> None:
         self.agreement = Agreement()
@@ -100,10 +100,13 @@ class SafeCheckpointHook(Hook):
         self.agreement.wait()
         self.writer.wait()
         if self.writer.failure is not None:
-            raise ValueError(f'the last checkpoint of the run is missing: {self.writer.failure}')
+            raise ValueError(f'the last checkpoint of the run was not saved: {self.writer.failure}')
 
     def before_val(self, runner) -> None:
-        """Stops before a validation if asked to, else holds the state ready: one process cannot leave it for the others."""
+        """Stops before validation if requested; otherwise prepares the state to save if a signal interrupts validation.
+
+        One process cannot leave validation for the others, so interrupting it needs no collective call.
+        """
         if self.agreement is None or not ends_step(runner, runner.iter):
             return
         if self.saved_at != runner.iter:
@@ -114,7 +117,7 @@ class SafeCheckpointHook(Hook):
             self.end(runner, runner.iter)
         self.held = runner.checkpoint_content(runner.iter) if self.due else {}
         self.stop.interrupts = True
-        if self.stop.look():  # it came just before it could interrupt
+        if self.stop.look():  # the signal arrived just before interrupts were enabled
             raise PreemptedError
 
     def after_val(self, runner) -> None:
@@ -123,11 +126,11 @@ class SafeCheckpointHook(Hook):
             self.held = self.due = None
 
     def wait_for_checkpoint(self, runner) -> None:
-        """Returns when the checkpoint that is being written, if there is one, is on the disk."""
+        """Blocks until the checkpoint being written, if any, is on disk."""
         self.writer.wait()
 
     def leave_training(self, runner) -> None:
-        """However the run ended: signals mean again what they meant before."""
+        """Restores the previous signal handlers, however the run ended."""
         self.stop.interrupts = False
         try:
             if self.held is not None:
@@ -136,9 +139,9 @@ class SafeCheckpointHook(Hook):
             self.stop.ignore_no_longer()
 
     def end_validation(self, runner) -> None:
-        """Writes the state held, by the main process alone: the others may wait for each other in the validation.
+        """Saves the held state from the main process alone: the other processes may still wait for each other in validation.
 
-        Also if the validation has failed, as it does when another process has left it.
+        Also runs if validation failed, as it does when another process has left it.
         """
         if self.held:
             self._write(runner, self.held, Path(runner.work_dir) / self.due)
@@ -147,12 +150,11 @@ class SafeCheckpointHook(Hook):
             self.end(runner, runner.iter, PATIENCE_S)
         if self.writer.failure is None:
             runner.logger.warning(
-                f'a validation has failed; what it looked at, after iteration {runner.iter}, is in a checkpoint; go on with '
-                '--resume'
+                f'validation failed; checkpoint of the state after iteration {runner.iter} saved, resume with --resume'
             )
 
     def save(self, runner, done: int) -> None:
-        """Takes the state of the run after ``done`` iterations; the main process writes it."""
+        """Saves the state of the run after ``done`` iterations; the main process writes the file."""
         name, self.due, self.last_time, self.saved_at = self.due, None, time.monotonic(), done
         content = runner.checkpoint_content(done)
         self._write(runner, content, Path(runner.work_dir) / name)
@@ -166,17 +168,17 @@ class SafeCheckpointHook(Hook):
         runner.logger.info(f'Saving checkpoint {path.name} (training paused for {time.perf_counter() - start:.1f} s)')
 
     def end(self, runner, done: int, patience_s: float | None = None) -> None:
-        """Ends the run, once the checkpoint is on the disk; waits for the other processes, or only for some time."""
+        """Ends the run once the checkpoint is on disk; waits for the other processes (at most ``patience_s``)."""
         self.writer.wait()
-        # Launchers kill all others as soon as one has ended, and the main process may still write.
+        # Launchers kill all processes as soon as one has exited, and the main process may still be writing.
         together = self.agreement.meet(patience_s)
         cause = self.stop.received or 'a signal to another process'
         if self.writer.failure is not None:
             raise ValueError(f'{cause}: stopped after iteration {done}, without a checkpoint: {self.writer.failure}')
-        runner.logger.warning(f'{cause}: stopped after iteration {done}, with a checkpoint; go on with --resume')
+        runner.logger.warning(f'{cause}: stopped after iteration {done}; checkpoint saved, resume with --resume')
         if not together:
             sys.stdout.flush()
-            os._exit(PREEMPTED)  # threads of gloo, which wait for the others, would hold up any other end
+            os._exit(PREEMPTED)  # gloo threads that wait for the other processes would block a normal exit
         raise PreemptedError
 
     def clear_away(self, work_dir: str) -> None:
@@ -192,6 +194,6 @@ class SafeCheckpointHook(Hook):
 
 
 def ends_step(runner, done: int) -> bool:
-    """Whether iteration number ``done`` (from 1) ends an optimizer step: no gradients wait for those of further batches."""
+    """Whether iteration ``done`` (from 1) completes an optimizer step: no gradients are left accumulating."""
     counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
     return done % counts == 0 or done == runner.max_iters

@@ -1,4 +1,4 @@
-"""A hook that finds classifiers and data sets whose classes differ, before time is spent."""
+"""Checks before training that the classifier and the data sets have the same classes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mmadclr.registry import HOOKS
 
 @HOOKS.register_module()
 class ClassNamesHook(Hook):
-    """Compares the classes of training, of evaluation, and the outputs of the head.
+    """Compares the classes of the training set, the evaluation set and the outputs of the head.
 
-    Labels are positions in a list of names, so a missing class folder would quietly shift all that follow. A checkpoint
-    remembers the names it was trained with.
+    Labels are indices into a list of class names, so a missing class folder would silently shift all later classes. The
+    names a model was trained with are stored in its checkpoint.
     """
 
     trained_on: Sequence[str] | None = None

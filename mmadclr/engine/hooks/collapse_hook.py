@@ -1,4 +1,4 @@
-"""Watches a self-distillation run for collapse, and says what it sees."""
+"""Monitors a self-distillation run for collapse."""
 
 from __future__ import annotations
 
@@ -25,51 +25,55 @@ from mmadclr.models.losses import SelfDistillationLoss
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.registry import HOOKS
 
-TEACHER = 'teacher'  # the name, among those of terms, of what is said about the whole model
+TEACHER = 'teacher'  # reserved name, next to those of the loss terms, for statistics of the full model
 
 
 class CollapseError(ValueError):
-    """The run has collapsed in a way it was told to end at."""
+    """The run collapsed, with a verdict listed in ``stop_on``."""
 
 
 @HOOKS.register_module()
 class CollapseMonitorHook(Hook):
-    """Logs statistics of collapse for every term of the loss, and gives verdicts in plain language.
+    """Logs collapse statistics for every loss term, and warns in plain language.
 
-    Whenever ``LoggerHook`` writes and at the end of an epoch, up to ``rows`` tokens of the batch at hand are looked at;
-    other iterations are as without the hook. Logged to JSON and TensorBoard as ``monitor/<term>_<statistic>``, the first
+    Whenever ``LoggerHook`` writes and at the end of an epoch, the hook inspects up to ``rows`` tokens of the current batch;
+    other iterations are unaffected. Statistics go to JSON and TensorBoard as ``monitor/<term>_<statistic>``, the first one
     also to the terminal (``entropy_<term>``):
 
-    * ``entropy``: of the teacher's targets, as a share of ln K;
-    * ``kl``: of the student from the teacher, for the first pair of views, in nats;
+    * ``entropy``: of the teacher's targets, as a fraction of ln K;
+    * ``kl``: KL(teacher || student) for the first pair of views, in nats;
     * ``prototypes``, ``top_share``: effective number of prototypes in use, and the share of the most used one;
-    * ``spread``, ``rank``: of the teacher's features in front of the prototypes: standard deviation times sqrt D (1 is even,
-      0 is one point), and RankMe;
-    * ``cosine``: between these features of student and teacher, for the first pair of views;
-    * ``leak``, of query tokens: relative change of the teacher's [CLS] when each image gets the query crops of another;
-      measured once an epoch.
+    * ``spread``, ``rank``: of the teacher features that enter the prototype layer: standard deviation times sqrt D
+      (1: isotropic, 0: a single point), and RankMe;
+    * ``cosine``: between these features of student and teacher for the first pair of views;
+    * ``leak``, for query tokens: relative change of the teacher's [CLS] when the query crops are swapped between images;
+      measured once per epoch.
 
-    ``monitor/teacher_distance`` is the distance of both networks' parameters over the teacher's norm. Every process looks at
-    its own tokens; what is logged is the mean over processes, so ``prototypes`` and ``rank`` are those of ``rows`` tokens.
+    ``monitor/teacher_distance`` is the distance between student and teacher parameters divided by the teacher's norm. Every
+    process inspects its own tokens; the log has the mean over processes, so ``prototypes`` and ``rank`` refer to ``rows``
+    tokens.
 
-    A verdict comes once per kind and epoch, after ``patience`` observations in a row since the warm-up of the learning rate
-    and the frozen last layer are over. What it rests on is kept in the history of the run, so a resumed run goes on judging.
+    Each kind of verdict is issued once per epoch, after ``patience`` consecutive bad observations since learning-rate
+    warm-up and the frozen last layer ended. The observations are kept in the run's history, so a resumed run continues
+    judging.
 
     Args:
-        rows: Tokens of a term that are looked at.
-        patience: Observations in a row that have to look bad.
-        stop_on: Kinds of verdicts that end the run, with a checkpoint; see ``mmadclr.evaluation.verdicts.KINDS``.
+        rows: Number of tokens inspected per term.
+        patience: Number of consecutive bad observations before a verdict.
+        stop_on: Kinds of verdicts that end the run with a checkpoint; see ``mmadclr.evaluation.verdicts.KINDS``.
 
     Raises:
-        ValueError: A number is out of range, there is no such kind, or the model is no ``SelfDistillation``.
-        CollapseError: A verdict of ``stop_on``; on all processes alike.
+        ValueError: A number is out of range, a kind is unknown, or the model is not a ``SelfDistillation``.
+        CollapseError: A verdict in ``stop_on``; raised on all processes.
     """
 
     def __init__(self, rows: int = 256, patience: int = 5, stop_on: Sequence[str] = ()) -> None:
         if rows < 2 or patience < 1:
-            raise ValueError(f'rows={rows}, patience={patience} of CollapseMonitorHook: use at least 2 and 1')
+            raise ValueError(
+                f'rows={rows}, patience={patience} of CollapseMonitorHook: rows must be at least 2 and patience at least 1'
+            )
         if isinstance(stop_on, str) or set(stop_on) - set(KINDS):
-            raise ValueError(f'stop_on={stop_on!r} of CollapseMonitorHook: give a list of {", ".join(KINDS)}')
+            raise ValueError(f'stop_on={stop_on!r} of CollapseMonitorHook must be a list of kinds, of {", ".join(KINDS)}')
         self.rows, self.patience, self.stop_on = rows, patience, tuple(stop_on)
         self.told: set[tuple[str, str]] = set()
         self.last_words: str | None = None
@@ -77,7 +81,9 @@ class CollapseMonitorHook(Hook):
     def before_train(self, runner) -> None:
         self.model = unwrapped(runner.model)
         if not isinstance(self.model, SelfDistillation):
-            raise ValueError(f'CollapseMonitorHook watches pretraining methods, not {type(self.model).__name__}: remove it')
+            raise ValueError(
+                f'CollapseMonitorHook needs a SelfDistillation, not {type(self.model).__name__}: remove the hook'
+            )
         modules = self.model.named_modules()
         self.losses = {n.removeprefix('loss_'): m for n, m in modules if isinstance(m, SelfDistillationLoss)}
         self.intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
@@ -99,7 +105,7 @@ class CollapseMonitorHook(Hook):
             self.handles = self.attach(self.model, self.losses)
 
     def attach(self, model: SelfDistillation, losses: dict[str, SelfDistillationLoss]) -> list[RemovableHandle]:
-        """Looks on at the next forward pass, until the handles are removed."""
+        """Registers hooks on the next forward pass, active until their handles are removed."""
         handles = [loss.register_forward_hook(partial(self.look, name)) for name, loss in losses.items()]
         if self.leak is None:
             handles.append(model.teacher['backbone'].register_forward_hook(self.swap_queries))
@@ -107,16 +113,16 @@ class CollapseMonitorHook(Hook):
 
     @torch.no_grad()
     def look(self, name: str, loss: SelfDistillationLoss, args: tuple, output: Tensor) -> None:
-        """A forward hook of a loss: statistics of a few rows of its two sides."""
+        """Forward hook of a loss: computes statistics of a few rows of student and teacher."""
         sides = rows_of_first_pair(loss, *args[:2], self.rows)
         if len(sides[0].features):  # iBOT: there may be no masked patch
             with torch.autocast(output.device.type, enabled=False):
                 self.seen[name] = term_statistics(loss, *sides)
 
     def swap_queries(self, backbone: nn.Module, args: tuple, output: NamedTuple) -> None:
-        """A forward hook of the teacher's backbone: what its [CLS] would be with the query crops of other images."""
+        """Forward hook of the teacher's backbone: computes its [CLS] with the query crops of other images."""
         if len(args) > 1 and args[1] is not None and self.leak is None:
-            self.leak = output.cls.new_zeros(())  # ends this here for the pass below
+            self.leak = output.cls.new_zeros(())  # stops the recursion: the pass below runs this hook, too
             other = backbone(args[0], args[1].roll(1, dims=0), patches=False).cls
             self.leak = (other - output.cls).norm() / output.cls.norm()
 
@@ -130,21 +136,21 @@ class CollapseMonitorHook(Hook):
             self.end(runner)
 
     def record(self, runner) -> None:
-        """Fetches, averages over processes, logs and judges what was seen; to be called on all processes."""
+        """Averages the statistics over processes, logs and judges them; collective call."""
         if 'query' in self.seen and self.leak is not None:
             self.seen['query']['leak'] = self.leak
         names = set(self.losses).intersection(*dist.all_gather_object(set(self.seen)))
         groups = {name: self.seen[name] for name in sorted(names)} | {TEACHER: teacher_statistics(self.model)}
         for name, numbers in fetch_means(groups).items():
-            if not all(map(math.isfinite, numbers.values())):  # the account of skipped steps tells of it
-                self.leak = None  # to be measured anew
+            if not all(map(math.isfinite, numbers.values())):  # reported as a skipped step
+                self.leak = None  # measure again
                 continue
             self.log(runner, name, numbers)
             for verdict in self.judge(runner, name, numbers):
                 self.tell(runner, verdict)
 
     def log(self, runner, name: str, numbers: dict[str, float]) -> None:
-        """Puts statistics into the history of the run, files and the terminal."""
+        """Writes statistics to the run's history, files and the terminal."""
         if name == TEACHER:
             numbers['momentum'] = self.model.teacher_momentum
         else:
@@ -156,11 +162,11 @@ class CollapseMonitorHook(Hook):
             runner.message_hub.update_scalar(f'monitor/{name}_{key}', value)
 
     def judge(self, runner, name: str, keys: Iterable[str]) -> list[Verdict]:
-        """Verdicts on the observations since judging began; of very many, the newest are there (``BoundedHistory``)."""
+        """Verdicts on the observations since judging began; of a very long run, on the newest (``BoundedHistory``)."""
         columns = {key: runner.message_hub.get_scalar(f'monitor/{name}_{key}').data[0] for key in keys}
         early = (columns['iteration'] <= self.judged_from).sum()
         columns = {key: values[early:] for key, values in columns.items()}
-        # Most say nothing, as the newest of them show; thousands of others take long, and only tell since when.
+        # The newest observations usually suffice to rule out a verdict; the full history is slow and only adds its start.
         if not self.verdicts(name, {key: values[-self.patience :] for key, values in columns.items()}):
             return []
         return self.verdicts(name, columns)
@@ -180,9 +186,9 @@ class CollapseMonitorHook(Hook):
             self.last_words = verdict.text
 
     def end(self, runner) -> None:
-        """Leaves a checkpoint and ends the run."""
+        """Saves a checkpoint and ends the run."""
         content = runner.checkpoint_content(runner.iter + 1)
         path = Path(runner.work_dir) / f'iter_{runner.iter + 1}.pth'
         if dist.is_main_process():
             write_checkpoint(content, path)
-        raise CollapseError(f'{self.last_words}. The run ends here, as stop_on says, with the checkpoint {path}')
+        raise CollapseError(f'{self.last_words}. Run stopped because of stop_on; checkpoint saved to {path}')

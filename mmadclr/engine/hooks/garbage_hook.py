@@ -1,4 +1,4 @@
-"""Python's garbage is collected at the same iterations on all processes."""
+"""Runs Python's garbage collection at the same iterations on all processes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from mmadclr.reliability.garbage import SWITCH
 
 @HOOKS.register_module()
 class GarbageCollectionHook(Hook):
-    """Collects Python's garbage every ``interval`` iterations, on all processes at once, and at no other time of training.
+    """Collects Python's garbage every ``interval`` iterations on all processes at once, and at no other time in training.
 
-    Python collects whenever enough objects were made, on each process at another moment, and in every exchange of gradients
-    all wait for the one that does. What exists after the first collection (modules, the list of images, compiled code) stays
-    for the whole run and is left out from then on, so that the later ones are short. Evaluations, and the workers of the
-    loader, collect as ever. However training ends, so does everything else.
+    Python collects after enough allocations, at a different moment on each process, and all processes wait for the slowest
+    one in every all-reduce of gradients. Objects alive after the first collection (modules, the list of images, compiled
+    code) live for the full run and are excluded from later collections, which makes these fast. Evaluation and loader
+    workers collect as usual, and automatic collection is restored when training ends for any reason.
 
     Off unless a config has ``default_hooks.garbage=dict(type='GarbageCollectionHook')``. A full collection takes 230 ms on
-    a CPU with nothing but this package loaded, and under .01 ms once what exists is left out. What a run gains from that
-    is expected to grow with the number of processes; no GPU has measured it.
+    a CPU with only this package loaded, and under .01 ms once existing objects are excluded. The benefit should grow with
+    the number of processes; it has not been measured on GPUs.
 
     Args:
         interval: Iterations between two collections.
 
     Raises:
-        ValueError: It is less than 1.
+        ValueError: ``interval`` is less than 1.
     """
 
     def __init__(self, interval: int = 150) -> None:
         if interval < 1:
             raise ValueError(
-                f'interval={interval} of GarbageCollectionHook: collect every 1 or more iterations, or remove it'
+                f'interval={interval} of GarbageCollectionHook must be at least 1; remove the hook to disable it'
             )
         self.interval = interval
         self.is_training = self.has_frozen = False
@@ -46,7 +46,7 @@ class GarbageCollectionHook(Hook):
         if not self.every_n_train_iters(runner, self.interval):
             return
         gc.collect()
-        if not self.has_frozen and not gc.get_freeze_count():  # else it is somebody else's to thaw
+        if not self.has_frozen and not gc.get_freeze_count():  # otherwise other code froze objects, and must unfreeze them
             gc.freeze()
             self.has_frozen = True
 
@@ -58,7 +58,7 @@ class GarbageCollectionHook(Hook):
             SWITCH.off()
 
     def leave_training(self, runner) -> None:
-        """However the run ended: Python collects again as it did before."""
+        """Restores automatic collection, however the run ended."""
         self.is_training = False
         SWITCH.on()
         if self.has_frozen:

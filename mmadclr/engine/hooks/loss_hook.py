@@ -1,4 +1,4 @@
-"""Losses stay on the device until the log is written; steps that are not finite are accounted for."""
+"""Keeps losses on the device until they are logged, and records non-finite steps."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from mmadclr.reliability.skipped_steps import (
     newest_checkpoint,
 )
 
-REMEDIES = 'Lower the learning rate, clip gradients (optim_wrapper.max_norm), use precision fp32, or look at the images.'
+REMEDIES = 'Lower the learning rate, clip gradients (optim_wrapper.max_norm), use precision fp32, or inspect the images.'
 
 
 @HOOKS.register_module()
 class LossRecordHook(RuntimeInfoHook):
-    """mmengine's ``RuntimeInfoHook`` without a wait for the device in every iteration, and the account of skipped steps.
+    """mmengine's ``RuntimeInfoHook`` without a device synchronization per iteration, plus a record of skipped steps.
 
-    mmengine fetches every loss in every iteration. Here they are fetched together when ``LoggerHook`` is about to write,
-    at the end of an epoch, and before a checkpoint is saved. What is recorded, for each iteration of a step that was not
-    skipped, is the mean over all processes.
+    mmengine fetches every loss in every iteration. This hook fetches them together when ``LoggerHook`` is about to write, at
+    the end of an epoch, and before a checkpoint is saved. It records the mean over all processes for each iteration that was
+    not skipped.
 
-    A step that the optimizer wrapper skipped because its loss or gradients are not finite costs one line of the log
-    (iteration, rank, images) and one of ``<work_dir>/skipped_steps.jsonl`` (all losses and images); ``skipped`` in the log
-    counts them. When the newest ``max_skipped`` steps, as of a fetch, were all skipped, the run ends. It leaves
-    ``<work_dir>/nonfinite_iter_<N>.pth``, from which ``--resume`` begins with the first of them: skipped steps change
-    nothing, so that is the present state with the place in the data and the random states of then.
+    When the optimizer wrapper skips a step because its loss or gradients are not finite, the hook writes one line to the log
+    (iteration, rank, images) and one to ``<work_dir>/skipped_steps.jsonl`` (all losses and images); ``skipped`` in the log
+    counts them. When the last ``max_skipped`` steps, as of a fetch, were all skipped, the run ends and saves
+    ``<work_dir>/nonfinite_iter_<N>.pth``, from which ``--resume`` replays the first of them: skipped steps change
+    nothing, so this is the current state with the data position and random states from before that step.
 
     Args:
-        max_skipped: Steps in a row that may be skipped before the run ends.
+        max_skipped: Number of consecutive skipped steps that ends the run.
 
     Raises:
         ValueError: ``max_skipped`` is less than 1.
-        FloatingPointError: Too many steps in a row were skipped; or weights are not finite, of which no checkpoint is ever
-            written; or a loss is not finite and the optimizer wrapper skips no steps. On all processes alike.
+        FloatingPointError: Too many consecutive steps were skipped; or weights are not finite (such weights are never
+            saved); or a loss is not finite and the optimizer wrapper does not skip steps. Raised on all processes.
     """
 
     record_name = 'skipped_steps.jsonl'
@@ -54,11 +54,11 @@ class LossRecordHook(RuntimeInfoHook):
     def __init__(self, max_skipped: int = 8) -> None:
         super().__init__()
         if max_skipped < 1:
-            raise ValueError(f'max_skipped={max_skipped} of LossRecordHook: a run cannot end before it skipped 1 step')
+            raise ValueError(f'max_skipped={max_skipped} of LossRecordHook must be at least 1')
         self.max_skipped = max_skipped
-        self.step: Step | None = None  # under way
+        self.step: Step | None = None  # in progress
         self.pending: list[Step] = []
-        self.first_skipped: Step | None = None  # of those in a row; after a resumption, the first since then
+        self.first_skipped: Step | None = None  # of the current consecutive ones; after resuming, the first since then
         self.is_dumping = False
 
     def before_train(self, runner) -> None:
@@ -73,7 +73,7 @@ class LossRecordHook(RuntimeInfoHook):
             self.step = Step(runner.iter, runner.epoch, random_state())
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self.step.losses.append({name: value.detach() for name, value in outputs.items()})  # else their graphs live on
+        self.step.losses.append({name: value.detach() for name, value in outputs.items()})  # frees their graphs
         self.step.images.append(data_batch['index'].tolist())
         if ends_step(runner, runner.iter + 1):
             flag = getattr(runner.optim_wrapper, 'skipped', None)
@@ -85,7 +85,7 @@ class LossRecordHook(RuntimeInfoHook):
             self.flush_losses(runner)
 
     def flush_losses(self, runner) -> None:
-        """Fetches, checks and records what is pending; to be called on all processes. The runner calls it before saving."""
+        """Fetches, checks and records pending losses; collective call. The runner calls it before saving."""
         if not self.pending:
             return
         pending, self.pending = self.pending, []
@@ -106,13 +106,13 @@ class LossRecordHook(RuntimeInfoHook):
             self.end(runner)
 
     def account(self, runner, step: Step, losses: list[dict[str, float]], is_skipped: bool) -> None:
-        """Tells and writes down a step that is not finite."""
+        """Logs and records a non-finite step."""
         here = describe_batches(step, losses, runner.train_dataloader.dataset)
         batches = [batch for rank in dist.all_gather_object(here) for batch in rank]
         step.problem = explain(step, batches)
         if not is_skipped:
             raise FloatingPointError(
-                f'{step.problem}, and {type(runner.optim_wrapper).__name__} skips no steps; '
+                f'{step.problem}, and {type(runner.optim_wrapper).__name__} does not skip steps; '
                 f'{last_checkpoint(runner)}. {REMEDIES}'
             )
         self.in_a_row, self.total = self.in_a_row + 1, self.total + 1
@@ -122,7 +122,7 @@ class LossRecordHook(RuntimeInfoHook):
             add_to_record(Path(runner.work_dir) / self.record_name, step, batches)
 
     def remember(self, runner) -> None:
-        """Puts the counts where the log and checkpoints have them."""
+        """Stores the counts for the log and for checkpoints."""
         runner.message_hub.update_scalar('train/skipped', self.total)
         runner.message_hub.update_info('skipped_in_a_row', self.in_a_row)
         runner.message_hub.update_info('skipped_steps', self.total)
@@ -132,8 +132,8 @@ class LossRecordHook(RuntimeInfoHook):
         if broken:
             cause = f'; {self.first_skipped.problem}' if self.first_skipped else ''
             raise FloatingPointError(
-                f'{", ".join(broken[:4])}{f" and {len(broken) - 4} more" if len(broken) > 4 else ""}: weights not finite '
-                f'after iteration {runner.iter}, so no step can be right any more{cause}; '
+                f'{", ".join(broken[:4])}{f" and {len(broken) - 4} more" if len(broken) > 4 else ""}: weights are not '
+                f'finite after iteration {runner.iter}, so training cannot continue{cause}; '
                 f'{last_checkpoint(runner)}. {REMEDIES}'
             )
 
@@ -142,18 +142,18 @@ class LossRecordHook(RuntimeInfoHook):
             self.check_weights(runner)
 
     def end(self, runner) -> None:
-        """Leaves a checkpoint to replay the first of the skipped steps, and ends the run."""
+        """Saves a checkpoint that replays the first skipped step, and ends the run."""
         path = Path(runner.work_dir) / f'nonfinite_iter_{self.first_skipped.iteration}.pth'
         self.dump(runner, path)
         raise FloatingPointError(
-            f'{self.in_a_row} steps in a row were skipped because losses or gradients are not finite; the first: '
+            f'{self.in_a_row} consecutive steps were skipped because losses or gradients are not finite; the first: '
             f'{self.first_skipped.problem}; '
-            f'{last_checkpoint(runner)}; to replay from the first of them, resume from {path} (the images are in '
+            f'{last_checkpoint(runner)}; to replay the first of them, resume from {path} (its images are listed in '
             f'{self.record_name}). {REMEDIES}'
         )
 
     def dump(self, runner, path: Path) -> None:
-        """The state of the run before the first skipped step; to be called on all processes."""
+        """Saves the state of the run before the first skipped step; collective call."""
         self.is_dumping = True
         content = runner.checkpoint_content(self.first_skipped.iteration)
         self.is_dumping = False
@@ -162,10 +162,10 @@ class LossRecordHook(RuntimeInfoHook):
             content['position']['random'] = random
         content['message_hub']['runtime_info'] |= {'skipped_in_a_row': 0}
         if dist.is_main_process():
-            write_synced(content, path)  # not the newest: a bare --resume passes it over
+            write_synced(content, path)  # named so that --resume without a path ignores it
 
 
 def last_checkpoint(runner) -> str:
-    """The newest checkpoint of the run, in words; one that is being written is waited for."""
+    """A description of the run's newest checkpoint, once pending writes are finished."""
     runner.call_hook('wait_for_checkpoint')
     return newest_checkpoint(runner.work_dir)

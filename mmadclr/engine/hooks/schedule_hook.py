@@ -1,4 +1,4 @@
-"""All schedules of self-distillation in one place."""
+"""All schedules of self-distillation."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from mmadclr.registry import HOOKS
 class DistillationScheduleHook(Hook):
     """Sets learning rate, weight decay, teacher momentum, teacher temperature and the frozen last layer.
 
-    The first three follow cosines per optimizer step, the temperature and the freezing go by epochs, all as
+    The first three follow cosines per optimizer step; temperature and freezing change per epoch, all as in
     facebookresearch/dino, ``main_dino.py``. The learning rate peaks at the optimizer's ``lr`` after ``auto_scale_lr``.
-    Values are functions of the step alone, so a resumed run continues them exactly.
+    Values depend on the step alone, so a resumed run continues them exactly.
 
     Args:
-        warmup_epochs: Epochs (fractions allowed) over which the learning rate rises from 0.
-        min_lr: Learning rate at the end; absolute, not scaled with the batch.
-        weight_decay: Start and end, for the decayed parameter group.
-        momentum: Start and end of the teacher's momentum.
-        teacher_temp: Start and end of the teacher's temperature.
+        warmup_epochs: Epochs (may be fractional) over which the learning rate rises from 0.
+        min_lr: Final learning rate; absolute, not scaled with the batch size.
+        weight_decay: Start and end values for the decayed parameter group.
+        momentum: Start and end values of the teacher momentum.
+        teacher_temp: Start and end values of the teacher temperature.
         teacher_temp_warmup_epochs: Epochs over which the temperature goes from start to end.
-        freeze_last_layer_epochs: Epochs during which the student's prototypes keep still.
-        teacher_temp_of: Other temperatures for some losses, by their name in the model (``loss_patch``): dicts of ``temp``
-            and ``warmup_epochs``, by default those above, and of ``start_epoch``, up to which the first temperature
-            holds (iBOT's, where masking begins late).
+        freeze_last_layer_epochs: Epochs during which the student's prototypes are frozen.
+        teacher_temp_of: Temperature schedules of single losses, keyed by their name in the model (``loss_patch``): dicts of
+            ``temp`` and ``warmup_epochs``, which default to those above, and ``start_epoch``, until which the start
+            temperature is held (for iBOT, where masking begins late).
 
     Raises:
-        ValueError: A momentum or temperature is out of range, ``teacher_temp_of`` has unknown keys or names no loss of the
-            model, or the run is not organized in epochs.
+        ValueError: A momentum or temperature is out of range, ``teacher_temp_of`` has unknown keys or names a loss that the
+            model does not have, or training is not epoch-based.
     """
 
     priority = 'HIGHEST'  # before RuntimeInfoHook logs the learning rate
@@ -66,34 +66,33 @@ class DistillationScheduleHook(Hook):
         self.temperature_of = {}
         for name, own in (teacher_temp_of or {}).items():
             if not isinstance(own, Mapping):
-                raise ValueError(f'teacher_temp_of.{name}={own!r}: give a dict, such as dict(temp=(0.04, 0.07))')
+                raise ValueError(f'teacher_temp_of.{name}={own!r} must be a dict, such as dict(temp=(0.04, 0.07))')
             self.temperature_of[name] = {**self.temperature, **own}
             check_temperature(f'teacher_temp_of.{name}', self.temperature_of[name])
         self.freeze_last_layer_epochs = freeze_last_layer_epochs
 
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
-        """Schedules against the length of the run."""
+        """Conflicts between the schedules and the length of the run."""
         settings, epochs = place.settings, place.get('train_cfg.max_epochs')
         min_lr, decay = settings['min_lr'], tuple(settings['weight_decay'])
         if min_lr < 0 or any(value < 0 for value in decay):
             yield Finding(f'{place.path}: min_lr={min_lr} and weight_decay={decay} must not be negative')
         if place.get('param_scheduler'):
-            text = f'{place.path} sets the learning rate of every step and would undo it; remove one of the two'
+            text = f'conflicts with {place.path}, which sets the learning rate at every step; remove one of the two'
             yield Finding(f'param_scheduler: {text}')
         if isinstance(epochs, int) and epochs >= 1:
             yield from length_conflicts(place, epochs)
 
     def before_run(self, runner) -> None:
-        # Before a checkpoint is loaded: afterwards the optimizer holds the learning rate of its last step. An evaluation
-        # has no optimizer.
+        # Read before a checkpoint is loaded, which sets the learning rate of its last step. Evaluation has no optimizer.
         if isinstance(runner.optim_wrapper, OptimWrapper):
             self.peak_lr = runner.optim_wrapper.optimizer.param_groups[0]['lr']
 
     def before_train(self, runner) -> None:
         """Tabulates the schedules, now that the length of the run is known."""
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise ValueError('the schedules go by epochs: use EpochBasedTrainLoop (epochs of any length) in train_cfg')
+            raise ValueError('the schedules are per epoch: use an epoch-based loop (ResumableEpochLoop) in train_cfg')
         counts = runner.optim_wrapper.accumulative_counts
         total = -(-runner.max_iters // counts)
         warmup = int(self.warmup_epochs * runner.max_iters / runner.max_epochs) // counts
@@ -111,7 +110,7 @@ class DistillationScheduleHook(Hook):
         unknown = self.temperature_of.keys() - self.losses.keys()
         if unknown:
             known = ', '.join(self.losses)
-            raise ValueError(f'teacher_temp_of.{min(unknown)}: the model has no loss of this name; it has {known}')
+            raise ValueError(f'teacher_temp_of.{min(unknown)}: the model has no loss of this name; available: {known}')
         self.temperatures = temperature_table(epochs, **self.temperature)
         self.temperatures_of = {name: temperature_table(epochs, **own) for name, own in self.temperature_of.items()}
 
@@ -124,7 +123,7 @@ class DistillationScheduleHook(Hook):
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         step = runner.iter // runner.optim_wrapper.accumulative_counts
         now = {name: float(table[step]) for name, table in self.tables.items()}
-        # `param_groups` of the wrapper also lists the entry the log reads the learning rate from.
+        # `param_groups` of the wrapper includes the entry from which the log reads the learning rate.
         for group in runner.optim_wrapper.param_groups:
             group['lr'] = now['lr']
         runner.optim_wrapper.optimizer.param_groups[0]['weight_decay'] = now['weight_decay']
@@ -137,16 +136,16 @@ class DistillationScheduleHook(Hook):
 
 
 def length_conflicts(place: Place, epochs: int) -> Iterator[Finding]:
-    """Parts of the schedule that end after the run."""
+    """Schedules that would end after the run."""
     length = f'train_cfg.max_epochs={epochs}'
     rise, frozen, warmup = (
         place.settings[key] for key in ('warmup_epochs', 'freeze_last_layer_epochs', 'teacher_temp_warmup_epochs')
     )
     if rise > epochs:
-        text = f'{place.path}.warmup_epochs={rise} > {length}: the learning rate would never reach its peak'
+        text = f'{place.path}.warmup_epochs={rise} > {length}: the learning rate never reaches its peak'
         yield Finding(f'{text}; lower the first')
     if frozen >= epochs:
-        text = f'{place.path}.freeze_last_layer_epochs={frozen} >= {length}: the last layer would never learn'
+        text = f'{place.path}.freeze_last_layer_epochs={frozen} >= {length}: the last layer is never trained'
         yield Finding(f'{text}; lower the first', fatal=frozen > epochs)
     if warmup > epochs:
         text = f'{place.path}.teacher_temp_warmup_epochs={warmup} > {length}: the run ends before the teacher temperature'
@@ -154,19 +153,19 @@ def length_conflicts(place: Place, epochs: int) -> Iterator[Finding]:
 
 
 def temperature_table(total: int, temp: Sequence[float], warmup_epochs: int, start_epoch: int) -> np.ndarray:
-    """(total,) temperatures by epoch: the first until ``start_epoch``, then a linear warm-up to the second, which stays.
+    """(total,) temperatures by epoch: the first until ``start_epoch``, then a linear warm-up to the second, which is held.
 
-    As the two temperatures in bytedance/ibot, ``main_ibot.py: iBOTLoss``.
+    As in bytedance/ibot, ``main_ibot.py: iBOTLoss``.
     """
     return np.concatenate((np.full(start_epoch, temp[0]), linear_warmup(*temp, total, warmup_epochs)))[:total]
 
 
 def check_temperature(key: str, settings: Mapping) -> None:
-    """Raises a ValueError for settings that are no temperature schedule."""
+    """Raises ValueError if ``settings`` is not a valid temperature schedule."""
     unknown = settings.keys() - {'temp', 'warmup_epochs', 'start_epoch'}
     if unknown:
-        raise ValueError(f'{key}: unknown {", ".join(sorted(unknown))}; known are temp, warmup_epochs, start_epoch')
+        raise ValueError(f'{key}: unknown {", ".join(sorted(unknown))}; accepted: temp, warmup_epochs, start_epoch')
     if len(settings['temp']) != 2 or not all(value > 0 for value in settings['temp']):
         raise ValueError(f'{key}={tuple(settings["temp"])}: both ends must be positive')
     if settings['start_epoch'] < 0:
-        raise ValueError(f'{key}: start_epoch={settings["start_epoch"]} is negative')
+        raise ValueError(f'{key}: start_epoch={settings["start_epoch"]} must not be negative')

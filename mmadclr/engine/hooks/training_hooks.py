@@ -1,4 +1,4 @@
-"""Hooks that keep a pretraining run correct: teacher, randomness, readable files, throughput."""
+"""Hooks for pretraining: teacher, random seeds, unreadable images, throughput."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from mmadclr.registry import HOOKS
 
 @HOOKS.register_module()
 class TeacherUpdateHook(Hook):
-    """Does nothing: the optimizer step moves the teacher (``SelfDistillationOptimWrapper.step``). Older configs name it."""
+    """No-op for older configs: the optimizer step now updates the teacher (``SelfDistillationOptimWrapper.step``)."""
 
     def before_train(self, runner) -> None:
-        runner.logger.info('TeacherUpdateHook does nothing any more, and can be removed from default_hooks')
+        runner.logger.info('TeacherUpdateHook no longer has any effect; remove it from default_hooks')
 
 
 @HOOKS.register_module()
 class EpochSeedHook(Hook):
-    """Seeds torch at the start of every epoch from (seed, epoch, rank): a resumed run drops the same paths.
+    """Seeds torch at the start of every epoch from (seed, epoch, rank), so that a resumed run drops the same paths.
 
-    Checkpoints say how the order of their epoch is seeded. Those that do not are of a time when it was by the sum of seed
-    and epoch: the rest of the epoch such a one was written in keeps its order, so that no image comes twice.
+    Checkpoints record how the order of their epoch is seeded. Checkpoints without this record date from when the seed was
+    the sum of seed and epoch: a run resumed in the middle of such an epoch keeps its old order, so that no image is
+    repeated.
     """
 
     priority = 'HIGH'
@@ -48,23 +49,23 @@ class EpochSeedHook(Hook):
         if position and position['batch'] and position.get('summed_order', True) and isinstance(sampler, EpochSampler):
             sampler.summed_epoch = position['epoch']
             if sampler.seed and sampler.shuffle:
-                runner.logger.info(f'epoch {position["epoch"] + 1} ends in the order it began with, which was another')
+                runner.logger.info(f'epoch {position["epoch"] + 1} finishes in the order of the older version')
 
 
 @HOOKS.register_module()
 class OrderHook(Hook):
-    """Gives every epoch of every seed an order of its own, with samplers that shuffle by the sum of seed and epoch.
+    """Gives every (seed, epoch) its own order with samplers that shuffle by the sum of seed and epoch.
 
-    Those of mmengine, mmdet and mmpretrain do; in the place of mmengine's ``DistSamplerSeedHook`` this one hands them an
-    epoch with which the sum is ``order_seed``. The seed is the run's, alike on all processes: with ``diff_rank_seed``,
-    mmengine would have samplers draw one, and the order would depend on what was drawn before.
+    The samplers of mmengine, mmdet and mmpretrain do so. This hook replaces mmengine's ``DistSamplerSeedHook`` and sets the
+    epoch for which the sum equals ``order_seed``. The seed is the run's, the same on all processes: with
+    ``diff_rank_seed``, mmengine would let samplers draw one, and the order would depend on earlier random draws.
     """
 
     def before_train_epoch(self, runner) -> None:
         loader = runner.train_dataloader
         sampler = loader.sampler if hasattr(loader.sampler, 'set_epoch') else loader.batch_sampler.sampler
         if not hasattr(sampler, 'set_epoch'):
-            return  # endless ones know no epochs
+            return  # infinite samplers have no epochs
         if isinstance(sampler, EpochSampler):
             sampler.set_epoch(runner.epoch)
             return
@@ -75,18 +76,18 @@ class OrderHook(Hook):
 
 @HOOKS.register_module()
 class UnreadableImageHook(Hook):
-    """Accounts for images that could not be read: one line each, a count per epoch, an end when there are too many.
+    """Reports unreadable images: one line each, a count per epoch, and an error when there are too many.
 
-    Processes tell each other what they could not read when the log is written, so all of them know the same and end alike.
-    ``<work_dir>/unreadable_images.txt`` lists every unreadable image with its message once, over all starts of the run. Of
-    images that only the slow decoder could read, the first few get a line each, and all are counted. What images lose on the
-    way to 8-bit RGB (depth, bands, pages) is said when it is first met, and counted over the first epoch.
+    Processes exchange their unreadable images when the log is written, so all have the same list and stop together.
+    ``<work_dir>/unreadable_images.txt`` lists every unreadable image with its message once, across all restarts of the run.
+    Images that only the slow decoder could read are counted, and the first few are logged. Information lost in conversion to
+    8-bit RGB (depth, bands, pages) is reported when it first occurs, and counted over the first epoch.
 
     Args:
-        max_unreadable: Number of distinct unreadable images, since the start or the resumption, above which training stops.
+        max_unreadable: Number of distinct unreadable images, since the start or the last resume, above which training stops.
 
     Raises:
-        UnreadableImageError: There are more; on all processes.
+        UnreadableImageError: The limit is exceeded; raised on all processes.
     """
 
     max_slow_lines = 10
@@ -123,16 +124,16 @@ class UnreadableImageHook(Hook):
         slow = sum(dist.all_gather_object(self.slow_in_epoch))
         unreadable = len(self.unreadable.in_epoch)
         if unreadable:
-            runner.logger.warning(f'epoch {runner.epoch + 1}: {unreadable} unreadable images were replaced')
+            runner.logger.warning(f'epoch {runner.epoch + 1}: {unreadable} unreadable images replaced')
         if slow:
-            runner.logger.warning(f'epoch {runner.epoch + 1}: {slow} images took the slow decoder')
+            runner.logger.warning(f'epoch {runner.epoch + 1}: {slow} images needed the slow decoder')
         if self.counts_lost:
             for line in self.lost.of_all_processes().lines():
                 runner.logger.warning(f'epoch {runner.epoch + 1}: {line}')
         self.counts_lost = False
 
     def tell(self, runner) -> None:
-        """Shares, logs, lists and limits what is new on any process; to be called on all of them."""
+        """Shares and logs new messages and enforces the limit; collective call."""
         new_kinds = self.lost.counts.keys() - self.known_kinds
         number = torch.tensor(len(self.unreadable.untold) + len(new_kinds))
         dist.all_reduce(number)
@@ -146,29 +147,29 @@ class UnreadableImageHook(Hook):
             self.write_list(runner, new)
         if total > self.max_unreadable:
             raise UnreadableImageError(
-                f'{total} images cannot be read, more than max_unreadable={self.max_unreadable} (all are listed in '
-                f'{self.list.path}); repair or remove them, or raise the limit of UnreadableImageHook. The last: {new[-1]}'
+                f'{total} images cannot be read, more than max_unreadable={self.max_unreadable} (listed in '
+                f'{self.list.path}); repair or remove them, or raise max_unreadable of UnreadableImageHook. Last: {new[-1]}'
             )
 
     def tell_kinds(self, runner) -> None:
-        """Says what some image was the first to lose, on any process; to be called on all of them."""
+        """Reports kinds of lost information that occur for the first time on any process; collective call."""
         lost = self.lost.of_all_processes()
         for kind in sorted(lost.first.keys() - self.known_kinds):
-            runner.logger.warning(f'there are images that {kind}; the first met is {lost.first[kind]}')
+            runner.logger.warning(f'some images {kind}; the first is {lost.first[kind]}')
         self.known_kinds |= lost.first.keys()
 
     def write_list(self, runner, messages: Sequence[str]) -> None:
         try:
             self.list.add(messages)
         except OSError as error:
-            runner.logger.warning(f'{self.list.path} could not be written: {error}')  # the log has them, too
+            runner.logger.warning(f'{self.list.path} could not be written: {error}')  # they are also in the log
 
 
 @HOOKS.register_module()
 class ThroughputHook(Hook):
-    """Adds images per second, over all processes, to the log."""
+    """Logs images per second over all processes."""
 
-    priority = 55  # after IterTimerHook (50), which measures, and before LoggerHook (60), which prints
+    priority = 55  # after IterTimerHook (50), which measures the time, and before LoggerHook (60), which prints it
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         seconds = runner.message_hub.get_scalar('train/time').mean(runner.log_processor.window_size)

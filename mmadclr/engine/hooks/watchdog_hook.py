@@ -1,4 +1,4 @@
-"""No run hangs for ever: stacks of a silent run are written down, and it ends when it stays silent."""
+"""Detects hung runs: dumps the stacks of a stalled process, and ends it if it stays stalled."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mmadclr.reliability.watchdog import EXIT_HUNG, Watchdog, WorkerStacks, fram
 
 @HOOKS.register_module()
 class WatchdogHook(Hook):
-    """Notices that no iteration ends any more, on each process by itself.
+    """Detects, on each process separately, that iterations no longer finish.
 
-    After ``timeout_s`` the stacks of all threads and of the loader's workers go to ``<work_dir>/stacks/<time>_rank<r>.txt``,
-    and one line of the log says what the training thread waits for. When nothing has moved after ``abort_s`` more, the
-    process ends with status 74. A file system that hangs for a while and comes back costs a warning at most. The default
-    for iterations is below the 10 minutes after which NCCL ends a process by itself. A step pays for storing two numbers.
+    After ``timeout_s`` it writes the stacks of all threads and loader workers to ``<work_dir>/stacks/<time>_rank<r>.txt``
+    and logs what the training thread waits for. If nothing progresses for another ``abort_s``, the process exits with
+    status 74. A file system that hangs temporarily causes at most a warning. The default timeout per iteration is below the
+    10 minutes after which NCCL aborts a process. The cost per step is storing two numbers.
 
     Args:
-        timeout_s: Seconds an iteration may take, saving of a checkpoint and start of an epoch included.
-        first_s: The same for the first iteration, in which blocks are compiled and workers start.
-        val_s: For a whole evaluation.
-        abort_s: Seconds between the report and the end of the process; None for no end.
+        timeout_s: Maximum seconds per iteration, including saving checkpoints and starting an epoch.
+        first_s: Maximum for the first iteration, which compiles blocks and starts workers.
+        val_s: Maximum for a full evaluation.
+        abort_s: Seconds between the report and the exit of the process; None never exits.
 
     Raises:
         ValueError: A time is not positive.
@@ -42,7 +42,7 @@ class WatchdogHook(Hook):
 
     def before_train(self, runner) -> None:
         self.runner, self.thread = runner, threading.get_ident()
-        # The signal that workers answer to can be set by the main thread only.
+        # Only the main thread can install the signal handler that workers use.
         self.workers = WorkerStacks() if threading.current_thread() is threading.main_thread() else None
         self.watchdog = Watchdog(
             self.report, self.recovered, self.training, self.abort_s, poll_s=min(1.0, self.timeout_s / 4)
@@ -68,19 +68,19 @@ class WatchdogHook(Hook):
             self.workers.close()
 
     def training(self) -> bool:
-        """Whether the training loop is still on the stack; it may have been left by an exception."""
+        """Whether the training loop is still on the stack; an exception may have left it."""
         loop = type(self.runner.train_loop).run.__code__
         return any(frame.f_code is loop for frame in frames(self.thread))
 
     def report(self, seconds: float, final: bool) -> None:
-        """Logs what is waited for (on every rank: lines below ERROR are those of the first only) and writes the stacks."""
+        """Logs what the process waits for (as ERROR: other ranks log nothing below it) and writes the stacks."""
         who = f'rank {self.runner.rank}: no iteration has ended for {seconds:.0f} s (iteration {self.runner.iter})'
         path = Path(self.runner.work_dir) / 'stacks' / f'{time.strftime("%Y%m%d_%H%M%S")}_rank{self.runner.rank}.txt'
         reason = waits_for(self.thread)
-        ends = 'it is left waiting' if self.abort_s is None else f'it is ended if nothing moves for {self.abort_s:g} s more'
-        then = f'ended with status {EXIT_HUNG}; go on from the last checkpoint with --resume' if final else ends
+        ends = 'it keeps waiting' if self.abort_s is None else f'it exits if nothing progresses for {self.abort_s:g} s more'
+        then = f'exits with status {EXIT_HUNG}; resume from the last checkpoint with --resume' if final else ends
         self.runner.logger.error(f'{who}; it waits for {reason}. All stacks: {path}; {then}')
         write_stacks(path, self.workers)
 
     def recovered(self, seconds: float) -> None:
-        self.runner.logger.error(f'rank {self.runner.rank}: goes on after {seconds:.0f} s')
+        self.runner.logger.error(f'rank {self.runner.rank}: resumed after {seconds:.0f} s')

@@ -1,4 +1,4 @@
-"""Optimizers of a model: what decays, what has which rate."""
+"""Optimizer constructors: which parameters decay, and their learning rates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmadclr.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, root
 
 
 def split_by_decay(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> tuple[list, list]:
-    """Trainable parameters with and without weight decay: biases and vectors have none.
+    """Trainable parameters with and without weight decay; biases and 1-D parameters do not decay.
 
     [CLS], position embeddings and a trainable ``weight_g`` do decay, as in facebookresearch/dino, ``utils.py:
     get_params_groups``; most recipes for supervised ViTs exempt them.
@@ -28,7 +28,7 @@ def split_by_decay(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> tupl
 
 
 def with_fused_kernel(optimizer: dict, device: torch.device) -> dict:
-    """Config of an optimizer with ``fused=True`` where torch has one kernel for the whole step, unless it says otherwise."""
+    """Optimizer config with ``fused=True`` where torch has a fused kernel, unless the config chooses otherwise."""
     has_kernel = optimizer['type'] in ('Adam', 'AdamW', 'SGD') and device.type in ('cpu', 'cuda')
     return optimizer if optimizer.keys() & {'fused', 'foreach'} or not has_kernel else {**optimizer, 'fused': True}
 
@@ -37,7 +37,7 @@ def with_fused_kernel(optimizer: dict, device: torch.device) -> dict:
 class SelfDistillationOptimConstructor:
     """Builds the optimizer over two groups: the first decays (and follows the schedule), the second does not.
 
-    The wrapper learns of the model, whose centers and teacher its step moves.
+    The wrapper gets a reference to the model, whose centers and teacher its step updates.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -62,18 +62,18 @@ class SelfDistillationOptimConstructor:
 class LayerDecayOptimConstructor:
     """Smaller learning rates for earlier blocks: ``lr * decay_rate ** (top - depth)``, for any model over a ``DenseViT``.
 
-    Depths are the backbone's own (``DenseViT.get_layer_depth``): embeddings 0, block i at i + 1, everything else the
-    top. Vectors and biases do not decay, as bytedance/ibot, ``mmcv_custom/layer_decay_optimizer_constructor.py``. That
-    code means to exempt [CLS] and positions too, but compares names that never match; its published numbers were
+    Depths are defined by the backbone (``DenseViT.get_layer_depth``): embeddings 0, block i at i + 1, everything else the
+    top. Biases and 1-D parameters do not decay, as in bytedance/ibot, ``mmcv_custom/layer_decay_optimizer_constructor.py``.
+    That code also intends to exempt [CLS] and positions, but the names it compares never match; its published numbers were
     obtained with both decayed, hence the default of ``no_decay``.
 
     Args:
         optim_wrapper_cfg: Config of the optimizer wrapper.
-        paramwise_cfg: ``decay_rate`` in (0, 1], and ``no_decay``: further parameters of the backbone without weight decay,
+        paramwise_cfg: ``decay_rate`` in (0, 1], and ``no_decay``: additional backbone parameters without weight decay, given
             by the first part of their name (``('pos_embed', 'cls_token')``).
 
     Raises:
-        ValueError: Unknown or impossible settings, or a model whose backbone knows no depths.
+        ValueError: Unknown or invalid settings, or a model whose backbone does not define depths.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -81,7 +81,7 @@ class LayerDecayOptimConstructor:
         if settings.keys() != {'decay_rate', 'no_decay'} or not 0 < settings['decay_rate'] <= 1:
             raise ValueError(f'paramwise_cfg={paramwise_cfg}: set decay_rate in (0, 1] and, if needed, no_decay')
         if isinstance(settings['no_decay'], str):
-            raise ValueError(f'no_decay={settings["no_decay"]!r}: give a list of names, [{settings["no_decay"]!r}]')
+            raise ValueError(f'no_decay={settings["no_decay"]!r} must be a list of names: [{settings["no_decay"]!r}]')
         self.cfg, self.decay_rate, self.no_decay = optim_wrapper_cfg, settings['decay_rate'], tuple(settings['no_decay'])
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -92,10 +92,10 @@ class LayerDecayOptimConstructor:
         return OPTIM_WRAPPERS.build({**cfg, 'optimizer': optimizer})
 
     def groups(self, model: nn.Module, lr: float, weight_decay: float) -> list[dict]:
-        """One parameter group for each depth with and without weight decay, each with the names of its parameters."""
+        """One parameter group per depth, with and without weight decay, each with the names of its parameters."""
         backbone = getattr(model, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
-            raise ValueError(f'layer-wise learning rates need a DenseViT as backbone, not {type(backbone).__name__}')
+            raise ValueError(f'layer-wise learning rates require a DenseViT backbone, not {type(backbone).__name__}')
         groups: dict[tuple[int, bool], dict] = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:

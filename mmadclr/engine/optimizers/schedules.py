@@ -1,4 +1,4 @@
-"""Schedules of DINO as tables: one value per optimizer step or per epoch."""
+"""DINO's schedules as tables: one value per optimizer step or epoch."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import numpy as np
 
 
 def cosine_schedule(start: float, end: float, total: int, warmup: int = 0, warmup_start: float = 0.0) -> np.ndarray:
-    """(total,) float64: a line from ``warmup_start`` to ``start``, both included, then half a cosine down to ``end``.
+    """(total,) float64: linear from ``warmup_start`` to ``start``, both included, then half a cosine down to ``end``.
 
-    The cosine is one step short of ``end``, as in facebookresearch/dino, ``utils.py: cosine_scheduler``.
+    The cosine stops one step before ``end``, as in facebookresearch/dino, ``utils.py: cosine_scheduler``.
 
     Raises:
         ValueError: The warm-up is longer than the schedule.
     """
     if not 0 <= warmup <= total:
-        raise ValueError(f'warm-up of {warmup} steps does not fit in a schedule of {total} steps; lower warmup_epochs')
+        raise ValueError(f'warm-up of {warmup} steps is longer than the schedule of {total} steps; lower warmup_epochs')
     line = np.linspace(warmup_start, start, warmup)
     steps = np.arange(total - warmup)
     cosine = end + 0.5 * (start - end) * (1 + np.cos(np.pi * steps / max(len(steps), 1)))
@@ -25,6 +25,6 @@ def linear_warmup(start: float, end: float, total: int, warmup: int) -> np.ndarr
     """(total,) float64: ``warmup`` values from ``start`` to ``end``, both included, then ``end``.
 
     As the teacher temperature in facebookresearch/dino, ``main_dino.py: DINOLoss``; a warm-up longer than the schedule
-    is cut off, not squeezed.
+    is truncated, not compressed.
     """
     return np.concatenate((np.linspace(start, end, warmup), np.full(max(total - warmup, 0), end)))[:total]

@@ -1,4 +1,4 @@
-"""Training by epochs that can stop after any iteration and go on with the next sample."""
+"""Epoch-based training that can stop after any iteration and resume with the next sample."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from mmadclr.registry import LOOPS
 
 @LOOPS.register_module()
 class ResumableEpochLoop(EpochBasedTrainLoop):
-    """mmengine's loop over epochs, which can start in the middle of one.
+    """mmengine's epoch-based loop, which can start in the middle of an epoch.
 
-    The order of an epoch is a function of (seed, epoch), so its first samples are left out by the sampler without reading
-    them: going on takes the same time wherever a run stopped. A validation that was due when the run stopped is made up for.
+    The order of an epoch is a function of (seed, epoch), so the sampler skips the samples already seen without reading
+    them: resuming takes the same time at any position. A validation that was due when the run stopped is run on resuming.
     """
 
-    first_batch = 0  # of the epoch at hand: how many are done already
-    validated = 0  # epochs after which the last validation took place
-    to_restore: dict[str, Any] | None = None  # random states to be put back before the next iteration
+    first_batch = 0  # batches of the current epoch that are already done
+    validated = 0  # number of epochs completed at the last validation
+    to_restore: dict[str, Any] | None = None  # random states to restore before the next iteration
 
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
         return length_conflicts(place)
 
     def run(self):
-        """Trains, and validates as often as ``val_interval`` says."""
+        """Trains, and validates every ``val_interval`` epochs."""
         self.runner.call_hook('before_train')
         if self._epoch and not self.first_batch:
             self.validate_if_due()
@@ -49,7 +49,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             self.validated = self._epoch
 
     def run_epoch(self) -> None:
-        """The rest of an epoch."""
+        """Runs the rest of the current epoch."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         first, self.first_batch = self.first_batch, 0
@@ -65,14 +65,14 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
     @property
     def total_batch(self) -> int:
-        """Images of an iteration, over all processes."""
+        """Images per iteration, over all processes."""
         return self.dataloader.batch_sampler.batch_size * dist.get_world_size()
 
     def position(self, done: int) -> dict[str, Any]:
-        """What :meth:`go_to` needs to go on after ``done`` iterations of the run; a collective call.
+        """Input for :meth:`go_to` to resume after ``done`` iterations of the run; collective call.
 
-        ``epoch`` and ``batch``: those of the next iteration. ``images``: of this epoch that have been seen, over all
-        processes.
+        ``epoch`` and ``batch`` are those of the next iteration, ``images`` the number of images of this epoch already seen
+        by all processes.
         """
         begun = done - self._epoch * len(self.dataloader)
         epochs, batch = divmod(begun, len(self.dataloader))
@@ -87,7 +87,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         }
 
     def go_to(self, position: dict[str, Any]) -> str | None:
-        """Continues from a position; returns what could not be kept, in words, if another batch or number of processes."""
+        """Resumes from a position; returns what is not preserved if batch size or number of processes changed."""
         now = (self.total_batch, len(self.dataloader), dist.get_world_size())
         before = (position['total_batch'], position['batches_per_epoch'], len(position['random']))
         self._epoch, self.validated = position['epoch'], position['validated']
@@ -98,19 +98,20 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         if before == now:
             return None
         return (
-            'total batch, batches an epoch and processes were {}, {} and {} when the checkpoint was written, and are {}, {} '
-            'and {} now. Kept: weights, optimizer, centers, the order of the epoch and, to a batch, the place in it, and '
-            'the schedules by epoch. Not kept: which images meet in a batch, and which paths are dropped'
+            'total batch size, batches per epoch and processes were {}, {} and {} when the checkpoint was saved, and are '
+            '{}, {} and {} now. Preserved: weights, optimizer, centers, the order of the epoch and the position in it '
+            '(to within a batch), and the schedules by epoch. Not preserved: the grouping of images into batches, and '
+            'which paths are dropped'
         ).format(*before, *now)
 
 
 def length_conflicts(place: Place) -> Iterator[Finding]:
-    """Whether a loop over epochs has a run, and when that validates; ``place`` is that of the loop."""
+    """Checks the run length and the validation interval of an epoch-based loop; ``place`` is that of the loop."""
     epochs, interval = place.settings.get('max_epochs'), place.settings.get('val_interval')
     if isinstance(epochs, int) and epochs < 1:
-        yield Finding(f'{place.path}.max_epochs={epochs}: there is nothing to train')
+        yield Finding(f'{place.path}.max_epochs={epochs} must be at least 1')
     if place.get('val_cfg') and isinstance(epochs, int) and isinstance(interval, int) and interval > epochs:
         text = (
-            f'{place.path}.val_interval={interval} > {place.path}.max_epochs={epochs}: validation at the end of the run only'
+            f'{place.path}.val_interval={interval} > {place.path}.max_epochs={epochs}: validates only at the end of the run'
         )
         yield Finding(text, fatal=False)

@@ -1,4 +1,4 @@
-"""mmengine's runner with what self-distillation needs on top: honest batch arithmetic, strict loading, gloo on CPU."""
+"""mmengine's runner adapted to self-distillation: correct batch arithmetic, strict loading, gloo on CPU."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from mmadclr.datasets.coco_labels import by_name
 from mmadclr.datasets.listing import share_in
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.run_loaders import loader_settings, separate_generator, warn_of_scattered_reads
-from mmadclr.distributed.shards import cut_optimizer_state, whole_states
+from mmadclr.distributed.shards import cut_optimizer_state, full_states
 from mmadclr.distributed.wrappers import ddp_settings, unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.runners.batch_findings import UNTYPED_PARTS, batch_findings, run_conflicts
@@ -52,27 +52,27 @@ from mmadclr.reliability.work_dir_lock import sole_use
 
 @RUNNERS.register_module()
 class Runner(mmengine_runner.Runner):
-    """Differs from ``mmengine.runner.Runner`` where users fall into traps.
+    """Fixes pitfalls of ``mmengine.runner.Runner``.
 
-    * ``auto_scale_lr`` counts accumulated batches, and the log spells the product out.
-    * A batch that the data set cannot fill, or no batch at all, is an error.
-    * A checkpoint must fit the model; mmengine would load what fits and warn.
-    * ``compile`` compiles transformer blocks one by one, or whole backbones; by default on a GPU.
-    * A run resumed with another number of batches per epoch goes on at the right place of its schedules.
-    * Settings that exclude each other, missing paths and mistakes in annotated data are found before training starts.
-    * A run goes on after any iteration, from a checkpoint that is whole, and has its work dir for itself.
+    * ``auto_scale_lr`` counts accumulated batches, and logs the computation.
+    * A batch larger than the data set, or no batch at all, is an error.
+    * A checkpoint must match the model; mmengine loads what matches and warns.
+    * ``compile`` compiles transformer blocks one by one, or full backbones; by default on a GPU.
+    * A run resumed with a different number of batches per epoch continues at the right position of its schedules.
+    * Conflicting settings, missing paths and errors in annotations are reported before training starts.
+    * A run can resume from any iteration, ignores incomplete checkpoints, and locks its work dir.
     * Distributed runs without a GPU use gloo (under ``torchrun``).
-    * ``sharding`` cuts the parameters of a pretraining method into shards over the processes.
-    * Histories of logged scalars take bounded room and time.
+    * ``sharding`` shards the parameters of a pretraining method over processes.
+    * Histories of logged scalars use bounded memory and time.
     """
 
     config_parts: ClassVar = UNTYPED_PARTS
     sharded = False
-    _position: dict | None = None  # in the run, of the checkpoint it was resumed from
+    _position: dict | None = None  # position stored in the checkpoint that the run resumes from
 
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
-        """Settings at the top: how to compile, and checkpoints that do not exist."""
+        """Conflicts in top-level settings: compilation, and missing checkpoints."""
         return run_conflicts(place)
 
     @classmethod
@@ -99,13 +99,13 @@ class Runner(mmengine_runner.Runner):
         return hub
 
     def build_model(self, model) -> torch.nn.Module:
-        """Names the part and the argument where a class passes on what it declared nothing of."""
+        """Reports config keys that a model class forwards but no class accepts."""
         try:
             return super().build_model(model)
         except TypeError as error:
             if 'unexpected keyword argument' not in str(error):
                 raise
-            raise ValueError(f'the config of the model has a key that nothing takes: {error}') from error
+            raise ValueError(f'the model config has an unknown key: {error}') from error
 
     def wrap_model(self, model_wrapper_cfg, model):
         if self.cfg.get('sharding') is not None:
@@ -113,27 +113,27 @@ class Runner(mmengine_runner.Runner):
         if not is_distributed() or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
         if not torch.cuda.is_available() and any(isinstance(m, torch.nn.SyncBatchNorm) for m in model.modules()):
-            self.logger.warning('SyncBN becomes BN, with the statistics of one process: torch has SyncBN on GPUs only')
+            self.logger.warning('SyncBN is replaced by BN with per-process statistics: torch supports SyncBN only on GPUs')
             model = revert_sync_batchnorm(model)
         pretraining = self.default_scope.scope_name == SCOPE
         return super().wrap_model(ddp_settings(self.cfg, model_wrapper_cfg or {}, pretraining), model)
 
     def shard_model(self, sharding: str, model_wrapper_cfg, model: torch.nn.Module) -> torch.nn.Module:
-        """The model in shards; gradients of accumulated batches are exchanged batch by batch, which keeps them sharded."""
+        """The sharded model; gradients of accumulated batches are reduced after every batch, which keeps them sharded."""
         check_sharding(sharding)
         if model_wrapper_cfg is not None:
-            raise ValueError(f'sharding={sharding!r} and model_wrapper_cfg exclude each other: remove one of them')
+            raise ValueError(f'sharding={sharding!r} and model_wrapper_cfg cannot be combined: remove one of them')
         if not is_distributed():
-            self.logger.warning(f'sharding={sharding!r} has no effect on a single process: parameters stay whole')
+            self.logger.warning(f'sharding={sharding!r} has no effect with a single process: parameters are not sharded')
             return super().wrap_model(None, model)
         model = model.to(get_device())
         shard_model(model, sharding)
         self.sharded = True
-        self.logger.info(f'sharding={sharding!r}: parameters are cut into {get_world_size()} shards')
+        self.logger.info(f'sharding={sharding!r}: parameters are split into {get_world_size()} shards')
         return model
 
     def _init_model_weights(self) -> None:
-        if not self.sharded:  # else drawn before they were cut
+        if not self.sharded:  # sharded models were initialized before sharding
             super()._init_model_weights()
 
     def build_optim_wrapper(self, optim_wrapper):
@@ -143,8 +143,8 @@ class Runner(mmengine_runner.Runner):
         built = super().build_optim_wrapper(optim_wrapper)
         if isinstance(model, SelfDistillation) and getattr(built, 'method', None) is not model:
             raise ValueError(
-                f'optim_wrapper: the step of {type(built).__name__} does not move the teacher of {type(model).__name__}; '
-                'remove type and constructor, so that SelfDistillationOptimWrapper is built'
+                f'optim_wrapper: {type(built).__name__} does not update the teacher of {type(model).__name__}; '
+                'remove type and constructor, so that SelfDistillationOptimWrapper is used'
             )
         if self.sharded and built is not optim_wrapper:
             built.optimizer.register_load_state_dict_pre_hook(cut_optimizer_state)
@@ -169,10 +169,10 @@ class Runner(mmengine_runner.Runner):
             try:
                 return super().train()
             finally:
-                self.call_hook('leave_training')  # after_train is for runs that come to their end
+                self.call_hook('leave_training')  # after_train is called only if training completes
 
     def stop_signal(self) -> str | None:
-        """The signal that has told the run to stop, if one has."""
+        """The signal that requested a stop, if any."""
         return next((hook.stop.received for hook in self.hooks if isinstance(hook, SafeCheckpointHook)), None)
 
     def val(self):
@@ -186,15 +186,15 @@ class Runner(mmengine_runner.Runner):
             return super().test()
 
     def check_loss_record(self) -> None:
-        """Says so if a pretraining config of one's own keeps mmengine's hook for losses."""
+        """Warns if a custom pretraining config keeps mmengine's hook for losses."""
         if self.default_scope.scope_name == SCOPE and any(type(hook) is RuntimeInfoHook for hook in self.hooks):
             self.logger.warning(
-                'RuntimeInfoHook waits for the device in every iteration, and nothing looks for losses that are not finite: '
+                'RuntimeInfoHook synchronizes with the device in every iteration and does not detect non-finite losses: '
                 "set default_hooks.runtime_info=dict(type='LossRecordHook')"
             )
 
     def check_attention(self) -> None:
-        """Says so if attention takes torch's slow path on this GPU."""
+        """Warns if attention has no fused kernel on this GPU."""
         backbone = unwrapped(self.model).student['backbone']
         dtype = PRECISIONS[resolve_precision(self.cfg.optim_wrapper.get('precision', 'auto'))]
         problem = slow_attention(backbone, dtype)
@@ -202,13 +202,13 @@ class Runner(mmengine_runner.Runner):
             self.logger.warning(problem)
 
     def check_data(self, *parts: str) -> None:
-        """Looks for mistakes in annotated data before time is spent; ``dataset_check=None`` in the config skips it.
+        """Checks annotated data for errors before training; ``dataset_check=None`` in the config disables it.
 
-        Labels of COCO files follow the names of the class list from here on, checked or not.
+        From here on, labels of COCO files follow the names in the class list, checked or not.
         """
         by_name()
         settings = self.cfg.get('dataset_check', dict(num_items=16))
-        # Pretraining accounts for unreadable images as it goes.
+        # Pretraining reports unreadable images during the run.
         if settings is None or self.default_scope.scope_name == SCOPE:
             return
         for part in parts:
@@ -223,13 +223,13 @@ class Runner(mmengine_runner.Runner):
         loader = loop.dataloader
         if len(loader) == 0:
             raise ValueError(
-                f'a batch of {loader.batch_sampler.batch_size} x {get_world_size()} processes is more than the '
-                f'{len(loader.dataset)} images of {getattr(loader.dataset, "data_root", "the data set")}: lower '
+                f'a batch of {loader.batch_sampler.batch_size} images x {get_world_size()} processes is larger than '
+                f'{getattr(loader.dataset, "data_root", "the data set")} ({len(loader.dataset)} images): lower '
                 'train_dataloader.batch_size'
             )
         if loop.max_iters < 1:
             key = 'max_epochs' if isinstance(loop, EpochBasedTrainLoop) else 'max_iters'
-            raise ValueError(f'train_cfg.{key}={getattr(loop, key)}: there is nothing to train')
+            raise ValueError(f'train_cfg.{key}={getattr(loop, key)} must be at least 1')
         check_shared_memory(loader)
         if self.default_scope.scope_name == SCOPE:
             loop.dataloader = DevicePrefetcher(loader, get_device())
@@ -239,7 +239,7 @@ class Runner(mmengine_runner.Runner):
         counts = getattr(optim_wrapper, 'accumulative_counts', 1)
         batch_size = self.train_dataloader.batch_sampler.batch_size
         if counts > self.max_iters:
-            raise ValueError(f'accumulative_counts={counts}: the whole run has only {self.max_iters} batches')
+            raise ValueError(f'accumulative_counts={counts} is more than the {self.max_iters} batches of the run: lower it')
         if self.default_scope.scope_name == SCOPE:
             images = len(self.train_dataloader.dataset)
             report(batch_findings(images, batch_size, self.world_size, counts, self.cfg))
@@ -247,18 +247,18 @@ class Runner(mmengine_runner.Runner):
             return
         total, base = batch_size * self.world_size * counts, auto_scale_lr['base_batch_size']
         groups = optim_wrapper.optimizer.param_groups
-        configured = max(group['lr'] for group in groups)  # under layer-wise decay, that of the top
+        configured = max(group['lr'] for group in groups)  # with layer-wise decay, that of the top
         for group in groups:
             group['lr'] = group['lr'] * total / base
         if optim_wrapper.base_param_settings:
-            optim_wrapper.base_param_settings['lr'] *= total / base  # what the log calls base_lr
+            optim_wrapper.base_param_settings['lr'] *= total / base  # logged as base_lr
         self.logger.info(
-            f'learning rate: {configured:g} per {base} images; total batch {batch_size} images x {self.world_size} '
+            f'learning rate: {configured:g} per {base} images; total batch size {batch_size} images x {self.world_size} '
             f'processes x {counts} accumulated = {total}, so the peak is {configured * total / base:g}'
         )
 
     def load_checkpoint(self, filename, map_location='cpu', strict=True, **kwargs) -> dict:
-        """Strict; nothing in a file is executed. A file to go on from is read once for all processes of a machine."""
+        """Loads strictly, executing nothing in the file; when resuming, each machine reads it once for all its processes."""
         checkpoint = read_state(filename, get_device()) if self._resume else read_checkpoint(filename)
         if strict:
             check_state_dict(unwrapped(self.model), filename, checkpoint)
@@ -272,11 +272,11 @@ class Runner(mmengine_runner.Runner):
         return checkpoint
 
     def _maybe_compile(self, target: str) -> None:
-        """``compile`` in the config compiles transformer blocks, not the whole step with its hooks and wrappers."""
+        """``compile`` in the config compiles transformer blocks, not the full step with its hooks and wrappers."""
         if self.default_scope.scope_name != SCOPE:
             super()._maybe_compile(target)
         elif compile_blocks(unwrapped(self.model), self.cfg.get('compile', 'auto')):
-            self.logger.info('transformer blocks are compiled: the first iterations take minutes')
+            self.logger.info('compiling transformer blocks: the first iterations take minutes')
 
     def save_checkpoint(
         self,
@@ -289,9 +289,11 @@ class Runner(mmengine_runner.Runner):
         by_epoch=True,
         backend_args=None,
     ) -> None:
-        """As mmengine's, for its hooks; the file is written whole or not at all."""
+        """Interface of mmengine's hooks; the file is written atomically."""
         if file_client_args is not None or backend_args is not None:
-            raise ValueError('checkpoints are written to local paths: remove file_client_args and backend_args of the hook')
+            raise ValueError(
+                'checkpoints are saved to local paths only: remove file_client_args and backend_args of the hook'
+            )
         content = self.checkpoint_content(self.iter if by_epoch else self.iter + 1)
         content['meta'] |= {**(meta or {}), 'epoch': self.epoch + by_epoch}
         if not save_optimizer:
@@ -302,12 +304,12 @@ class Runner(mmengine_runner.Runner):
             write_checkpoint(content, Path(out_dir) / filename)
 
     def checkpoint_content(self, done: int) -> dict:
-        """State of the run after ``done`` iterations, in plain types; to be called on all processes.
+        """State of the run after ``done`` iterations, in plain types; collective call.
 
-        Tensors are those of model and optimizer themselves, not copies.
+        Tensors are those of model and optimizer, not copies.
         """
-        self.call_hook('flush_losses')  # a state behind a loss that is not finite is not saved
-        with whole_states(self.model, self.optim_wrapper.optimizer) if self.sharded else nullcontext():
+        self.call_hook('flush_losses')  # raises rather than saving a non-finite state
+        with full_states(self.model, self.optim_wrapper.optimizer) if self.sharded else nullcontext():
             content = {
                 'meta': self.checkpoint_meta(done),
                 'state_dict': unwrapped(self.model).state_dict(),
@@ -335,14 +337,14 @@ class Runner(mmengine_runner.Runner):
         )
 
     def load_or_resume(self) -> None:
-        """Without a path, resumes from the newest checkpoint of the work dir that is whole; without one, starts anew."""
+        """Without a path, resumes from the newest complete checkpoint in the work dir, or starts from scratch."""
         if self._resume and self._load_from is None and not self._has_loaded:
             found = [None]
             if is_main_process():
                 found = [newest_good_checkpoint(self.work_dir, self.logger.warning)]
             broadcast_object_list(found)
             if found[0] is None:
-                self.logger.warning(f'--resume: there is no checkpoint in {self.work_dir} yet, so the run starts anew')
+                self.logger.warning(f'--resume: no checkpoint in {self.work_dir} yet, starting from scratch')
                 return
             self._load_from = str(found[0])
         super().load_or_resume()
@@ -350,7 +352,7 @@ class Runner(mmengine_runner.Runner):
     def resume(self, filename, *args, **kwargs) -> None:
         self._resume = True
         if self.sharded:
-            kwargs.setdefault('map_location', 'cpu')  # the file's tensors are whole, as no device may be able to hold them
+            kwargs.setdefault('map_location', 'cpu')  # the file has full tensors, which may not fit on one device
         super().resume(filename, *args, **kwargs)
         loop = self.train_loop
         if isinstance(loop, ResumableEpochLoop) and self._position is not None:
@@ -362,11 +364,11 @@ class Runner(mmengine_runner.Runner):
             self.go_to_epoch(loop)
 
     def go_to_epoch(self, loop: EpochBasedTrainLoop) -> None:
-        """For checkpoints without a position, written at the end of an epoch."""
+        """Resumes from a checkpoint without a position, saved at the end of an epoch."""
         expected = loop.epoch * len(self.train_dataloader)
         if loop.iter != expected:
             self.logger.warning(
-                f'the checkpoint was written at iteration {loop.iter}, but {loop.epoch} epochs of this run are {expected} '
-                'iterations (another batch size, number of processes or data set): the schedules go on from there'
+                f'the checkpoint was saved at iteration {loop.iter}, but {loop.epoch} epochs of this run are {expected} '
+                f'iterations (different batch size, number of processes or data set): continuing from iteration {expected}'
             )
             loop._iter = expected

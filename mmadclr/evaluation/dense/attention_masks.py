@@ -1,9 +1,9 @@
-"""Attention of [CLS] as a mask, against the objects of an image (Jaccard index).
+"""[CLS] attention as a segmentation mask, scored against the objects of an image (Jaccard index).
 
-Caron et al., *Emerging properties in self-supervised vision transformers*, ICCV 2021, section 4.2.2, came without scoring
-code; followed is ``src/evaluate_attn_maps.py`` of vpariza/NeCo, which has Leopart's.
+Caron et al., *Emerging properties in self-supervised vision transformers*, ICCV 2021, section 4.2.2, was published without
+scoring code; we follow ``src/evaluate_attn_maps.py`` of vpariza/NeCo, which has Leopart's.
 
-Shape legend: N images, P patches of an image (h x w), p pixels a side of a patch, H x W pixels.
+Shape legend: N images, P patches of an image (h x w), p pixels per patch side, H x W pixels.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from mmadclr.evaluation.dense.segmentation_scores import VOID
 
 MASS = 0.6
 BLUR, SIGMA = 7, 0.6
-SMALLEST = 3  # patches of a component that is kept
+SMALLEST = 3  # minimum patches of a component
 Objects = Literal['published', 'labels']
 
 
 class AttentionJaccard(NamedTuple):
     """``metrics``: percent. ``best_head``: (N,) mean over the objects of an image of the best head's IoU, NaN without
-    objects. ``merged``: (N,) IoU of all heads together with all that is labeled. ``without_objects``: number of such
-    images."""
+    objects. ``merged``: (N,) IoU of all heads combined with all labeled pixels. ``without_objects``: number of such
+    images.
+    """
 
     metrics: dict[str, float]
     best_head: Tensor
@@ -37,26 +38,25 @@ class AttentionJaccard(NamedTuple):
 
 
 def mass_mask(attention: Tensor, mass: float = MASS) -> Tensor:
-    """Whether a patch is among the strongest, which together hold a share of the attention (..., P); of equals, the later
-    ones.
+    """Mask of the strongest patches that together hold a given fraction of the attention (..., P); ties go to later patches.
 
     Raises:
-        ValueError: A share that is not between 0 and 1, or attention that is negative, not finite, or zero everywhere.
+        ValueError: ``mass`` is not between 0 and 1, or attention is negative, not finite, or zero everywhere.
     """
     if not 0 < mass < 1:
         raise ValueError(f'mass={mass} must be between 0 and 1')
     if not attention.isfinite().all() or (attention < 0).any() or (attention.sum(dim=-1) <= 0).any():
-        raise ValueError('attention must be finite, at least 0, and above 0 somewhere in every map')
+        raise ValueError('attention must be finite, non-negative, and positive somewhere in every map')
     values, order = attention.double().sort(dim=-1, stable=True)
     kept = (values / values.sum(dim=-1, keepdim=True)).cumsum(dim=-1) > 1 - mass
     return torch.zeros_like(kept).scatter_(-1, order, kept)
 
 
 def merged_mask(attention: Tensor, grid: tuple[int, int], mass: float = MASS) -> Tensor:
-    """(h, w) mask of the mean over heads (heads, P), blurred, without components of at most two patches (8 neighbors).
+    """(h, w) mask of the blurred mean over heads (heads, P), without components of fewer than 3 patches (8-connected).
 
     Raises:
-        ValueError: A grid too small for the blur, which reflects it; see :func:`mass_mask`.
+        ValueError: The grid is too small for the reflection padding of the blur; see :func:`mass_mask`.
     """
     if min(grid) <= BLUR // 2:
         raise ValueError(
@@ -70,13 +70,13 @@ def merged_mask(attention: Tensor, grid: tuple[int, int], mass: float = MASS) ->
 
 
 def object_labels(mask: Tensor, objects: Objects = 'published') -> list[int]:
-    """Labels of a map (H, W) that are objects.
+    """Labels in a map (H, W) that are objects.
 
-    ``'published'``: all but the smallest and the largest that occur, which are meant to be 0 and 255. Without void pixels
-    the highest label is lost, without background the lowest. ``'labels'``: all but 0 and 255.
+    ``'published'``: all except the smallest and the largest one present, which are assumed to be 0 and 255. Without void
+    pixels this drops the highest label, without background the lowest. ``'labels'``: all except 0 and 255.
 
     Raises:
-        ValueError: ``objects`` is something else.
+        ValueError: Another value of ``objects``.
     """
     found = mask.unique().tolist()
     if objects == 'published':
@@ -87,7 +87,7 @@ def object_labels(mask: Tensor, objects: Objects = 'published') -> list[int]:
 
 
 def jaccard(masks: Tensor, target: Tensor) -> Tensor:
-    """(...) IoU of boolean masks (..., H, W) with another (H, W); 0 if both are empty."""
+    """(...) IoU of boolean masks (..., H, W) with a target (H, W); 0 if both are empty."""
     hits, union = (masks & target).flatten(-2).sum(dim=-1), (masks | target).flatten(-2).sum(dim=-1)
     return hits.double() / union.clamp(min=1)
 
@@ -105,16 +105,15 @@ def attention_jaccard(
 
     Args:
         attention: (N, heads, P) of [CLS] to the patches, without [CLS] itself.
-        masks: (N, H, W) labels; multiples of the grid. Void pixels are outside of every object, and inside of what is
-        labeled.
+        masks: (N, H, W) labels; sides are multiples of the grid. Void pixels belong to no object, but count as labeled.
         grid: h and w.
-        mass: Share of the attention that a mask holds.
+        mass: Fraction of the attention in a mask.
         objects: See :func:`object_labels`.
         without_objects: ``'zero'``: images without an object count 0 in ``best_head``, as published; ``'skip'``: they are
-            left out. In ``merged`` they count with the pixels that are not 0, if there are any, and as 0 else.
+            excluded. In ``merged`` they count with their nonzero pixels, or as 0 if there are none.
 
     Raises:
-        ValueError: Other sizes, attention without mass, or no image with an object where they are left out.
+        ValueError: Inconsistent shapes, attention without mass, or no image with an object when they are excluded.
     """
     if attention.ndim != 3 or masks.ndim != 3 or len(attention) != len(masks) or not len(masks):
         shapes = f'attention {tuple(attention.shape)} and masks {tuple(masks.shape)}'
@@ -131,14 +130,14 @@ def attention_jaccard(
     merged = torch.stack([jaccard(_enlarged(merged_mask(some, grid, mass), mask.shape), mask != 0) for some, mask in pairs])
     empty = best.isnan()
     if without_objects == 'skip' and empty.all():
-        raise ValueError('no image has an object: there is no mean over objects')
+        raise ValueError('no image has an object: the mean over objects is undefined')
     mean = best.nan_to_num(0.0).mean() if without_objects == 'zero' else best[~empty].mean()
     metrics = {'attention_jaccard_best_head': 100 * mean.item(), 'attention_jaccard_merged': 100 * merged.mean().item()}
     return AttentionJaccard(metrics, best, merged, int(empty.sum()))
 
 
 def _enlarged(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks of patches (..., h, w) as masks of pixels."""
+    """Upsamples patch masks (..., h, w) to pixels."""
     rows, columns = size[0] // masks.shape[-2], size[1] // masks.shape[-1]
     return masks.repeat_interleave(rows, dim=-2).repeat_interleave(columns, dim=-1)
 

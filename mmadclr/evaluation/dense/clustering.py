@@ -1,6 +1,6 @@
-"""Clustering of all patches of a set: as many clusters as classes, matched one to one, or many, each given its best class.
+"""Clustering of all patches of a set: K = C clusters matched one to one, or overclustering with many-to-one matching.
 
-Leopart and NeCo's protocol (``experiments/overcluster/eval_overcluster.py`` and ``experiments/utils.py`` of vpariza/NeCo):
+Protocol of Leopart and NeCo (``experiments/overcluster/eval_overcluster.py`` and ``experiments/utils.py`` of vpariza/NeCo):
 standardized patches, PCA to 50 channels, k-means with five seeds, cluster maps of 100 x 100.
 
 Shape legend: N images, P patches of an image (h x w), D channels, n = N P patches, C classes, K clusters.
@@ -27,8 +27,9 @@ MAP_SIDE = 100
 
 
 class ClusteringResult(NamedTuple):
-    """``metrics``: percent, mean over seeds. ``mious``: shares, by seed. ``mappings``: (seeds, K) class of each cluster,
-    -1 if unmatched. ``counts``: of each image, clusters as columns, by seed."""
+    """``metrics``: percent, mean over seeds. ``mious``: fractions, by seed. ``mappings``: (seeds, K) class of each cluster,
+    -1 if unmatched. ``counts``: per image, with clusters as columns, by seed.
+    """
 
     metrics: dict[str, float]
     mious: tuple[float, ...]
@@ -37,16 +38,16 @@ class ClusteringResult(NamedTuple):
 
 
 def reduce_patches(features: Tensor, channels: int = CHANNELS) -> Tensor:
-    """(n, channels) standardized patches (n, D) on the axes of largest variance, largest first; not whitened.
+    """(n, channels) PCA of standardized patches (n, D), largest variance first; not whitened.
 
-    faiss trains its PCA on at most 1000 D patches drawn at random; here all are used, so nothing is random.
+    faiss trains its PCA on at most 1000 D random patches; here all are used, so the result is deterministic.
 
     Raises:
-        ValueError: Fewer channels, or patches, than are asked for.
+        ValueError: Fewer channels or patches than requested.
     """
     if not 1 <= channels <= min(features.shape):
         raise ValueError(
-            f'PCA to {channels} channels of {features.shape[0]} patches of {features.shape[1]}: must be at most those'
+            f'PCA to {channels} channels: must be at most the {features.shape[0]} patches and {features.shape[1]} channels'
         )
     center, spread = standardization(features)
     covariance = sum(
@@ -57,7 +58,7 @@ def reduce_patches(features: Tensor, channels: int = CHANNELS) -> Tensor:
 
 
 def resized_nearest(maps: Tensor, side: int = MAP_SIDE) -> Tensor:
-    """(N, side, side) integers of maps (N, H, W) at the positions that torch's nearest interpolation takes."""
+    """(N, side, side) integers of maps (N, H, W), by torch's nearest interpolation."""
     return F.interpolate(maps[:, None].float(), size=(side, side), mode='nearest')[:, 0].long()
 
 
@@ -72,16 +73,16 @@ def score_clusters(
     ignore: Collection[int] = (VOID,),
     unmatched_as: int | None = 0,
 ) -> tuple[float, Tensor, PixelCounts]:
-    """mIoU over all classes, a share, of one clustering; mapping (K,); and counts of each image.
+    """mIoU over all classes, a fraction, of one clustering; mapping (K,); and counts per image.
 
     Args:
         assignment: (N, h, w) cluster of every patch.
         masks: (N, H, W) label maps.
         num_classes, k: C and K.
         how: ``'hungarian'``, ``'precision'`` or ``'iou'``.
-        side: Of the maps that are compared.
-        ignore: Labels left out.
-        unmatched_as: Class of clusters that no class is matched to: 0 as published; None: their pixels are missed.
+        side: Of the compared maps.
+        ignore: Ignored labels.
+        unmatched_as: Class of unmatched clusters: 0 as published; None: their pixels are misses.
 
     Raises:
         ValueError: See ``count_pixels``.
@@ -109,27 +110,27 @@ def evaluate_clustering(
     redos: int = REDOS,
     points_per_center: int = POINTS_PER_CENTER,
 ) -> ClusteringResult:
-    """Mean over seeds of the mIoU of k-means clusters. Metric: ``cluster{K}_mIoU``, or ``overcluster{K}_mIoU`` for other K.
+    """Mean over seeds of the mIoU of k-means clusters. Metric: ``cluster{K}_mIoU``, or ``overcluster{K}_mIoU`` for K != C.
 
     Args:
-        features: (N, P, D) of the images to cluster, which are also those that are scored.
+        features: (N, P, D) of the images, both for clustering and scoring.
         masks: (N, H, W).
         grid: h and w.
         num_classes: C.
         k: Number of clusters, C by default; 500 for overclustering.
-        seeds: One clustering each.
-        channels: After PCA; None leaves the features as they are.
-        how: By default one to one on IoU for K = C, and the class of highest precision for other K.
+        seeds: One clustering per seed.
+        channels: Of the PCA; None disables it.
+        how: By default one-to-one by IoU for K = C, otherwise the class of highest precision.
         side, ignore: See :func:`score_clusters`.
         steps, redos, points_per_center: See ``kmeans.kmeans``.
 
     Raises:
         ValueError: More clusters than patches, no seeds; see ``reduce_patches`` and ``count_pixels``.
-        ImportError: Matching one to one without scipy.
+        ImportError: One-to-one matching without scipy.
     """
     check_images(features, masks, grid)
     if not seeds:
-        raise ValueError('no seeds: give at least one')
+        raise ValueError('seeds is empty: there must be at least one')
     k = num_classes if k is None else k
     how = how or ('hungarian' if k == num_classes else 'precision')
     points = features.flatten(0, 1)

@@ -3,7 +3,7 @@
 Perazzi et al., *A benchmark dataset and evaluation methodology for video object segmentation*, CVPR 2016;
 davisvideochallenge/davis2017-evaluation, ``davis2017/{evaluation,metrics,utils}.py``.
 
-Shape legend: O objects, T frames, H x W pixels. Scores are shares, 0 to 1.
+Shape legend: O objects, T frames, H x W pixels. Scores are fractions, 0 to 1.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ BINS = 4
 
 
 class SequenceScores(NamedTuple):
-    """``j``, ``f``: (O, T - 2), without the first and the last frame. ``late``: labels beyond those of the first frame,
-    which are not scored. ``unpredicted``: objects that no frame's prediction has, which score 0 where they are annotated."""
+    """``j``, ``f``: (O, T - 2), without the first and last frames. ``late``: labels not in the first frame, which are not
+    scored. ``unpredicted``: objects missing from all predictions, which score 0 where they are annotated.
+    """
 
     j: np.ndarray
     f: np.ndarray
@@ -31,7 +32,7 @@ class SequenceScores(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Of one object: mean, share of frames above one half, and mean of the first less mean of the last quarter of frames."""
+    """Of one object: mean, fraction of frames above 0.5, and decay (mean of the first minus that of the last quarter)."""
 
     mean: float
     recall: float
@@ -39,7 +40,7 @@ class Statistics(NamedTuple):
 
 
 def region_similarity(prediction: np.ndarray, annotation: np.ndarray, void: np.ndarray | None = None) -> np.ndarray:
-    """(T,) J, the IoU, of boolean masks (T, H, W); 1 where both are empty. Pixels of ``void`` are left out."""
+    """(T,) J, the IoU, of boolean masks (T, H, W); 1 if both are empty. ``void`` pixels are excluded."""
     prediction, annotation = _without(prediction, void), _without(annotation, void)
     union = (prediction | annotation).sum(axis=(1, 2))
     hits = (prediction & annotation).sum(axis=(1, 2))
@@ -47,18 +48,17 @@ def region_similarity(prediction: np.ndarray, annotation: np.ndarray, void: np.n
 
 
 def boundary_map(mask: np.ndarray) -> np.ndarray:
-    """(H, W) whether a pixel differs from its right, lower or lower right neighbor; at the last row and column, from the
-    one it has."""
+    """(H, W) whether a pixel differs from its right, lower or lower right neighbor, among those inside the image."""
     mask = np.asarray(mask, bool)
     padded = np.pad(mask, ((0, 1), (0, 1)), mode='edge')
     right, below, across = padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:].copy()
-    # Beyond the last row or column, the corner neighbor is not one of its own.
+    # In the last row or column there is no separate corner neighbor.
     across[-1], across[:, -1] = right[-1], below[:, -1]
     return (mask ^ right) | (mask ^ below) | (mask ^ across)
 
 
 def boundary_radius(size: tuple[int, int], bound: float = BOUND) -> int:
-    """Radius in pixels: ``bound`` itself from 1 on, else that share of the diagonal, rounded up."""
+    """Radius in pixels: ``bound`` itself if at least 1, otherwise that fraction of the diagonal, rounded up."""
     return int(bound) if bound >= 1 else math.ceil(bound * math.hypot(*size))
 
 
@@ -67,10 +67,11 @@ def boundary_accuracy(
 ) -> np.ndarray:
     """(T,) F, the harmonic mean of precision and recall of boundaries, of boolean masks (T, H, W).
 
-    A boundary pixel counts as found within a disk around one of the other side. Both without a boundary: 1; one of them: 0.
+    A boundary pixel is matched if the other boundary has a pixel within a disk around it. 1 if both have no boundary, 0 if
+    one.
 
     Raises:
-        ValueError: A bound that is not above 0.
+        ValueError: ``bound`` is not above 0.
     """
     if not bound > 0:
         raise ValueError(f'bound={bound} must be above 0')
@@ -99,17 +100,17 @@ def evaluate_sequence(
 ) -> SequenceScores:
     """J and F of every object of a video, by frame.
 
-    Objects are the labels 1 to the largest of the first frame's annotation. Annotated pixels of label 255 are background,
-    as in the published semi-supervised task; ``void`` leaves pixels out instead.
+    Objects are the labels from 1 to the maximum in the first frame's annotation. Pixels annotated as 255 are background,
+    as in the published semi-supervised task; pixels in ``void`` are excluded.
 
     Args:
         predictions, annotations: (T, H, W) integers, 0 for background.
-        void: None, or (T, H, W) pixels that do not count.
+        void: None, or (T, H, W) pixels to exclude.
         bound: See :func:`boundary_radius`.
 
     Raises:
-        ValueError: Other sizes, fewer than three frames, no object in the first frame, or a predicted label beyond the
-            objects.
+        ValueError: Different sizes, fewer than three frames, no object in the first frame, or a predicted label that is not
+            an object.
     """
     predictions, annotations = np.asarray(predictions), np.asarray(annotations)
     if predictions.shape != annotations.shape or predictions.ndim != 3:
@@ -118,14 +119,16 @@ def evaluate_sequence(
         )
     if len(annotations) < 3:
         raise ValueError(
-            f'a video of {len(annotations)} frame(s): the first and the last are not scored, so there must be three'
+            f'a video of {len(annotations)} frame(s): there must be at least 3, since the first and last are not scored'
         )
     annotations = np.where(annotations == VOID, 0, annotations)
     objects = int(annotations[0].max())
     if not objects:
-        raise ValueError('the first frame has no object: there is nothing to score')
+        raise ValueError('the first frame has no object to score')
     if predictions.max() > objects:
-        raise ValueError(f'prediction of object {predictions.max()}, of {objects} objects in the first frame')
+        raise ValueError(
+            f'predicted label {predictions.max()} must be at most {objects}, the number of objects in the first frame'
+        )
     scored = slice(1, -1)
     left_out = None if void is None else np.asarray(void)[scored]
     pairs = [(predictions[scored] == label, annotations[scored] == label) for label in range(1, objects + 1)]
@@ -138,7 +141,7 @@ def evaluate_sequence(
 
 
 def statistics(values: np.ndarray) -> Statistics:
-    """Of the scores (T,) of one object. Quarters share their ends: bounds are evenly spaced frames, rounded."""
+    """Of the scores (T,) of one object. Adjacent quarters share a frame: bounds are evenly spaced and rounded."""
     bounds = np.round(np.linspace(1, len(values), BINS + 1) + 1e-10).astype(int) - 1
     first, last = values[bounds[0] : bounds[1] + 1], values[bounds[-2] : bounds[-1] + 1]
     return Statistics(float(values.mean()), float((values > 0.5).mean()), float(first.mean() - last.mean()))

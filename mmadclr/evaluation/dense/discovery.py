@@ -1,4 +1,4 @@
-"""One box of an image without any training: LOST, TokenCut, and the attention baseline; and CorLoc.
+"""Unsupervised single-object discovery: LOST, TokenCut, and the attention baseline; and CorLoc.
 
 Siméoni et al., *Localizing objects with self-supervised transformers and no labels*, BMVC 2021 (valeoai/LOST,
 ``object_discovery.py``); Wang et al., *TokenCut*, 2022 (YangtaoWANG95/TokenCut, ``object_discovery.py``).
@@ -49,8 +49,9 @@ class TokenCutBox(NamedTuple):
 
 
 class CorLoc(NamedTuple):
-    """``value``: share of images whose box is right. ``hits``: by image, None where nothing is annotated. ``left_out``:
-    number of those."""
+    """``value``: fraction of images with a correct box. ``hits``: by image, None without annotation. ``left_out``: number of
+    such images.
+    """
 
     value: float
     hits: list[bool | None]
@@ -58,8 +59,9 @@ class CorLoc(NamedTuple):
 
 
 def components(mask: np.ndarray) -> np.ndarray:
-    """(h, w) number of the 4-connected component of a boolean map, 0 outside; from 1 on in the order of their first
-    patches."""
+    """(h, w) index of the 4-connected component of a boolean map, 0 outside; numbered from 1 in the order of their first
+    patches.
+    """
     _, numbers = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     found, first = np.unique(numbers, return_index=True)
     order = np.argsort(np.where(found == 0, -1, first))
@@ -69,13 +71,13 @@ def components(mask: np.ndarray) -> np.ndarray:
 
 
 def box_of(mask: np.ndarray) -> Box:
-    """The box around a boolean map that is not empty."""
+    """Bounding box of a non-empty boolean map."""
     rows, columns = np.nonzero(mask)
     return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
 def component_at(mask: np.ndarray, patch: int) -> np.ndarray:
-    """(h, w) the component of a boolean map in which a patch is."""
+    """(h, w) the component of a boolean map that contains a patch."""
     numbers = components(mask)
     return numbers == numbers.flat[patch]
 
@@ -88,16 +90,16 @@ def _checked(keys: Tensor, grid: tuple[int, int], directed: bool) -> Tensor:
 
 
 def lost_box(keys: Tensor, grid: tuple[int, int], k: int = EXPANSION) -> LostBox:
-    """LOST: the patch that is like the fewest others, and what is like it and its like.
+    """LOST: the patch with the fewest similar patches, expanded to patches similar to it.
 
     Args:
         keys: (P, D) keys of the last attention layer, heads concatenated, bias included, without [CLS].
         grid: h and w.
-        k: Patches of lowest degree among which the seed is expanded. Of equal degrees the first come first, where the
-            published sort takes any.
+        k: Number of lowest-degree patches used to expand the seed. Ties go to the first patches; the published sort is
+            not stable.
 
     Raises:
-        ValueError: Features of another grid, or not finite; k below 1; a seed that is similar to nothing, not even itself.
+        ValueError: Features of a different grid, or not finite; k below 1; a seed with no similar patch, not even itself.
     """
     if k < 1:
         raise ValueError(f'k={k} must be at least 1')
@@ -110,31 +112,31 @@ def lost_box(keys: Tensor, grid: tuple[int, int], k: int = EXPANSION) -> LostBox
     expansion = similar[candidates[similar[seed, candidates] > 0]].sum(dim=0)
     mask = (expansion > 0).view(grid).cpu().numpy()
     if not mask.flat[int(seed)]:
-        raise ValueError('the seed of LOST is in the background: are these the keys of an attention layer?')
+        raise ValueError('the LOST seed is in the background: use the keys of an attention layer')
     return LostBox(box_of(component_at(mask, int(seed))), int(seed), degrees, expansion)
 
 
 def tokencut_box(
     keys: Tensor, grid: tuple[int, int], tau: float = TAU, eps: float = EPS, binary: bool = True
 ) -> TokenCutBox:
-    """TokenCut: the normalized cut of the graph of similar patches.
+    """TokenCut: normalized cut of the graph of similar patches.
 
-    The patch of the largest entry of the second eigenvector is foreground; of entries that are equal up to rounding, the
-    first.
+    The foreground contains the patch with the largest absolute entry of the second eigenvector; ties up to rounding go to
+    the first patch.
 
     Args:
         keys: See :func:`lost_box`.
         grid: h and w.
-        tau: Patches of a larger cosine are connected.
-        eps: Weight of the others.
-        binary: Connected patches weigh 1; else their cosine.
+        tau: Cosine threshold above which patches are connected.
+        eps: Weight of the other pairs.
+        binary: Connected pairs have weight 1; otherwise their cosine.
 
     Raises:
-        ValueError: Features of another grid, zero or not finite; fewer than two patches.
+        ValueError: Features of a different grid, zero or not finite; fewer than two patches.
     """
     keys = F.normalize(_checked(keys, grid, directed=True), dim=1)
     if len(keys) < 2:
-        raise ValueError('one patch cannot be cut in two')
+        raise ValueError('TokenCut needs at least two patches')
     cosines = keys @ keys.T
     weights = torch.where(cosines > tau, 1.0, eps) if binary else torch.where(cosines < tau, eps, cosines)
     scale = weights.sum(dim=1).rsqrt()
@@ -157,17 +159,17 @@ def attention_box(
     mass: float = MASS,
     choose_among: Literal['published', 'all'] = 'published',
 ) -> Box:
-    """DINO-seg, LOST's baseline: the largest component of one head's mask of [CLS] attention, in patches.
+    """DINO-seg, LOST's baseline: the largest component of one head's [CLS] attention mask, in patches.
 
     Args:
         attention: (heads, P), without [CLS].
         grid: h and w.
-        head: Which one.
+        head: Index of the head.
         mass: See ``attention_masks.mass_mask``.
-        choose_among: ``'published'`` leaves the last component out, and takes the background if there is one only.
+        choose_among: ``'published'`` ignores the last component, and uses the background if there is only one.
 
     Raises:
-        ValueError: No such head, attention of another grid; see ``mass_mask``.
+        ValueError: No such head, attention of a different grid; see ``mass_mask``.
     """
     if attention.ndim != 2 or attention.shape[1] != grid[0] * grid[1] or not 0 <= head < len(attention):
         raise ValueError(
@@ -180,22 +182,20 @@ def attention_box(
     largest = int(sizes[1:].argmax()) + 1 if len(sizes) > 1 else 0
     chosen = numbers == largest
     if not chosen.any():
-        raise ValueError(
-            'the mask covers all patches, so that there is no background to take; choose_among="all" takes the mask'
-        )
+        raise ValueError('the mask covers all patches, so there is no background to choose; use choose_among="all"')
     return box_of(chosen)
 
 
 def scale_box(box: Box, patch_size: int, size: tuple[int, int] | None = None) -> Box:
-    """A box in patches as one in pixels, clipped at the right and at the bottom to an image (H, W) before padding."""
+    """Converts a box from patches to pixels, clipped at the right and bottom to an image (H, W) before padding."""
     left, top, right, bottom = (side * patch_size for side in box)
     return (left, top, right, bottom) if size is None else (left, top, min(right, size[1]), min(bottom, size[0]))
 
 
 def voc_boxes(boxes: Tensor, difficult: Tensor, truncated: Tensor, keep_hard: bool = True) -> Tensor:
-    """(n, 4) boxes of a VOC annotation, which count from 1 and include their last pixel, as ours.
+    """(n, 4) boxes of a VOC annotation (1-based, last pixel included) in our convention.
 
-    Difficult and truncated objects count as published; without ``keep_hard`` they do not.
+    Difficult and truncated objects are kept, as published, unless ``keep_hard`` is False.
     """
     shifted = boxes.reshape(-1, 4) - torch.tensor([1, 1, 0, 0])
     return shifted if keep_hard else shifted[~(difficult.bool() | truncated.bool())]
@@ -205,7 +205,7 @@ def box_ious(box: Sequence[int], boxes: Tensor) -> Tensor:
     """(n,) IoU of a box with boxes (n, 4), float64.
 
     Raises:
-        ValueError: A box without area.
+        ValueError: A box has no area.
     """
     both = torch.cat((torch.tensor([list(box)]), boxes.reshape(-1, 4).cpu())).double()
     areas = (both[:, 2] - both[:, 0]) * (both[:, 3] - both[:, 1])
@@ -217,21 +217,21 @@ def box_ious(box: Sequence[int], boxes: Tensor) -> Tensor:
 
 
 def corloc(boxes: Sequence[Sequence[int]], annotated: Sequence[Tensor], threshold: float = THRESHOLD) -> CorLoc:
-    """Share of images whose box has an IoU of at least ``threshold`` with any annotated one (n, 4).
+    """Fraction of images whose box has an IoU of at least ``threshold`` with any annotated one (n, 4).
 
-    Images without an annotated box are left out and counted; the published code fails there, or skips them without hard
-    objects.
+    Images without an annotated box are excluded and counted; the published code fails on them, or skips them when hard
+    objects are excluded.
 
     Raises:
-        ValueError: Other numbers of images, or none with an annotated box.
+        ValueError: Different numbers of images, or no image with an annotated box.
     """
     if len(boxes) != len(annotated):
-        raise ValueError(f'{len(boxes)} boxes for {len(annotated)} images: must be one for each')
+        raise ValueError(f'{len(boxes)} boxes for {len(annotated)} images: must be the same')
     hits = [
         bool((box_ious(box, others) >= threshold).any()) if len(others) else None
         for box, others in zip(boxes, annotated, strict=True)
     ]
     usable = [hit for hit in hits if hit is not None]
     if not usable:
-        raise ValueError(f'none of {len(hits)} images has an annotated box')
+        raise ValueError(f'none of the {len(hits)} images has an annotated box')
     return CorLoc(sum(usable) / len(usable), hits, len(hits) - len(usable))

@@ -1,4 +1,4 @@
-"""k-means as faiss runs it, on the device of the points: the same subsets, starts and splits from the same seed.
+"""k-means as in faiss, on the device of the points: same subsets, initial centers and splits for the same seed.
 
 Source: facebookresearch/faiss, ``faiss/Clustering.cpp`` and ``faiss/utils/random.cpp``. Distances are in double precision,
 so centers agree with faiss up to its single precision.
@@ -23,7 +23,7 @@ DISTANCES = 2**25
 
 
 class Clusters(NamedTuple):
-    """``centers``: (K, D), float64. ``objective``: sum of squared distances of the last assignment. ``steps``: done."""
+    """``centers``: (K, D), float64. ``objective``: sum of squared distances of the last assignment. ``steps``: performed."""
 
     centers: Tensor
     objective: float
@@ -31,7 +31,7 @@ class Clusters(NamedTuple):
 
 
 def first_of_permutation(number: int, total: int, seed: int) -> Tensor:
-    """(number,) the first of ``rand_perm(total, seed)`` of faiss, without making the rest."""
+    """(number,) first elements of faiss's ``rand_perm(total, seed)``, without computing the rest."""
     draws = np.random.RandomState(seed % 2**32).randint(0, 2**32, size=min(number, total - 1), dtype=np.uint32).tolist()
     moved: dict[int, int] = {}
     for place, draw in enumerate(draws):
@@ -41,18 +41,18 @@ def first_of_permutation(number: int, total: int, seed: int) -> Tensor:
 
 
 def training_subset(total: int, k: int, seed: int, points_per_center: int = POINTS_PER_CENTER) -> Tensor:
-    """(n,) points that centers are computed from: all, or ``points_per_center`` for each cluster."""
+    """(n,) points used to compute centers: all, or ``points_per_center`` per cluster."""
     limit = k * points_per_center
     return torch.arange(total) if total <= limit else first_of_permutation(limit, total, seed)
 
 
 def initial_points(total: int, k: int, seed: int, redos: int = REDOS) -> Tensor:
-    """(R, K) points of the subset at which the centers of every redo start."""
+    """(R, K) points of the subset that are the initial centers of every redo."""
     return torch.stack([first_of_permutation(k, total, seed + 1 + redo * REDO_STEP) for redo in range(redos)])
 
 
 def nearest_centers(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) nearest center of every point, the first of equals, and the squared distances (n,)."""
+    """(n,) nearest center of every point (ties go to the first), and the squared distances (n,)."""
     lengths, found = centers.square().sum(dim=1), []
     for some in points.split(max(1, DISTANCES // len(centers))):
         distances, numbers = (lengths - 2 * some @ centers.T).min(dim=1)
@@ -62,12 +62,12 @@ def nearest_centers(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lloyd(points: Tensor, start: Tensor, steps: int = STEPS) -> Clusters:
-    """Lloyd's iterations from given centers (K, D); ends early where nothing changes any more.
+    """Lloyd's iterations from initial centers (K, D); stops early on convergence.
 
     Args:
         points: (n, D), float64.
         start: (K, D).
-        steps: At most.
+        steps: Maximum number.
     """
     centers, before, objective, done = start.clone(), None, float('inf'), 0
     for done in range(1, steps + 1):  # noqa: B007
@@ -85,7 +85,7 @@ def lloyd(points: Tensor, start: Tensor, steps: int = STEPS) -> Clusters:
 
 
 def split_clusters(centers: Tensor, sizes: Tensor, total: int) -> Tensor:
-    """Gives each empty cluster half of another one, drawn by size; both centers move apart by a thousandth."""
+    """Splits a cluster, drawn by size, for each empty one; both centers are perturbed by 1/1024 in opposite directions."""
     centers, counts = centers.clone(), sizes.double().tolist()
     random, k = np.random.RandomState(SPLIT_SEED), len(centers)
     signs = 1 + SPLIT * (1 - 2 * (torch.arange(centers.shape[1], device=centers.device) % 2)).to(centers)
@@ -113,28 +113,26 @@ def kmeans(
     subset: Tensor | None = None,
     initial: Tensor | None = None,
 ) -> Clusters:
-    """The best of several runs, that with the smallest objective, as ``faiss.Kmeans(D, k, niter, nredo, seed)`` finds it.
+    """The best of several runs by objective, equivalent to ``faiss.Kmeans(D, k, niter, nredo, seed)``.
 
     Args:
         points: (n, D).
         k: Number of clusters.
-        seed: Of the subset and the starts.
+        seed: For the subset and the initial centers.
         steps, redos: faiss's ``niter`` and ``nredo``.
-        points_per_center: So many points for each cluster are used at most.
+        points_per_center: Maximum number of points used per cluster.
         subset: (n',) points to use instead of those drawn from the seed.
-        initial: (R, K) points of the subset to start at, instead of those drawn from the seed.
+        initial: (R, K) points of the subset as initial centers, instead of those drawn from the seed.
 
     Raises:
         ValueError: More clusters than points, or points that are not finite.
     """
     if not 1 <= k <= len(points):
-        raise ValueError(
-            f'{k} clusters of {len(points)} patches: there must be as many patches as clusters, and one cluster'
-        )
+        raise ValueError(f'k={k} clusters of {len(points)} patches: k must be between 1 and the number of patches')
     if not points.isfinite().all():
-        raise ValueError('patches to cluster hold values that are not finite')
+        raise ValueError('patches to cluster contain values that are not finite')
     subset = training_subset(len(points), k, seed, points_per_center) if subset is None else subset.long()
     chosen = points[subset.to(points.device)].double()
     initial = initial_points(len(chosen), k, seed, redos) if initial is None else initial.long()
     runs = [lloyd(chosen, chosen[start.to(points.device)], steps) for start in initial]
-    return min(runs, key=lambda run: run.objective)  # the first of equals
+    return min(runs, key=lambda run: run.objective)  # ties go to the first run

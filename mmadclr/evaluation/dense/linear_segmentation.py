@@ -1,8 +1,8 @@
-"""Linear segmentation: one 1x1 convolution on frozen patch features, trained as the peers train it.
+"""Linear segmentation: one 1x1 convolution on frozen patch features, trained by published recipes.
 
-A recipe says how: ``NECO`` (Leopart's and NeCo's), ``DINOV3`` (DINOv2's protocol) and ``IBOT``. Features and masks come in
-batches, so that images can be augmented before features are computed; crops, flips and sliding windows are the business of
-whoever makes the batches.
+Recipes: ``NECO`` (Leopart's and NeCo's), ``DINOV3`` (DINOv2's protocol) and ``IBOT``. Features and masks are passed in
+batches, so that images can be augmented before features are computed; crops, flips and sliding windows are up to the
+caller.
 
 Shape legend: B images of a batch, D channels, h x w patches, C classes, H x W pixels.
 """
@@ -36,11 +36,11 @@ class LinearRecipe:
     """How a head is trained and scored.
 
     ``optimizer``, ``lr``, ``momentum`` (SGD), ``betas`` (AdamW), ``weight_decay`` (on all parameters); ``batch_size``, the
-    most images of a batch; ``epochs`` or ``iterations``, the other one 0. ``schedule``: ``'step'`` multiplies the rate by
-    ``step_factor`` after ``step_epochs`` epochs; ``'poly'`` lowers it linearly to 0; ``'cosine'`` as half a cosine.
-    ``warmup``: iterations in which the rate rises linearly from ``warmup_ratio`` of the schedule's. ``norm``: batch norm
-    before the convolution, which has statistics of this process only. ``dropout``: of whole channels, before the norm.
-    ``map_side``: logits and masks are compared at this size; None: at that of the masks. ``over``: classes in the mean IoU.
+    maximum per batch; ``epochs`` or ``iterations``, the other one 0. ``schedule``: ``'step'`` multiplies the learning rate
+    by ``step_factor`` after ``step_epochs`` epochs; ``'poly'`` decreases it linearly to 0; ``'cosine'`` as half a cosine.
+    ``warmup``: iterations of linear warm-up from ``warmup_ratio`` times the scheduled rate. ``norm``: batch norm
+    before the convolution, with statistics of this process only. ``dropout``: of full channels, before the norm.
+    ``map_side``: size at which logits and masks are compared; None: that of the masks. ``over``: classes in the mean IoU.
     """
 
     optimizer: Literal['sgd', 'adamw']
@@ -66,20 +66,20 @@ class LinearRecipe:
 NECO = LinearRecipe(
     'sgd', 0.01, 1e-4, 'step', 128, 'all', epochs=25, momentum=0.9, step_epochs=20, step_factor=0.1, map_side=100
 )
-# The protocol that DINOv2 began, batch norm and a convolution, with the settings of DINOv3 (dinov3/eval/segmentation of
-# facebookresearch/dinov3): those that DINOv2's heads were trained with are not in its repository. The warm-up multiplies a
-# linear decline, and the cosine counts from the first iteration.
+# DINOv2's protocol, batch norm and a convolution, with the settings of DINOv3 (dinov3/eval/segmentation of
+# facebookresearch/dinov3): those of DINOv2's heads are not in its repository. The warm-up multiplies a
+# linear decay, and the cosine starts at the first iteration.
 DINOV3 = LinearRecipe('adamw', 1e-3, 1e-3, 'cosine', 16, 'seen', iterations=40_000, warmup=1500, norm=True, dropout=0.1)
 # evaluation/semantic_segmentation/configs/linear/vit_small_512_ade20k_160k.py of bytedance/ibot: four layers of the backbone
-# in D, no norm (the config asks for one, but its head has no layer to put it behind).
+# in D, no norm (the config requests one, but its head has no layer that applies it).
 IBOT = LinearRecipe('adamw', 3e-5, 0.05, 'poly', 16, 'seen', iterations=160_000, warmup=1500)
 
 
 class LinearHead(nn.Module):
     """Features (B, D, h, w) -> logits (B, C, h, w).
 
-    Weights are drawn from a normal distribution of deviation .01, biases are 0 (mmseg; dinov3's linear head). ``uniform``
-    draws both as ``torch.nn.Conv2d`` does, which is what NeCo's head starts from.
+    Weights are initialized from N(0, .01), biases to 0 (mmseg; dinov3's linear head). ``uniform`` initializes both as
+    ``torch.nn.Conv2d`` does, like NeCo's head.
     """
 
     def __init__(
@@ -108,30 +108,31 @@ class LinearHead(nn.Module):
 
 
 class LinearStep(NamedTuple):
-    """One step of training: ``loss`` before it, and the ``lr`` it took."""
+    """One training step: ``loss`` before it, and its ``lr``."""
 
     loss: float
     lr: float
 
 
 def rate_factor(recipe: LinearRecipe, iteration: int, per_epoch: int) -> float:
-    """Share of the learning rate at an iteration, counted from 0, with ``per_epoch`` iterations an epoch."""
+    """Learning-rate factor at an iteration, counted from 0, with ``per_epoch`` iterations per epoch."""
     if recipe.schedule == 'step':
         factor = recipe.step_factor if iteration // per_epoch >= recipe.step_epochs else 1.0
     else:
         done = iteration / (recipe.iterations or recipe.epochs * per_epoch)
         factor = 1 - done if recipe.schedule == 'poly' else (1 + math.cos(math.pi * done)) / 2
     if iteration < recipe.warmup:
-        # mmcv's linear warm-up; DINOv3 multiplies it with a linear decline, whatever comes after it.
+        # mmcv's linear warm-up; DINOv3 multiplies it by a linear decay, independent of the schedule after it.
         regular = 1 - iteration / recipe.iterations if recipe.schedule == 'cosine' and recipe.iterations else factor
         return regular * (1 - (1 - iteration / recipe.warmup) * (1 - recipe.warmup_ratio))
     return factor
 
 
 def resized_logits(logits: Tensor, masks: Tensor, recipe: LinearRecipe) -> tuple[Tensor, Tensor]:
-    """Logits and masks at the size at which they are compared: bilinear and nearest.
+    """Resizes logits (bilinear) and masks (nearest) to the size at which they are compared.
 
-    NeCo enlarges features, not logits. That is the same: a 1x1 convolution and a mean with weights that add up to 1 commute.
+    NeCo upsamples features instead of logits. This is equivalent: a 1x1 convolution commutes with a weighted mean whose
+    weights sum to 1.
     """
     size = masks.shape[1:] if recipe.map_side is None else (recipe.map_side,) * 2
     if masks.shape[1:] != size:
@@ -143,7 +144,7 @@ def segmentation_loss(logits: Tensor, masks: Tensor, ignore: Collection[int] = (
     """Mean cross-entropy over the pixels (B, H, W) that are not ignored.
 
     Raises:
-        ValueError: All are.
+        ValueError: All are ignored.
     """
     ignored = torch.isin(masks, torch.tensor(sorted(ignore), dtype=torch.int64, device=masks.device))
     if ignored.all():
@@ -160,18 +161,19 @@ def train_linear_head(
     ignore: Collection[int] = (VOID,),
     after_epoch: Callable[[int], None] | None = None,
 ) -> Iterator[LinearStep]:
-    """Trains a head, one step for each that is taken from this iterator.
+    """Trains a head; each item taken from this iterator is one step.
 
     Args:
         head: On the device of the features; with ``classify``, see :class:`LinearHead`.
-        epochs: Batches of an epoch, by its number.
+        epochs: Returns the batches of an epoch, given its index.
         recipe: See :class:`LinearRecipe`.
-        per_epoch: Number of batches of an epoch.
-        ignore: Labels whose pixels are left out.
-        after_epoch: Called with the number of an epoch after its last step.
+        per_epoch: Number of batches per epoch.
+        ignore: Labels whose pixels are ignored.
+        after_epoch: Called with the index of an epoch after its last step.
 
     Raises:
-        ValueError: An epoch of another number of batches, unknown labels, a batch without a label or of too many images.
+        ValueError: An epoch with a different number of batches, unknown labels, or a batch without labels or with too many
+            images.
     """
     optimizer = _optimizer(head, recipe)
     total, iteration = recipe.iterations or recipe.epochs * per_epoch, 0
@@ -185,7 +187,7 @@ def train_linear_head(
             yield LinearStep(_step(head, optimizer, features, masks, lr, recipe, ignore), lr)
             iteration += 1
         if iteration < total and taken != per_epoch:
-            raise ValueError(f'epoch {epoch} has {taken} batches, and per_epoch is {per_epoch}: must be the same')
+            raise ValueError(f'epoch {epoch} has {taken} batches, but per_epoch={per_epoch}: must be the same')
         if after_epoch is not None:
             after_epoch(epoch)
 
@@ -209,7 +211,7 @@ def _step(
         group['lr'] = lr
     check_masks(masks, head.classify.out_channels, ignore)
     if len(features) > recipe.batch_size:
-        raise ValueError(f'a batch of {len(features)} images, and batch_size={recipe.batch_size}: must be at most that')
+        raise ValueError(f'a batch of {len(features)} images must have at most batch_size={recipe.batch_size}')
     head.train()
     with torch.enable_grad():
         loss = segmentation_loss(*resized_logits(head(features), masks, recipe), ignore)
@@ -228,13 +230,13 @@ def evaluate_linear_head(
     ignore: Collection[int] = (VOID,),
     name: str = 'linear',
 ) -> SegmentationResult:
-    """mIoU, over the classes that the recipe names, of label maps that a head predicts. Metric: ``{name}_mIoU``.
+    """mIoU of label maps predicted by a head, over the recipe's classes. Metric: ``{name}_mIoU``.
 
     Args:
         head: See :class:`LinearHead`; left in evaluation mode.
         batches: Of the test images; the published loaders of NeCo drop the last incomplete one.
-        recipe: Says the size and the classes.
-        ignore: Labels left out.
+        recipe: Defines the size and the classes.
+        ignore: Ignored labels.
 
     Raises:
         ValueError: No batch; see ``count_pixels``.
@@ -245,6 +247,6 @@ def evaluate_linear_head(
         logits, labels = resized_logits(head(features), masks, recipe)
         parts.append(count_pixels(logits.argmax(dim=1), labels, head.classify.out_channels, ignore=ignore))
     if not parts:
-        raise ValueError('no batch of test images')
+        raise ValueError('there are no batches of test images')
     counts = PixelCounts(*(torch.cat(part) for part in zip(*parts, strict=True)))
     return SegmentationResult({f'{name}_mIoU': 100 * mean_iou(counts.confusion, recipe.over)}, counts)

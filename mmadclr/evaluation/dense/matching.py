@@ -1,6 +1,6 @@
-"""Which class a cluster stands for: one to one, or the best class of each.
+"""Matching of clusters to classes: one to one, or the best class of each cluster.
 
-Shape legend: C classes, K clusters. Counts are annotated x predicted (C, K), as of ``segmentation_scores.count_pixels``.
+Shape legend: C classes, K clusters. Counts are annotated x predicted (C, K), as in ``segmentation_scores.count_pixels``.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def cluster_ious(confusion: Tensor) -> Tensor:
 
 
 def cluster_precisions(confusion: Tensor) -> Tensor:
-    """(C, K) share of each cluster's annotated pixels that are of a class, float64; 0 for empty clusters."""
+    """(C, K) fraction of each cluster's annotated pixels in each class, float64; 0 for empty clusters."""
     counts = confusion.double()
     return counts / counts.sum(dim=0).clamp(min=1)
 
 
 def match_one_to_one(confusion: Tensor) -> Tensor:
-    """(K,) class of every cluster, so that the sum of IoUs is largest; ``UNMATCHED`` for clusters beyond the classes.
+    """(K,) class of every cluster that maximizes the sum of IoUs; ``UNMATCHED`` for clusters in excess of the classes.
 
     Raises:
         ImportError: scipy is not installed.
@@ -37,7 +37,7 @@ def match_one_to_one(confusion: Tensor) -> Tensor:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
         raise ImportError("one-to-one matching needs scipy: pip install 'mmadclr[evaluation]'") from error
-    # The costs of the published code, in its orientation: of equal matchings, the same one is found.
+    # Same cost matrix and orientation as the published code, so that ties are resolved identically.
     rows, columns = linear_sum_assignment(1 - cluster_ious(confusion).cpu().numpy())
     mapping = torch.full((confusion.shape[1],), UNMATCHED)
     mapping[torch.from_numpy(columns)] = torch.from_numpy(rows)
@@ -45,7 +45,7 @@ def match_one_to_one(confusion: Tensor) -> Tensor:
 
 
 def match_many_to_one(confusion: Tensor, by: Literal['precision', 'iou'] = 'precision') -> Tensor:
-    """(K,) class of the highest precision or IoU of every cluster, the first of equals: empty clusters go to class 0.
+    """(K,) class with the highest precision or IoU for every cluster; ties go to the first, so empty clusters to class 0.
 
     Source: ``experiments/utils.py`` of vpariza/NeCo.
     """
@@ -54,10 +54,10 @@ def match_many_to_one(confusion: Tensor, by: Literal['precision', 'iou'] = 'prec
 
 
 def match_clusters(confusion: Tensor, how: How | None) -> Tensor | None:
-    """(K,) class of every cluster by one of the matchings; None where clusters are classes already.
+    """(K,) class of every cluster by one of the matchings; None if clusters already are classes.
 
     Raises:
-        ValueError: ``how`` is something else.
+        ValueError: Another value of ``how``.
         ImportError: See :func:`match_one_to_one`.
     """
     if how is None:
@@ -70,12 +70,12 @@ def match_clusters(confusion: Tensor, how: How | None) -> Tensor | None:
 
 
 def matched_counts(confusion: Tensor, mapping: Tensor | None, unmatched_as: int | None = 0) -> Tensor:
-    """Counts (..., C, K) by the classes that clusters stand for: (..., C, C + 1), the last column for no class.
+    """Counts (..., C, K) summed by the classes of the clusters: (..., C, C + 1), the last column for no class.
 
     Args:
-        confusion: Of one image, or of many.
+        confusion: Of one or many images.
         mapping: (K,) from :func:`match_clusters`.
-        unmatched_as: Class that unmatched clusters stand for, 0 in the published code; None: their pixels are missed.
+        unmatched_as: Class of unmatched clusters, 0 in the published code; None: their pixels are misses.
     """
     if mapping is None:
         return confusion

@@ -1,7 +1,7 @@
-"""Segmentation by k-NN over patches: every pixel of a patch is voted on by the same pixel of the nearest training patches.
+"""Segmentation by k-NN over patches: the nearest training patches vote on every pixel of a patch.
 
 CAPI's protocol (``KNNClassifier`` in ``eval_segmentation.py`` of facebookresearch/capi) with exact distances. Its default
-config computes them in bfloat16, where many are equal and their order hangs on the device; that cannot be repeated.
+config computes them in bfloat16, where many are tied in a device-dependent order; that is not reproducible.
 
 Shape legend: n training patches, q query patches, k neighbors, J pixels of a patch, D channels.
 """
@@ -23,7 +23,7 @@ VOTES = 2**24
 
 
 def vote_pixels(neighbor_labels: Tensor) -> Tensor:
-    """(q, J) most frequent label of every pixel among (q, k, J) of the neighbors; of equally frequent ones the smallest."""
+    """(q, J) most frequent label of every pixel among the neighbors' (q, k, J); ties go to the smallest label."""
     pixels = neighbor_labels.transpose(1, 2)
     return most_frequent(pixels.flatten(0, 1)).unflatten(0, (len(pixels), -1))
 
@@ -47,11 +47,11 @@ def knn_labels(train: Patches, queries: Tensor, settings: Sequence[tuple[int, Me
 def evaluate_patch_knn(split: PatchSplit, ks: Iterable[int] = NEIGHBORS, metrics: Iterable[Metric] = METRICS) -> PatchResult:
     """mIoU over seen classes and pixel accuracy of k-NN; k and distance are chosen on the holdout images.
 
-    A pixel may be given an ignored label by its neighbors, which is wrong and counts as a class.
+    Neighbors may assign an ignored label to a pixel, which is an error and counts as a class.
 
     Args:
         split: See ``patch_sets.split_patches``.
-        ks, metrics: To try: all pairs, k outermost.
+        ks, metrics: All pairs are tried, k outermost.
 
     Raises:
         ValueError: Fewer patches than neighbors; see ``patch_sets.choose_and_test``.

@@ -1,9 +1,9 @@
-"""Segmentation by logistic regression over patches: every patch is one class.
+"""Segmentation by logistic regression over patches: one class per patch.
 
 CAPI's protocol (``LogregClassifier`` in ``eval_segmentation.py`` of facebookresearch/capi). The problem is convex, so any
-solver that goes on long enough finds its solution; for C of 100 and more predictions agree better than coefficients.
+solver converges to its solution; for C of 100 and more predictions agree better than coefficients.
 
-Shape legend: n training patches, q query patches, L labels that occur, J pixels of a patch, D channels.
+Shape legend: n training patches, q query patches, L labels in the data, J pixels of a patch, D channels.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ TOLERANCE = 1e-12
 
 
 class LogisticRegression(NamedTuple):
-    """``weight``: (L, D), ``bias``: (L,), float64. ``labels``: (L,). ``converged``: whether it ended before its last
-    step."""
+    """``weight``: (L, D), ``bias``: (L,), float64. ``labels``: (L,). ``converged``: whether it stopped before the last
+    step.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -41,22 +42,22 @@ class LogisticRegression(NamedTuple):
 
 
 def fit_logistic(features: Tensor, labels: Tensor, strength: float, steps: int = STEPS) -> LogisticRegression:
-    """Minimizes ``strength`` x (sum of cross-entropies) + half the squared norm of the weights; biases are free.
+    """Minimizes ``strength`` x (sum of cross-entropies) + half the squared norm of the weights; biases are not regularized.
 
     Args:
         features: (n, D).
         labels: (n,).
-        strength: scikit-learn's C: the larger, the less is regularized.
-        steps: Of L-BFGS, at most.
+        strength: scikit-learn's C: larger values regularize less.
+        steps: Maximum number of L-BFGS steps.
 
     Raises:
-        ValueError: Fewer than two labels, or a strength that is not above 0.
+        ValueError: Fewer than two labels, or ``strength`` is not above 0.
     """
     if not strength > 0:
         raise ValueError(f'C={strength} must be above 0')
     found, targets = labels.to(features.device).unique(return_inverse=True)
     if len(found) < 2:
-        raise ValueError(f'all patches have the label {found.tolist()}: there is nothing to tell apart')
+        raise ValueError(f'all patches have the label {found.tolist()}: there must be at least 2 labels')
     points, total = features.double(), strength * len(features)
     weight, bias = points.new_zeros(len(found), points.shape[1]), points.new_zeros(len(found))
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
@@ -64,7 +65,7 @@ def fit_logistic(features: Tensor, labels: Tensor, strength: float, steps: int =
         parameters, max_iter=steps, max_eval=50 * steps, history_size=20, tolerance_grad=TOLERANCE,
         tolerance_change=TOLERANCE**1.5, line_search_fn='strong_wolfe',
     )  # fmt: skip
-    unit = min(1.0, total**0.5)  # of the weights, so that weights and biases curve alike where C is small
+    unit = min(1.0, total**0.5)  # scale of the weights, so that weights and biases have similar curvature for small C
 
     def closure() -> Tensor:
         optimizer.zero_grad()

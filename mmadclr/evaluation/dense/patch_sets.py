@@ -1,4 +1,4 @@
-"""Patches with the labels of their pixels, split and standardized as CAPI does it; shared by k-NN and logistic regression.
+"""Patches with pixel labels, split and standardized as in CAPI; shared by k-NN and logistic regression.
 
 Darcet et al., *Cluster and predict latent patches*, 2025; facebookresearch/capi, ``eval_segmentation.py``.
 
@@ -24,7 +24,7 @@ Setting = TypeVar('Setting')
 
 
 class Patches(NamedTuple):
-    """``features``: (n, D). ``labels``: (n, J), pixel after pixel. ``images``: how many there are of them."""
+    """``features``: (n, D). ``labels``: (n, J), per pixel. ``images``: number of images."""
 
     features: Tensor
     labels: Tensor
@@ -43,10 +43,10 @@ class PatchSplit(NamedTuple):
 
 
 class PatchResult(NamedTuple):
-    """``metrics``: percent, by name. ``counts``: of each image, by the labels that ``labels`` names.
+    """``metrics``: percent, by name. ``counts``: per image, by the labels in ``labels``.
 
-    ``choice``: the settings of the best trial. ``trials``: settings and mIoU on the holdout images, a share, in order.
-    ``unlearned``: labels of the test images that are on no pixel of a patch that was learned from.
+    ``choice``: the best settings. ``trials``: settings and mIoU on the holdout images, a fraction, in order.
+    ``unlearned``: labels of the test images that do not occur in any training patch.
     """
 
     metrics: dict[str, float]
@@ -58,7 +58,7 @@ class PatchResult(NamedTuple):
 
 
 def patch_pixels(masks: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(N, P, J) labels of the pixels of every patch of label maps (N, H, W), row by row.
+    """(N, P, J) labels of the pixels of every patch of label maps (N, H, W), in raster order.
 
     Raises:
         ValueError: Sides that are not multiples of the grid.
@@ -69,7 +69,7 @@ def patch_pixels(masks: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def most_frequent(labels: Tensor) -> Tensor:
-    """(n,) most frequent label of each row (n, J), of equally frequent ones the smallest, on every device."""
+    """(n,) most frequent label of each row (n, J); ties go to the smallest, on every device."""
     return torch.cat([_most_frequent(some) for some in labels.split(ROWS)]) if len(labels) else labels[:, 0]
 
 
@@ -79,11 +79,11 @@ def _most_frequent(labels: Tensor) -> Tensor:
     starts = torch.zeros_like(rising, dtype=torch.int64)
     starts[:, 1:] = torch.where(rising[:, 1:] != rising[:, :-1], places[1:], 0)
     lengths = places - starts.cummax(dim=1).values
-    return rising.gather(1, lengths.argmax(dim=1, keepdim=True)).squeeze(1)  # the first that gets so long
+    return rising.gather(1, lengths.argmax(dim=1, keepdim=True)).squeeze(1)  # the first of maximal length
 
 
 def published_permutation(number: int, seed: int = 0) -> Tensor:
-    """Order in which the published code draws the holdout images, of whatever order its file system lists them in."""
+    """Order from which the published code draws holdout images, applied to its file system's listing order."""
     return torch.from_numpy(np.random.RandomState(seed).permutation(number))
 
 
@@ -94,9 +94,9 @@ def split_patches(
     permutation: Tensor | None = None,
     ignore: Collection[int] = (255,),
 ) -> PatchSplit:
-    """Holds out a tenth of the training images, and standardizes all patches by those that are left.
+    """Holds out a tenth of the training images, and standardizes all patches by statistics of the rest.
 
-    The published code keeps this standardization when it learns from the holdout images as well, and so does this.
+    Like the published code, keeps this standardization for training on the holdout images as well.
 
     Args:
         train, test: Features (N, P, D) and label maps (N, H, W).
@@ -106,8 +106,8 @@ def split_patches(
         ignore: 255; 0 and 255 for ADE20K.
 
     Raises:
-        ValueError: Features or masks of other images or another grid, other widths, features that are not finite, an order
-            that is not one of the images, patches of another size in the test images.
+        ValueError: Features or masks of different images or grids, different widths, features that are not finite, an
+            invalid permutation, or test patches of another size.
     """
     for features, masks in (train, test):
         check_images(features, masks, grid)
@@ -117,7 +117,7 @@ def split_patches(
     number = len(train[0])
     order = published_permutation(number) if permutation is None else permutation.long().cpu()
     if not torch.equal(order.sort().values, torch.arange(number)):
-        raise ValueError(f'permutation: must hold each of {number} training images once')
+        raise ValueError(f'permutation must contain each of the {number} training images exactly once')
     held = number // HOLDOUT_SHARE
     parts = [(x[order[held:].to(x.device)], x[order[:held].to(x.device)]) for x in train]
     center, spread = standardization(parts[0][0].flatten(0, 1))
@@ -132,7 +132,7 @@ def split_patches(
 def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of channels (D,), over all patches (n, D), in double precision.
 
-    The deviation is that of the population; 1 for channels that do not vary, as scikit-learn's ``StandardScaler`` has it.
+    The population standard deviation; 1 for constant channels, as in scikit-learn's ``StandardScaler``.
     """
     parts, count = features.split(ROWS), len(features)
     center = sum(part.double().sum(dim=0) for part in parts) / count
@@ -142,7 +142,7 @@ def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def learnable(patches: Patches, ignore: Collection[int]) -> Patches:
-    """Without the patches whose most frequent pixel is ignored.
+    """Drops patches whose most frequent pixel label is ignored.
 
     Raises:
         ValueError: None is left.
@@ -154,15 +154,15 @@ def learnable(patches: Patches, ignore: Collection[int]) -> Patches:
 
 
 def joined(first: Patches, second: Patches) -> Patches:
-    """Both, one after the other."""
+    """Concatenation of both."""
     features, labels = (torch.cat(pair) for pair in zip(first[:2], second[:2], strict=True))
     return Patches(features, labels, first.images + second.images)
 
 
 def score_labels(prediction: Tensor, patches: Patches, ignore: Collection[int]) -> tuple[PixelCounts, tuple[int, ...]]:
-    """Counts by image of predicted (n, J) and annotated labels, and which labels these are.
+    """Counts by image of predicted (n, J) and annotated labels, and the labels.
 
-    Ignored labels that are predicted on annotated pixels are wrong, and classes of their own, as in the published code.
+    Ignored labels predicted on annotated pixels are errors, and separate classes, as in the published code.
     """
     labels = torch.cat((patches.labels.unique(), prediction.unique().to(patches.labels))).unique()
     predicted, annotated = (
@@ -180,25 +180,25 @@ def choose_and_test(
     predict: Callable[[Patches, Tensor, list[Setting]], Iterable[Tensor]],
     describe: Callable[[Setting], dict],
 ) -> PatchResult:
-    """Takes the settings of the highest mIoU on the holdout images, the first of equals, and learns with them from both
+    """Selects the settings with the highest mIoU on the holdout images (ties go to the first), and trains with them on both
     parts.
 
     Args:
-        name: Of the metrics.
+        name: Prefix of the metrics.
         split: See :func:`split_patches`.
         settings: To try, in order.
-        predict: From patches, query features (q, D) and settings to labels (q, J), one for each of the settings.
-        describe: Words for settings.
+        predict: From patches, query features (q, D) and settings to labels (q, J), one per setting.
+        describe: Converts settings to a dict.
 
     Raises:
-        ValueError: Several settings, but no holdout image to try them on.
+        ValueError: Several settings, but no holdout image to choose one.
     """
     settings = list(settings)
     trials = []
     if len(settings) > 1:
         if not split.holdout.images:
             raise ValueError(
-                f'fewer than {HOLDOUT_SHARE} training images: none is held out to choose settings; give one only'
+                f'fewer than {HOLDOUT_SHARE} training images: none is held out to choose settings; pass only one'
             )
         predictions = predict(learnable(split.train, split.ignore), split.holdout.features, settings)
         trials = [mean_iou(score_labels(each, split.holdout, split.ignore)[0].confusion, 'seen') for each in predictions]

@@ -1,8 +1,8 @@
-"""Exact nearest neighbors among patches, the same ones on every device.
+"""Exact nearest neighbors among patches, with identical results on every device.
 
-Products of single-precision features depend on the order in which a device adds them up, so near and equal neighbors change
-places from one device to the next. Here features are rounded to multiples of 2**-26, whose products and sums are exact in
-double precision in any order. Single precision only proposes candidates, and only where its error cannot matter.
+Single-precision dot products depend on the summation order of a device, so close and tied neighbors can swap
+places between devices. Here features are rounded to multiples of 2**-26, whose products and sums are exact in
+double precision in any order. Single precision only proposes candidates, and only where its error is irrelevant.
 
 Shape legend: M features of the bank, Q queries, D channels.
 """
@@ -21,11 +21,11 @@ DIRECTION_BITS, POINT_BITS = 26, 25  # sums of products stay below 2**53
 SPARE = 64  # candidates beyond k
 GATHERED_BYTES = 2**27
 QUERIES = 65_536  # at a time
-ROUNDINGS = {'highest': 2.0**-24, 'high': 2.0**-11, 'medium': 2.0**-8}  # of factors: float32, TF32, bfloat16
+ROUNDINGS = {'highest': 2.0**-24, 'high': 2.0**-11, 'medium': 2.0**-8}  # rounding of factors: float32, TF32, bfloat16
 
 
 class _Rows:
-    """Rows of a bank as the search multiplies them, made for the rows that are asked for; ``exact`` in double precision."""
+    """Rows of a bank in the form used by the search, computed on access; in double precision if ``exact``."""
 
     def __init__(self, features: Tensor, metric: Metric, scale: Tensor | None, exact: bool) -> None:
         self.features, self.metric, self.scale, self.exact = features, metric, scale, exact
@@ -60,7 +60,7 @@ def check_features(features: Tensor, what: str, directed: bool = True) -> Tensor
     """(n,) norms of features (n, D), double precision.
 
     Raises:
-        ValueError: A value that is not finite; with ``directed``, a feature that is zero, which has no direction.
+        ValueError: A value is not finite; with ``directed``, a feature is zero and has no direction.
     """
     norms = torch.cat([part.double().norm(dim=1) for part in features.split(65_536)])
     bad = ~norms.isfinite() | (norms == 0) if directed else ~norms.isfinite()
@@ -73,23 +73,23 @@ def check_features(features: Tensor, what: str, directed: bool = True) -> Tensor
 def nearest_patches(bank: Tensor, queries: Tensor, k: int, metric: Metric = 'cosine') -> tuple[Tensor, Tensor]:
     """Cosines or distances (Q, k) of the k nearest features of a bank, nearest first, and their rows (Q, k).
 
-    Of equally near ones, those of the first rows. Memory is that of bank, queries and result and of blocks of fixed size.
+    Ties go to the first rows. Uses memory for bank, queries, result and blocks of fixed size.
 
     Args:
-        bank: (M, D) of any type, on the device to work on.
+        bank: (M, D) of any dtype, on the device to use.
         queries: (Q, D).
         k: Number of neighbors.
         metric: ``'cosine'`` or ``'L2'`` (Euclidean distance).
 
     Raises:
-        ValueError: Fewer than k features, other widths, features that are not finite or, for cosines, zero.
+        ValueError: Fewer than k features, different widths, features that are not finite or, for cosines, zero.
     """
     if metric not in ('cosine', 'L2'):
         raise ValueError(f"metric={metric!r}: must be 'cosine' or 'L2'")
     if bank.shape[1] != queries.shape[1]:
         raise ValueError(f'queries of {queries.shape[1]} channels, bank of {bank.shape[1]}: must be the same')
     if not 1 <= k <= len(bank):
-        raise ValueError(f'k={k} neighbors asked of a bank of {len(bank)} features: k must be from 1 to that')
+        raise ValueError(f'k={k} neighbors: must be between 1 and {len(bank)}, the features in the bank')
     norms = [check_features(x, what, metric == 'cosine') for x, what in ((bank, 'bank feature'), (queries, 'query feature'))]
     scale = None if metric == 'cosine' else torch.cat(norms).max().clamp(min=1e-30)
     found = [_nearest(bank, some, k, metric, scale) for some in queries.split(QUERIES)]
@@ -97,7 +97,7 @@ def nearest_patches(bank: Tensor, queries: Tensor, k: int, metric: Metric = 'cos
 
 
 def _nearest(bank: Tensor, queries: Tensor, k: int, metric: Metric, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Candidates in single precision, their exact order, and an exact search where the candidates may lack a neighbor."""
+    """Candidates in single precision, exactly sorted, and an exact search where the candidates may miss a neighbor."""
     exact = _Rows(bank, metric, scale, exact=True)
     if len(bank) <= k + SPARE:
         return _as_measured(*nearest_neighbors(exact, _queries(queries, metric, scale), k), queries, metric, scale)
@@ -111,7 +111,7 @@ def _nearest(bank: Tensor, queries: Tensor, k: int, metric: Metric, scale: Tenso
 
 
 def _error(channels: int) -> float:
-    """Above twice the largest error of a product in single precision, of points whose norm is at most 1."""
+    """Upper bound of twice the single-precision error of a dot product of vectors with norm at most 1."""
     given = ROUNDINGS[torch.get_float32_matmul_precision()]
     return 4 * (2 * given + (channels + 2) * ROUNDINGS['highest'])
 
@@ -119,7 +119,7 @@ def _error(channels: int) -> float:
 def _refined(
     exact: _Rows, queries: Tensor, rows: Tensor, k: int, metric: Metric, scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The k best of candidates (Q, k + spare), by exact products."""
+    """The k best of candidates (Q, k + spare), by exact dot products."""
     step = max(1, GATHERED_BYTES // (8 * rows.shape[1] * queries.shape[1]))
     found = []
     for some, candidates in zip(queries.split(step), rows.split(step), strict=True):
@@ -131,7 +131,7 @@ def _refined(
 def _as_measured(
     scores: Tensor, rows: Tensor, queries: Tensor, metric: Metric, scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Exact products as cosines or distances."""
+    """Converts exact dot products to cosines or distances."""
     if metric == 'cosine':
         return scores / _unit(metric) ** 2, rows
     lengths = _fixed(queries, metric, scale).square().sum(dim=1, keepdim=True)

@@ -1,6 +1,6 @@
-"""Scores of label maps: counts of pixels, and the three mean IoUs that are in use, each under its own name.
+"""Scores of label maps: pixel counts, and the three mean IoUs in common use, each under its own name.
 
-Shape legend: N images, C classes, K predicted classes or clusters, H x W pixels. Scores are shares, 0 to 1.
+Shape legend: N images, C classes, K predicted classes or clusters, H x W pixels. Scores are fractions, 0 to 1.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ VOID = 255
 
 
 class PixelCounts(NamedTuple):
-    """``confusions``: (N, C, K) int32 pixels of each image, annotated x predicted. ``ignored``: (N,) pixels left out."""
+    """``confusions``: (N, C, K) int32 pixels of each image, annotated x predicted. ``ignored``: (N,) ignored pixels."""
 
     confusions: Tensor
     ignored: Tensor
 
     @property
     def confusion(self) -> Tensor:
-        """(C, K) int64 over all images."""
+        """(C, K) int64, summed over images."""
         return self.confusions.sum(dim=0, dtype=torch.int64)
 
 
 class MeanOverImages(NamedTuple):
-    """``value``: mean over images that have an annotated pixel. ``left_out``: number of images that have none."""
+    """``value``: mean over images with an annotated pixel. ``left_out``: number of images without one."""
 
     value: float
     left_out: int
 
 
 class SegmentationResult(NamedTuple):
-    """What a protocol found out.
+    """Result of a protocol.
 
-    ``metrics``: percent, by name. ``counts``: of each image, before clusters are matched, so that images can be drawn again.
-    ``mapping``: (K,) class of each predicted class or cluster, None without matching. ``unlearned``: classes that are
-    annotated in the test images but that nothing in the training images stands for; they count with what they get, 0.
+    ``metrics``: percent, by name. ``counts``: per image, before clusters are matched, which allows bootstrapping.
+    ``mapping``: (K,) class of each predicted class or cluster, None without matching. ``unlearned``: classes
+    annotated in the test images but absent from the training images; they count with their IoU of 0.
     """
 
     metrics: dict[str, float]
@@ -50,22 +50,22 @@ class SegmentationResult(NamedTuple):
 
 
 def is_ignored(masks: Tensor, ignore: Collection[int]) -> Tensor:
-    """Where a label map has one of the ignored labels."""
+    """Where a label map has an ignored label."""
     return torch.isin(masks, torch.tensor(sorted(ignore), dtype=torch.int64, device=masks.device))
 
 
 def check_masks(masks: Tensor, num_classes: int, ignore: Collection[int], what: str = 'masks') -> None:
-    """Label maps hold classes and ignored labels only.
+    """Checks that label maps contain only classes and ignored labels.
 
     Raises:
-        ValueError: Values that are not integers, or labels that are neither.
+        ValueError: Values that are not integers, or other labels.
     """
     if masks.is_floating_point() or masks.is_complex() or masks.dtype == torch.bool:
-        raise ValueError(f'{what} of type {masks.dtype}: labels must be integers')
+        raise ValueError(f'{what} of dtype {masks.dtype}: labels must be integers')
     unknown = masks[~is_ignored(masks, ignore) & ((masks < 0) | (masks.long() >= num_classes))]
     if len(unknown):
         raise ValueError(
-            f'{what}: label {int(unknown[0])} is neither one of {num_classes} classes nor among the ignored labels '
+            f'{what}: label {int(unknown[0])} is neither one of the {num_classes} classes nor one of the ignored labels '
             f'{sorted(ignore)}: add it to ignore, or raise num_classes'
         )
 
@@ -73,19 +73,19 @@ def check_masks(masks: Tensor, num_classes: int, ignore: Collection[int], what: 
 def count_pixels(
     prediction: Tensor, masks: Tensor, num_classes: int, num_predicted: int | None = None, ignore: Collection[int] = (VOID,)
 ) -> PixelCounts:
-    """Counts of pixels by annotated and predicted class, image by image.
+    """Counts pixels by annotated and predicted class, per image.
 
     Args:
-        prediction: (N, ...) integers from 0 to K - 1; what it says of ignored pixels does not matter.
+        prediction: (N, ...) integers from 0 to K - 1; values at ignored pixels are irrelevant.
         masks: (N, ...) labels of the same shape.
         num_classes, num_predicted: C and K; K is C unless clusters are predicted.
-        ignore: Labels whose pixels are left out; they are counted apart.
+        ignore: Labels whose pixels are ignored; they are counted separately.
 
     Raises:
-        ValueError: Other shapes, labels that are neither classes nor ignored, predictions out of range.
+        ValueError: Different shapes, labels that are neither classes nor ignored, predictions out of range.
     """
     if prediction.shape != masks.shape:
-        raise ValueError(f'predictions {tuple(prediction.shape)} and masks {tuple(masks.shape)} must be of the same size')
+        raise ValueError(f'predictions {tuple(prediction.shape)} and masks {tuple(masks.shape)} must have the same shape')
     check_masks(masks, num_classes, ignore)
     columns = num_classes if num_predicted is None else num_predicted
     valid = ~is_ignored(masks, ignore)
@@ -106,7 +106,7 @@ def _count(prediction: Tensor, masks: Tensor, valid: Tensor, rows: int, columns:
 
 
 class ClassCounts(NamedTuple):
-    """Pixels of each class (..., C), int64: found, wrongly said, missed."""
+    """Pixels of each class (..., C), int64: true positives, false positives, misses."""
 
     hits: Tensor
     false_positives: Tensor
@@ -114,7 +114,7 @@ class ClassCounts(NamedTuple):
 
 
 def class_counts(confusion: Tensor) -> ClassCounts:
-    """Of counts (..., C, K) with K >= C; columns from C on are predictions of none of the classes.
+    """From counts (..., C, K) with K >= C; columns from C on are predictions of no class.
 
     Raises:
         ValueError: K < C.
@@ -128,28 +128,28 @@ def class_counts(confusion: Tensor) -> ClassCounts:
 
 
 def class_ious(confusion: Tensor) -> Tensor:
-    """(..., C) intersection over union of every class, float64; NaN where a class is neither annotated nor predicted."""
+    """(..., C) intersection over union of every class, float64; NaN if a class is neither annotated nor predicted."""
     hits, false_positives, misses = class_counts(confusion)
     return hits.double() / (hits + false_positives + misses)
 
 
 def mean_iou(confusion: Tensor, over: Over = 'all') -> float:
-    """Mean of the IoUs of classes, from counts (C, K) of a whole data set.
+    """Mean of the class IoUs, from counts (C, K) of a full data set.
 
     Args:
         confusion: See :func:`class_counts`.
-        over: ``'all'``: all C classes, of which one that never occurs counts 0 (Hummingbird, Leopart, NeCo: denominators of
+        over: ``'all'``: all C classes, absent ones count 0 (Hummingbird, Leopart, NeCo: denominators of
             at least 1e-8). ``'seen'``: those annotated or predicted (CAPI, by scikit-learn's macro Jaccard; DINOv3 and
-            mmseg, which leave out NaN). ``'annotated'``: those annotated (:func:`mmadclr.evaluation.dense_probe.mean_iou`).
+            mmseg, which drop NaN). ``'annotated'``: those annotated (:func:`mmadclr.evaluation.dense_probe.mean_iou`).
 
     Raises:
-        ValueError: No pixel is annotated, or ``over`` is something else.
+        ValueError: No pixel is annotated, or another value of ``over``.
     """
     if over not in ('all', 'seen', 'annotated'):
         raise ValueError(f"over={over!r}: must be 'all', 'seen' or 'annotated'")
     annotated = confusion.sum(dim=-1) > 0
     if not annotated.any():
-        raise ValueError('no pixel is annotated with a class: there is no mean IoU')
+        raise ValueError('no pixel is annotated with a class: mean IoU is undefined')
     ious = class_ious(confusion)
     if over == 'all':
         return ious.nan_to_num(0.0).mean().item()
@@ -157,25 +157,25 @@ def mean_iou(confusion: Tensor, over: Over = 'all') -> float:
 
 
 def mean_iou_of_images(confusions: Tensor, over: Over = 'seen') -> MeanOverImages:
-    """Mean over images (N, C, K) of the mean IoU of each; images without an annotated pixel are left out and counted.
+    """Mean over images (N, C, K) of each one's mean IoU; images without an annotated pixel are excluded and counted.
 
     Raises:
         ValueError: No image has an annotated pixel.
     """
     usable = confusions.flatten(1).sum(dim=1) > 0
     if not usable.any():
-        raise ValueError('no pixel is annotated with a class: there is no mean IoU')
+        raise ValueError('no pixel is annotated with a class: mean IoU is undefined')
     values = [mean_iou(confusion, over) for confusion in confusions[usable]]
     return MeanOverImages(sum(values) / len(values), int((~usable).sum()))
 
 
 def pixel_accuracy(confusion: Tensor) -> float:
-    """Share of annotated pixels whose class is right, from counts (C, K).
+    """Fraction of annotated pixels with the correct class, from counts (C, K).
 
     Raises:
         ValueError: No pixel is annotated.
     """
     total = int(confusion.sum())
     if not total:
-        raise ValueError('no pixel is annotated with a class: there is no accuracy')
+        raise ValueError('no pixel is annotated with a class: accuracy is undefined')
     return int(class_counts(confusion).hits.sum()) / total

@@ -1,10 +1,10 @@
-"""Semantic correspondence: each key point goes to the target patch that is most like the source there. SPair-71k.
+"""Semantic correspondence on SPair-71k: each keypoint is matched to the most similar target patch.
 
-Two ways to count are in use, and papers print both as PCK@0.1: over the points of a category (mbanani/probe3d,
-``evaluate_spair_correspondence.py``), and over the points of a pair (juhongm999/hpf, ``evaluation.py``, of the data set's
+Two averages are in use, both published as PCK@0.1: over the points of a category (mbanani/probe3d,
+``evaluate_spair_correspondence.py``), and over the points of a pair (juhongm999/hpf, ``evaluation.py``, by the data set's
 authors).
 
-Shape legend: K key points, D channels, h x w patches. Positions are x, y in shares of the sides of the square image.
+Shape legend: K keypoints, D channels, h x w patches. Positions are x, y as fractions of the sides of the square image.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ class Matches(NamedTuple):
 
 
 class PairErrors(NamedTuple):
-    """``errors``: (n,) of the points seen in both images, in units of ``scale``; ``points``: (n,) which ones. ``category``:
-    of both."""
+    """``errors``: (n,) of the points visible in both images, in units of ``scale``; ``points``: (n,) their indices.
+    ``category``: of both.
+    """
 
     errors: Tensor
     points: Tensor
@@ -37,8 +38,9 @@ class PairErrors(NamedTuple):
 
 
 class SpairResult(NamedTuple):
-    """``metrics``: percent. ``categories``: share of right points, by category. ``pairs``: share of each pair, None without
-    points. ``left_out``: number of pairs without a common point, which count in nothing."""
+    """``metrics``: percent. ``categories``: fraction of correct points, by category. ``pairs``: fraction per pair, None
+    without points. ``left_out``: number of excluded pairs without a common point.
+    """
 
     metrics: dict[str, float]
     categories: dict[int | str, float]
@@ -47,7 +49,7 @@ class SpairResult(NamedTuple):
 
 
 def scaled_points(points: Tensor, scale: float, truncate: bool = True) -> Tensor:
-    """(K, 2) pixels after an image was resized by a factor; probe3d keeps them in integers, so they are truncated."""
+    """(K, 2) pixels after resizing an image by a factor; truncated to integers as in probe3d."""
     scaled = points.double() * scale
     return scaled.trunc() if truncate else scaled
 
@@ -59,25 +61,25 @@ def match_points(
     cell: Literal['corner', 'center'] = 'corner',
     align_corners: bool = True,
 ) -> Matches:
-    """Where key points of one image are in another.
+    """Positions in the target image that match keypoints of the source image.
 
     Args:
-        source, target: (D, h, w) patch features; norms do not matter.
+        source, target: (D, h, w) patch features; norms are irrelevant.
         points: (K, 2) in the source.
-        cell: Which point of the best patch is its position. probe3d takes the upper left corner, which is half a patch off.
-        align_corners: Of the interpolation of source features; True in probe3d, which is half a patch off at the border.
+        cell: Position within the best patch. probe3d uses the upper left corner, which is off by half a patch.
+        align_corners: Of the interpolation of source features; True in probe3d, which is off by half a patch at the border.
 
     Raises:
-        ValueError: Other widths, features that are not finite, points outside the image.
+        ValueError: Different widths, features that are not finite, points outside the image.
     """
     if cell not in ('corner', 'center'):
         raise ValueError(f"cell={cell!r}: must be 'corner' or 'center'")
     if source.ndim != 3 or target.ndim != 3 or len(source) != len(target):
         raise ValueError(f'features {tuple(source.shape)} and {tuple(target.shape)} must be (D, h, w) with the same D')
     if not source.isfinite().all() or not target.isfinite().all():
-        raise ValueError('features hold values that are not finite')
+        raise ValueError('features contain values that are not finite')
     if ((points < 0) | (points > 1) | points.isnan()).any():
-        raise ValueError('key points must be shares of the sides of the image, 0 to 1')
+        raise ValueError('keypoints must be fractions of the image sides, 0 to 1')
     source, target = (F.normalize(x.float(), dim=0) for x in (source, target))
     places = (2 * points.to(source) - 1)[None, None]
     sampled = F.grid_sample(source[None], places, mode='bilinear', align_corners=align_corners)[0, :, 0]
@@ -93,13 +95,13 @@ def pair_errors(positions: Tensor, target_points: Tensor, visible: Tensor, scale
     """Distances of matches (K, 2) from the annotated points (K, 2), in units of the object's size.
 
     Args:
-        positions, target_points: In shares of the side of the square image.
-        visible: (K,) whether a point is seen in both images.
-        scale: Larger side of the target's box, as a share of the side of the image.
+        positions, target_points: As fractions of the side of the square image.
+        visible: (K,) whether a point is visible in both images.
+        scale: Larger side of the target's box, as a fraction of the image side.
         category: Of the pair.
 
     Raises:
-        ValueError: A scale that is not above 0.
+        ValueError: ``scale`` is not above 0.
     """
     if not scale > 0:
         raise ValueError(f'scale={scale}: the larger side of the box must be above 0')
@@ -109,11 +111,11 @@ def pair_errors(positions: Tensor, target_points: Tensor, visible: Tensor, scale
 
 
 def summarize_pairs(pairs: Sequence[PairErrors], alpha: float = ALPHA) -> SpairResult:
-    """PCK in both ways of counting.
+    """PCK with both averages.
 
-    ``spair_pck{alpha}_per_point``: share of all points of a category whose error is *below* alpha, mean over categories
-    (probe3d). ``spair_pck{alpha}_per_pair``: share of the points of a pair whose error is *at most* alpha, mean over pairs
-    (HPF).
+    ``spair_pck{alpha}_per_point``: fraction of all points of a category whose error is *below* alpha, mean over categories
+    (probe3d). ``spair_pck{alpha}_per_pair``: fraction of the points of a pair whose error is *at most* alpha, mean over
+    pairs (HPF).
 
     Raises:
         ValueError: No pair has a common point.
@@ -121,7 +123,7 @@ def summarize_pairs(pairs: Sequence[PairErrors], alpha: float = ALPHA) -> SpairR
     shares = [(pair.errors <= alpha).double().mean().item() if len(pair.errors) else None for pair in pairs]
     usable = [share for share in shares if share is not None]
     if not usable:
-        raise ValueError(f'none of {len(pairs)} pairs has a key point that is seen in both images')
+        raise ValueError(f'none of the {len(pairs)} pairs has a keypoint that is visible in both images')
     categories = {}
     for category in sorted({pair.category for pair in pairs if len(pair.errors)}):
         errors = torch.cat([pair.errors for pair in pairs if pair.category == category])

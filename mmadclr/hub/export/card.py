@@ -14,14 +14,13 @@ from mmadclr.hub.export.origin import Origin
 from mmadclr.hub.export.verification import BATCHES, Comparison
 from mmadclr.hub.opening import OpenedBackbone
 
-UNKNOWN = 'not told by the file'
+UNKNOWN = 'not recorded in the file'
 STATISTICS = '{:.4g}, {:.4g}, {:.4g}'
 
 
 @dataclass(frozen=True)
 class CardText:
-    """What only the person who exports knows; ``evaluations``: JSON files of the evaluation tools. Without a name, the title
-    is that of the folder."""
+    """User-provided text; ``evaluations``: JSON files of evaluation tools. ``name`` defaults to the folder name."""
 
     name: str | None = None
     data: str | None = None
@@ -32,7 +31,7 @@ class CardText:
 def model_card(
     folder: str, form: Format, opened: OpenedBackbone, origin: Origin, comparisons: list[Comparison], text: CardText
 ) -> str:
-    """Markdown with the head that model hubs read; ``folder``: the name it is opened by.
+    """Markdown with the metadata header of model hubs; ``folder``: the name used in the code snippet.
 
     Raises:
         FileNotFoundError, ValueError: An evaluation cannot be read.
@@ -52,7 +51,7 @@ def model_card(
 
 
 def verified_text(form: Format, opened: OpenedBackbone, comparisons: list[Comparison]) -> str:
-    """At which sizes the features are those of the original, and by how much they differ at the others."""
+    """States at which sizes the features equal those of the original, and by how much they differ at others."""
     batches = ' and '.join(map(str, BATCHES))
     lines = [
         f'Opened with {form.loaders} and compared with the original on random images in batches of {batches}; largest '
@@ -63,36 +62,35 @@ def verified_text(form: Format, opened: OpenedBackbone, comparisons: list[Compar
         ),
     ]
     if form.keeps_rule(opened):
-        lines.append('Other sizes give equal features as well: positions are resized by the rule of the original.\n')
+        lines.append('Other sizes also give equal features: positions are resized as in the original.\n')
     elif form.takes_other_sizes(opened):
         lines.append(
-            f'Only the first is promised. At other sizes {form.loaders} resizes positions by another rule than the original '
-            f'(`{opened.model.pos_embed_resize}`).\n'
+            f'Only the first size is guaranteed. At other sizes {form.loaders} resizes positions differently from the '
+            f'original (`{opened.model.pos_embed_resize}`).\n'
         )
     else:
-        lines.append('Images of other sizes cannot be given: the grid of positions is not square.\n')
+        lines.append('Images of other sizes are not supported: the grid of positions is not square.\n')
     if not form.any_side:
-        lines.append(f'Sides of images have to be multiples of {opened.model.patch_size}.\n')
+        lines.append(f'Image sides must be multiples of {opened.model.patch_size}.\n')
     return '\n'.join(lines)
 
 
 def evaluation_rows(file: str | Path) -> list[tuple[str, str, str]]:
-    """(file, result, value) of every number or text in a JSON file, without its tables and inputs; nested keys are joined by
-    slashes.
+    """(file, result, value) of every number or text in a JSON file, without tables and inputs; nested keys as paths.
 
     Raises:
-        FileNotFoundError, ValueError: There is no such file, or it holds no JSON object.
+        FileNotFoundError, ValueError: There is no such file, or it is not a JSON object.
     """
     path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(f'evaluation {file} does not exist: give a JSON file of an evaluation tool')
+        raise FileNotFoundError(f'evaluation {file} does not exist: pass a JSON file written by an evaluation tool')
     try:
         results = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f'evaluation {file} is no JSON file: {error}') from error
+        raise ValueError(f'evaluation {file} is not a JSON file: {error}') from error
     if not isinstance(results, dict):
-        raise ValueError(f'evaluation {file} holds a {type(results).__name__}, not an object of results')
-    results.pop('inputs', None)  # paths of one machine
+        raise ValueError(f'evaluation {file} contains a {type(results).__name__}, not a JSON object')
+    results.pop('inputs', None)  # local paths
     return [(path.name, key, value) for key, value in _leaves(results)]
 
 
@@ -115,7 +113,7 @@ def _input_text(opened: OpenedBackbone) -> str:
     short, crop = short_side(min(opened.img_size)), _size((min(opened.img_size),) * 2)
     return (
         f'`images`: (B, 3, H, W), values in [0, 1] normalized by mean {mean} and standard deviation {std}. Evaluations '
-        f'resize the short side to {short} (bicubic) and cut out the central {crop}.'
+        f'resize the short side to {short} (bicubic) and take the {crop} center crop.'
     )
 
 
@@ -127,12 +125,12 @@ def _facts(opened: OpenedBackbone, origin: Origin, text: CardText) -> list[tuple
         ('method', origin.method or UNKNOWN),
         ('data', text.data or origin.data or UNKNOWN),
         ('epochs', UNKNOWN if origin.epochs is None else origin.epochs),
-        ('image size', _size(opened.img_size) + (', to which positions were resized' if origin.resized else '')),
+        ('image size', _size(opened.img_size) + (', positions resized to it' if origin.resized else '')),
         ('patch size, width, depth, heads', '{patch_size}, {embed_dim}, {depth}, {num_heads}'.format(**arch)),
         ('class token, registers', f'{"yes" if model.cls_token is not None else "no"}, {registers}'),
         ('layer scale, final norm', f'{_yes(opened.settings.get("layer_scale"))}, {_yes(opened.settings["final_norm"])}'),
         ('parameters', f'{parameters:,}'),
-        ('made from', f'`{origin.filename}` ({origin.which}), sha256 `{origin.sha256}`'),
+        ('source', f'`{origin.filename}` ({origin.which}), sha256 `{origin.sha256}`'),
         ('license', text.license or 'not given'),
     ]
 

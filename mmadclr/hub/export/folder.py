@@ -1,4 +1,4 @@
-"""Writing a backbone as a folder that other libraries open."""
+"""Exports a backbone to a folder that other libraries load."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ def export_backbone(
     text: CardText | None = None,
     prefix: str | None = None,
 ) -> list[Comparison]:
-    """Writes weights, configuration and model card, and proves that they are the backbone before the folder gets its name.
+    """Writes weights, configuration and model card, and verifies them against the backbone before the folder gets its name.
 
     Args:
         checkpoint, which, num_heads, prefix: See :func:`mmadclr.hub.opening.open_backbone`.
         folder: Must not exist, or be empty.
         to: One of ``FORMATS``.
-        img_size: Stores positions resized for images of this size; otherwise they are stored as they are.
+        img_size: Stores positions resized for images of this size; by default they are stored unchanged.
         text: For the model card.
 
     Returns:
-        How the folder, as its own library opens it, compares with the backbone; the stored size comes first.
+        Comparisons of the folder, loaded by its own library, with the backbone; the stored size comes first.
 
     Raises:
         FileNotFoundError, ValueError: The checkpoint or an evaluation cannot be read, the folder is not empty, the format
-            is unknown, cannot hold the backbone or needs a package that is missing, or the result differs.
+            is unknown, does not support the backbone or needs a missing package, or the result differs.
     """
     folder, form, text = Path(folder), _format(to), text or CardText()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f'{folder} exists already: choose another folder, or remove this one')
+        raise ValueError(f'{folder} already exists: choose another folder, or remove it')
     for package in form.packages:
         require(package, f'the format {to}')
     for file in text.evaluations:
-        evaluation_rows(file)  # a mistake is found before the work, not after it
+        evaluation_rows(file)  # find errors before the export
     opened = open_backbone(checkpoint, which, prefix, num_heads, img_size)
     try:
         form.check(opened)

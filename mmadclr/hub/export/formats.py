@@ -1,4 +1,4 @@
-"""What a format of exported backbones has to provide."""
+"""Interface of export formats."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Features = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class Format(ABC):
-    """One kind of folder.
+    """A folder format.
 
-    ``packages``: imported beyond those of the core. ``loaders``: what reads the folder, for the model card. ``any_side``:
-    whether sides of images may be no multiples of the patch size. ``norm_eps``: of the library's norms, where the folder
-    cannot tell another. ``preparation``: a sentence for the model card on how the library prepares images by what the folder
-    says.
+    ``packages``: imports beyond those of the core. ``loaders``: what reads the folder, for the model card. ``any_side``:
+    whether image sides need not be multiples of the patch size. ``norm_eps``: of the library's norms, if the folder
+    cannot specify another. ``preparation``: a sentence for the model card on how the library preprocesses images from the
+    folder's settings.
     """
 
     packages: tuple[str, ...] = ()
@@ -32,32 +32,32 @@ class Format(ABC):
     norm_eps: float | None = None
     preparation: str = ''
 
-    def check(self, opened: OpenedBackbone) -> None:  # noqa: B027 (most formats hold every backbone)
-        """Raises ValueError if the format cannot hold the backbone."""
+    def check(self, opened: OpenedBackbone) -> None:  # noqa: B027 (most formats support every backbone)
+        """Raises ValueError if the format does not support the backbone."""
 
     @abstractmethod
     def write(self, opened: OpenedBackbone, folder: Path) -> None:
-        """Weights and configuration, into an existing folder."""
+        """Writes weights and configuration into an existing folder."""
 
     @abstractmethod
     def load(self, folder: Path) -> Features:
-        """The folder as its own library opens it, without any class of ours: images -> cls and patches, or patches alone."""
+        """Loads the folder with its own library, without our classes: images -> cls and patches, or only patches."""
 
     @abstractmethod
     def snippet(self, opened: OpenedBackbone, folder: str) -> str:
-        """Lines of Python that open the folder and make tokens from ``images``."""
+        """Python code that loads the folder and computes tokens from ``images``."""
 
     @abstractmethod
     def keeps_rule(self, opened: OpenedBackbone) -> bool:
         """Whether positions are resized to other sizes as in ``opened.model``, so that all sizes give the same features."""
 
     def takes_other_sizes(self, opened: OpenedBackbone) -> bool:
-        """Whether images of other sizes than the stored one can be given at all."""
+        """Whether images of other sizes than the stored one are supported."""
         return True
 
 
 def require(package: str, purpose: str) -> ModuleType:
-    """The module of a package that only some formats need.
+    """Imports a package that only some formats need.
 
     Raises:
         ValueError: It is not installed.
@@ -69,6 +69,6 @@ def require(package: str, purpose: str) -> ModuleType:
 
 
 def split_tokens(tokens: Tensor, has_cls: bool, num_prefix: int) -> tuple[Tensor, ...]:
-    """(B, P + N, D) -> [CLS] (B, D), if there is one, and patches (B, N, D)."""
+    """(B, P + N, D) -> [CLS] (B, D), if present, and patches (B, N, D)."""
     patches = tokens[:, num_prefix:]
     return (tokens[:, 0], patches) if has_cls else (patches,)

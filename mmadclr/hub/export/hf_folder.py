@@ -1,4 +1,4 @@
-"""Folders that ``transformers`` opens with ``AutoModel``: ViT, or DINOv2's where there are registers or layer scales."""
+"""Folders for ``AutoModel`` of ``transformers``: ViT, or DINOv2 if there are registers or layer scales."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONCE = {
     'patch_embed.proj.': 'embeddings.patch_embeddings.projection.',
     'norm.': 'layernorm.',
 }
-# Within a block; the first of each pair is timm's.
+# Within a block: timm's name to transformers'.
 VIT = {
     'norm1.': 'layernorm_before.',
     'norm2.': 'layernorm_after.',
@@ -41,21 +41,21 @@ class HuggingFaceFolder(Format):
     """``config.json``, ``model.safetensors`` and ``preprocessor_config.json``."""
 
     packages, loaders = ('transformers',), 'transformers'
-    preparation = ' So does `AutoImageProcessor`; where a margin of the crop is odd, one pixel may change sides.'
+    preparation = ' So does `AutoImageProcessor`, whose crop may be shifted by one pixel if the margin is odd.'
 
     def check(self, opened: OpenedBackbone) -> None:
         model = opened.model
         lacking = [what for what, lacks in _lacks(model).items() if lacks]
         if lacking:
             raise ValueError(
-                f'a backbone without {" and ".join(lacking)} has no model in transformers; the formats timm, safetensors, '
-                'onnx and torchscript can hold it'
+                f'transformers has no model without {" and ".join(lacking)}; use one of the formats timm, safetensors, '
+                'onnx and torchscript'
             )
         height, width = opened.img_size
         if is_dinov2(model) and height != width:
             raise ValueError(
-                'with registers or layer scales, transformers wants a square grid of positions, and this one is for '
-                f'{height}x{width} pixels; the formats timm, safetensors, onnx and torchscript can hold it'
+                'with registers or layer scales, transformers requires a square grid of positions, but this one is for '
+                f'{height}x{width} pixels; use one of the formats timm, safetensors, onnx and torchscript'
             )
 
     def write(self, opened: OpenedBackbone, folder: Path) -> None:
@@ -93,12 +93,12 @@ class HuggingFaceFolder(Format):
 
 
 def is_dinov2(model: QueryViT) -> bool:
-    """Whether the backbone has what ViT of transformers lacks."""
+    """Whether the backbone has features that transformers' ViT lacks."""
     return model.reg_token is not None or model.layer_scale is not None
 
 
 def transformers_state(model: QueryViT) -> dict[str, Tensor]:
-    """The tensors of a backbone under the names of transformers."""
+    """The tensors of a backbone under transformers' names."""
     dinov2 = is_dinov2(model)
     state = {}
     for name, tensor in model.state_dict().items():
@@ -131,7 +131,7 @@ def _renamed(name: str, names: dict[str, str]) -> str:
 
 
 def _with_position_of_cls(model: QueryViT) -> Tensor:
-    """With registers, [CLS] has no position of its own here; in transformers it has one always."""
+    """With registers, [CLS] has no position in our model; in transformers it always has one."""
     if not model.no_embed_class:
         return model.pos_embed
     return torch.cat((torch.zeros_like(model.pos_embed[:, :1]), model.pos_embed), dim=1)
@@ -152,7 +152,7 @@ def _empty(transformers: ModuleType, opened: OpenedBackbone) -> torch.nn.Module:
         layer_norm_eps=model.norm.eps,
         patch_size=model.patch_size,
         image_size=height if height == width else [height, width],
-        # For ourselves, should the folder be opened here again; transformers keeps what it does not know.
+        # Read when the folder is loaded by this package; transformers keeps unknown keys.
         **{OWN_KEY: dict(pos_embed_resize=model.pos_embed_resize, layer_scale=model.layer_scale is not None)},
     )
     if not is_dinov2(model):
@@ -166,7 +166,7 @@ def _empty(transformers: ModuleType, opened: OpenedBackbone) -> torch.nn.Module:
 
 
 def _image_processor(transformers: ModuleType, opened: OpenedBackbone):
-    """Our evaluation transform; for images that are not square both sides are resized."""
+    """Our evaluation transform; for non-square images both sides are resized."""
     height, width = opened.img_size
     resized = {'height': short_side(height), 'width': short_side(width)}
     return transformers.BitImageProcessor(

@@ -1,4 +1,4 @@
-"""What a checkpoint tells about how it was trained."""
+"""Training metadata of a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mmadclr.checkpoint.reading import read_checkpoint, weights_of
 
 
 class Origin(NamedTuple):
-    """Where a backbone comes from, and how it was taken out.
+    """Where a backbone comes from, and how it was extracted.
 
-    ``filename``: without folders. ``sha256``: of the file or files. ``which``: of its networks, in words.
-    ``resized``: whether positions were resized. As far as the file tells: ``method``, ``epochs``, ``data`` (folder
+    ``filename``: without folders. ``sha256``: of the file or files. ``which``: description of the network.
+    ``resized``: whether positions were resized. If recorded in the file: ``method``, ``epochs``, ``data`` (folder
     of images).
     """
 
@@ -29,7 +29,7 @@ class Origin(NamedTuple):
 
 
 def read_origin(filename: str | Path, which: str, resized: bool, prefix: str | None = None) -> Origin:
-    """Origin of a checkpoint of ours, or of DINO's layout, which tells its epochs.
+    """Origin of one of our checkpoints, or of a file in DINO's layout, which records its epochs.
 
     Raises:
         FileNotFoundError, ValueError: The file cannot be read.
@@ -42,7 +42,7 @@ def read_origin(filename: str | Path, which: str, resized: bool, prefix: str | N
     return Origin(
         Path(filename).resolve().name,
         _digest(filename),
-        f'the {which}, where it holds both' if prefix is None else f'what is below `{prefix}`',
+        f'{which}, if it has both' if prefix is None else f'tensors below `{prefix}`',
         resized,
         method if isinstance(method, str) else None,
         epochs if isinstance(epochs, int) else None,
@@ -51,7 +51,7 @@ def read_origin(filename: str | Path, which: str, resized: bool, prefix: str | N
 
 
 def _digest(filename: str | Path) -> str:
-    """Of the file, or of all files with weights in a folder, one after the other in the order of their names."""
+    """Of the file, or of all weight files of a folder concatenated in name order."""
     digest = hashlib.sha256()
     for path in weights_of(filename):
         with path.open('rb') as file:
@@ -61,7 +61,7 @@ def _digest(filename: str | Path) -> str:
 
 
 def data_root(config: str) -> str | None:
-    """``train_dataloader.dataset.data_root`` of a config's text, which is parsed and not run."""
+    """``train_dataloader.dataset.data_root`` of a config's text, which is parsed but not executed."""
     try:
         statements = ast.parse(config).body
     except SyntaxError:

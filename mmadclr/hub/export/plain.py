@@ -1,4 +1,4 @@
-"""The backbone as a plain ``VisionTransformer`` of timm."""
+"""Converts the backbone to timm's plain ``VisionTransformer``."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mmadclr.models.backbones.query_vit import QueryViT
 
 
 def vision_transformer_arguments(model: QueryViT) -> dict[str, Any]:
-    """Arguments of timm's ``VisionTransformer``, and of its named architectures, that describe a backbone; all are JSON.
+    """JSON-serializable arguments of timm's ``VisionTransformer`` and of its named architectures that describe a backbone.
 
     Raises:
-        ValueError: It has rotary positions or gated feed-forward layers, which no such argument describes.
+        ValueError: It has rotary positions or gated feed-forward layers, which these arguments do not support.
     """
     block = model.blocks[0]
     lacking = {'rotary positions (rope)': model.rope is not None, 'gated feed-forward layers': isinstance(block.mlp, GluMlp)}
     if any(lacking.values()):
         raise ValueError(
-            f'the backbone has {" and ".join(name for name, has in lacking.items() if has)}, and a plain vision transformer '
-            'has none: keep the checkpoint, which load_weights reads'
+            f'the backbone has {" and ".join(name for name, has in lacking.items() if has)}, which a plain vision '
+            'transformer does not support: use the checkpoint itself, with load_weights'
         )
     arguments = dict(
         img_size=list(model.patch_embed.img_size),
@@ -47,7 +47,7 @@ def vision_transformer_arguments(model: QueryViT) -> dict[str, Any]:
 
 
 def plain_vit(model: QueryViT) -> VisionTransformer:
-    """A copy without anything of ours, in evaluation mode and without gradients."""
+    """A copy of the weights in timm's own class, in evaluation mode and without gradients."""
     plain = VisionTransformer(weight_init='skip', **vision_transformer_arguments(model))
     plain.load_state_dict(model.state_dict())
     for module in plain.modules():

@@ -1,4 +1,4 @@
-"""The backbone as a module that exporters can follow for images of any size."""
+"""The backbone as a module that can be exported for images of any size."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 
 from mmadclr.models.backbones.resizing import RULES
 
-TAPS = 4  # of cubic interpolation along one axis
+TAPS = 4  # of cubic interpolation, per axis
 
 
 class PortableViT(nn.Module):
-    """Images (B, 3, H, W) of any size -> ``cls`` (B, D) and ``patches`` (B, N, D), or the patches alone without class token.
+    """Images (B, 3, H, W) of any size -> ``cls`` (B, D) and ``patches`` (B, N, D), or only patches without class token.
 
-    Equal to ``FeatureViT``, and free of everything whose course depends on the size, because exporters record one course of
-    events: images are padded by a constant, of which the patch convolution uses what completes the last patches, and
-    positions are resized by products with matrices computed from the size. Constants are buffers or made from the input,
-    so that the recorded program can be moved to another device.
+    Equivalent to ``FeatureViT``, but without size-dependent control flow, since exporters record a single trace:
+    images are padded by a constant, of which the patch convolution uses what completes the last patches, and
+    positions are resized by products with matrices computed from the size. Constants are buffers or derived from the input,
+    so that the exported program can be moved to another device.
 
     Args:
-        model: Plain ViT that holds the weights.
-        resize: Rule by which positions are resized, one of ``resizing.RULES``; see ``QueryViT``.
+        model: Plain ViT with the weights.
+        resize: Rule for resizing positions, one of ``resizing.RULES``; see ``QueryViT``.
     """
 
     def __init__(self, model: VisionTransformer, resize: str) -> None:
@@ -49,7 +49,7 @@ class PortableViT(nn.Module):
 
 
 class ResizedPositions(nn.Module):
-    """Positions (H*W, D) of a stored grid (H, W), for the grid of patches (B, D, h, w) at hand: (1, h*w, D)."""
+    """Positions (H*W, D) of a stored grid (H, W), resized to a grid of patches (B, D, h, w): (1, h*w, D)."""
 
     def __init__(self, positions: Tensor, grid_size: tuple[int, int], resize: str) -> None:
         super().__init__()
@@ -67,27 +67,27 @@ class ResizedPositions(nn.Module):
         return torch.einsum('ij,jkd,lk->ild', vertical, self.stored, horizontal).flatten(0, 1)[None]
 
     def matrix(self, new: Tensor, old: Tensor, is_stored: Tensor) -> Tensor:
-        """Weights (new, old) of bicubic interpolation along one axis, given the indices 0, 1, ... of both lengths."""
+        """Weights (new, old) of bicubic interpolation along one axis, given the indices 0, 1, ... of both grids."""
         length = new[-1:] + 1
         offset, antialias = RULES[self.resize]
         step = old.shape[0] / length
         if offset:
-            # A step of 1 leaves positions as they are. In double precision, as torch divides scale factors.
+            # A step of 1 leaves positions unchanged. Double precision, as torch uses for scale factors.
             moved = (old.shape[0] / (length.double() + offset)).to(length.dtype)
             step = torch.where(is_stored, torch.ones_like(length), moved)
         return antialiased_weights(new, old, step) if antialias else clamped_weights(new, old, step, self.taps)
 
 
 def clamped_weights(new: Tensor, old: Tensor, step: Tensor, taps: Tensor) -> Tensor:
-    """As ``F.interpolate(scale_factor=1 / step, mode='bicubic')``: four taps, which the border stops."""
-    center = (new + 0.5) * step - 0.5  # in torch's order: other roundings move the result by 1e-5
+    """As ``F.interpolate(scale_factor=1 / step, mode='bicubic')``: four taps, clamped at the border."""
+    center = (new + 0.5) * step - 0.5  # in torch's order of operations: other rounding changes the result by 1e-5
     indices = center.floor()[:, None] + taps
     weights = cubic_kernel(center[:, None] - indices, -0.75)
     return (weights[:, :, None] * (indices.clamp(0, old.shape[0] - 1)[:, :, None] == old)).sum(1)
 
 
 def antialiased_weights(new: Tensor, old: Tensor, step: Tensor) -> Tensor:
-    """As ``F.interpolate(size=..., mode='bicubic', antialias=True)``: a kernel as wide as the step, cut at the border."""
+    """As ``F.interpolate(size=..., mode='bicubic', antialias=True)``: kernel scaled by the step, truncated at the border."""
     center = (new + 0.5) * step - 0.5
     weights = cubic_kernel((center[:, None] - old) / step.clamp(min=1), -0.5)
     return weights / weights.sum(1, keepdim=True)

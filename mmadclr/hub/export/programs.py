@@ -1,4 +1,4 @@
-"""Folders with a program: no Python class is needed to run it, and it takes images of any size."""
+"""Folders with an exported program, which runs without a Python class on images of any size."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mmadclr.hub.export.program import PortableViT
 from mmadclr.hub.opening import OpenedBackbone
 
 ONNX_FILE, TORCHSCRIPT_FILE = 'model.onnx', 'model.pt'
-LARGEST_ONNX = 2**31 - 2**20  # bytes of one ONNX file; what exceeds them goes into a second one
+LARGEST_ONNX = 2**31 - 2**20  # bytes of one ONNX file; larger models store weights in a second file
 
 
 class Program(Format):
-    """Common to all programs."""
+    """Base class of program formats."""
 
     any_side = True
 
     def write(self, opened: OpenedBackbone, folder: Path) -> None:
         model = PortableViT(plain_vit(opened.model), opened.model.pos_embed_resize)
-        # Two images, because exporters take a size of one for a constant.
+        # Two images, because exporters treat a batch size of 1 as a constant.
         self.record(model, torch.zeros(2, 3, *opened.img_size), folder)
         config = dict(
             input='images (batch, 3, height, width), normalized',
@@ -41,22 +41,22 @@ class Program(Format):
 
     @abstractmethod
     def record(self, model: PortableViT, images: Tensor, folder: Path) -> None:
-        """Writes the program of a model; ``images`` as an example."""
+        """Exports a model, traced with the example ``images``."""
 
     def keeps_rule(self, opened: OpenedBackbone) -> bool:
         return True
 
 
 class TorchScriptFolder(Program):
-    """``model.pt``, opened by ``torch.jit.load``."""
+    """``model.pt``, loaded by ``torch.jit.load``."""
 
     loaders = 'torch'
 
     def record(self, model: PortableViT, images: Tensor, folder: Path) -> None:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter('ignore')  # of constants and of age; sizes and batches are verified
+            warnings.simplefilter('ignore')  # about constants and deprecation; sizes and batches are verified
             program = torch.jit.trace(model, images)
-        # By way of memory: writing to a full disk by itself, torch ends the process.
+        # Saved through memory: torch aborts the process if it writes to a full disk itself.
         content = io.BytesIO()
         torch.jit.save(program, content)
         (folder / TORCHSCRIPT_FILE).write_bytes(content.getvalue())
@@ -73,14 +73,14 @@ class TorchScriptFolder(Program):
 
 
 class OnnxFolder(Program):
-    """``model.onnx``, opened by onnxruntime."""
+    """``model.onnx``, loaded by onnxruntime."""
 
     packages, loaders = ('onnx', 'onnxscript', 'onnxruntime'), 'onnxruntime'
 
     def record(self, model: PortableViT, images: Tensor, folder: Path) -> None:
         dynamic = torch.export.Dim.DYNAMIC
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of torch about itself
+            warnings.simplefilter('ignore')  # torch's warnings about its own code
             program = torch.onnx.export(
                 model,
                 (images,),
@@ -107,7 +107,7 @@ class OnnxFolder(Program):
 
 
 def output_names(opened: OpenedBackbone) -> list[str]:
-    """``cls`` (B, D), unless there is no class token, and ``patches`` (B, N, D)."""
+    """``cls`` (B, D), if there is a class token, and ``patches`` (B, N, D)."""
     return ['cls', 'patches'] if _has_cls(opened) else ['patches']
 
 

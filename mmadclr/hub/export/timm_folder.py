@@ -1,4 +1,4 @@
-"""Folders that timm opens: by name of an architecture (``local-dir:``), or as a state dict with the sizes beside it."""
+"""Folders for timm: by architecture name (``local-dir:``), or as a state dict with its sizes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mmadclr.hub.opening import OpenedBackbone
 from mmadclr.models.backbones.query_vit import SIZES, resolve_arch
 
 NAMES = {192: 'tiny', 384: 'small', 768: 'base', 1024: 'large', 1280: 'huge'}
-NEAREST = 'vit_small_patch16_224'  # any plain ViT will do: all its sizes are overwritten
+NEAREST = 'vit_small_patch16_224'  # any plain ViT works: all its sizes are overridden
 CROP_RATIO = 7 / 8
 
 
 class TimmFolder(Format):
-    """``model.safetensors`` and ``config.json`` as on timm's part of the hub."""
+    """``model.safetensors`` and ``config.json`` in the format of timm's models on the hub."""
 
     loaders, norm_eps = 'timm', 1e-6
     preparation = ' So does `timm.data.create_transform(**timm.data.resolve_model_data_config(model))`.'
@@ -75,19 +75,19 @@ class SafetensorsFolder(TimmFolder):
 
 
 def features_of(model: VisionTransformer) -> Features:
-    """Tokens of a model of timm, split."""
+    """Split tokens of a timm model."""
     has_cls, num_prefix = model.cls_token is not None, model.num_prefix_tokens
     return lambda images: split_tokens(model.forward_features(images), has_cls, num_prefix)
 
 
 def timm_name(sizes: dict) -> str:
-    """Name of the architecture of timm that has these sizes, if there is one, or of one that can be given them."""
+    """timm's architecture with these sizes if there is one, otherwise one whose sizes are overridden."""
     name = f'vit_{NAMES.get(sizes["embed_dim"])}_patch{sizes["patch_size"]}_224'
     return name if timm.is_model(name) and resolve_arch(name) == sizes else NEAREST
 
 
 def pretrained_cfg(opened: OpenedBackbone) -> dict:
-    """How images are prepared, as timm writes it down."""
+    """Image preprocessing in timm's format."""
     return dict(
         input_size=(3, *opened.img_size),
         mean=opened.mean,
@@ -102,7 +102,7 @@ def pretrained_cfg(opened: OpenedBackbone) -> dict:
 
 
 def crop_ratio(size: int) -> float:
-    """The part of the short side that is cropped, such that timm's rounding leads to the short side of our transform."""
+    """The cropped fraction of the short side for which timm's rounding gives the same short side as our transform."""
     resized = short_side(size)
     return CROP_RATIO if math.floor(size / CROP_RATIO) == resized else size / (resized + 0.5)
 

@@ -1,4 +1,4 @@
-"""Comparing an exported backbone, as its own library opens it, with the one it was made from."""
+"""Compares an exported backbone, loaded by its own library, with the original."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from mmadclr.hub.export.formats import Features, Format
 from mmadclr.hub.opening import OpenedBackbone
 
-TOLERANCE = 1e-5  # of the largest number among the features, where that exceeds 1
+TOLERANCE = 1e-5  # relative to the largest feature value, if that exceeds 1
 BATCHES = (1, 3)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Largest difference of cls and patches for images (height, width), and the largest that counts as equal."""
+    """Maximum difference of cls and patches for images (height, width), and the tolerance."""
 
     size: tuple[int, int]
     difference: float
@@ -28,10 +28,10 @@ class Comparison:
 
 
 def verify(form: Format, opened: OpenedBackbone, features: Features) -> list[Comparison]:
-    """Features of random images in batches of 1 and 3, at the stored size first and then at others.
+    """Compares features of random images in batches of 1 and 3, at the stored size first and then at others.
 
     Raises:
-        ValueError: They differ where the format promises that they do not.
+        ValueError: They differ at a size that the format guarantees.
     """
     comparisons = [compare(opened, features, size) for size in [opened.img_size, *other_sizes(form, opened)]]
     promised = comparisons if form.keeps_rule(opened) else comparisons[:1]
@@ -39,8 +39,8 @@ def verify(form: Format, opened: OpenedBackbone, features: Features) -> list[Com
         if not comparison.equal:
             height, width = comparison.size
             raise ValueError(
-                f'the exported backbone is not the one it was made from: for images of {height}x{width}, features opened '
-                f'with {form.loaders} differ by {comparison.difference:.3g} (allowed: {comparison.allowed:.3g}). Nothing '
+                f'the exported backbone differs from the original: for images of {height}x{width}, features computed '
+                f'with {form.loaders} differ by {comparison.difference:.3g} (tolerance: {comparison.allowed:.3g}). Nothing '
                 f'was written; {_guess(form, opened)}'
             )
     return comparisons
@@ -50,17 +50,17 @@ def _guess(form: Format, opened: OpenedBackbone) -> str:
     eps = opened.model.blocks[0].norm1.eps
     if form.norm_eps not in (None, eps):
         return (
-            f'norms of this backbone add {eps:g} to the variance, those of {form.loaders} {form.norm_eps:g}; the formats '
-            'hf, onnx and torchscript can hold it'
+            f'norms of this backbone have eps={eps:g}, those of {form.loaders} eps={form.norm_eps:g}; use one of the '
+            'formats hf, onnx and torchscript'
         )
-    return f'another version of {form.loaders} may compute something else'
+    return f'the installed version of {form.loaders} may compute something else'
 
 
 def compare(opened: OpenedBackbone, features: Features, size: tuple[int, int]) -> Comparison:
-    """Both backbones on the same normal noise.
+    """Both backbones on the same Gaussian noise.
 
     Raises:
-        ValueError: The outputs are not of the same number and shapes.
+        ValueError: The outputs differ in number or shape.
     """
     generator = torch.Generator().manual_seed(0)
     difference, largest = 0.0, 1.0
@@ -73,13 +73,13 @@ def compare(opened: OpenedBackbone, features: Features, size: tuple[int, int]) -
             raise ValueError(f'the exported backbone returns {shapes} for {batch} images of {size[0]}x{size[1]}')
         for one, other in zip(wanted, found, strict=True):
             gap = (one - other).abs().max().item()
-            difference = max(difference, gap if gap == gap else float('inf'))  # NaN compares with nothing
+            difference = max(difference, gap if gap == gap else float('inf'))  # NaN counts as infinite
             largest = max(largest, one.abs().max().item())
     return Comparison(size, difference, TOLERANCE * largest)
 
 
 def other_sizes(form: Format, opened: OpenedBackbone) -> list[tuple[int, int]]:
-    """A larger, not square one, a smaller one, and one of odd sides for formats that take it."""
+    """A larger non-square size, a smaller one, and one with odd sides if the format supports it."""
     if not form.takes_other_sizes(opened):
         return []
     (height, width), patch = opened.img_size, opened.model.patch_size

@@ -1,4 +1,4 @@
-"""Architectures of vision transformers by name: sizes, and what else the public backbones of that name have."""
+"""Named architectures of vision transformers: sizes and other options of the public backbones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 SIZES = ('patch_size', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio')
-# What belongs to an architecture beside its sizes, with the values of a plain vision transformer.
+# Options of an architecture other than its sizes, with the values of a plain vision transformer.
 PLAIN_OPTIONS = dict(
     ffn='mlp', reg_tokens=0, layer_scale=None, rope=False, qkv_bias=True, norm_eps=1e-6, pos_embed_resize='dino'
 )
@@ -33,9 +33,9 @@ SWIGLU = dict(ffn='swiglu')
 
 
 def _public() -> dict[str, tuple[dict, dict]]:
-    """Sizes and options by name: those of facebookresearch/dinov2 and dinov3, ``hub/backbones.py``, under timm's names.
+    """Sizes and options by name, from facebookresearch/dinov2 and dinov3, ``hub/backbones.py``, under timm's names.
 
-    DINOv3 has biases of queries and values there; timm leaves them out under these names.
+    DINOv3 has query and value biases; timm's models of these names omit them.
     """
     found = {}
     for name in ('small', 'base', 'large', 'giant'):
@@ -54,40 +54,39 @@ PUBLIC = _public()
 
 
 def resolve_arch(arch: str | dict) -> dict:
-    """Sizes of a vision transformer given by name, one of ``PUBLIC`` or a plain one of timm, or explicitly.
+    """Sizes of a vision transformer given by name (one of ``PUBLIC`` or a plain timm model), or explicitly.
 
     Raises:
-        ValueError: The name is unknown, or names a model whose weights are not those of a plain ViT, or the explicit
-            sizes are not those of one.
+        ValueError: Unknown name, a model whose weights are not those of a plain ViT, or invalid sizes.
     """
     if isinstance(arch, Mapping):
         return _check_sizes(dict(arch))
     if not isinstance(arch, str):
         raise ValueError(
-            f'arch={arch!r}: give the name of a timm model, or sizes as a dict (on the command line one by one: '
+            f'arch={arch!r} must be the name of a timm model, or a dict of sizes (on the command line one by one: '
             'model.backbone.arch.embed_dim=192)'
         )
     return dict(PUBLIC[arch][0]) if arch in PUBLIC else _sizes_of_timm(arch)
 
 
 def arch_options(arch: str | dict, **given: Any) -> dict[str, Any]:
-    """What belongs to an architecture beside its sizes, by the names of ``PLAIN_OPTIONS``.
+    """Options of an architecture other than its sizes, with the names of ``PLAIN_OPTIONS``.
 
     Args:
         arch: As for :func:`resolve_arch`.
-        given: Options that do not follow the architecture; None stands for those that do.
+        given: Options that override those of the architecture, unless None.
     """
     own = PUBLIC[arch][1] if isinstance(arch, str) and arch in PUBLIC else {}
     return {**PLAIN_OPTIONS, **own, **{name: value for name, value in given.items() if value is not None}}
 
 
 def uses_rope(options: Mapping[str, Any]) -> bool:
-    """Whether positions are rotary; ``{}`` are their default arguments."""
+    """Whether positions are rotary; ``{}`` means default arguments."""
     return options['rope'] is not None and options['rope'] is not False
 
 
 def vit_arguments(sizes: dict, own: dict) -> dict:
-    """Arguments of timm's ``VisionTransformer`` for options of an architecture; see :func:`arch_options`."""
+    """Arguments of timm's ``VisionTransformer`` for the options of an architecture; see :func:`arch_options`."""
     return dict(
         fc_norm=False,
         pos_embed='none' if uses_rope(own) else 'learn',
@@ -102,12 +101,12 @@ def vit_arguments(sizes: dict, own: dict) -> dict:
 
 
 def ffn_arguments(ffn: str, embed_dim: int, mlp_ratio: float) -> dict[str, Any]:
-    """Arguments of timm's ``VisionTransformer`` for feed-forward layers of ``int(embed_dim * mlp_ratio)`` channels.
+    """Arguments of timm's ``VisionTransformer`` for feed-forward layers with ``int(embed_dim * mlp_ratio)`` channels.
 
     ``'swiglu'``: gate and value in one layer, in this order, as in facebookresearch/dinov2, ``layers/swiglu_ffn.py``.
 
     Raises:
-        ValueError: Unknown kind.
+        ValueError: Unknown type.
     """
     check_choice('ffn', ffn, ('mlp', 'swiglu'))
     if ffn == 'mlp':
@@ -117,14 +116,14 @@ def ffn_arguments(ffn: str, embed_dim: int, mlp_ratio: float) -> dict[str, Any]:
 
 
 def ratio_of(hidden: int, embed_dim: int) -> float:
-    """The ratio that timm multiplies by the width, and cuts to a whole number, to arrive at ``hidden`` channels."""
+    """The ratio that timm multiplies by the width and rounds down to obtain ``hidden`` channels."""
     ratio = hidden / embed_dim
     return ratio if int(embed_dim * ratio) == hidden else (hidden + 0.5) / embed_dim
 
 
 def check_choice(name: str, value: Any, choices: Sequence) -> None:
     """Raises:
-    ValueError: The value of an option is none of its choices.
+    ValueError: The value of an option is not among its choices.
     """
     if value not in choices:
         raise ValueError(f'{name}={value!r}: choose one of {", ".join(map(repr, choices))}')
@@ -135,7 +134,7 @@ def _sizes_of_timm(arch: str) -> dict:
         names = [*PUBLIC, *timm.list_models('*vit*'), *timm.list_models('deit*')]
         close = difflib.get_close_matches(arch, names)
         hint = f'; did you mean {" or ".join(close)}?' if close else ''
-        raise ValueError(f'arch {arch!r} is no model of timm {timm.__version__}{hint}')
+        raise ValueError(f'arch {arch!r} is not a model of timm {timm.__version__}{hint}')
     with torch.device('meta'):
         model = timm.create_model(arch, num_classes=0)
     if not isinstance(model, VisionTransformer):
@@ -161,7 +160,7 @@ def _check_sizes(sizes: dict) -> dict:
     unknown, missing = sizes.keys() - SIZES, {'embed_dim', 'depth', 'num_heads', 'patch_size'} - sizes.keys()
     if unknown or missing:
         problem = f'unknown {", ".join(sorted(unknown))}' if unknown else f'missing {", ".join(sorted(missing))}'
-        raise ValueError(f'arch={sizes}: {problem}; the sizes of a plain ViT are {", ".join(SIZES)}')
+        raise ValueError(f'arch={sizes}: {problem}; accepted: {", ".join(SIZES)}')
     if sizes['embed_dim'] % sizes['num_heads']:
         raise ValueError(f'arch={sizes}: embed_dim must be a multiple of num_heads')
     return sizes

@@ -1,4 +1,4 @@
-"""ClassifierViT: a pretrained plain vision transformer as the backbone of image classifiers."""
+"""ClassifierViT: a pretrained plain vision transformer as backbone of image classifiers."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ from mmadclr.registry import MODELS
 
 @MODELS.register_module()
 class ClassifierViT(PretrainedViT):
-    """Plain vision transformer that returns one feature vector an image, for mmpretrain's ``ImageClassifier``.
+    """Plain vision transformer that returns one feature vector per image, for mmpretrain's ``ImageClassifier``.
 
-    The features are those of facebookresearch/dino, ``eval_linear.py``: [CLS] of the last blocks, each through the final
-    norm (ViT-S: ``cls_blocks=4``), perhaps with the mean of the last block's patches (ViT-B: ``cls_blocks=1,
-    mean_patches=True``). With ``frozen_stages`` at the number of blocks nothing is kept for a backward pass.
+    The features are those of facebookresearch/dino, ``eval_linear.py``: [CLS] of the last blocks, each final-normed
+    (ViT-S: ``cls_blocks=4``), optionally with the mean of the last block's patches (ViT-B: ``cls_blocks=1,
+    mean_patches=True``). If ``frozen_stages`` is the number of blocks, no activations are kept for a backward pass.
 
     Args:
-        cls_blocks: Number of last blocks whose [CLS] is returned, the first of them first.
+        cls_blocks: Number of last blocks whose [CLS] is returned, in block order.
         mean_patches: Append the mean of the patches.
-        *args, **kwargs: See ``PretrainedViT`` and ``QueryViT``. Sides of the images must be multiples of the patch.
+        *args, **kwargs: See ``PretrainedViT`` and ``QueryViT``. Image sides must be multiples of the patch size.
 
     Raises:
-        ValueError: Blocks or stages that do not exist, or an ``init_cfg`` of another kind.
+        ValueError: Blocks or stages out of range, or an unsupported ``init_cfg``.
     """
 
     def __init__(self, *args, cls_blocks: int = 1, mean_patches: bool = False, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if not 1 <= cls_blocks <= len(self.blocks):
-            raise ValueError(f'cls_blocks={cls_blocks}: choose 1 (the last block) to {len(self.blocks)} (all blocks)')
+            raise ValueError(
+                f'cls_blocks={cls_blocks} must be between 1 (the last block) and {len(self.blocks)} (all blocks)'
+            )
         self.cls_blocks = cls_blocks
         self.mean_patches = mean_patches
 
     @property
     def feat_dim(self) -> int:
-        """Channels of the features, the ``in_channels`` of a head."""
+        """Number of feature channels, the ``in_channels`` of a head."""
         return self.embed_dim * (self.cls_blocks + self.mean_patches)
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        """(B, 3, H, W) -> features (B, F) in a tuple of one."""
+        """(B, 3, H, W) -> features (B, F) in a 1-tuple."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return (self.features(images),)
 
@@ -48,7 +50,7 @@ class ClassifierViT(PretrainedViT):
         x, layout = self.embed(images)
         parts = []
         for number, block in enumerate(self.blocks, start=1 - len(self.blocks)):
-            # Patches of the last block are not computed unless they are wanted.
+            # Patches of the last block are computed only if needed.
             x = self.run_block(block, x, layout.of_block(number - 1), patches=number < 0 or self.mean_patches)
             if number > -self.cls_blocks:
                 parts.append(self.norm(x[:, 0]))

@@ -1,4 +1,4 @@
-"""DenseViT: a pretrained plain vision transformer as the backbone of detectors and segmentors."""
+"""DenseViT: a pretrained plain vision transformer as backbone of detectors and segmentors."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mmadclr.registry import MODELS
 
 @MODELS.register_module()
 class DenseViT(PretrainedViT):
-    """Plain vision transformer that returns the feature maps of several blocks; serves mmdet, mmseg and mmpretrain.
+    """Plain vision transformer that returns the feature maps of several blocks, for mmdet, mmseg and mmpretrain.
 
-    Weights and names are those of pretraining. Images of any size are padded at the right and the bottom to multiples of
-    the patch. Position embeddings are resized as iBOT's and SelfPatch's published detection and segmentation code does it.
+    Weights and names are those of pretraining. Images of any size are padded at the right and bottom to multiples of
+    the patch size. Position embeddings are resized as in iBOT's and SelfPatch's published detection and segmentation code.
 
     Args:
-        out_indices: Blocks, from 0, whose outputs are returned, in ascending order; repetitions are allowed.
-        out_norm: Apply the final norm to every output (iBOT's ``out_with_norm``), or to none; then there is no final norm.
+        out_indices: Blocks, from 0, whose outputs are returned, in ascending order; may repeat.
+        out_norm: Apply the final norm to every output (iBOT's ``out_with_norm``); otherwise there is no final norm.
         *args, **kwargs: See ``PretrainedViT`` and ``QueryViT``.
 
     Raises:
-        ValueError: Blocks or stages that do not exist, or an ``init_cfg`` of another kind.
+        ValueError: Blocks or stages out of range, or an unsupported ``init_cfg``.
     """
 
     def __init__(self, *args, out_indices: Sequence[int] = (3, 5, 7, 11), out_norm: bool = False, **kwargs) -> None:
@@ -47,13 +47,13 @@ class DenseViT(PretrainedViT):
         return tuple(taps[index] for index in self.out_indices)
 
     def to_map(self, tokens: Tensor, layout: TokenLayout, height: int, width: int) -> Tensor:
-        """Tokens (B, S, D), normed if the config says so -> patches as a map (B, D, height, width)."""
+        """Tokens (B, S, D) -> patches as a map (B, D, height, width), normalized if configured."""
         patches = self.split(self.norm(tokens), layout).patches
         return patches.transpose(1, 2).unflatten(2, (height, width)).contiguous()
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Zeros at the right and the bottom of (B, 3, H, W) until both sides are multiples."""
+    """Pads (B, 3, H, W) with zeros at the right and bottom until both sides are multiples."""
     height, width = images.shape[-2:]
     return F.pad(images, (0, -width % multiple, 0, -height % multiple))
 
@@ -66,4 +66,4 @@ def _check_blocks(out_indices: Sequence[int], depth: int) -> None:
         or indices != sorted(indices)
         or not 0 <= indices[0] <= indices[-1] < depth
     ):
-        raise ValueError(f'out_indices={tuple(indices)}: name blocks from 0 to {depth - 1} in ascending order')
+        raise ValueError(f'out_indices={tuple(indices)} must be blocks from 0 to {depth - 1} in ascending order')

@@ -1,4 +1,4 @@
-"""A frozen backbone that takes images of any size."""
+"""A frozen backbone for images of any size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmadclr.models.backbones.query_vit import QueryViT, ViTOutput
 class FeatureViT(QueryViT):
     """``QueryViT`` for feature extraction: in evaluation mode, without gradients, and for images of any size.
 
-    Images are padded with zeros at the right and the bottom to multiples of the patch size.
+    Images are zero-padded at the right and bottom to multiples of the patch size.
 
     Args:
         *args, **kwargs: See ``QueryViT``.
@@ -23,8 +23,7 @@ class FeatureViT(QueryViT):
         self.eval()
 
     def forward(self, images: Tensor, query_crops: Tensor | None = None, patches: bool = True) -> ViTOutput:
-        """(B, 3, H, W) -> ``cls`` (B, D; None for a model without class token), ``patches`` (B, ceil(H/P) * ceil(W/P), D),
-        row by row."""
+        """(B, 3, H, W) -> ``cls`` (B, D; None without class token), ``patches`` (B, N, D), N = ceil(H/P) * ceil(W/P)."""
         return super().forward(pad_to_multiple(images, self.patch_size), query_crops, patches)
 
     def intermediate_tokens(self, images: Tensor, n: int = 1) -> list[Tensor]:

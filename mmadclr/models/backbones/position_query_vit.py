@@ -1,4 +1,4 @@
-"""PositionQueryViT: a vision transformer whose query tokens know places and no pixels."""
+"""PositionQueryViT: a vision transformer whose query tokens encode positions without pixels."""
 
 from __future__ import annotations
 
@@ -13,29 +13,27 @@ from mmadclr.registry import MODELS
 
 @MODELS.register_module()
 class PositionQueryViT(QueryViT):
-    """``QueryViT`` with fixed sine-cosine positions, whose queries are the mask token plus the code of their place.
+    """``QueryViT`` with fixed sine-cosine positions, whose queries are the mask token plus a position code.
 
-    Sherrylone/PQCL, ``models/pos_transformer.py``. What it stores is a plain ViT with position embeddings that are no longer
-    trained, [CLS] having none. Without a mask token (the teacher of PQCL) it takes images alone.
+    Sherrylone/PQCL, ``models/pos_transformer.py``. Stored as a plain ViT with frozen position embeddings, zero for [CLS].
+    Without a mask token (PQCL's teacher) it only accepts images.
 
     Args:
-        **kwargs: See ``QueryViT``; there has to be a class token, and neither registers nor rotary positions.
+        **kwargs: See ``QueryViT``; requires a class token, and neither registers nor rotary positions.
 
     Raises:
-        ValueError: The width is no multiple of 4, or there are other tokens than [CLS] and patches, or other positions.
+        ValueError: The width is not a multiple of 4, or registers, a missing [CLS] or rotary positions.
     """
 
     def __init__(self, arch: str | dict = 'vit_small_patch16_224', mask_token: bool = True, **kwargs) -> None:
         if uses_rope(arch_options(arch, rope=kwargs.get('rope'))):
             raise ValueError(
-                'PositionQueryViT: its queries are codes of places, which rope does not have: rope=False, and the arch of '
-                'a backbone with a position embedding'
+                'PositionQueryViT encodes queries by a position embedding, which rope replaces: set rope=False, and the '
+                'arch of a backbone with a position embedding'
             )
         super().__init__(arch, mask_token=mask_token, **kwargs)
         if self.cls_token is None or self.reg_token is not None:
-            raise ValueError(
-                'PositionQueryViT: its positions are those of [CLS] and patches: class_token=True, reg_tokens=0'
-            )
+            raise ValueError('PositionQueryViT supports only [CLS] and patches: set class_token=True, reg_tokens=0')
         self.pos_embed.requires_grad_(False)
 
     @torch.no_grad()
@@ -46,11 +44,11 @@ class PositionQueryViT(QueryViT):
         self.pos_embed[0, -len(code) :] = code
 
     def embed_queries(self, places: Tensor) -> Tensor:
-        """Places (B, Q, T, 2) in patches of the view -> query tokens (B, Q, T, D).
+        """Positions (B, Q, T, 2) in patches of the view -> query tokens (B, Q, T, D).
 
         Raises:
             ValueError: There is no mask token.
         """
         if self.mask_token is None:
-            raise ValueError('this backbone has no mask token, so it has no queries either: encode crops as images')
+            raise ValueError('this backbone has no mask token, so it supports no queries: encode crops as images')
         return self.mask_token + sincos_code(places, self.embed_dim).to(self.mask_token.dtype)

@@ -1,4 +1,4 @@
-"""PretrainedViT: what backbones of detectors, segmentors and classifiers share: loading, freezing, layer depths."""
+"""PretrainedViT: base of backbones of detectors, segmentors and classifiers: loading, freezing, layer depths."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from torch import Tensor, nn
 from mmadclr.models.backbones.query_vit import QueryViT
 from mmadclr.registry import WEIGHT_INITIALIZERS
 
-MAX_SIZES = 32  # input sizes whose positions are kept
-# Arguments of QueryViT that change nothing without query tokens, masks and groups of views.
+MAX_SIZES = 32  # cached input sizes of positions
+# Arguments of QueryViT without effect if there are no query tokens, masks and groups of views.
 OF_PRETRAINING = ('query_keys', 'bidirectional', 'query_pos_embed', 'mask_token', 'joint_resolutions')
 INIT_KEYS = {'type', 'checkpoint', 'which', 'prefix', 'allow'}
 
 
 class PretrainedViT(QueryViT):
-    """Plain vision transformer that starts from a checkpoint and can be frozen from below.
+    """Plain vision transformer initialized from a checkpoint, with optional freezing of lower blocks.
 
     Weights and names are those of pretraining. Position embeddings are stored for ``img_size``, resized to it when a
-    checkpoint is loaded, and resized from there to the grid of the input: once per size while they cannot change, and as
-    DINO's published code does it (``pos_embed_resize='dino'``).
+    checkpoint is loaded, and resized from there to the grid of the input: cached per size while they are constant, and as
+    in DINO's published code (``pos_embed_resize='dino'``).
 
     Args:
-        frozen_stages: -1: everything is trained. 0: patch embedding, [CLS], registers and positions stay as they are. n: so
-            do the first n blocks, and the final norm if these are all.
+        frozen_stages: -1: train everything. 0: freeze patch embedding, [CLS], registers and positions. n: also freeze
+            the first n blocks, and the final norm if these are all blocks.
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` with, if needed, ``which``, ``prefix`` and ``allow`` of
-            :func:`mmadclr.checkpoint.load_weights`; the path is that of a file, or of a folder of transformers or timm.
+            :func:`mmadclr.checkpoint.load_weights`; PATH is a file, or a folder from transformers or timm.
             ``checkpoint=None``: random initialization.
-        *args, **kwargs: See ``QueryViT``; without what is for pretraining alone (``OF_PRETRAINING``).
+        *args, **kwargs: See ``QueryViT``, except pretraining-only arguments (``OF_PRETRAINING``).
 
     Raises:
-        ValueError: Stages that do not exist, an ``init_cfg`` of another kind, or an argument for pretraining alone.
+        ValueError: Stages out of range, an unsupported ``init_cfg``, or a pretraining-only argument.
     """
 
     def __init__(self, *args, frozen_stages: int = -1, init_cfg: dict | None = None, **kwargs) -> None:
         unused = [name for name in OF_PRETRAINING if name in kwargs]
         if unused:
-            raise ValueError(f'{unused[0]} has no effect on {type(self).__name__}, which is not for pretraining: remove it')
+            raise ValueError(f'{unused[0]} has no effect on {type(self).__name__}, which does not pretrain: remove it')
         super().__init__(*args, **kwargs)
         self._resized_positions: dict[tuple[int, int, int | None], Tensor] = {}
         if not -1 <= frozen_stages <= len(self.blocks):
-            raise ValueError(f'frozen_stages={frozen_stages}: choose -1 (none) to {len(self.blocks)} (all blocks)')
+            raise ValueError(f'frozen_stages={frozen_stages} must be between -1 (none) and {len(self.blocks)} (all blocks)')
         _check_init_cfg(init_cfg, type(self).__name__)
         self.frozen_stages = frozen_stages
         self.init_cfg = init_cfg
@@ -55,7 +55,7 @@ class PretrainedViT(QueryViT):
         self.train()
 
     def init_weights(self) -> None:
-        """Draws the weights, then loads those of ``init_cfg``; called by the runner before training."""
+        """Initializes the weights, then loads those of ``init_cfg``; called by the runner before training."""
         self.reset_parameters()
         if (self.init_cfg or {}).get('checkpoint') is not None:
             unused = ('norm.*',) if isinstance(self.norm, nn.Identity) else ()
@@ -66,14 +66,14 @@ class PretrainedViT(QueryViT):
             return super().position_embedding(height, width)
         if len(self._resized_positions) >= MAX_SIZES:
             self._resized_positions.clear()
-        # The version tells in-place changes; it does not exist in inference mode, where there are none.
+        # The version counts in-place changes; inference tensors have none, and cannot change.
         key = (height, width, None if self.pos_embed.is_inference() else self.pos_embed._version)
         if key not in self._resized_positions:
             self._resized_positions[key] = super().position_embedding(height, width).detach()
         return self._resized_positions[key]
 
     def _apply(self, *args, **kwargs) -> Self:
-        self._resized_positions.clear()  # another device or type
+        self._resized_positions.clear()  # device or dtype may change
         return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
@@ -82,7 +82,7 @@ class PretrainedViT(QueryViT):
 
     @property
     def frozen(self) -> bool:
-        """Whether nothing of the backbone is trained."""
+        """Whether all parameters of the backbone are frozen."""
         return self.frozen_stages == len(self.blocks)
 
     def frozen_modules(self) -> list[nn.Module]:
@@ -92,7 +92,7 @@ class PretrainedViT(QueryViT):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        # Weights may have been exchanged behind autograd's back, as hooks for averaged weights do before evaluation.
+        # Weights may have been swapped without autograd noticing, as EMA hooks do before evaluation.
         self._resized_positions.clear()
         for module in self.frozen_modules():
             module.eval()
@@ -101,8 +101,8 @@ class PretrainedViT(QueryViT):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """(depth of a parameter, number of depths) for layer-wise learning rates, in mmpretrain's convention.
 
-        Embeddings are depth 0, block i is i + 1, all else, necks and heads included, is the top. As bytedance/ibot,
-        ``mmcv_custom/layer_decay_optimizer_constructor.py``.
+        Embeddings have depth 0, block i has i + 1, everything else including necks and heads has the maximum. As in
+        bytedance/ibot, ``mmcv_custom/layer_decay_optimizer_constructor.py``.
         """
         top = len(self.blocks) + 1
         name = param_name.removeprefix(prefix)
@@ -120,6 +120,6 @@ def _check_init_cfg(init_cfg: dict | None, owner: str) -> None:
         return
     if init_cfg.get('type') != 'Pretrained' or init_cfg.keys() - INIT_KEYS:
         raise ValueError(
-            f"init_cfg={dict(init_cfg)}: {owner} knows dict(type='Pretrained', checkpoint=PATH) with the keys "
+            f"init_cfg={dict(init_cfg)}: {owner} accepts dict(type='Pretrained', checkpoint=PATH) with the keys "
             f'{", ".join(sorted(INIT_KEYS))}'
         )

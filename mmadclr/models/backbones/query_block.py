@@ -1,4 +1,4 @@
-"""The block of a vision transformer whose tokens can be read, but not influenced, by query tokens.
+"""Vision transformer block in which query tokens attend to the other tokens without influencing them.
 
 Shape legend: B images, N patches, Q query crops, T tokens per crop, D channels, H heads, S = 1 + N + Q*T tokens.
 """
@@ -22,11 +22,11 @@ QUERY_KEYS = ('image', 'image+self', 'image+queries')
 
 
 class TokenLayout(NamedTuple):
-    """Which tokens of a sequence are queries, and what they may read.
+    """Which tokens of a sequence are queries, and what they may attend to.
 
     ``num_image`` tokens ([CLS], registers and patches) come first, then query tokens in groups of ``tokens_per_crop``.
-    ``rotations``: cosines and sines (L, 2, S, C/2) by which queries and keys of attention are turned, under rotary
-    positions; one for all blocks, or one for each.
+    ``rotations``: cosines and sines (L, 2, S, C/2) that rotate attention queries and keys, with rotary
+    positions; shared by all blocks, or one per block.
     """
 
     num_image: int
@@ -36,19 +36,19 @@ class TokenLayout(NamedTuple):
     rotations: Tensor | None = None
 
     def of_block(self, index: int) -> TokenLayout:
-        """The same for one block alone, where each has rotations of its own."""
+        """The layout for one block, if each has its own rotations."""
         if self.rotations is None or len(self.rotations) == 1:
             return self
         return self._replace(rotations=self.rotations[index][None])
 
     def rotated(self, rows: Tensor) -> Tensor:
-        """Queries or keys (B, H, S, C) at their positions; of rows without patches, none has a position."""
+        """Queries or keys (B, H, S, C) rotated by their positions; rows without patches have no positions."""
         if self.rotations is None or rows.shape[2] != self.rotations.shape[2]:
             return rows
         return rotate(rows, self.rotations[0])
 
     def mask(self, num_tokens: int, device: torch.device | str | None = None) -> Tensor:
-        """Boolean (S, S) mask, True where row may attend to column: the definition the fast paths are tested against."""
+        """Boolean (S, S) mask, True where the row may attend to the column; reference for testing the fast paths."""
         is_query = torch.arange(num_tokens, device=device) >= self.num_image
         crop = (torch.arange(num_tokens, device=device) - self.num_image) // self.tokens_per_crop
         reads_image = ~is_query.expand(num_tokens, -1)
@@ -61,14 +61,14 @@ class TokenLayout(NamedTuple):
         return reads_image
 
     def without_patches(self, x: Tensor) -> Tensor:
-        """Tokens (B, S, D) -> those of [CLS] and of queries (B, 1 + Q*T, D)."""
+        """Tokens (B, S, D) -> only [CLS] and queries (B, 1 + Q*T, D)."""
         return torch.cat((x[:, :1], x[:, self.num_image :]), dim=1) if x.shape[1] > self.num_image else x[:, :1]
 
 
 class JointLayout(NamedTuple):
-    """Several groups of views, such as two resolutions: their tokens as rows (R, D), group by group, image by image.
+    """Several groups of views, such as two resolutions, with their tokens as rows (R, D) ordered by group and image.
 
-    ``layouts`` and ``shapes`` (B, S) of the groups, and whether ``patches`` of each are wanted behind the last block.
+    ``layouts`` and ``shapes`` (B, S) of the groups, and whether ``patches`` of each are needed after the last block.
     """
 
     layouts: tuple[TokenLayout, ...]
@@ -76,7 +76,7 @@ class JointLayout(NamedTuple):
     patches: tuple[bool, ...]
 
     def of_block(self, index: int) -> JointLayout:
-        """The same for one block alone; see ``TokenLayout``."""
+        """The layout for one block; see ``TokenLayout``."""
         return self._replace(layouts=tuple(layout.of_block(index) for layout in self.layouts))
 
     @staticmethod
@@ -90,18 +90,18 @@ class JointLayout(NamedTuple):
         return [part.unflatten(0, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def without_patches(self, rows: Tensor) -> Tensor:
-        """Rows (R, D) -> fewer: of groups whose patches are not wanted, [CLS] and queries alone."""
+        """Rows (R, D) -> fewer rows: only [CLS] and queries of groups whose patches are not needed."""
         groups = zip(self.part(rows), self.layouts, self.patches, strict=True)
         return self.join([x if wanted else layout.without_patches(x) for x, layout, wanted in groups])
 
     def of_rest(self) -> JointLayout:
-        """The same groups once ``without_patches`` has had its turn."""
+        """The layout after ``without_patches``."""
         groups = zip(self.shapes, self.layouts, self.patches, strict=True)
         shapes = [(b, s if wanted else 1 + s - layout.num_image) for (b, s), layout, wanted in groups]
         return JointLayout(self.layouts, tuple(shapes), self.patches)
 
     def drop(self, drop_path: nn.Module, rows: Tensor) -> Tensor:
-        """Rows (R, D), those of an image dropped together; decisions are drawn for the images of all groups at once."""
+        """Stochastic depth on rows (R, D), one decision per image; drawn for the images of all groups at once."""
         if not isinstance(drop_path, DropPath) or not drop_path.training:
             return rows
         of_image = drop_path.factors(sum(images for images, _ in self.shapes)).split([images for images, _ in self.shapes])
@@ -110,15 +110,15 @@ class JointLayout(NamedTuple):
 
 
 class QueryAttention(Attention):
-    """Self-attention in which image tokens never read query tokens; all weights are shared.
+    """Self-attention in which image tokens never attend to query tokens; all weights are shared.
 
-    With ``query_keys='image'`` every row, image or query, reads the image tokens only: one rectangular call without a
-    mask, so any fused kernel applies. The mechanism is that of ADCLR (ICLR 2023); the released code of its authors
+    With ``query_keys='image'`` every row, image or query, attends to the image tokens only: one rectangular call without a
+    mask, so any fused kernel applies. This is ADCLR's mechanism (ICLR 2023); the code released by its authors
     (Sherrylone/PQCL, ``models/pos_transformer.py``) corresponds to ``'image+queries'``.
     """
 
     def forward(self, x: Tensor, layout: TokenLayout, patches: bool = True) -> Tensor:
-        """(B, S, D) -> (B, S, D), or without patches (B, 1 + Q*T, D), which are read all the same."""
+        """(B, S, D) -> (B, S, D), or without patches (B, 1 + Q*T, D); patches are still attended to."""
         q, k, v = self.project(x) if patches else self.project_rows(layout.without_patches(x), x)
         out = self.attend(q, k, v, layout).transpose(1, 2).flatten(2)
         return self.proj_drop(self.proj(out))
@@ -128,7 +128,7 @@ class QueryAttention(Attention):
         return self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
     def forward_jointly(self, x: Tensor, layout: JointLayout, patches: bool = True) -> Tensor:
-        """The same on rows (R, D) of several groups: linear layers once, attention in each group by itself."""
+        """As ``forward`` on rows (R, D) of several groups: joint linear layers, separate attention per group."""
         if patches:
             rest = layout
             q, k, v = self.qkv(x).chunk(3, dim=-1)
@@ -145,7 +145,7 @@ class QueryAttention(Attention):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def split_linear(self, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries (..., D) of ``rows`` alone, keys and values (..., 2 D) of all of ``x``."""
+        """Queries (..., D) of only ``rows``, keys and values (..., 2 D) of all of ``x``."""
         width = x.shape[-1]
         weights, bias = self.qkv.weight.split((width, 2 * width)), self.qkv_bias()
         biases = (None, None) if bias is None else bias.split((width, 2 * width))
@@ -153,25 +153,25 @@ class QueryAttention(Attention):
         return q, kv
 
     def qkv_bias(self) -> Tensor | None:
-        """What is added to queries, keys and values (3 D), if anything."""
+        """Bias of queries, keys and values (3 D), if any."""
         return self.qkv.bias
 
     def project_rows(self, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of ``rows`` (B, R, D) alone, keys and values of all of ``x`` (B, S, D)."""
+        """Queries of only ``rows`` (B, R, D), keys and values of all of ``x`` (B, S, D)."""
         q, kv = self.split_linear(rows, x)
         k, v = kv.unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return q.unflatten(2, (self.num_heads, -1)).transpose(1, 2), k, v
 
     @staticmethod
     def attend(q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) -> Tensor:
-        """Rows of [CLS], perhaps patches, and queries over keys and values of all tokens, (B, H, rows, D/H) each."""
+        """Attention of [CLS], optionally patches, and queries to all tokens; inputs (B, H, rows, D/H) each."""
         n = layout.num_image
         q, k = layout.rotated(q), layout.rotated(k)
         if n == k.shape[2] or layout.bidirectional:
             return F.scaled_dot_product_attention(q, k, v)
         if layout.query_keys == 'image':
             return F.scaled_dot_product_attention(q, k[:, :, :n], v[:, :, :n])
-        # The two ablations: image rows as in a plain ViT, query rows by themselves.
+        # The two ablations: image rows as in a plain ViT, query rows separately.
         num_queries = k.shape[2] - n
         image_rows, query_rows = q.split((q.shape[2] - num_queries, num_queries), dim=2)
         image = F.scaled_dot_product_attention(image_rows, k[:, :, :n], v[:, :, :n])
@@ -180,30 +180,30 @@ class QueryAttention(Attention):
         return torch.cat((image, attend_image_and_self(query_rows, k, v, layout)), dim=2)
 
     def weights(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        """Softmax map (B, H, S, S) of the same attention, for pictures and tests; slow path, never used in training."""
+        """Softmax map (B, H, S, S) of the same attention, for figures and tests; slow, not used in training."""
         q, k = map(layout.rotated, self.project(x)[:2])
         scores = (q * self.scale) @ k.transpose(-2, -1)
         return scores.masked_fill(~layout.mask(x.shape[1], x.device), float('-inf')).softmax(dim=-1)
 
 
 class LinearWithoutKeyBias(nn.Linear):
-    """The linear layer of queries, keys and values (D -> 3 D) whose middle third of the bias counts as zero.
+    """Linear layer of queries, keys and values (D -> 3 D) in which the middle third of the bias is treated as zero.
 
-    It is stored all the same, and has a gradient of zero (facebookresearch/dinov3, ``layers/attention.py:
-    LinearKMaskedBias``). Without rotations a bias of keys has no influence on attention; with them it would.
+    It is stored nevertheless, with zero gradient (facebookresearch/dinov3, ``layers/attention.py:
+    LinearKMaskedBias``). Without rotations a key bias does not influence attention; with them it would.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.effective_bias())
 
     def effective_bias(self) -> Tensor:
-        """The bias (3 D) as it is added."""
+        """The bias (3 D) that is added."""
         q, k, v = self.bias.chunk(3)
         return torch.cat((q, torch.zeros_like(k), v))
 
 
 class UnbiasedKeyAttention(QueryAttention):
-    """``QueryAttention`` with biases of queries and values alone."""
+    """``QueryAttention`` with biases of queries and values only."""
 
     def __init__(self, dim: int, *args, **kwargs) -> None:
         super().__init__(dim, *args, **kwargs)
@@ -214,9 +214,9 @@ class UnbiasedKeyAttention(QueryAttention):
 
 
 def attend_image_and_self(q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) -> Tensor:
-    """Query rows (B, H, Q*T, C) over the image's tokens and those of their own crop; keys and values are of all tokens.
+    """Attention of query rows (B, H, Q*T, C) to image tokens and those of their own crop; keys and values are of all tokens.
 
-    One softmax over both kinds of scores, so neither a mask nor a score that is thrown away.
+    One softmax over both sets of scores, without a mask or discarded scores.
     """
     n, crops = layout.num_image, (-1, layout.tokens_per_crop)
     q = q * q.shape[-1] ** -0.5
@@ -229,7 +229,7 @@ def attend_image_and_self(q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) 
 
 
 class DropPath(nn.Module):
-    """Stochastic depth, decided for each sample, as timm's; its rate is a tensor, so that compiled blocks share a graph."""
+    """Per-sample stochastic depth as in timm; the rate is a tensor, so that compiled blocks share a graph."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -242,12 +242,12 @@ class DropPath(nn.Module):
         return (x * self.factors(len(x))).to(x.dtype)  # 1 / 0.9 in bf16 would be 1.109375
 
     def factors(self, number: int) -> Tensor:
-        """(number, 1, 1): 0 for samples that are dropped, and for the others 1 over their share."""
+        """(number, 1, 1): 0 for dropped samples, otherwise 1 / keep probability."""
         return torch.bernoulli(self.keep.expand(number, 1, 1)) / self.keep
 
 
 def has_fused_attention(head_dim: int, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch has an attention kernel for a GPU that does not write out all scores; True on other devices."""
+    """Whether torch has an attention kernel for a GPU that does not materialize all scores; True on other devices."""
     if device.type != 'cuda':
         return True
     q = torch.empty(1, 1, 8, head_dim, device=device, dtype=dtype)
@@ -269,13 +269,13 @@ def slow_attention(backbone: VisionTransformer, dtype: torch.dtype | None) -> st
     if has_fused_attention(backbone.embed_dim // num_heads, weight.device, dtype):
         return None
     return (
-        f'attention: no fused kernel of torch takes {dtype} with {backbone.embed_dim} channels in {num_heads} heads on this '
-        'GPU, so all scores are written out, which is slow and takes memory'
+        f'attention: torch has no fused kernel for {dtype} with {backbone.embed_dim} channels in {num_heads} heads on this '
+        'GPU, so the full attention matrix is computed, which is slow and uses more memory'
     )
 
 
 class QueryBlock(Block):
-    """timm's pre-norm block, with the token layout handed to its attention."""
+    """timm's pre-norm block, which passes the token layout to its attention."""
 
     def __init__(self, *args, drop_path: float = 0.0, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -283,7 +283,7 @@ class QueryBlock(Block):
             self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
 
     def forward(self, x: Tensor, layout: TokenLayout | JointLayout, patches: bool = True) -> Tensor:
-        """(B, S, D) -> (B, S, D), or without patches, [CLS] and queries alone (B, 1 + Q*T, D); rows (R, D) likewise."""
+        """(B, S, D) -> (B, S, D), or only [CLS] and queries (B, 1 + Q*T, D) without patches; rows (R, D) likewise."""
         if isinstance(layout, JointLayout):
             return self.forward_jointly(x, layout, patches)
         read = self.attn(self.norm1(x), layout, patches)
@@ -291,7 +291,7 @@ class QueryBlock(Block):
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
     def forward_jointly(self, x: Tensor, layout: JointLayout, patches: bool) -> Tensor:
-        """The same on rows (R, D) of several groups of views."""
+        """As ``forward`` on rows (R, D) of several groups of views."""
         read = self.attn.forward_jointly(self.norm1(x), layout, patches)
         if not patches:
             x, layout = layout.without_patches(x), layout.of_rest()
@@ -300,7 +300,7 @@ class QueryBlock(Block):
 
 
 def keep_products() -> tuple:
-    """Contexts for ``checkpoint`` under which products and attention are kept, and the cheap rest is computed again."""
+    """Contexts for ``checkpoint`` that keep matrix products and attention, and recompute the cheap rest."""
     return create_selective_checkpoint_contexts(_save_products)
 
 

@@ -1,4 +1,4 @@
-"""QueryViT: a plain vision transformer that can carry extra query tokens.
+"""QueryViT: a plain vision transformer with optional query tokens.
 
 Shape legend: B images, N patches, Q query crops, T tokens per crop, D channels, H heads, S = 1 + N + Q*T tokens.
 """
@@ -40,8 +40,9 @@ __all__ = ['SIZES', 'QueryViT', 'ViTOutput', 'ViewGroup', 'resize_positions', 'r
 
 
 class ViTOutput(NamedTuple):
-    """Final-normed tokens, registers left out: ``cls`` (B, D; None without class token), ``patches`` (B, N, D; None where
-    not asked for), ``queries`` (B, Q, T, D)."""
+    """Final-normed tokens without registers: ``cls`` (B, D; None without class token), ``patches`` (B, N, D; None if not
+    requested), ``queries`` (B, Q, T, D).
+    """
 
     cls: Tensor | None
     patches: Tensor | None
@@ -49,7 +50,7 @@ class ViTOutput(NamedTuple):
 
 
 class ViewGroup(NamedTuple):
-    """Views of one resolution, with what goes with them: the arguments of ``QueryViT``."""
+    """Views of one resolution with their other inputs: the arguments of ``QueryViT``."""
 
     images: Tensor
     query_crops: Tensor | None = None
@@ -59,53 +60,53 @@ class ViewGroup(NamedTuple):
 
 @MODELS.register_module()
 class QueryViT(VisionTransformer):
-    """Plain vision transformer whose tokens can be read, but not influenced, by query tokens.
+    """Plain vision transformer in which query tokens attend to the other tokens without influencing them.
 
-    Parameter names, shapes and count are timm's and so DINO's: the trained backbone *is* a plain ViT. Query crops pass
-    the shared patch embedding and all blocks as extra tokens; a sample's drop-path decision holds for its image and its
-    query tokens alike, so even in training the image outputs do not depend on the presence of queries.
+    Parameter names, shapes and count are timm's and DINO's: the trained backbone *is* a plain ViT. Query crops pass through
+    the shared patch embedding and all blocks as extra tokens; a sample's drop-path decision applies to both its image and
+    its query tokens, so even in training the image outputs do not depend on the presence of queries.
 
     Args:
-        arch: Name of a plain ViT of timm (``'vit_small_patch16_224'``) or of a public backbone
+        arch: Name of a plain timm ViT (``'vit_small_patch16_224'``) or of a public backbone
             (``'vit_small_patch14_dinov2'``, ``'vit_small_plus_patch16_dinov3'``: see ``architectures.PUBLIC``), or sizes
-            (``dict(embed_dim=64, depth=4, num_heads=4, patch_size=8)``; ``mlp_ratio``, by default 4, is the width of the
-            feed-forward layers over that of the tokens). What the public ones have beside sizes is what the arguments
-            marked (arch) are by default; None stands for it.
-        img_size: Side, or (height, width), in pixels of the images the position embedding is stored for.
-        drop_path_rate: Stochastic depth of the last block; grows linearly over the blocks.
-        query_keys: What a query token reads: ``'image'`` ([CLS] and patches), ``'image+self'`` (and the tokens of its
-            own crop), ``'image+queries'`` (and all query tokens: the released code of the authors).
-        bidirectional: Image tokens read query tokens too. Only as the control of the collapse ablation; needs
-            ``query_keys='image+queries'`` because then everyone reads everyone.
+            (``dict(embed_dim=64, depth=4, num_heads=4, patch_size=8)``; ``mlp_ratio``, 4 by default, is the width of the
+            feed-forward layers relative to that of the tokens). The other options of public backbones are the defaults of
+            the arguments marked (arch), selected by None.
+        img_size: Side, or (height, width), in pixels of the images for which the position embedding is stored.
+        drop_path_rate: Stochastic depth of the last block; increases linearly over the blocks.
+        query_keys: What query tokens attend to: ``'image'`` ([CLS] and patches), ``'image+self'`` (also tokens of the
+            same crop), ``'image+queries'`` (also all query tokens: the authors' released code).
+        bidirectional: Image tokens also attend to query tokens. Only as control of the collapse ablation; requires
+            ``query_keys='image+queries'``, since all tokens attend to all.
         query_pos_embed: Add the position embedding, resized to the crop's grid, to query tokens. ADCLR adds no
-            parameter and its one released call passes no position, so the default is not to.
-        pos_embed_resize: ``'dino'`` (bicubic with DINO's ``(size + 0.1) / grid`` scale factors, which published weights
-            and fixtures rely on; DINOv2 too), ``'size'`` (exact size, antialiased: timm, DINOv2 with registers),
+            parameters and its only released call passes no positions, so the default is False.
+        pos_embed_resize: ``'dino'`` (bicubic with DINO's ``(size + 0.1) / grid`` scale factors, on which published weights
+            and fixtures rely; also DINOv2), ``'size'`` (exact size, antialiased: timm, DINOv2 with registers),
             ``'dino_antialias'``, or ``'size_aliased'`` (transformers). (arch)
         init: ``'dino'`` (truncated normal, std .02), ``'xavier'`` for narrow models (at width 64, .02 is six times too small
-            for signals to pass), or ``'mocov3'``, of which patch projection and [CLS] have a part, too.
-        grad_checkpointing: What of a block is computed again in the backward pass instead of being kept: nothing
-            (False), all that is no product and no attention (``'selective'``: a third of the memory for little time), or
-            everything (True).
+            for signals to propagate), or ``'mocov3'``, which also affects patch projection and [CLS].
+        grad_checkpointing: What to recompute in the backward pass instead of storing it: nothing
+            (False), everything except matrix products and attention (``'selective'``: a third of the memory at little cost),
+            or everything (True).
         class_token: Whether there is a [CLS]; SelfPatch's backbone has none.
         reg_tokens: Registers between [CLS] and patches, without positions (DINOv2, as in timm's ``reg4`` models). (arch)
-        layer_scale: Initial factor of every branch of a block, learned from there (DINOv2: 1e-5); False or 0 for no
-            factors. (arch)
+        layer_scale: Initial value of the learned factors of every branch (DINOv2: 1e-5); False or 0 disables them. (arch)
         final_norm: Whether there is a norm after the last block; SelfPatch's backbone has none.
-        mask_token: Have a parameter ``mask_token`` (1, D), zero at first, that ``forward`` puts in the place of masked
-            patches (iBOT's ``masked_embed``, there in the student only).
-        joint_resolutions: Norms and linear layers run once over the tokens of all groups of views that ``encode`` is given,
-            not once a group; attention stays in its group. Same results, but for rounding, and for stochastic depth, which
-            draws in another order. Larger and fewer products, most at small batches; on a CPU it does not pay.
+        mask_token: Add a parameter ``mask_token`` (1, D), initialized to zero, that replaces masked patches in ``forward``
+            (iBOT's ``masked_embed``, which only the student has).
+        joint_resolutions: Run norms and linear layers once over the tokens of all groups of views passed to ``encode``,
+            instead of once per group; attention stays within groups. Same results up to rounding, and stochastic depth,
+            which is drawn in another order. Larger and fewer matrix products, most useful at small batch sizes; no benefit
+            on CPU.
         ffn: ``'mlp'``, or gated ``'swiglu'``. (arch)
-        rope: Rotary positions of patches in every block, in the place of the position embedding: True for those of DINOv3,
+        rope: Rotary positions of patches in every block instead of the position embedding: True for those of DINOv3,
             or a dict of arguments of ``RotaryPositions``; False for none. [CLS], registers and query tokens have no
-            position: they are not turned, as a patch in the center of the image would not be. (arch)
-        qkv_bias: Whether queries, keys and values have biases; ``'qv'``: keys have none. (arch)
-        norm_eps: What norms add to the variance. (arch)
+            position: they are not rotated, like a patch at the image center. (arch)
+        qkv_bias: Whether queries, keys and values have biases; ``'qv'``: no key bias. (arch)
+        norm_eps: Epsilon of norms. (arch)
 
     Raises:
-        ValueError: Unknown or non-plain ``arch``, an unknown choice of an option, or options that exclude each other.
+        ValueError: Unknown or non-plain ``arch``, an unknown choice of an option, or conflicting options.
     """
 
     def __init__(
@@ -169,13 +170,13 @@ class QueryViT(VisionTransformer):
 
     @classmethod
     def patch_size_of(cls, settings: Mapping) -> int:
-        """Pixels along a side of the patches of a backbone with these arguments."""
+        """Side of the patches in pixels, for a backbone with these arguments."""
         return resolve_arch(settings['arch'])['patch_size']
 
     def reset_parameters(self) -> None:
-        """DINO's initialization: linear layers, [CLS] and positions; the patch convolution keeps torch's default.
+        """DINO's initialization of linear layers, [CLS] and positions; the patch convolution keeps torch's default.
 
-        With ``init='mocov3'`` all but positions is that of MoCo v3.
+        With ``init='mocov3'`` everything except positions is initialized as in MoCo v3.
         """
         for token in (self.pos_embed, self.cls_token, self.reg_token):
             if token is not None:
@@ -199,9 +200,9 @@ class QueryViT(VisionTransformer):
         self.reset_parameters()
 
     def encode(self, *groups: ViewGroup) -> list[ViTOutput]:
-        """Every group of views as by ``forward``; with ``joint_resolutions`` all of them in one pass."""
+        """Encodes every group of views as ``forward`` does; with ``joint_resolutions`` in a single pass."""
         if self.joint_resolutions and len(groups) > 1:
-            return self(groups)  # a call, as shards and compiled backbones need it
+            return self(groups)  # __call__, as required by FSDP and compiled backbones
         return [self(*group) for group in groups]
 
     def forward(
@@ -211,15 +212,15 @@ class QueryViT(VisionTransformer):
         patches: bool = True,
         mask: Tensor | None = None,
     ) -> ViTOutput | list[ViTOutput]:
-        """Encodes images (B, 3, H, W) and, read-only, query crops (B, Q, 3, q, q); sides are multiples of the patch.
+        """Encodes images (B, 3, H, W) and, read-only, query crops (B, Q, 3, q, q); sides are multiples of the patch size.
 
-        ``patches=False`` spares the last block what only patches would need: of its products, those of keys and values
-        remain. What is left of the output is the same, up to rounding. Where ``mask`` (B, N) or (B, H/P, W/P) is True, the
-        mask token takes the place of the patch's embedding; its position stays. Groups of views instead of images: see
+        ``patches=False`` skips what only patches need in the last block: only its keys and values of patches are
+        computed. The other outputs are unchanged up to rounding. Where ``mask`` (B, N) or (B, H/P, W/P) is True, the
+        mask token replaces the patch embedding; its position is kept. For groups of views instead of images see
         ``encode``.
 
         Raises:
-            ValueError: Sides that are no multiple of the patch; a mask without a mask token or of another size.
+            ValueError: Sides that are not multiples of the patch size; a mask without mask token or of another size.
         """
         if not isinstance(images, Tensor):
             return self.forward_jointly(images)
@@ -237,7 +238,7 @@ class QueryViT(VisionTransformer):
         return [self.split(*group) for group in zip(layout.of_rest().part(rows), layouts, patches, strict=True)]
 
     def intermediate_tokens(self, images: Tensor, n: int = 1) -> list[Tensor]:
-        """Final-normed tokens (B, 1 + N, D; registers after [CLS]) after each of the last ``n`` blocks, in their order."""
+        """Final-normed tokens (B, 1 + N, D; registers after [CLS]) after each of the last ``n`` blocks, in block order."""
         x, layout = self.embed(images)
         outputs = []
         for index, block in enumerate(self.blocks):
@@ -267,14 +268,14 @@ class QueryViT(VisionTransformer):
         return tokens, TokenLayout(num_image, queries.shape[2], self.query_keys, self.bidirectional, rotations)
 
     def rotations(self, images: Tensor, num_tokens: int) -> Tensor | None:
-        """Cosines and sines for all tokens of the images and their queries, under rotary positions; see ``TokenLayout``."""
+        """Cosines and sines for all tokens of images and queries, with rotary positions; see ``TokenLayout``."""
         if self.rope is None:
             return None
         grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
         return self.rope(grid, len(self.blocks), self.num_prefix_tokens, num_tokens)
 
     def embed_image(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) -> [CLS] and registers, as far as there are any, and patches (B, 1 + R + N, D), with positions."""
+        """(B, 3, H, W) -> [CLS] and registers, if any, and patches (B, 1 + R + N, D), with positions."""
         grid = self.embed_patches(images)
         if mask is not None:
             grid = self.hide(grid, mask)
@@ -308,20 +309,20 @@ class QueryViT(VisionTransformer):
         """Grid (B, h, w, D) with the mask token where ``mask``, (B, h, w) or (B, h*w), is True."""
         if self.mask_token is None:
             raise ValueError(
-                'mask: this backbone has no mask token; set mask_token=True of QueryViT, or leave the images unmasked (the '
-                'teacher of iBOT, which has none, reads whole images)'
+                'mask: this backbone has no mask token; set mask_token=True of QueryViT, or pass no mask (the '
+                'teacher of iBOT, which has no mask token, sees full images)'
             )
         if mask.shape not in (grid.shape[:3], grid.flatten(1, 2).shape[:2]):
             raise ValueError(
                 f'mask of shape {tuple(mask.shape)}: the images have {tuple(grid.shape[:3])} patches (images, rows, '
-                f'columns) of {self.patch_size} pixels; masks need the patch size of the backbone'
+                f'columns) of {self.patch_size} pixels; masks must have the patch size of the backbone'
             )
         mask = mask.reshape(*grid.shape[:3], 1).to(grid.device, non_blocking=True)
         return torch.where(mask, self.mask_token.to(grid.dtype), grid)
 
     @property
     def num_positioned_prefix(self) -> int:
-        """Tokens before the patches that have a position of their own: [CLS], unless there are registers."""
+        """Number of prefix tokens with a position: [CLS], unless there are registers."""
         return 0 if self.no_embed_class else self.num_prefix_tokens
 
     def position_embedding(self, height: int, width: int) -> Tensor:
@@ -339,7 +340,7 @@ class QueryViT(VisionTransformer):
         return self.run_block(last, x, layout.of_block(-1), patches)
 
     def run_block(self, block: QueryBlock, x: Tensor, layout: TokenLayout | JointLayout, patches: bool = True) -> Tensor:
-        """One block (B, S, D) -> (B, S, D), recomputed in the backward pass as far as activations are not to be kept."""
+        """One block (B, S, D) -> (B, S, D), with gradient checkpointing if configured."""
         if not self.grad_checkpointing or not torch.is_grad_enabled():
             return block(x, layout, patches)
         if self.grad_checkpointing == 'selective':
@@ -366,19 +367,17 @@ def _check_options(
     check_choice('grad_checkpointing', grad_checkpointing, (False, True, 'selective'))
     check_choice('qkv_bias', own['qkv_bias'], (True, False, 'qv'))
     if isinstance(own['reg_tokens'], bool) or not isinstance(own['reg_tokens'], int) or own['reg_tokens'] < 0:
-        raise ValueError(f'reg_tokens={own["reg_tokens"]!r}: must be a whole number of 0 or more')
+        raise ValueError(f'reg_tokens={own["reg_tokens"]!r} must be an integer of at least 0')
     if isinstance(own['norm_eps'], bool) or not isinstance(own['norm_eps'], (int, float)) or own['norm_eps'] <= 0:
-        raise ValueError(f'norm_eps={own["norm_eps"]!r}: must be a positive number')
+        raise ValueError(f'norm_eps={own["norm_eps"]!r} must be a positive number')
     if bidirectional and query_keys != 'image+queries':
-        raise ValueError("bidirectional=True lets every token read every token: set query_keys='image+queries' too")
+        raise ValueError("bidirectional=True lets every token attend to every token: also set query_keys='image+queries'")
     if not uses_rope(own):
         return
     if query_pos_embed:
-        raise ValueError(
-            'query_pos_embed=True adds the position embedding to query tokens, and under rope there is none: leave one out'
-        )
+        raise ValueError('query_pos_embed=True requires a position embedding, which rope replaces: remove one of them')
     if own['pos_embed_resize'] != 'dino':
         raise ValueError(
-            f'pos_embed_resize={own["pos_embed_resize"]!r}: rope replaces the position embedding, so there is none to '
-            'resize: leave one out'
+            f'pos_embed_resize={own["pos_embed_resize"]!r} requires a position embedding, which rope replaces: remove one '
+            'of them'
         )

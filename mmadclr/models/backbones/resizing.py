@@ -1,4 +1,4 @@
-"""Position embeddings of one grid of patches for another."""
+"""Resizes position embeddings between grids of patches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 DINO_OFFSET = 0.1
-# Rules by name: what is added to the new size before it is divided by the old one, and whether shrinking is antialiased.
+# Rules by name: offset added to the new size before dividing by the old one, and whether downsampling is antialiased.
 RULES = {
     'dino': (DINO_OFFSET, False),
     'dino_antialias': (DINO_OFFSET, True),
@@ -20,7 +20,7 @@ RULES = {
 def resize_by_rule(
     pos_embed: Tensor, stored: tuple[int, int], grid: tuple[int, int], num_prefix: int = 1, rule: str = 'dino'
 ) -> Tensor:
-    """Position embedding (1, num_prefix + h*w, D) of a ``stored`` grid (h, w) for another ``grid``, by one of ``RULES``."""
+    """Resizes a position embedding (1, num_prefix + h*w, D) from a ``stored`` grid (h, w) to ``grid``, by ``rule``."""
     if rule == 'size':
         return resample_abs_pos_embed(pos_embed, grid, stored, num_prefix)
     return resize_positions(pos_embed, stored, grid, num_prefix, *RULES[rule])
@@ -34,11 +34,11 @@ def resize_positions(
     offset: float = DINO_OFFSET,
     antialias: bool = False,
 ) -> Tensor:
-    """Position embedding (1, num_prefix + h*w, D) of a ``stored`` grid (h, w) for another ``grid``, as DINO resizes it.
+    """Resizes a position embedding (1, num_prefix + h*w, D) from a ``stored`` grid (h, w) to another ``grid``, as DINO does.
 
-    Bicubic by scale factors. facebookresearch/dino, ``vision_transformer.py: interpolate_pos_encoding`` adds 0.1 to the
-    new size to guard it against rounding, and moves the sampling points a little by doing so. facebookresearch/dinov2,
-    ``models/vision_transformer.py`` has both as arguments: without ``offset`` sizes count, and no factors.
+    Bicubic with scale factors. facebookresearch/dino, ``vision_transformer.py: interpolate_pos_encoding`` adds 0.1 to the
+    new size to avoid rounding errors, which slightly shifts the sampling points. facebookresearch/dinov2,
+    ``models/vision_transformer.py`` has both as arguments: without ``offset``, sizes are used instead of factors.
     """
     prefix, positions = pos_embed[:, :num_prefix], pos_embed[:, num_prefix:]
     scale = tuple((new + offset) / old for new, old in zip(grid, stored, strict=True))

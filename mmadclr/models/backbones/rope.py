@@ -16,30 +16,30 @@ from torch import Tensor, nn
 NORMALIZATIONS = ('separate', 'max', 'min')
 BASE = 100.0
 AXES = 2
-CHANNELS_PER_PERIOD = 2 * AXES  # every angle turns two channels, and every axis has each period
+CHANNELS_PER_PERIOD = 2 * AXES  # every angle rotates two channels, and every axis has each period
 
 
 class RotaryPositions(nn.Module):
-    """Cosines and sines by which queries and keys of patches are turned; other tokens stay as they are.
+    """Cosines and sines that rotate queries and keys of patches; other tokens are unchanged.
 
-    Of DINOv3 (facebookresearch/dinov3, ``layers/rope_position_encoding.py``): the centers of patches lie in [-1, 1] whatever
-    the resolution, so nothing is interpolated and any grid will do. The first half of the angles is that of the height,
-    the second that of the width. ``periods`` (C/4) is the one tensor that is stored, because published files hold it
-    rounded to bfloat16; it is kept in float32 or better.
+    As in DINOv3 (facebookresearch/dinov3, ``layers/rope_position_encoding.py``): patch centers are in [-1, 1] at any
+    resolution, so nothing is interpolated and any grid works. The first half of the angles encodes the height,
+    the second the width. ``periods`` (C/4) is the only stored tensor, because published files contain it
+    rounded to bfloat16; it is kept in float32 or higher precision.
 
     Args:
         head_dim: Channels of a head.
-        base: Periods are ``base ** (j / (C/4))`` for j = 0, 1, ..., in half sides of an image; by default 100.
+        base: Periods are ``base ** (j / (C/4))`` for j = 0, 1, ..., in half image sides; 100 by default.
         min_period, max_period: Both, instead of ``base``: periods in geometric progression from one to the other.
-        normalize_coords: What coordinates are divided by: height and width each by itself (``'separate'``), or both by the
-            longer (``'max'``) or the shorter side (``'min'``).
-        shift_coords: In training, coordinates are moved by up to this much, drawn for each axis.
-        jitter_coords: In training, they are multiplied by up to this factor or divided by it, log-uniformly, drawn for each
+        normalize_coords: Divisor of coordinates: height and width separately (``'separate'``), or the
+            longer (``'max'``) or shorter side (``'min'``) for both.
+        shift_coords: In training, coordinates are shifted by up to this much, drawn per axis.
+        jitter_coords: In training, they are multiplied or divided by up to this factor, log-uniformly, drawn per
             axis.
-        rescale_coords: The same, drawn once for both axes. DINOv3's published recipes have 2, and nothing else.
+        rescale_coords: The same, drawn once for both axes. DINOv3's published recipes use 2, and none of the others.
 
     Raises:
-        ValueError: Channels of a head that are not a multiple of 4, or values that mean nothing.
+        ValueError: ``head_dim`` is not a multiple of 4, or an invalid value.
     """
 
     def __init__(
@@ -64,13 +64,14 @@ class RotaryPositions(nn.Module):
         self.register_buffer('periods', rotary_periods(head_dim, *self.range).float())
 
     def reset_parameters(self) -> None:
-        """The periods of the arguments."""
+        """Resets the periods to those of the arguments."""
         self.periods.copy_(rotary_periods(self.head_dim, *self.range))
 
     @torch.no_grad()
     def forward(self, grid: tuple[int, int], blocks: int, before: int, total: int) -> Tensor:
-        """Cosines and sines (L, 2, S, C/2) for ``total`` tokens S, of which those ``before`` and behind the patches of the
-        ``grid`` are not turned; L is the number of ``blocks`` where coordinates are drawn for each, else 1."""
+        """Cosines and sines (L, 2, S, C/2) for ``total`` tokens S, of which those ``before`` and after the patches of the
+        ``grid`` are not rotated; L is the number of ``blocks`` if coordinates are drawn per block, otherwise 1.
+        """
         coords = patch_centers(*grid, self.normalize_coords, self.periods)
         if self.training:
             coords = self.augment(coords, blocks)
@@ -79,9 +80,9 @@ class RotaryPositions(nn.Module):
         return torch.stack((angles.cos(), angles.sin()), dim=-3).view(-1, 2, *angles.shape[-2:])
 
     def augment(self, coords: Tensor, blocks: int) -> Tensor:
-        """Coordinates (N, 2) as every block of a pass has them (L, N, 2); the same where nothing is to be drawn.
+        """Coordinates (N, 2) per block of a pass (L, N, 2); unchanged if nothing is drawn.
 
-        A draw holds for the whole batch (facebookresearch/dinov3, ``models/vision_transformer.py``).
+        Each draw applies to the full batch (facebookresearch/dinov3, ``models/vision_transformer.py``).
         """
         if self.shift_coords:
             coords = coords + _draw(self.shift_coords, blocks, AXES, coords)
@@ -95,15 +96,15 @@ class RotaryPositions(nn.Module):
         periods = self.periods
         super()._apply(*args, **kwargs)
         if self.periods.dtype.itemsize < 4:
-            self.periods = periods.to(self.periods.device)  # in half precision, angles would be wrong by degrees
+            self.periods = periods.to(self.periods.device)  # half precision would cause errors of degrees
         return self
 
 
 def build_rope(rope: bool | Mapping[str, Any] | None, head_dim: int) -> RotaryPositions | None:
-    """Rotary positions by the argument of a backbone: nothing, True for those of DINOv3, or their arguments.
+    """Rotary positions for the argument of a backbone: none, True for DINOv3's, or their arguments.
 
     Raises:
-        ValueError: Another kind of argument, or one of those of ``RotaryPositions``.
+        ValueError: Another type of argument, or an error of ``RotaryPositions``.
     """
     if rope is None or rope is False:
         return None
@@ -112,7 +113,7 @@ def build_rope(rope: bool | Mapping[str, Any] | None, head_dim: int) -> RotaryPo
     arguments = {} if rope is True else dict(rope)
     unknown = arguments.keys() - ROPE_ARGUMENTS
     if unknown:
-        raise ValueError(f'rope: unknown {", ".join(sorted(map(str, unknown)))}; there are {", ".join(ROPE_ARGUMENTS)}')
+        raise ValueError(f'rope: unknown {", ".join(sorted(map(str, unknown)))}; accepted: {", ".join(ROPE_ARGUMENTS)}')
     return RotaryPositions(head_dim, **arguments)
 
 
@@ -129,7 +130,7 @@ def rotary_periods(
     """
     if head_dim % CHANNELS_PER_PERIOD:
         raise ValueError(
-            f'rope: {head_dim} channels a head: must be a multiple of {CHANNELS_PER_PERIOD}; change num_heads or embed_dim'
+            f'rope: {head_dim} channels per head must be a multiple of {CHANNELS_PER_PERIOD}; change num_heads or embed_dim'
         )
     number = head_dim // CHANNELS_PER_PERIOD
     limits = (min_period, max_period)
@@ -137,15 +138,17 @@ def rotary_periods(
         base = _positive(base=BASE if base is None else base)
         return base ** (torch.arange(number, dtype=torch.float64) / number)
     if None in limits or base is not None:
-        raise ValueError(f'rope: give base, or min_period and max_period: base={base}, min_period, max_period={limits}')
+        raise ValueError(
+            f'rope: set either base, or min_period and max_period: base={base}, min_period, max_period={limits}'
+        )
     low, high = _positive(min_period=min_period), _positive(max_period=max_period)
     return low * (high / low) ** torch.linspace(0, 1, number, dtype=torch.float64)
 
 
 def patch_centers(height: int, width: int, normalize_coords: str, like: Tensor) -> Tensor:
-    """Rows and columns (N, 2) of the centers of height * width patches, row by row, of the type and device of ``like``.
+    """Rows and columns (N, 2) of the centers of height * width patches, in raster order, with dtype and device of ``like``.
 
-    -1 and 1 are the borders of the image, or of the square around or within it (``'max'``, ``'min'``).
+    -1 and 1 are the borders of the image, or of the enclosing or enclosed square (``'max'``, ``'min'``).
     """
     sides = dict(separate=(height, width), max=2 * (max(height, width),), min=2 * (min(height, width),))[normalize_coords]
     axes = [
@@ -156,14 +159,14 @@ def patch_centers(height: int, width: int, normalize_coords: str, like: Tensor) 
 
 
 def rotary_angles(coords: Tensor, periods: Tensor) -> Tensor:
-    """Coordinates (..., N, 2) and periods (C/4) -> angles (..., N, C/2), those of the rows first."""
+    """Coordinates (..., N, 2) and periods (C/4) -> angles (..., N, C/2), rows first."""
     return (2 * math.pi * coords[..., None] / periods).flatten(-2)
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Channels (..., S, C) turned by cosines and sines (2, S, C/2); channel c and c + C/2 make a pair.
+    """Rotates channels (..., S, C) by cosines and sines (2, S, C/2); channels c and c + C/2 form a pair.
 
-    Products are formed in the type of the cosines and the result is of that of ``x`` (facebookresearch/dinov3,
+    Products are computed in the dtype of the cosines; the result has that of ``x`` (facebookresearch/dinov3,
     ``layers/attention.py``).
     """
     cos, sin = rotation.unbind(0)
@@ -188,5 +191,5 @@ def _at_least(least: float, **named: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
-        raise ValueError(f'rope: {name}={value!r} must be {least} or more, or None')
+        raise ValueError(f'rope: {name}={value!r} must be at least {least}, or None')
     return float(value)

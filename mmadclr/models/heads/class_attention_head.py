@@ -1,6 +1,7 @@
-"""The head of SelfPatch: a class token that reads all patches of an image, or a few neighbors of one patch.
+"""SelfPatch's head: a class token that attends to all patches of an image, or to a few neighbors of one patch.
 
-Shape legend: B images, N = h * w patches, E neighbors of a patch, k of them read, S tokens read, D channels, H heads.
+Shape legend: B images, N = h * w patches, E neighbors of a patch, k selected ones, S tokens attended to, D channels, H
+heads.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from mmadclr.registry import MODELS
 
 
 class ClassAttention(ClassAttn):
-    """timm's attention of CaiT with one row, the class token; what keys and values there are besides its own is given.
+    """timm's CaiT class attention with a single row; keys and values of other tokens are passed in.
 
-    Written out because fused kernels limit the number of sequences, of which there is one a patch here, of five tokens.
+    Does not use fused kernels, which limit the number of sequences: here there is one per patch, of five tokens.
     """
 
     def forward(self, cls: Tensor, keys: Tensor, values: Tensor, absent: Tensor | None = None) -> Tensor:
-        """Class tokens (..., D) read themselves and ``keys``, ``values`` (..., S, D), but not those ``absent`` (..., S)."""
+        """Class tokens (..., D) attend to themselves and ``keys``, ``values`` (..., S, D) unless ``absent`` (..., S)."""
         own = cls.unsqueeze(-2)
         keys, values = torch.cat((self.k(own), keys), dim=-2), torch.cat((self.v(own), values), dim=-2)
         q, k, v = (self.by_head(x) for x in (self.q(own), keys, values))
@@ -40,7 +41,7 @@ class ClassAttention(ClassAttn):
 
 
 class ClassAttentionBlock(nn.Module):
-    """Pre-norm block that changes class tokens alone. What they read stays, so it is projected once for all of them."""
+    """Pre-norm block that updates only class tokens. The other tokens are constant, so they are projected once for all."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class ClassAttentionBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def keys_and_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, D) -> twice (B, N, D)."""
+        """(B, N, D) -> keys (B, N, D) and values (B, N, D)."""
         normed = self.norm1(tokens)
         return self.attn.k(normed), self.attn.v(normed)
 
@@ -64,20 +65,20 @@ class ClassAttentionBlock(nn.Module):
 class ClassAttentionHead(nn.Module):
     """Two blocks of class attention over the patches of a backbone without class token, and a norm.
 
-    alinlab/SelfPatch, ``selfpatch_vision_transformer.py: SelfPatchHead``. There, every neighborhood is a sequence that
-    passes the blocks; here each patch is projected once and its keys and values are gathered, with the same result.
+    alinlab/SelfPatch, ``selfpatch_vision_transformer.py: SelfPatchHead``. There, every neighborhood is a separate sequence;
+    here each patch is projected once and its keys and values are gathered, with the same result.
 
     Args:
         in_dim: Channels D of the backbone.
         num_heads: Attention heads.
-        depth: Blocks.
-        mlp_ratio: Width of their MLPs over D.
-        num_neighbors: k, how many of its neighbors stand for a patch in the teacher: the most similar ones.
-        wrap: Opposite edges of the grid touch each other, as published. Otherwise patches at an edge have fewer neighbors.
+        depth: Number of blocks.
+        mlp_ratio: Width of their MLPs relative to D.
+        num_neighbors: k, number of most similar neighbors that represent a patch in the teacher.
+        wrap: Opposite edges of the grid are adjacent, as published. Otherwise patches at an edge have fewer neighbors.
         init: Scheme of the linear layers, ``'dino'`` or ``'xavier'``.
 
     Raises:
-        ValueError: ``num_heads`` does not divide the channels, or ``num_neighbors`` is none of 1 to 8.
+        ValueError: ``num_heads`` does not divide the channels, or ``num_neighbors`` is not 1 to 8.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class ClassAttentionHead(nn.Module):
                 f'ClassAttentionHead: num_heads={num_heads} does not divide the {in_dim} channels of the backbone'
             )
         if not 1 <= num_neighbors <= 8:
-            raise ValueError(f'ClassAttentionHead: num_neighbors={num_neighbors}: a patch has 1 to 8 neighbors')
+            raise ValueError(f'ClassAttentionHead: num_neighbors={num_neighbors} must be 1 to 8')
         self.num_neighbors, self.wrap, self.init = num_neighbors, wrap, init
         self.cls_token = nn.Parameter(torch.empty(1, 1, in_dim))
         self.cls_blocks = nn.ModuleList(ClassAttentionBlock(in_dim, num_heads, mlp_ratio) for _ in range(depth))
@@ -113,8 +114,8 @@ class ClassAttentionHead(nn.Module):
     def forward(self, patches: Tensor, grid: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
         """Patches (B, N, D) -> [CLS] (B, D) and patches (B, N, D), final-normed.
 
-        The patches are those given (the student's), or with the ``grid`` (h, w) of the N, what class tokens of their own
-        read from the most similar neighbors of each (the teacher's).
+        The patches are those given (for the student) or, with the ``grid`` (h, w) of the N patches, class tokens that
+        attended to the most similar neighbors of each patch (for the teacher).
 
         Raises:
             ValueError: A grid of one patch.
@@ -127,10 +128,10 @@ class ClassAttentionHead(nn.Module):
             patches = self.from_neighbors(patches, read, grid)
         return self.norm(cls), self.norm(patches)
 
-    project = forward  # the method that ``shard_model`` expects of every part beside the backbone
+    project = forward  # method that ``shard_model`` requires of every part except the backbone
 
     def from_neighbors(self, patches: Tensor, read: list[tuple[Tensor, Tensor]], grid: tuple[int, int]) -> Tensor:
-        """Class tokens (B, N, D), one a patch, that read its neighbors; ``read``: keys and values (B, N, D) by block."""
+        """One class token per patch (B, N, D) attending to its neighbors; ``read``: keys, values (B, N, D) by block."""
         chosen, absent = most_similar(patches, neighbors(*grid, self.wrap, patches.device), self.num_neighbors)
         rows = (chosen + patches.shape[1] * torch.arange(len(patches), device=patches.device)[:, None, None]).flatten()
         cls = self.cls_token.expand(patches.shape)
@@ -142,9 +143,9 @@ class ClassAttentionHead(nn.Module):
 
 @torch.no_grad()
 def most_similar(patches: Tensor, around: Neighbors, count: int) -> tuple[Tensor, Tensor | None]:
-    """Of its neighbors, the ``count`` (or as many as there are) whose cosine similarity with a patch is highest.
+    """The ``count`` neighbors (or all, if fewer) with the highest cosine similarity to a patch.
 
-    Patches (B, N, D) -> their numbers (B, N, k), and where there are fewer than k (B, N, k; None if nowhere).
+    Patches (B, N, D) -> their indices (B, N, k), and which are missing (B, N, k; None if none).
     """
     with torch.autocast(patches.device.type, enabled=False):
         directions = F.normalize(at_least_fp32(patches), dim=-1)

@@ -1,4 +1,4 @@
-"""Projection head of DINO."""
+"""DINO's projection head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmadclr.registry import MODELS
 class PrototypeLayer(nn.Module):
     """Weight-normed linear layer without bias: ``logits = x (g v / |v|)^T``, one row of ``v`` per prototype.
 
-    Keys ``weight_g`` (K, 1) and ``weight_v`` (K, D) are those of published checkpoints.
+    Keys ``weight_g`` (K, 1) and ``weight_v`` (K, D) match published checkpoints.
     """
 
     def __init__(self, in_dim: int, num_prototypes: int, learn_norm: bool) -> None:
@@ -32,7 +32,7 @@ class PrototypeLayer(nn.Module):
         nn.init.ones_(self.weight_g)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> logits (..., K); scales them by ``g / |v|``, so that no second matrix as large as ``v`` is made."""
+        """(..., D) -> logits (..., K); scales the logits by ``g / |v|``, which avoids a second matrix as large as ``v``."""
         return F.linear(x, self.weight_v) * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))[:, 0]
 
 
@@ -44,7 +44,7 @@ class DINOHead(nn.Module):
         in_dim: Channels D of the backbone.
         out_dim: Number K of prototypes.
         hidden_dim, bottleneck_dim, num_layers: Sizes of the MLP.
-        norm_last_layer: Keep the norm of every prototype at 1. True stabilizes larger models, False lifts small ones.
+        norm_last_layer: Keep the norm of every prototype at 1. True stabilizes larger models, False improves small ones.
         init: Scheme of the MLP, ``'dino'`` or ``'xavier'``.
     """
 
@@ -79,19 +79,19 @@ class DINOHead(nn.Module):
         return self.project(x).logits()
 
     def project(self, x: Tensor) -> ProjectedFeatures:
-        """Features (..., D) -> what meets the prototypes, normalized to length 1, and the prototypes."""
+        """Features (..., D) -> L2-normalized inputs of the prototype layer, and that layer."""
         return ProjectedFeatures(F.normalize(self.mlp(x), dim=-1), self.last_layer)
 
 
 @MODELS.register_module()
 class IBOTHead(DINOHead):
-    """DINO's head with prototypes of their own for patches, behind the MLP they share with [CLS].
+    """DINO's head with separate prototypes for patches after the MLP shared with [CLS].
 
-    bytedance/ibot, ``models/head.py: iBOTHead`` with ``shared_head=False``. With True, the choice of all published models,
-    patches meet the prototypes of [CLS]: that is a plain ``DINOHead``.
+    bytedance/ibot, ``models/head.py: iBOTHead`` with ``shared_head=False``. With True, as in all published models,
+    patches share the prototypes of [CLS]: use a plain ``DINOHead``.
 
     Args:
-        patch_out_dim: Number of prototypes for patches, ``last_layer2``.
+        patch_out_dim: Number of patch prototypes, ``last_layer2``.
         **kwargs: See ``DINOHead``.
     """
 
@@ -103,12 +103,12 @@ class IBOTHead(DINOHead):
 
 
 def patch_prototypes(head: DINOHead) -> PrototypeLayer:
-    """What patches meet at the end of a head: their own prototypes, or else those of [CLS]."""
+    """The prototypes for patches: separate ones, or those of [CLS]."""
     return getattr(head, 'last_layer2', head.last_layer)
 
 
 def project_jointly(head: DINOHead, *groups: Tensor) -> list[ProjectedFeatures]:
-    """Groups of tokens (..., D), each projected as by ``head.project``; the MLP runs once over the rows of all."""
+    """Projects groups of tokens (..., D) as ``head.project`` does, with one MLP call over all rows."""
     rows = torch.cat([group.flatten(0, -2) for group in groups])
     features, prototypes = head.project(rows)
     parts = features.split([group.shape[:-1].numel() for group in groups])

@@ -1,4 +1,4 @@
-"""Projection and prediction head of MoCo v3."""
+"""MoCo v3's projection and prediction head."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mmadclr.registry import MODELS
 
 @MODELS.register_module()
 class MLPHead(nn.Module):
-    """Linear layers without bias, each with a batch norm, and ReLU between them (facebookresearch/moco-v3, ``builder.py``).
+    """Linear layers without bias, each with a batch norm, and ReLU in between (facebookresearch/moco-v3, ``builder.py``).
 
-    The norms work on the statistics of all processes on GPUs; the last has neither scale nor shift.
+    On GPUs, norms use the statistics of all processes; the last norm has neither scale nor shift.
 
     Args:
         in_dim: Channels of the tokens.
@@ -26,7 +26,7 @@ class MLPHead(nn.Module):
     def __init__(self, in_dim: int, out_dim: int = 256, hidden_dim: int = 4096, num_layers: int = 3) -> None:
         super().__init__()
         if num_layers < 1:
-            raise ValueError(f'MLPHead: num_layers={num_layers}: there has to be a layer')
+            raise ValueError(f'MLPHead: num_layers={num_layers} must be at least 1')
         layers: list[nn.Module] = []
         for width_in, width_out in pairwise([in_dim] + [hidden_dim] * (num_layers - 1)):
             layers += [nn.Linear(width_in, width_out, bias=False), nn.SyncBatchNorm(width_out), nn.ReLU(inplace=True)]
@@ -35,7 +35,7 @@ class MLPHead(nn.Module):
         self.out_dim = out_dim
 
     def init_weights(self) -> None:
-        """torch's defaults, drawn anew."""
+        """Re-initializes with torch's defaults."""
         for layer in self.mlp:
             if hasattr(layer, 'reset_parameters'):
                 layer.reset_parameters()
@@ -44,4 +44,4 @@ class MLPHead(nn.Module):
         """Rows (M, D) -> (M, out_dim)."""
         return self.mlp(x)
 
-    project = forward  # the method that ``shard_model`` expects of every part beside the backbone
+    project = forward  # method that ``shard_model`` requires of every part except the backbone

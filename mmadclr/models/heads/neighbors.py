@@ -1,6 +1,6 @@
-"""The patches around a patch, on a grid of any size.
+"""Neighbors of patches on a grid of any size.
 
-Shape legend: N = h * w patches, row by row; E = up to 8 neighbors of each.
+Shape legend: N = h * w patches, in raster order; E = up to 8 neighbors of each.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ STEPS = [step for step in product((-1, 0, 1), repeat=2) if step != (0, 0)]
 
 
 class Neighbors(NamedTuple):
-    """Rows of ``index`` (N, E): the neighbors of each patch, ascending, each once; at ``absent`` places (N, E; None where
-    all patches have as many) there is none."""
+    """``index`` (N, E): unique neighbors of each patch, ascending; entries where ``absent`` (N, E; None if all patches have
+    the same number) are padding.
+    """
 
     index: Tensor
     absent: Tensor | None
@@ -25,11 +26,11 @@ class Neighbors(NamedTuple):
 
 @lru_cache(maxsize=32)
 def neighbors(height: int, width: int, wrap: bool, device: torch.device | str = 'cpu') -> Neighbors:
-    """The patches that touch each patch of a grid, at a corner too; itself not included.
+    """The adjacent patches of each patch of a grid, including diagonal ones, excluding itself.
 
     Args:
         height, width: Of the grid, in patches.
-        wrap: Opposite edges of the grid touch each other (alinlab/SelfPatch, ``selfpatch_vision_transformer.py``).
+        wrap: Opposite edges of the grid are adjacent (alinlab/SelfPatch, ``selfpatch_vision_transformer.py``).
         device: Of the result.
 
     Raises:

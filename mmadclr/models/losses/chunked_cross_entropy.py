@@ -1,6 +1,6 @@
-"""The cross-entropy of self-distillation without ever holding all logits, in value and gradient.
+"""Cross-entropy of self-distillation, value and gradients, without materializing all logits.
 
-Shape legend: U teacher views, V student views, M rows (images x tokens) a view, D channels, K prototypes.
+Shape legend: U teacher views, V student views, M rows (images x tokens) per view, D channels, K prototypes.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch.autograd.function import once_differentiable
 
 
 class FactoredLogits(NamedTuple):
-    """Rows ``x`` (views, M, D) and the weight-normed prototypes they meet: ``logits = x (g v / |v|)^T``."""
+    """Rows ``x`` (views, M, D) and weight-normed prototypes: ``logits = x (g v / |v|)^T``."""
 
     x: Tensor
     v: Tensor  # (K, D)
     g: Tensor  # (K, 1)
 
     def detached(self) -> FactoredLogits:
-        """Single precision at least, without a graph."""
+        """At least single precision, without a graph."""
         return FactoredLogits(*(at_least_fp32(part.detach()) for part in self))
 
     def norms(self) -> Tensor:
@@ -29,7 +29,7 @@ class FactoredLogits(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What the loss is besides its two sides; see :func:`chunked_cross_entropy`."""
+    """Settings of the loss besides its two sides; see :func:`chunked_cross_entropy`."""
 
     center: Tensor
     pairs: Tensor
@@ -54,20 +54,20 @@ def chunked_cross_entropy(
     max_bytes: int,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """``paired_cross_entropy`` of two heads, a few rows at a time; same value and gradients as the plain form.
+    """``paired_cross_entropy`` of two heads in chunks of rows; same value and gradients as the plain form.
 
-    Memory: the gradients of student rows and prototypes, and ``max_bytes`` of logits, whatever the batch and K. The
-    gradients are formed in the forward pass while the logits are at hand, so nothing is computed twice. Every student
-    row costs one softmax, because targets enter linearly and are summed first. Products are computed in the precision
-    of autocast, everything else in single precision at least.
+    Memory: gradients of student rows and prototypes, and ``max_bytes`` of logits, independent of batch size and K. The
+    gradients are computed in the forward pass while the logits are available, so nothing is computed twice. Every student
+    row needs one softmax, because targets enter linearly and are summed first. Matrix products use the autocast
+    precision, everything else at least single precision.
 
     Args:
-        student, teacher: The two sides; no gradient reaches the teacher.
+        student, teacher: The two sides; no gradient flows to the teacher.
         center: (K,), subtracted from the teacher's logits.
         pairs: (U, V) weights.
         student_temp, teacher_temp: Temperatures.
-        max_bytes: Of the logits and probabilities that exist at a time; holds one row of every view at least.
-        weights: (M,) of the rows in the sum over them; by default their mean is taken.
+        max_bytes: Of the logits and probabilities held at a time; at least one row of every view is processed.
+        weights: (M,) of the rows in the sum over them; by default their mean is used.
     """
     row_bytes = (3 * len(student.x) + len(teacher.x)) * len(center) * center.element_size()
     device = student.x.device.type
@@ -84,7 +84,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         student = FactoredLogits(x, v, g).detached()
         with torch.autocast(x.device.type, enabled=False):
             total = _Accumulator(student, teacher.detached(), settings)
-            for start in range(0, max(1, x.shape[1]), settings.rows):  # no rows at all are a chunk, too
+            for start in range(0, max(1, x.shape[1]), settings.rows):  # zero rows also form a chunk
                 total.add(slice(start, start + settings.rows))
             gradients = (total.grad_x, *_weight_norm_gradients(total.product, student, total.norms))
         ctx.gradients = tuple(gradient.to(part.dtype) for gradient, part in zip(gradients, (x, v, g), strict=True))
@@ -94,15 +94,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
-            raise RuntimeError('the chunked loss gives its gradients away once; for a second backward set logits_mib=None')
+            raise RuntimeError('the chunked loss supports only one backward pass; for a second one set logits_mib=None')
         gradients, ctx.gradients = ctx.gradients, None
         wanted = zip(gradients, ctx.needs_input_grad[:3], strict=True)
         return *(gradient.mul_(upstream) if needed else None for gradient, needed in wanted), None, None
 
 
 class _Accumulator:
-    """Loss and gradients of the chunks so far: ``loss``, ``grad_x`` (V, M, D), and ``product`` (K, D), which is the
-    gradient for the logits, transposed, times the student's rows."""
+    """Loss and gradients of the chunks so far: ``loss``, ``grad_x`` (V, M, D), and ``product`` (K, D), the
+    transposed gradient of the logits times the student's rows.
+    """
 
     def __init__(self, student: FactoredLogits, teacher: FactoredLogits, settings: Settings) -> None:
         self.student, self.teacher, self.settings = student, teacher, settings
@@ -112,12 +113,12 @@ class _Accumulator:
         self.pairs = settings.pairs.to(student.x.dtype) / settings.pairs.sum()
         self.weights = None if settings.weights is None else settings.weights.to(student.x.dtype)[:, None]
         if self.weights is None:
-            self.pairs /= student.x.shape[1]  # spares a product with equal weights
+            self.pairs /= student.x.shape[1]  # avoids a product with equal weights
         self.loss, self.grad_x = student.x.new_zeros(()), torch.empty_like(student.x)
         self.product: Tensor | None = None
 
     def add(self, part: slice) -> None:
-        """Takes in the rows ``part`` of every view; uses and leaves behind as few arrays as it can."""
+        """Adds the rows ``part`` of every view, with as few temporary arrays as possible."""
         x = self.student.x[:, part].to(self.settings.dtype)
         targets = self.targets(self.teacher.x[:, part].to(self.settings.dtype))
         if self.weights is not None:
@@ -130,7 +131,7 @@ class _Accumulator:
         self.grad_x[:, part] = (grad.mul_(self.scale).to(rows.dtype) @ self.v).unflatten(0, x.shape[:2])
 
     def targets(self, x: Tensor) -> Tensor:
-        """For every student view the weighted sum of the targets it is paired with (V, m, K)."""
+        """For every student view, the weighted sum of the targets it is paired with (V, m, K)."""
         logits = _logits(x, self.teacher_v).mul_(self.teacher_scale).sub_(self.settings.center)
         targets = logits.div_(self.settings.teacher_temp).softmax(-1)
         return (self.pairs.T @ targets.flatten(1)).unflatten(1, targets.shape[1:])
@@ -142,7 +143,7 @@ class _Accumulator:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """``a b`` of matrices, in single precision at least; on a GPU without rounding to the operands' precision."""
+    """``a b`` of matrices, in at least single precision; on a GPU without rounding to the operands' precision."""
     low = a.dtype in (torch.float16, torch.bfloat16)
     return torch.mm(a, b, out_dtype=torch.float32) if low and a.is_cuda else at_least_fp32(a @ b)
 
@@ -153,7 +154,7 @@ def _logits(x: Tensor, v: Tensor) -> Tensor:
 
 
 def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """``total + a b`` in place of ``total``, without a temporary of its size where the precision is the same."""
+    """``total + a b`` in place of ``total``, without a temporary of its size if precisions match."""
     if total is None:
         return _product(a, b)
     return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(_product(a, b))

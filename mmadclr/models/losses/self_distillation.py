@@ -21,9 +21,9 @@ LossConfig = Annotated[dict, ConfigOf('SelfDistillationLoss')]
 
 
 class ProjectedFeatures(NamedTuple):
-    """What a head makes of tokens, up to the last layer: ``features`` (views, B, ..., D) and the ``prototypes`` to meet.
+    """Output of a head before the last layer: ``features`` (views, B, ..., D), and its ``prototypes``.
 
-    The logits are the large part, (views, B, ..., K): the loss forms them a few rows at a time.
+    The logits (views, B, ..., K) are much larger: the loss computes them in chunks of rows.
     """
 
     features: Tensor
@@ -51,11 +51,11 @@ PAIRINGS = {'cross-view': cross_view_pairs, 'same-view': same_view_pairs}
 
 
 def paired_cross_entropy(targets: Tensor, log_probs: Tensor, pairs: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean of ``H(targets[u], probs[v])`` over the pairs (u, v), the images and, where present, the tokens.
+    """Mean of ``H(targets[u], probs[v])`` over pairs (u, v), images and, if present, tokens.
 
-    ``targets`` (U, B, ..., K) and ``log_probs`` (V, B, ..., K) sum over K last; ``pairs`` (U, V) holds weights. The
-    targets enter linearly, so each student row needs one log-softmax and each teacher view one product, however many
-    pairs there are. With ``weights`` (B, ...), images and tokens are summed with these instead.
+    ``targets`` (U, B, ..., K) and ``log_probs`` (V, B, ..., K) have K last; ``pairs`` (U, V) are weights. The
+    targets enter linearly, so each student row needs one log-softmax and each teacher view one product, independent of the
+    number of pairs. With ``weights`` (B, ...), images and tokens are summed with these instead.
     """
     paired = torch.einsum('uv,v...->u...', pairs.to(log_probs.dtype), log_probs)
     per_token = -(targets * paired).sum(dim=-1)
@@ -68,21 +68,21 @@ class SelfDistillationLoss(nn.Module):
     """DINO's loss for one kind of token (facebookresearch/dino, ``main_dino.py: DINOLoss``).
 
     ``p_t = softmax((teacher - center) / teacher_temp)``, ``p_s = softmax(student / student_temp)``, mean cross-entropy
-    over the paired views. The center is a buffer, so it travels with the checkpoint. Where DINO moves it inside every
-    forward pass, here :meth:`update_center` moves it once per optimizer step with the mean over all teacher rows seen
-    since, whatever the number of processes and of accumulated batches; for one batch a step that is DINO's rule.
+    over the paired views. The center is a buffer, so it is stored in checkpoints. DINO updates it in every
+    forward pass; here :meth:`update_center` updates it once per optimizer step with the mean over all teacher rows since
+    the last update, over all processes and accumulated batches. With one batch per step this is DINO's rule.
 
     Args:
         out_dim: Number K of prototypes.
         student_temp: Temperature of the student.
-        teacher_temp: Temperature of the teacher; the schedule hook overwrites it every epoch.
-        center_momentum: Share of the old center kept at an update.
+        teacher_temp: Temperature of the teacher; overwritten every epoch by the schedule hook.
+        center_momentum: Fraction of the old center kept in an update.
         pairing: ``'cross-view'`` or ``'same-view'``.
-        logits_mib: MiB of logits and probabilities that exist at a time (``chunked_cross_entropy``); same value and
-            gradients for every choice. None keeps all of them for the backward pass: the plain form.
+        logits_mib: MiB of logits and probabilities held at a time (``chunked_cross_entropy``); does not change value and
+            gradients. None keeps all of them for the backward pass: the plain form.
 
     Raises:
-        ValueError: Unknown pairing, no memory for logits, or no pair to compare.
+        ValueError: Unknown pairing, or ``logits_mib`` is not positive.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class SelfDistillationLoss(nn.Module):
         if pairing not in PAIRINGS:
             raise ValueError(f'pairing={pairing!r}: choose one of {", ".join(map(repr, PAIRINGS))}')
         if logits_mib is not None and logits_mib <= 0:
-            raise ValueError(f'logits_mib={logits_mib}: use a number of MiB above 0, or None for all logits at once')
+            raise ValueError(f'logits_mib={logits_mib} must be above 0, or None for all logits at once')
         self.student_temp = student_temp
         self.teacher_temp = teacher_temp
         self.center_momentum = center_momentum
@@ -109,13 +109,13 @@ class SelfDistillationLoss(nn.Module):
 
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
-        """Numbers with which the teacher makes no sense."""
+        """Invalid temperatures and center momentum."""
         for key in ('student_temp', 'teacher_temp'):
             if place.settings[key] <= 0:
-                yield Finding(f'{place.path}.{key}={place.settings[key]}: a temperature must be above 0')
+                yield Finding(f'{place.path}.{key}={place.settings[key]} must be above 0')
         momentum = place.settings['center_momentum']
         if not 0 <= momentum <= 1:
-            yield Finding(f'{place.path}.center_momentum={momentum}: must lie in [0, 1]; 1 never moves the center')
+            yield Finding(f'{place.path}.center_momentum={momentum} must be in [0, 1]; 1 never updates the center')
 
     def forward(
         self,
@@ -127,12 +127,12 @@ class SelfDistillationLoss(nn.Module):
         """Student (V views) and teacher (U views) -> scalar loss in nats.
 
         Args:
-            student, teacher: Tokens of the same images, at the same places.
-            weights: (B, ...), of every token in the sum over them; by default their mean is taken.
-            center_from: The teacher's tokens whose mean the center follows; by default those the student is compared with.
+            student, teacher: Corresponding tokens of the same images.
+            weights: (B, ...), of every token in the sum over them; by default their mean is used.
+            center_from: Teacher tokens used to update the center; by default those compared with the student.
 
         Raises:
-            ValueError: Nothing to compare: no pair of views, other tokens on the two sides, or other weights than tokens.
+            ValueError: No pair of views, different tokens on the two sides, or weights that do not match the tokens.
         """
         check_tokens(student.features, teacher.features, weights)
         num_teacher, num_student = len(teacher.features), len(student.features)
@@ -157,7 +157,7 @@ class SelfDistillationLoss(nn.Module):
     def plain(
         self, student: ProjectedFeatures, teacher: ProjectedFeatures, pairs: Tensor, weights: Tensor | None = None
     ) -> Tensor:
-        """The loss as it is defined, with all logits at once."""
+        """Reference form of the loss, with all logits at once."""
         logits, teacher_logits = student.logits(), teacher.logits()
         with torch.autocast(logits.device.type, enabled=False):
             log_probs = (at_least_fp32(logits) / self.student_temp).log_softmax(dim=-1)
@@ -172,8 +172,8 @@ class SelfDistillationLoss(nn.Module):
     def update_center(self, skipped: Tensor | None = None) -> None:
         """Moves the center toward the mean teacher logits since the last update, over all processes.
 
-        To be called before the teacher moves: the mean logits are those of its prototypes of this step. Where ``skipped`` ()
-        is 1, those logits are forgotten and the center stays; the device decides.
+        Must be called before the teacher is updated: the mean logits use its prototypes of this step. If ``skipped`` ()
+        is 1, those logits are discarded and the center is unchanged, without synchronizing with the device.
         """
         pending, self.pending = self.pending, []
         if pending:
@@ -186,19 +186,19 @@ class SelfDistillationLoss(nn.Module):
 
 
 def check_tokens(student: Tensor, teacher: Tensor, weights: Tensor | None) -> None:
-    """Raises a ValueError unless features (views, B, ..., D) and weights (B, ...) belong to the same tokens."""
+    """Raises ValueError unless features (views, B, ..., D) and weights (B, ...) belong to the same tokens."""
     tokens = student.shape[1:-1]
     if teacher.shape[1:-1] != tokens:
-        raise ValueError(f'tokens of the student {tuple(tokens)} and of the teacher {tuple(teacher.shape[1:-1])} differ')
+        raise ValueError(f'tokens of the student {tuple(tokens)} and of the teacher {tuple(teacher.shape[1:-1])} must match')
     if weights is not None and weights.shape != tokens:
-        raise ValueError(f'weights of shape {tuple(weights.shape)} for tokens {tuple(tokens)}: give one for each token')
+        raise ValueError(f'weights of shape {tuple(weights.shape)} must match the tokens {tuple(tokens)}')
 
 
 class PendingMean(NamedTuple):
-    """The teacher's rows of one forward pass, summed over all processes while the backward pass runs.
+    """The teacher's rows of one forward pass, summed over all processes during the backward pass.
 
-    Prototypes are linear, so the mean of the logits is the image of the mean of the rows: D + 1 numbers are
-    exchanged, not K.
+    Prototypes are linear, so the mean of the logits is the projection of the mean of the rows: only D + 1 numbers are
+    exchanged instead of K.
     """
 
     sums: Tensor  # (D + 1,): the sum of the rows and their number

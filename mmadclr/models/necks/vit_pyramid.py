@@ -1,4 +1,4 @@
-"""From the equally sized maps of a plain vision transformer to a pyramid."""
+"""Builds a feature pyramid from the equally sized maps of a plain vision transformer."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mmadclr.registry import MODELS
 class ViTPyramid(nn.Module):
     """Four maps of stride P -> maps of strides P/4, P/2, P and 2P, by deconvolution and max-pooling.
 
-    The adaptor of BEiT that iBOT and SelfPatch use, as a neck to be followed by an FPN or UPerHead; layer for layer and
-    name for name mmseg's ``Feature2Pyramid``, for mmdet too.
+    BEiT's adaptor, also used by iBOT and SelfPatch, as a neck before an FPN or UPerHead; same layers and
+    names as mmseg's ``Feature2Pyramid``, but also for mmdet.
 
     Args:
         embed_dim: Channels of the maps, in and out.
-        norm_cfg: Norm between the two deconvolutions of the first map. Statistics run over all processes by default.
+        norm_cfg: Norm between the two deconvolutions of the first map. By default statistics are over all processes.
     """
 
     def __init__(self, embed_dim: int, norm_cfg: dict | None = None) -> None:
-        from mmcv.cnn import build_norm_layer  # this neck serves frameworks that need mmcv; the rest of the package does not
+        from mmcv.cnn import build_norm_layer  # only frameworks that use mmcv need this neck
 
         super().__init__()
         self.upsample_4x = nn.Sequential(

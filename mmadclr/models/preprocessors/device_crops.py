@@ -1,4 +1,4 @@
-"""Antialiased bicubic crops of whole images by matrix products, on any device.
+"""Antialiased bicubic crops of full images by matrix products, on any device.
 
 Shape legend: B images, padded to H x W pixels; n crops of an image, of size x size pixels.
 
@@ -8,7 +8,7 @@ pixel x. For a box from ``start`` to ``stop``, with ``step = (stop - start) / si
 
     weight[x, p] ~ cubic((p + 1/2 - start - (x + 1/2) step) / wide)    for start <= p < stop, else 0; the sum of a row is 1.
 
-As in Pillow, the horizontal pass comes first and both round to 8 bits. Differences to it (bounds in the tests): Pillow's
+As in Pillow, the horizontal pass comes first and both round to 8 bits. Differences from it (bounds in the tests): Pillow's
 weights are integers, and its recent versions take the vertical pass of tall boxes first.
 """
 
@@ -24,27 +24,27 @@ from torch import Tensor
 
 from mmadclr.models.preprocessors.plan import send_tensors
 
-SHARPNESS = -0.5  # "a" of the cubic of Keys (1981), as Pillow has it
-CHUNK_BYTES = 2**29  # that the images worked on together may take; of one image alone it may be more
+SHARPNESS = -0.5  # parameter a of the cubic of Keys (1981), as in Pillow
+CHUNK_BYTES = 2**29  # limit for a chunk of images; a single image may exceed it
 
 
 def crops_of(images: Sequence[Tensor], boxes: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-    """Crops of a batch, equal on all devices up to the order of sums in single precision.
+    """Crops of a batch, equal on all devices up to the order of single-precision sums.
 
-    Images are worked on in chunks that take ``CHUNK_BYTES`` of memory at most, and as much as one image takes if that is
-    more (``image_bytes``). Nothing waits for the device.
+    Images are processed in chunks of at most ``CHUNK_BYTES`` of memory, or of one image if that needs
+    more (``image_bytes``). Does not synchronize with the device.
 
     Args:
-        images: B uint8 tensors (3, H, W) on one device, each of its own extent, in any memory layout.
-        boxes: Per kind of crop int64 (B, n, 4) on the CPU: left, top, right, bottom in pixels. What lies outside does not
-            enter the filter.
-        sizes: Per kind, side of its crops.
+        images: B uint8 tensors (3, H, W) on one device, each with its own size, in any memory layout.
+        boxes: By kind of crop, int64 (B, n, 4) on the CPU: left, top, right, bottom in pixels. The filter ignores
+            pixels outside.
+        sizes: By kind, side of its crops.
 
     Returns:
-        Per kind uint8 (B, n, 3, size, size) on the device of the images.
+        By kind, uint8 (B, n, 3, size, size) on the device of the images.
 
     Raises:
-        ValueError: A box is empty or leaves its image.
+        ValueError: A box is empty or exceeds its image.
     """
     check_boxes(images, boxes)
     device = images[0].device
@@ -64,7 +64,7 @@ def crops_of(images: Sequence[Tensor], boxes: Sequence[Tensor], sizes: Sequence[
 
 
 def cut(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Crops of padded images, by two batched products.
+    """Crops of padded images, by two batched matrix products.
 
     Args:
         images: Float (B, 3, H, W) in [0, 255].
@@ -84,7 +84,7 @@ def cut(images: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def axis_weights(start: Tensor, stop: Tensor, length: int, size: int) -> Tensor:
-    """(N, size, length): the matrices of one axis, for boxes from ``start`` (N,) to ``stop`` (N,)."""
+    """(N, size, length): weight matrices of one axis, for boxes from ``start`` (N,) to ``stop`` (N,)."""
     step = ((stop - start) / size)[:, None]
     middles = torch.arange(size, device=start.device) + 0.5
     pixels = torch.arange(length, device=start.device) + 0.5
@@ -97,10 +97,10 @@ def axis_weights(start: Tensor, stop: Tensor, length: int, size: int) -> Tensor:
 
 
 def cubic(distance: Tensor) -> Tensor:
-    """The cubic filter at distances d of 0 and more; 0 from 2 on. Overwrites its argument.
+    """The cubic filter at distances d >= 0; 0 from 2 on. Overwrites its argument.
 
     ``(a + 2) d^3 - (a + 3) d^2 + 1`` up to 1, which is 0 at 1, and from there ``a (d - 1) (d - 2)^2``, which is 0 at 1 and
-    2: the filter is the sum of the first at ``min(d, 1)`` and the second at d between 1 and 2.
+    2: the filter is the sum of the first at ``min(d, 1)`` and the second at d clamped to [1, 2].
     """
     near, far = distance.clamp(max=1), distance.clamp_(1, 2)
     inner = (SHARPNESS + 2) * near
@@ -110,12 +110,12 @@ def cubic(distance: Tensor) -> Tensor:
 
 
 def to_8_bits(values: Tensor) -> Tensor:
-    """Rounded half up and cut to [0, 255], in place."""
+    """Rounds half up and clamps to [0, 255], in place."""
     return values.add_(0.5).floor_().clamp_(0, 255)
 
 
 def pad(images: Sequence[Tensor]) -> Tensor:
-    """Float (B, 3, H, W) of images (3, H, W) of several extents; zero where there is none."""
+    """Float (B, 3, H, W) of images (3, H, W) with different sizes, zero-padded."""
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     padded = torch.zeros((len(images), 3, height, width), device=images[0].device)
     for target, image in zip(padded, images, strict=True):
@@ -124,7 +124,7 @@ def pad(images: Sequence[Tensor]) -> Tensor:
 
 
 def chunks(images: Sequence[Tensor], counts: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First and last (excluded) of images that fit into ``CHUNK_BYTES`` together, at least one."""
+    """First and last (exclusive) index of images that fit into ``CHUNK_BYTES`` together, at least one."""
     first, height, width = 0, 0, 0
     for index, image in enumerate(images):
         height, width = max(height, image.shape[1]), max(width, image.shape[2])
@@ -135,15 +135,15 @@ def chunks(images: Sequence[Tensor], counts: Sequence[int], sizes: Sequence[int]
 
 
 def image_bytes(height: int, width: int, counts: Sequence[int], sizes: Sequence[int]) -> int:
-    """Bytes that an image takes at most while it is worked on: itself, and all that :func:`cut` makes for one kind."""
+    """Peak memory per image in bytes: the image itself, and all temporaries of :func:`cut` for one kind."""
     kinds = zip(counts, sizes, strict=True)
-    # Three arrays of the weights of an axis live together; beside those of rows, weights of columns and half-made crops.
+    # Three weight arrays of an axis coexist; those of rows also with the weights of columns and half-finished crops.
     works = [count * size * (3 * width + 3 * height + 3 * height + 3 * size) for count, size in kinds]
     return 4 * (3 * height * width + max(works, default=0))
 
 
 def check_boxes(images: Sequence[Tensor], boxes: Sequence[Tensor]) -> None:
-    """Raises a ValueError for a box that is empty or leaves its image: its weights would be NaN."""
+    """Raises ValueError for a box that is empty or exceeds its image: its weights would be NaN."""
     extents = np.array([(image.shape[2], image.shape[1]) for image in images])
     for some in boxes:
         start, stop = np.split(some.numpy(), 2, axis=-1)
@@ -151,14 +151,14 @@ def check_boxes(images: Sequence[Tensor], boxes: Sequence[Tensor]) -> None:
         if wrong.any():
             image, number = np.argwhere(wrong)[0].tolist()
             raise ValueError(
-                f'box {some[image, number].tolist()} of image {image} of the batch is empty or leaves its '
+                f'box {some[image, number].tolist()} of image {image} of the batch is empty or exceeds its '
                 f'{extents[image, 0]}x{extents[image, 1]} pixels'
             )
 
 
 @contextmanager
 def full_precision(device_type: str) -> Iterator[None]:
-    """Products in single precision, whatever autocast and TF32 are set to: with short weights, crops would be levels off."""
+    """Matrix products in single precision, regardless of autocast and TF32: rounded weights would change crops by levels."""
     undo = _exact_products()
     try:
         with torch.autocast(device_type if torch.amp.is_autocast_available(device_type) else 'cpu', enabled=False):
@@ -168,9 +168,9 @@ def full_precision(device_type: str) -> Iterator[None]:
 
 
 def _exact_products() -> Callable[[], None]:
-    """Turns TF32 off and returns what undoes that.
+    """Disables TF32 and returns a function that restores it.
 
-    By torch's older interface or, where somebody has used the newer one, by that: who mixes the two gets errors.
+    Uses torch's older interface unless the newer one has been used: mixing them raises errors.
     """
     try:
         before = torch.get_float32_matmul_precision()

@@ -1,4 +1,4 @@
-"""Our views for the self-supervised methods of mmpretrain."""
+"""Our views for mmpretrain's self-supervised methods."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mmadclr.registry import MODELS
 
 @MODELS.register_module()
 class MMPretrainPreprocessor(ViewPreprocessor):
-    """``ViewPreprocessor`` that names its result as mmpretrain's methods expect it; local views and queries are dropped.
+    """``ViewPreprocessor`` whose output has the names expected by mmpretrain's methods; drops local views and queries.
 
     Args:
-        num_views: 2 for methods that compare views (MoCo v3, DenseCL), 1 for those that restore one (MAE, SimMIM).
+        num_views: 2 for methods that compare views (MoCo v3, DenseCL), 1 for those that reconstruct one (MAE, SimMIM).
         **kwargs: See ``ViewPreprocessor``.
 
     Raises:
@@ -23,13 +23,13 @@ class MMPretrainPreprocessor(ViewPreprocessor):
     def __init__(self, num_views: int, **kwargs) -> None:
         super().__init__(**kwargs)
         if num_views not in (1, 2):
-            raise ValueError(f'MMPretrainPreprocessor: num_views={num_views}: samples have 2 global views, so take 1 or 2')
+            raise ValueError(f'MMPretrainPreprocessor: num_views={num_views} must be 1 or 2, the number of global views')
         self.num_views = num_views
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Keyword arguments of the model: ``inputs``, views (B, 3, H, W), in a list if there are two; ``data_samples``.
+        """Keyword arguments of the model: ``inputs``, views (B, 3, H, W), as a list if there are two; ``data_samples``.
 
-        Where samples have masks, those of the first view are in its data samples as ``mask`` (h, w), 1 where hidden.
+        If samples have masks, data samples contain those of the first view as ``mask`` (h, w), 1 where masked.
         """
         result = super().forward(data, training)
         if 'images' in result:

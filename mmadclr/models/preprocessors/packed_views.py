@@ -1,4 +1,4 @@
-"""Whole images of a batch -> its crops, on the device: what ``MultiCrop(backend='device')`` leaves to the preprocessor."""
+"""Crops full images of a batch on the device, for ``MultiCrop(backend='device')``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Decoder = Callable[..., list[Tensor]]
 
 
 def with_views(data: dict, device: torch.device) -> dict:
-    """A collated batch of whole images with its ``*_views`` uint8 (B, number, 3, size, size) on the device.
+    """A collated batch of full images with its ``*_views`` uint8 (B, number, 3, size, size) on the device.
 
-    A batch that has views is returned as it is. Boxes stay in pixels of the image as it is displayed.
+    A batch that already has views is returned unchanged. Boxes stay in pixels of the displayed image.
 
     Raises:
         ValueError: See ``crops_of``.
@@ -37,12 +37,12 @@ def with_views(data: dict, device: torch.device) -> dict:
 
 
 def shrunk(boxes: Tensor, shrink: Tensor) -> Tensor:
-    """Boxes int64 in pixels of images so many times smaller, edges rounded to whole pixels (half to even)."""
+    """Boxes int64 in pixels of images smaller by this factor, edges rounded (half to even)."""
     return (boxes.double() / shrink).round().long()
 
 
 def images_on(data: dict, device: torch.device) -> list[Tensor]:
-    """The images uint8 (3, H, W) of a batch, in any memory layout; files among them are decoded."""
+    """The images uint8 (3, H, W) of a batch, in any memory layout; decodes undecoded files."""
     pixels = data['packed_pixels'].to(device, non_blocking=True)
     images = [image.permute(2, 0, 1) for image in unpack(pixels, data['packed_sizes'].cpu())]
     files = data['packed_files'].split(data['packed_lengths'].tolist())
@@ -56,23 +56,23 @@ def images_on(data: dict, device: torch.device) -> list[Tensor]:
 
 
 def decode_files(files: Sequence[Tensor], numbers: Sequence[int], device: torch.device) -> list[Tensor]:
-    """JPEG files, decoded on the device by TorchCodec (nvJPEG on a GPU), all by one call.
+    """Decodes JPEG files on the device with TorchCodec (nvJPEG on a GPU), in one call.
 
-    **Not yet run on a GPU**: tested with TorchCodec 0.17 on a CPU, and with stand-ins. nvJPEG rounds in its own way (so does
-    any decoder), need not notice damage inside a file, and may make the host wait. The decoder does not say which file it
-    refuses; then all are decoded here as a worker would.
+    **Not yet run on a GPU**: tested with TorchCodec 0.17 on a CPU, and with mocks. nvJPEG rounds differently (as does
+    every decoder), may not detect damage inside a file, and may block the host. The decoder does not report which file it
+    rejects; in that case all are decoded here as in a worker.
 
     Args:
         files: Contents, uint8 tensors on the CPU.
-        numbers: Of the images in their data set, for messages.
-        device: Where the pixels are to be.
+        numbers: Indices of the images in their data set, for messages.
+        device: Of the resulting pixels.
 
     Returns:
         uint8 (3, H, W) each.
 
     Raises:
         ImportError: TorchCodec is not installed, or too old.
-        DecodeError: Nothing decodes a file; it has its number.
+        DecodeError: A file cannot be decoded; states its index.
     """
     decode = device_decoder()
     try:
@@ -88,21 +88,21 @@ def device_decoder() -> Decoder:
     """``torchcodec.decoders.decode_jpeg``: a list of files (bytes,) -> a list of images (3, H, W) on a device.
 
     Raises:
-        ImportError: There is none.
+        ImportError: It is not available.
     """
     try:
         from torchcodec.decoders import decode_jpeg
-    except (ImportError, OSError, RuntimeError) as error:  # the latter where its libraries do not fit to torch
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError if its libraries do not match torch
         reason = str(error).partition('\n')[0]
         raise ImportError(
-            f"MultiCrop(decode='device') needs TorchCodec 0.16 or newer ({reason}): pip install 'torchcodec>=0.16', or "
-            'leave decode out'
+            f"MultiCrop(decode='device') requires TorchCodec 0.16 or newer ({reason}): pip install 'torchcodec>=0.16', or "
+            'remove decode'
         ) from error
     return decode_jpeg
 
 
 def decode_here(file: Tensor, number: int) -> Tensor:
-    """The same on the CPU by the decoders of the workers."""
+    """Decodes one file on the CPU with the workers' decoders."""
     try:
         pixels = EncodedImage(file.numpy().tobytes(), f'image {number}').decode()
     except DecodeError as error:
@@ -115,5 +115,7 @@ def decode_here(file: Tensor, number: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def warn_of_refusal(reason: str) -> None:
-    """One line in the log for each reason."""
-    print_log(f'TorchCodec refused a batch of JPEG files, decoded on the CPU instead: {reason}', 'current', logging.WARNING)
+    """Logs each reason once."""
+    print_log(
+        f'TorchCodec rejected a batch of JPEG files, decoding on the CPU instead: {reason}', 'current', logging.WARNING
+    )

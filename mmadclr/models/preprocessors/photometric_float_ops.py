@@ -1,18 +1,18 @@
 """Photometric augmentation of image batches in single precision, without rounding to integers.
 
-The operations, their order and their cuts to [0, 255] are those of :mod:`.photometric`, which repeats Pillow's 8-bit
-arithmetic; here nothing is rounded, so an operation costs a few passes over the pixels. Functions take float tensors
+The operations, their order and their clamping to [0, 255] are those of :mod:`.photometric_ops`, which reproduces Pillow's
+8-bit arithmetic; here nothing is rounded, so an operation costs a few passes over the pixels. Functions take float tensors
 (N, 3, H, W) in [0, 255], **may overwrite them**, and return the result; per-image parameters are tensors (N,).
 
 Absolute difference from Pillow and torchvision in gray levels of 255 (mean / 99.9th percentile / maximum; bounds in the
-tests), for single operations on generated 8-bit crops (soft shapes, noise), and for DINO's recipes as a whole:
+tests), for single operations on generated 8-bit crops (soft shapes, noise), and for DINO's full recipes:
 
     brightness, contrast, saturation    0.5 / 1.1 / 1.1    Pillow truncates: half a level on average
     hue                                 0.5 / 8.8 / 16.2   Pillow has 256 hues, steps of up to 6 levels
     gray                                0.2 / 0.5 / 0.5
     blur                                0.4 / 2.3 / 2.8    Pillow rounds after each of six passes
     solarize, flip                      0
-    all, DINO's recipes                 1.2 / 5.7 / 16.5   mostly what Pillow truncates: views are 1.1 brighter here
+    all, DINO's recipes                 1.2 / 5.7 / 16.5   mostly Pillow's truncation: views are 1.1 brighter here
 """
 
 from functools import lru_cache
@@ -34,8 +34,8 @@ __all__ = [
 ]
 
 LUMA = tuple(weight / 65536 for weight in GRAY_WEIGHTS)
-PASSES = 3  # box blurs that make a Gaussian one
-TILE = 32  # rows of a banded product on a CPU: skips most zeros, still long enough for a fast product
+PASSES = 3  # box blurs that approximate a Gaussian
+TILE = 32  # rows of a banded product on a CPU: skips most zeros, yet large enough for a fast product
 
 
 def to_gray(x: Tensor) -> Tensor:
@@ -61,10 +61,10 @@ def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turns the hue by ``shift``, a fraction of the circle in [-0.5, 0.5]; value and chroma (max - min) stay.
+    """Shifts the hue by ``shift``, a fraction of the circle in [-0.5, 0.5]; value and chroma (max - min) are unchanged.
 
-    On the HSV hexagon, the turn between a color and cyan is ``(max + r - g - b + max - min) / (6 chroma)``, with the sign
-    of ``b - g``: no case distinction by the largest channel. A gray pixel has chroma 0 and stays.
+    On the HSV hexagon, the angle between a color and cyan is ``(max + r - g - b + max - min) / (6 chroma)``, with the sign
+    of ``b - g``: no case distinction by the largest channel. A gray pixel has chroma 0 and is unchanged.
     """
     red, green, blue = x.unbind(dim=1)
     value = torch.maximum(red, green).clamp_(min=blue)
@@ -83,12 +83,12 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def solarize(x: Tensor) -> Tensor:
-    """Inverts values from 128 on. For integers ``min(x, 255 - x)`` is that, and between 127 and 128 it has no jump."""
+    """Inverts values of 128 and above: ``min(x, 255 - x)``, equal for integers and continuous in between."""
     return torch.minimum(x, 255 - x, out=x)
 
 
 def gaussian_blur(x: Tensor, taps: Tensor) -> Tensor:
-    """Three box blurs an axis with repeated border pixels, as ``PIL.ImageFilter.GaussianBlur``, in one product an axis.
+    """Three box blurs per axis with repeated border pixels, as ``PIL.ImageFilter.GaussianBlur``, in one product per axis.
 
     ``taps`` (N, 2r + 1) are the boxes of :func:`box_taps`.
     """
@@ -110,7 +110,7 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _windows(size: int, reach: int, device: torch.device) -> list[tuple[slice, slice]]:
-    """Which rows of a banded matrix to compute together, and the columns they read; a GPU prefers all at once."""
+    """Rows of a banded matrix to compute together, and the columns they need; a GPU computes all at once."""
     tile = TILE if device.type == 'cpu' else size
     return [
         (slice(i, min(i + tile, size)), slice(max(i - reach, 0), min(i + tile + reach, size))) for i in range(0, size, tile)
@@ -118,10 +118,10 @@ def _windows(size: int, reach: int, device: torch.device) -> list[tuple[slice, s
 
 
 def _blur_matrix(taps: Tensor, size: int) -> Tensor:
-    """(N, size, size): three box blurs of an axis as a banded matrix.
+    """(N, size, size): three box blurs along an axis as a banded matrix.
 
-    Apart from the border its rows are shifts of one another, so they are worked out on an axis just long enough to hold
-    both borders and one row between.
+    Except at the border, its rows are shifts of each other, so they are computed on an axis just long enough for
+    both borders and one row in between.
     """
     radius = taps.shape[1] // 2
     short = min(size, 2 * PASSES * radius + 1)
@@ -136,7 +136,7 @@ def _blur_matrix(taps: Tensor, size: int) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _placement(size: int, radius: int, device: torch.device) -> Tensor:
-    """(2 radius + 1, size * size): the matrix of each tap of a box on an axis with repeated border pixels."""
+    """(2 radius + 1, size * size): matrix of each tap of a box on an axis with repeated border pixels."""
     position = torch.arange(size, device=device)
     read = (position + torch.arange(-radius, radius + 1, device=device)[:, None]).clamp_(0, size - 1)
     return (read[:, :, None] == position).float().flatten(1)
@@ -144,7 +144,7 @@ def _placement(size: int, radius: int, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _spread(short: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows (size,) of the short matrix that a long one repeats, and the columns (size, short) where they go."""
+    """Rows (size,) of the short matrix that a long one repeats, and their columns (size, short)."""
     row, center = torch.arange(size, device=device), short // 2
     first = (row - center).clamp_(0, size - short)
     return row - first, first[:, None] + torch.arange(short, device=device)

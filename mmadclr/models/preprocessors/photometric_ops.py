@@ -1,7 +1,7 @@
-"""Photometric augmentation of image batches, equal to Pillow's 8-bit arithmetic.
+"""Photometric augmentation of image batches, bit-identical to Pillow's 8-bit arithmetic.
 
-All functions take and return float tensors (N, 3, H, W) that hold integers in [0, 255]; per-image parameters are
-tensors (N,). DINO augments with torchvision on PIL images, which rounds to 8 bits after every operation; repeating that
+All functions take and return float tensors (N, 3, H, W) with integers in [0, 255]; per-image parameters are
+tensors (N,). DINO augments with torchvision on PIL images, which rounds to 8 bits after every operation; reproducing that
 rounding keeps a batch on the device equal to the published pipeline, image by image.
 """
 
@@ -20,7 +20,7 @@ def to_gray(x: Tensor) -> Tensor:
 
 
 def blend(base: Tensor, x: Tensor, factor: Tensor) -> Tensor:
-    """``base + factor * (x - base)`` cut to [0, 255] and truncated, as ``PIL.Image.blend``."""
+    """``base + factor * (x - base)`` clamped to [0, 255] and truncated, as ``PIL.Image.blend``."""
     return (base + _per_image(factor) * (x - base)).clamp_(0, 255).floor_()
 
 
@@ -38,7 +38,7 @@ def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turns the hue by ``shift`` (a fraction of the circle in [-0.5, 0.5]) in Pillow's 8-bit HSV space."""
+    """Shifts the hue by ``shift`` (a fraction of the circle in [-0.5, 0.5]) in Pillow's 8-bit HSV space."""
     hue, saturation, value = _rgb_to_hsv(x)
     return _hsv_to_rgb(torch.remainder(hue + _per_image(shift * 255)[:, 0].trunc(), 256), saturation, value)
 
@@ -46,28 +46,28 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
 def box_taps(radius: Tensor, passes: int = 3) -> Tensor:
     """(N, 2r + 1) taps of the box whose ``passes``-fold use has standard deviation ``radius`` pixels (Pillow, BoxBlur.c).
 
-    Pixels within the whole part of the box radius weigh ``inner``, the next on each side what is left over; both are
-    multiples of 2^-24 up to 1, which float32 holds exactly. ``radius`` (N,) belongs on the CPU: the width of the box has to
-    be known there.
+    Pixels within the integer part of the box radius have weight ``inner``, the next one on each side the remainder; both are
+    multiples of 2^-24 up to 1, which float32 represents exactly. ``radius`` (N,) must be on the CPU, where the width of the
+    box is needed.
     """
     radius = radius.float()  # Pillow works in single precision up to the integers below
     variance = radius * radius / passes
-    whole = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()
-    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
-    box_radius = whole + part
-    whole = box_radius.floor().double()
+    full = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()
+    part = (2 * full + 1) * (full * (full + 1) - 3 * variance) / (6 * (variance - (full + 1) ** 2))
+    box_radius = full + part
+    full = box_radius.floor().double()
     inner = (2**24 / (2 * box_radius + 1)).floor().double()
-    edge = ((2**24 - (2 * whole + 1) * inner) / 2).floor()
-    reach = int(whole.numpy().max()) + 1
+    edge = ((2**24 - (2 * full + 1) * inner) / 2).floor()
+    reach = int(full.numpy().max()) + 1
     offset = torch.arange(-reach, reach + 1).abs()
-    inner, edge, whole = inner[:, None], edge[:, None], whole[:, None]
-    return torch.where(offset <= whole, inner, torch.where(offset == whole + 1, edge, 0.0)).div(2**24).float()
+    inner, edge, full = inner[:, None], edge[:, None], full[:, None]
+    return torch.where(offset <= full, inner, torch.where(offset == full + 1, edge, 0.0)).div(2**24).float()
 
 
 def gaussian_blur(x: Tensor, taps: Tensor) -> Tensor:
-    """``PIL.ImageFilter.GaussianBlur``: three box blurs an axis, with the boxes ``taps`` (N, 2r + 1) of :func:`box_taps`.
+    """``PIL.ImageFilter.GaussianBlur``: three box blurs per axis, with the boxes ``taps`` (N, 2r + 1) of :func:`box_taps`.
 
-    In double precision, which holds Pillow's 24-bit fixed-point sums exactly.
+    In double precision, which represents Pillow's 24-bit fixed-point sums exactly.
     """
     weights, dtype = taps.double(), x.dtype
     x = x.double()
@@ -78,7 +78,7 @@ def gaussian_blur(x: Tensor, taps: Tensor) -> Tensor:
 
 
 def solarize(x: Tensor, threshold: int = 128) -> Tensor:
-    """Inverts values that are not below ``threshold``."""
+    """Inverts values of ``threshold`` and above."""
     return torch.where(x < threshold, x, 255 - x)
 
 
@@ -92,7 +92,7 @@ def _rgb_to_hsv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     value, low = x.float().amax(dim=1), x.float().amin(dim=1)
     chroma = value - low
     rc, gc, bc = ((value - channel) / chroma.clamp(min=1) for channel in (red, green, blue))
-    # Stored in single, computed in double precision: values on the edge of an integer depend on it.
+    # Stored in single, computed in double precision: values close to an integer depend on it.
     second, third = (2 + rc.double() - bc).float(), (4 + gc.double() - rc).float()
     sector = torch.where(red == value, bc - gc, torch.where(green == value, second, third))
     hue = (torch.remainder(sector.double() / 6 + 1, 1).float().double() * 255).trunc().float()

@@ -1,7 +1,7 @@
-"""Which image takes which photometric operation, worked out on the CPU from the drawn parameters.
+"""Plans on the CPU which photometric operation applies to which image, from the drawn parameters.
 
-A device is then told what to do without being asked for anything: the index of the images of every operation and its
-amounts travel there in one copy.
+The device then executes the plan without synchronization: image indices and parameters of all operations
+are sent in one copy.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 from mmadclr.datasets.photometric_recipe import COLUMNS, JITTER, NUM_PARAMS, column
 from mmadclr.models.preprocessors.photometric_ops import box_taps
 
-SLICE_PIXELS = 50_176  # one view of 224 x 224: its floats and what an operation needs beside them fit in a CPU's L2 cache
+SLICE_PIXELS = 50_176  # one view of 224 x 224: its floats and temporaries fit in a CPU's L2 cache
 
 
 class Step(NamedTuple):
-    """An operation, the images it is for (``None``: all; a run; or an int64 index), and one row of numbers for each."""
+    """An operation, its images (``None``: all; a slice; or an int64 index), and one row of parameters for each."""
 
     name: str
     rows: slice | Tensor | None
@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """An operation, the images it is for (N,), and a row of numbers for every image (N, ...)."""
+    """An operation, the images it applies to (N,), and a row of parameters for every image (N, ...)."""
 
     name: str
     where: np.ndarray
@@ -37,7 +37,7 @@ class Operation(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Images (an int64 index on the CPU; ``None``: all) that are worked on together, and their steps in order."""
+    """Images processed together (an int64 index on the CPU; ``None``: all), and their steps in order."""
 
     rows: Tensor | None
     steps: list[Step]
@@ -48,7 +48,7 @@ def plan(params: Tensor, pixels: int, sliced: bool) -> list[Part]:
 
     Args:
         pixels: H * W of an image.
-        sliced: Cut into parts of about ``SLICE_PIXELS``, each with one flip and one order of the jitter, if there are more
+        sliced: Split into parts of about ``SLICE_PIXELS``, each with the same flip and jitter order, if there are more
             pixels than that. Otherwise there is one part.
 
     Raises:
@@ -56,11 +56,11 @@ def plan(params: Tensor, pixels: int, sliced: bool) -> list[Part]:
     """
     if params.device.type != 'cpu':
         raise ValueError(
-            f'photometric parameters are on {params.device}: leave them on the CPU, only the *_views go to a device'
+            f'photometric parameters are on {params.device}: keep them on the CPU, only *_views are moved to a device'
         )
     if params.shape[-1] != NUM_PARAMS:
         raise ValueError(
-            f'photometric parameters have shape {tuple(params.shape)}: the last axis must hold {", ".join(COLUMNS)}'
+            f'photometric parameters have shape {tuple(params.shape)}: the last axis must have {", ".join(COLUMNS)}'
         )
     if not len(params):
         return []
@@ -75,7 +75,7 @@ def plan(params: Tensor, pixels: int, sliced: bool) -> list[Part]:
 
 
 def send(plans: Sequence[list[Part]], device: torch.device) -> list[list[Part]]:
-    """The same plans with index and numbers of their steps on ``device``, by a single copy; from pinned memory to CUDA."""
+    """The same plans with indices and parameters on ``device``, in a single copy; from pinned memory for CUDA."""
     tensors = [t for parts in plans for part in parts for step in part.steps for t in step[1:] if torch.is_tensor(t)]
     if not tensors:
         return list(plans)
@@ -88,10 +88,10 @@ def send(plans: Sequence[list[Part]], device: torch.device) -> list[list[Part]]:
 
 
 def send_tensors(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Tensors of several types on ``device``, as pieces of one buffer; from pinned memory to CUDA, so nothing waits."""
+    """Tensors of several dtypes on ``device``, as slices of one buffer; from pinned memory for CUDA, so asynchronous."""
     if device.type == 'cpu':
         return list(tensors)
-    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())  # so every piece is aligned
+    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())  # keeps every slice aligned
     pieces = [tensors[i].contiguous().flatten().view(torch.uint8) for i in order]
     buffer = torch.cat(pieces)
     if device.type == 'cuda':
@@ -104,7 +104,7 @@ def send_tensors(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor
 
 
 def _operations(table: np.ndarray, taps: np.ndarray) -> list[Operation]:
-    """All operations in DINO's order: flip, the jitter as drawn, gray, blur, solarize."""
+    """All operations in DINO's order: flip, jitter in drawn order, gray, blur, solarize."""
     values = dict(zip(COLUMNS, np.ascontiguousarray(table.T), strict=True))
     jitter = [
         Operation(f'adjust_{name}', values[f'order_{position}'] == index, values[name])
@@ -121,7 +121,7 @@ def _operations(table: np.ndarray, taps: np.ndarray) -> list[Operation]:
 
 
 def _steps(operations: Sequence[Operation], bounds: Sequence[int]) -> list[list[Step]]:
-    """For each slice ``bounds[i]:bounds[i + 1]`` of the images, the operations that take place there."""
+    """For each slice ``bounds[i]:bounds[i + 1]`` of the images, its operations."""
     counts = np.add.reduceat([operation.where.astype(int) for operation in operations], bounds[:-1], axis=1).T.tolist()
     slices = [slice(*pair) for pair in pairwise(bounds)]
     return [
@@ -131,7 +131,7 @@ def _steps(operations: Sequence[Operation], bounds: Sequence[int]) -> list[list[
 
 
 def _step(operation: Operation, images: slice, count: int) -> Step:
-    """``operation`` on a slice of the images, of which it concerns ``count`` > 0."""
+    """``operation`` on a slice of the images, of which it affects ``count`` > 0."""
     rows, values = None, None if operation.values is None else operation.values[images]
     if count < images.stop - images.start:
         index = operation.where[images].nonzero()[0]
@@ -139,14 +139,14 @@ def _step(operation: Operation, images: slice, count: int) -> Step:
         rows = slice(first, last) if last - first == count else torch.from_numpy(index)
         values = None if values is None else values[index]
     if operation.name == 'gaussian_blur':
-        values = values[:, values.any(axis=0)]  # taps are symmetric: what is zero for all, at both ends, is left out
+        values = values[:, values.any(axis=0)]  # taps are symmetric: drops columns at both ends that are zero for all
     return Step(operation.name, rows, None if values is None else torch.from_numpy(values))
 
 
 def _slices(table: np.ndarray, size: int) -> tuple[np.ndarray, list[int]]:
-    """An order of the images and bounds of slices in it: at most ``size`` images, alike in flip and order of the jitter.
+    """Image order, and bounds of slices in it: at most ``size`` images with the same flip and jitter order.
 
-    Within a slice the blur radius rises, so the blurred images are a run.
+    Within a slice the blur radius increases, so the blurred images are contiguous.
     """
     program = [table[:, COLUMNS.index(name)] for name in ('flip', *(f'order_{i}' for i in range(len(JITTER))))]
     order = np.lexsort((table[:, COLUMNS.index('blur_radius')], *program))

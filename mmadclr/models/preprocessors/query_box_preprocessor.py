@@ -1,4 +1,4 @@
-"""Hands the model, beside views, where their query crops lie."""
+"""Adds the positions of query crops to the views."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class QueryBoxPreprocessor(ViewPreprocessor):
     """``ViewPreprocessor`` that also returns ``query_boxes`` (B, V, Q, 4) of ``boxes_in_views``, for PQCL.
 
     Args:
-        flips: Places in a view that is flipped are flipped too. False: as in Sherrylone/PQCL, whose code leaves flips out,
-            so that half of the queries ask for the wrong side.
+        flips: Flip positions in flipped views. False: as in Sherrylone/PQCL, whose code ignores flips,
+            so that half of the queries refer to the wrong side.
         **kwargs: See ``ViewPreprocessor``.
     """
 
@@ -35,7 +35,7 @@ class QueryBoxPreprocessor(ViewPreprocessor):
         return result
 
     def mirrored(self, data: dict) -> Tensor:
-        """(B, V, Q, 2): whether views and crops are flipped, as far as that counts."""
+        """(B, V, Q, 2): whether views and crops are flipped; all False without ``flips``."""
         views = column(data['global_photometric'], 'flip').unsqueeze(2)
         crops = column(data['query_photometric'][:, :1], 'flip')
         pairs = torch.stack(torch.broadcast_tensors(views, crops), dim=-1)

@@ -15,26 +15,26 @@ from mmadclr.models.preprocessors.plan import Part, Step, plan, send, send_tenso
 from mmadclr.registry import MODELS
 
 ARITHMETIC = {'float': photometric_float_ops, 'pillow': photometric_ops}
-FEW_ROWS = 16  # up to here, rows are stored one by one, which is faster than by an index
+FEW_ROWS = 16  # up to this number, storing rows one by one is faster than by index
 
 
 @MODELS.register_module()
 class ViewPreprocessor(BaseDataPreprocessor):
     """uint8 crops and their drawn parameters -> normalized float32 views, in the order of DINO's pipeline.
 
-    Which images an operation touches is worked out from the parameters, which stay on the CPU, so nothing here waits for
-    the device. uint8 crops may be on the CPU or there already, and in any memory layout.
+    The images of each operation are determined from the parameters, which stay on the CPU, so there is no device
+    synchronization. uint8 crops may be on the CPU or the device, in any memory layout.
 
     Args:
         mean, std: Of the training pixels, in [0, 255].
-        arithmetic: ``'float'`` works in single precision and rounds nothing (see :mod:`.photometric_float_ops` for how far
-            that is from Pillow); ``'pillow'`` repeats Pillow's rounding to 8 bits after every operation, exactly and slower.
+        arithmetic: ``'float'`` uses single precision without rounding (see :mod:`.photometric_float_ops` for differences
+            from Pillow); ``'pillow'`` reproduces Pillow's rounding to 8 bits after every operation, exactly but slower.
 
     Raises:
-        ValueError: ``arithmetic`` is none of the two.
+        ValueError: Unknown ``arithmetic``.
     """
 
-    cuts_crops = True  # of whole images, as MultiCrop sends them with backend='device'
+    cuts_crops = True  # supports MultiCrop(backend='device'), which sends full images
 
     def __init__(
         self,
@@ -55,14 +55,14 @@ class ViewPreprocessor(BaseDataPreprocessor):
         """A collated batch -> keyword arguments of the model.
 
         Training samples become ``views``: ``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w) and
-        ``query_crops`` (B, V, Q, 3, q, q), and where samples have ``masks`` (B, V, h, w), those with the rows of the
-        hidden patches (``PatchMasks``). Evaluation samples become ``images`` (B, 3, H, W). Of whole images
-        (``MultiCrop(backend='device')``) the crops are cut first.
+        ``query_crops`` (B, V, Q, 3, q, q) and, if samples have ``masks`` (B, V, h, w), these with the rows of the
+        masked patches (``PatchMasks``). Evaluation samples become ``images`` (B, 3, H, W). Full images
+        (``MultiCrop(backend='device')``) are cropped first.
         """
         if 'images' in data:
             return {'images': self.normalize(self._to_device(data['images']).float())}
         data = with_views(data, self.mean.device)
-        crops = self._to_device(data['query_views']).unsqueeze(1)  # the same pixels for every draw of colors
+        crops = self._to_device(data['query_views']).unsqueeze(1)  # same pixels for every color draw
         draws = data['query_photometric']
         crops = crops.expand(-1, draws.shape[1], -1, -1, -1, -1)
         pairs = [(data[f'{kind}_views'], data[f'{kind}_photometric']) for kind in ('global', 'local')]
@@ -85,7 +85,7 @@ class ViewPreprocessor(BaseDataPreprocessor):
         return (x - self.mean) / self.std
 
     def _augment(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """:meth:`augment` for several pairs, whose parameters reach the device together."""
+        """:meth:`augment` for several pairs, whose parameters are sent to the device together."""
         device = self.mean.device
         plans = [
             plan(params.flatten(0, -2), views[..., 0, :, :].shape[-2:].numel(), device.type == 'cpu')
@@ -123,12 +123,12 @@ class ViewPreprocessor(BaseDataPreprocessor):
 
 
 def _full_precision(device_type: str) -> torch.autocast:
-    """Keeps the autocast of a training step away, in which the products of the blur would have 8 bits."""
+    """Disables the autocast of a training step, which would compute the blur with 8-bit precision."""
     return torch.autocast(device_type if torch.amp.is_autocast_available(device_type) else 'cpu', enabled=False)
 
 
 def _apply(operation: Callable[..., Tensor], x: Tensor, rows: slice | Tensor | None, values: tuple) -> Tensor:
-    """``operation`` on the images that ``rows`` names; the others stay. May overwrite ``x``."""
+    """``operation`` on the images selected by ``rows``; others are unchanged. May overwrite ``x``."""
     if rows is None:
         return operation(x, *values)
     if isinstance(rows, slice):

@@ -21,20 +21,20 @@ class ADCLR(QueryTerm, DINO):
     """``L = L_cls + lambda L_query``: DINO, and the same cross-view loss on every query token.
 
     Zhang et al., *Patch-level contrasting without patch correspondence for accurate and dense contrastive representation
-    learning*, ICLR 2023. The same Q query crops join both global views as extra tokens; image tokens never read them
-    (see ``QueryViT``). The student's token of crop j in view v predicts the teacher's token of crop j in the *other*
+    learning*, ICLR 2023. The same Q query crops are added to both global views as extra tokens; image tokens never attend to
+    them (see ``QueryViT``). The student's token of crop j in view v predicts the teacher's token of crop j in the *other*
     view. With Q = 0 this is DINO.
 
-    The authors' released code (Sherrylone/PQCL) trains a later method, and the paper's hyper-parameters are not public:
-    what is not stated there follows our reconstruction, one option each.
+    The authors' released code (Sherrylone/PQCL) trains a later method, and the paper's hyperparameters are not public:
+    what the paper does not specify follows our reconstruction, with one option each.
 
     Args:
         query_weight: lambda; 1 in the released code.
-        loss_query: Config of the query loss, which has a center of its own.
-        shared_head: Query tokens use the head of [CLS], so that the method adds no parameter, as the paper states; or
+        loss_query: Config of the query loss, which has its own center.
+        shared_head: Query tokens use the head of [CLS], so that the method adds no parameters, as the paper states; or
             a second head of the same sizes.
-        teacher_queries: ``'with_view'`` (the teacher's query tokens read its view, so targets differ between views) or
-            ``'alone'`` (each crop encoded by itself as a small image, its patch tokens the targets: released code).
+        teacher_queries: ``'with_view'`` (the teacher's query tokens attend to its view, so targets differ between views) or
+            ``'alone'`` (each crop is encoded separately as a small image, with its patch tokens as targets: released code).
         **kwargs: See ``DINO``.
 
     Raises:
@@ -71,7 +71,7 @@ class ADCLR(QueryTerm, DINO):
     def project_with_queries(
         network: nn.ModuleDict, query_crops: Tensor, global_views: Tensor, local_views: Tensor | None = None
     ) -> tuple[ProjectedFeatures, ProjectedFeatures]:
-        """[CLS] of all V + L views, and the V * B * Q*T query tokens, projected; local views carry no queries."""
+        """Projected [CLS] of all V + L views, and the V * B * Q*T query tokens; local views have no queries."""
         groups = with_local(ViewGroup(flat(global_views), flat(query_crops), patches=False), local_views)
         outputs = network['backbone'].encode(*groups)
         cls = cls_by_view(outputs, len(global_views))

@@ -1,4 +1,4 @@
-"""What the self-distillation methods share: a student, its moving-average teacher, and features for evaluation."""
+"""Base of self-distillation methods: a student, its moving-average teacher, and features for evaluation."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from mmadclr.registry import MODELS, ConfigOf
 
 
 class SelfDistillation(BaseModel):
-    """Student and teacher of one architecture; the teacher is the moving average of the student.
+    """Student and teacher of the same architecture; the teacher is the moving average of the student.
 
-    The teacher holds no gradient, shares no storage with the student and stays in evaluation mode (so it never drops
-    paths). The optimizer's step calls :meth:`after_step`, which moves the centers of the losses and then the teacher, once
+    The teacher has no gradients, shares no storage with the student and stays in evaluation mode (so it never drops
+    paths). The optimizer's step calls :meth:`after_step`, which updates the centers of the losses and then the teacher, once
     per *optimizer* step (``SelfDistillationOptimWrapper.step``).
 
     Args:
         backbone, head: Configs of the two parts, built once for the student and copied for the teacher. The head's
             ``in_dim`` is the backbone's width.
         data_preprocessor: Config of the preprocessor; ``ViewPreprocessor`` by default.
-        extra_heads: Configs of further heads by name, for tokens other than [CLS].
-        teacher_momentum: Share of the old teacher kept at an update; the schedule hook overwrites it every iteration.
-        teacher_copies: Under bf16 autocast, the teacher's matrices are cast in one operation a batch instead of one by one;
-            losses are the same to the bit. Takes two more bytes a parameter of the teacher. Not with ``sharding``.
+        extra_heads: Configs of additional heads by name, for tokens other than [CLS].
+        teacher_momentum: Fraction of the old teacher kept in an update; overwritten every iteration by the schedule hook.
+        teacher_copies: With bf16 autocast, cast the teacher's matrices in one operation per batch instead of one by one;
+            losses are bit-identical. Needs two more bytes per teacher parameter. Not compatible with ``sharding``.
     """
 
-    uses_queries = True  # whether the loss looks at query crops
+    uses_queries = True  # whether the loss uses query crops
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class SelfDistillation(BaseModel):
 
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
-        """Views that are made but not used."""
+        """Views that are created but not used."""
         for crops in place.config.of_kind(MultiCrop):
             queries = crops.settings['num_query']
             if queries and not cls.uses_queries:
@@ -71,7 +71,7 @@ class SelfDistillation(BaseModel):
                 yield Finding(text, fatal=False)
 
     def init_weights(self) -> None:
-        """Draws the student's weights anew and starts the teacher from them."""
+        """Initializes the student's weights, and copies them to the teacher."""
         for part in self.student.values():
             part.init_weights()
         weights = self.student.state_dict()
@@ -84,7 +84,8 @@ class SelfDistillation(BaseModel):
 
     def forward(self, views: dict | None = None, images: Tensor | None = None, mode: str = 'tensor'):
         """``mode='loss'``: losses of ``views``. ``'tensor'`` and ``'predict'``: teacher features (B, D) of ``images``;
-        ``'patches'``: those of every patch (B, N, D)."""
+        ``'patches'``: features of every patch (B, N, D).
+        """
         if mode == 'loss':
             self.check_views(views)
             with self.copies.in_place() if self.copies else nullcontext():
@@ -98,12 +99,12 @@ class SelfDistillation(BaseModel):
         """Named losses whose sum is minimized."""
 
     def check_views(self, views: dict) -> None:
-        """Raises a ValueError for inputs that the samples carry and the method does not take, such as masks."""
+        """Raises ValueError for inputs in the samples that the method does not support, such as masks."""
         unused = views.keys() - self.inputs
         if unused:
             raise ValueError(
-                f'{type(self).__name__} has no use for the {", ".join(sorted(unused))} of the samples: remove the option of '
-                'MultiCrop that draws them, or choose the method that takes them'
+                f'{type(self).__name__} does not use the {", ".join(sorted(unused))} of the samples: remove the option of '
+                'MultiCrop that creates them, or choose a method that uses them'
             )
 
     @torch.no_grad()
@@ -118,11 +119,10 @@ class SelfDistillation(BaseModel):
 
     @torch.no_grad()
     def after_step(self, skipped: Tensor | None = None) -> None:
-        """Moves the centers and then the teacher, after an optimizer step.
+        """Updates the centers and then the teacher, after an optimizer step.
 
         Args:
-            skipped: () 0 or 1, on the device: where it is 1, the student stayed, and so does everything here. None: it
-                did not stay.
+            skipped: () 0 or 1, on the device: if it is 1, the step was skipped and nothing changes. None: not skipped.
         """
         for loss in self.distillation_losses():
             loss.update_center(skipped)
@@ -136,8 +136,8 @@ class SelfDistillation(BaseModel):
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float, skipped: Tensor | None = None) -> None:
     """``teacher = momentum * teacher + (1 - momentum) * student`` over the teacher's parameters.
 
-    What the student has beyond them, such as a mask token, stays its own. Where ``skipped`` () is 1 the momentum is 1, so
-    that nothing moves; the device decides, and the host does not wait for it.
+    Parameters that only the student has, such as a mask token, are not averaged. If ``skipped`` () is 1 the momentum is 1,
+    so that nothing changes, without synchronizing with the device.
     """
     names, averages = zip(*teacher.named_parameters(), strict=True)
     values = dict(student.named_parameters())
@@ -148,17 +148,17 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float, skip
 
 
 def move_together(averages: list[Tensor], targets: list[Tensor], share: Tensor) -> None:
-    """Moves tensors by a ``share`` () of the way to their targets, in three operations over all of them."""
+    """Moves tensors by a fraction ``share`` () toward their targets, in three operations over all of them."""
     kept = 1 - share
     torch._foreach_mul_(averages, kept)
-    torch._foreach_add_(averages, torch._foreach_mul(targets, 1 - kept))  # both sum to 1 exactly, so nothing drifts
+    torch._foreach_add_(averages, torch._foreach_mul(targets, 1 - kept))  # factors sum to exactly 1, which avoids drift
 
 
 def move_each(averages: list[Tensor], targets: list[Tensor], share: Tensor) -> None:
-    """The same, tensor by tensor in one pass over its memory: on a GPU that would be an operation for each."""
+    """As ``move_together``, tensor by tensor in one pass over memory: on a GPU, one operation per tensor."""
     torch._foreach_lerp_(averages, targets, [share] * len(averages))
 
 
 def _local(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """What this process holds of every tensor."""
+    """This process's shard of every tensor."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]

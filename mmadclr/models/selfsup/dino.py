@@ -36,7 +36,7 @@ class DINO(SelfDistillation):
         return MODELS.build({'type': 'SelfDistillationLoss', 'out_dim': out_dim, **defaults, **(overrides or {})})
 
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor | None = None) -> dict[str, Tensor]:
-        """``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w); DINO has no use for query crops."""
+        """``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w); DINO does not use query crops."""
         with torch.no_grad():
             teacher = self.project(self.teacher, global_views)
         student = self.project(self.student, global_views, local_views)
@@ -50,7 +50,7 @@ class DINO(SelfDistillation):
 
 
 def with_local(views: ViewGroup, local_views: Tensor | None) -> list[ViewGroup]:
-    """A group of global views and, if there are any, that of ``local_views`` (B, L, 3, h, w), of which [CLS] is needed."""
+    """A group of global views and, if there are any, one of ``local_views`` (B, L, 3, h, w), for [CLS] only."""
     if local_views is None or not local_views.shape[1]:
         return [views]
     return [views, ViewGroup(flat(local_views), patches=False)]

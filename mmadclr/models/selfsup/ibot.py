@@ -1,6 +1,6 @@
-"""iBOT: DINO plus the prediction of masked patches.
+"""iBOT: DINO plus prediction of masked patches.
 
-Shape legend: B images, V = 2 global views, L local views, N = h * w patches a view, R masked patches of the batch.
+Shape legend: B images, V = 2 global views, L local views, N = h * w patches per view, R masked patches of the batch.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from mmadclr.registry import MODELS
 
 @MODELS.register_module()
 class IBOT(DINO):
-    """``L = lambda_1 L_cls + lambda_2 L_patch``: DINO, and the teacher's patches for what the student could not see.
+    """``L = lambda_1 L_cls + lambda_2 L_patch``: DINO, and the teacher's patch outputs as targets for masked patches.
 
     Zhou et al., *iBOT: image BERT pre-training with online tokenizer*, ICLR 2022; reproduces bytedance/ibot,
-    ``main_ibot.py``. Of the student's global views, patches are hidden behind a mask token; its output there predicts
-    the teacher's output for the same patch of the same view, which the teacher sees whole. The teacher has no mask token.
+    ``main_ibot.py``. Patches of the student's global views are replaced by a mask token; its output there predicts
+    the teacher's output for the same patch of the same, unmasked view. The teacher has no mask token.
 
-    The published code forms the logits of all patches and multiplies most of them by 0. Here hidden patches alone go through
-    the student's head and meet prototypes. The center of patches is the mean over all of the teacher's, as there.
+    The published code computes the logits of all patches and multiplies most of them by 0. Here only masked patches are
+    projected by the student's head. As there, the patch center is the mean over all of the teacher's patches.
 
     Args:
-        backbone: Config of a ``QueryViT``; ``mask_token=True`` is understood.
-        head: ``DINOHead``: patches meet the prototypes of [CLS], as in all published models; ``IBOTHead``: their own.
+        backbone: Config of a ``QueryViT``; ``mask_token=True`` is the default.
+        head: ``DINOHead``: patches share the prototypes of [CLS], as in all published models; ``IBOTHead``: separate ones.
         cls_weight, patch_weight: lambda_1 and lambda_2.
-        loss_patch: Config of the loss of patches, which has a center and temperatures of its own.
+        loss_patch: Config of the patch loss, which has its own center and temperatures.
         **kwargs: See ``DINO``.
 
     Raises:
@@ -62,7 +62,7 @@ class IBOT(DINO):
     ) -> dict[str, Tensor]:
         """``global_views`` (B, V, 3, H, W), their ``masks`` of (B, V, h, w) patches, and ``local_views`` (B, L, 3, H', W').
 
-        iBOT has no use for query crops.
+        iBOT does not use query crops.
         """
         self.check_masks(masks)
         with torch.no_grad():
@@ -78,7 +78,7 @@ class IBOT(DINO):
         teacher_patches: ProjectedFeatures,
         masks: PatchMasks,
     ) -> dict[str, Tensor]:
-        """Both losses, from the student's [CLS] and hidden patches and the teacher's [CLS] and all patches."""
+        """Both losses, from the student's [CLS] and masked patches and the teacher's [CLS] and all patches."""
         teacher_hidden = teacher_patches._replace(features=teacher_patches.features[:, masks.rows])
         loss_patch = self.loss_patch(student_hidden, teacher_hidden, masks.weights, center_from=teacher_patches)
         return {
@@ -87,7 +87,7 @@ class IBOT(DINO):
         }
 
     def check_masks(self, masks: PatchMasks | None) -> None:
-        """Raises a ValueError if the samples came without masks."""
+        """Raises ValueError if the samples have no masks."""
         if masks is None:
             raise ValueError(
                 f"{type(self).__name__}: the samples have no masks; set mask=dict(type='BlockMasking') of MultiCrop"
@@ -101,9 +101,9 @@ class IBOT(DINO):
         masks: PatchMasks | None = None,
         queries: Tensor | None = None,
     ) -> tuple[ProjectedFeatures, ...]:
-        """[CLS] of all V + L views, and the patches of the global ones (1, V*B*N, D), or the hidden ones (1, R, D) alone.
+        """[CLS] of all V + L views, and all patches of the global ones (1, V*B*N, D), or only the masked ones (1, R, D).
 
-        Thirdly, where there are ``queries`` (V*B, Q, ...), query tokens (V, B, Q*T, D), which meet the prototypes of [CLS].
+        With ``queries`` (V*B, Q, ...), also query tokens (V, B, Q*T, D), which use the prototypes of [CLS].
         """
         mask = None if masks is None else flat(masks.hidden)
         groups = with_local(ViewGroup(flat(global_views), queries, mask=mask), local_views)

@@ -1,4 +1,4 @@
-"""MoCo v3: contrast between the images of a batch, with or without the query term of ADCLR.
+"""MoCo v3: contrast between the images of a batch, optionally with ADCLR's query term.
 
 Shape legend: B images, V = 2 global views, Q query crops, T tokens per crop, D channels of the head, M rows.
 """
@@ -21,24 +21,24 @@ from mmadclr.registry import MODELS, ConfigOf
 
 @MODELS.register_module()
 class MoCoV3(SelfDistillation):
-    """``L = L_cls + lambda L_query``: a view predicts the teacher's *other* view of its own image, and of no other image.
+    """``L = L_cls + lambda L_query``: a view predicts the teacher's *other* view of the same image among all images.
 
     Chen et al., *An empirical study of training self-supervised vision transformers*, ICCV 2021; facebookresearch/moco-v3,
     ``moco/builder.py``. Student: backbone, projector, predictor; teacher: backbone and projector. With query crops in the
-    samples, ADCLR's term contrasts every query token in the same way with those of the batch, itself in the other view being
-    the one to find. The paper calls its method a plug-in; how it did this is not public, so this is our reading.
+    samples, ADCLR's term contrasts every query token in the same way with those of the batch, the positive being the same
+    token in the other view. The paper calls its method a plug-in without publishing details, so this is our interpretation.
 
-    Weights start as in ``vits.py`` of that code: linear layers and the patch projection uniform by fan-in and fan-out
-    (queries, keys and values each by itself), without bias, and [CLS] all but zero. Positions are learned, where that code
-    fixes them to sines and cosines.
+    Weights are initialized as in ``vits.py`` of that code: linear layers and the patch projection uniform by fan-in and
+    fan-out (queries, keys and values separately), zero biases, and [CLS] close to zero. Positions are learned, whereas that
+    code fixes them to sines and cosines.
 
     Args:
-        backbone: Config of a ``QueryViT``, with ``init='mocov3'`` unless it says otherwise.
+        backbone: Config of a ``QueryViT``, with ``init='mocov3'`` by default.
         head: Config of the projector, an ``MLPHead``.
-        predictor: What of the predictor differs from it; it has two layers.
-        temperature: Of the softmax over the batch; terms are scaled by twice of it, as published.
+        predictor: Overrides of ``head`` for the predictor; it has two layers by default.
+        temperature: Of the softmax over the batch; losses are scaled by twice the temperature, as published.
         query_weight: lambda.
-        freeze_patch_embed: Patches are projected as they were at the start, which keeps training stable.
+        freeze_patch_embed: Freeze the patch projection at its initialization, which stabilizes training.
         **kwargs: See ``SelfDistillation``.
 
     Raises:
@@ -64,7 +64,7 @@ class MoCoV3(SelfDistillation):
             self.student['backbone'].patch_embed.requires_grad_(False)
 
     def train(self, mode: bool = True) -> MoCoV3:
-        """The norms of the teacher's projector use the statistics of the batch, as the student's do."""
+        """The norms of the teacher's projector use batch statistics, like the student's."""
         super().train(mode)
         self.teacher['head'].train(mode)
         return self
@@ -72,7 +72,7 @@ class MoCoV3(SelfDistillation):
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
         """``global_views`` (B, V, 3, H, W) and ``query_crops`` (B, V, Q, 3, q, q)."""
         if local_views.shape[1]:
-            raise ValueError('MoCoV3 has no use for local views: set num_local=0 of MultiCrop')
+            raise ValueError('MoCoV3 does not use local views: set num_local=0 of MultiCrop')
         with torch.no_grad():
             keys = self.project(self.teacher, global_views, query_crops)
         predictions = self.project(self.student, global_views, query_crops)
@@ -81,7 +81,7 @@ class MoCoV3(SelfDistillation):
 
     @staticmethod
     def project(network: nn.ModuleDict, global_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
-        """What is compared in each term: [CLS] (V, B, D) and, if there are any, query tokens (V, B*Q*T, D)."""
+        """Inputs of each term: [CLS] (V, B, D) and, if there are any, query tokens (V, B*Q*T, D)."""
         output = network['backbone'](flat(global_views), flat(query_crops), patches=False)
         tokens = {'loss_cls': output.cls}
         if query_crops.shape[2]:
@@ -91,12 +91,12 @@ class MoCoV3(SelfDistillation):
         for name, rows in tokens.items():
             views = [view.flatten(0, -2) for view in by_view(rows, global_views.shape[1])]
             for head in heads:
-                views = [head(view) for view in views]  # one by one: each view has statistics of its own
+                views = [head(view) for view in views]  # one by one: separate batch statistics per view
             projected[name] = torch.stack(views)
         return projected
 
     def contrast(self, predictions: Tensor, keys: Tensor) -> Tensor:
-        """Sum over the pairs of different views of (V, M, D) and (V, M, D)."""
+        """Sum over pairs of different views of (V, M, D) and (V, M, D)."""
         keys = [every_row(F.normalize(at_least_fp32(view), dim=-1)) for view in keys]
         predictions = [F.normalize(at_least_fp32(view), dim=-1) for view in predictions]
         pairs = permutations(range(len(keys)), 2)
@@ -104,7 +104,7 @@ class MoCoV3(SelfDistillation):
 
 
 def every_row(rows: Tensor) -> Tensor:
-    """Rows (M, D) of all processes, one process after the other, without gradient."""
+    """Rows (M, D) of all processes, in process order, without gradient."""
     return torch.cat(dist.all_gather(rows.contiguous()))
 
 
@@ -112,15 +112,15 @@ def info_nce(predictions: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of finding a row's key among the keys of all processes, times twice the temperature.
 
     Args:
-        predictions: (M, D) of length 1.
-        keys: (processes * M, D) of length 1, those of this process where its rank says.
+        predictions: (M, D), L2-normalized.
+        keys: (processes * M, D), L2-normalized, in rank order.
         temperature: Of the softmax.
 
     Raises:
-        ValueError: There is one key only, so nothing to tell it from.
+        ValueError: There is only one key, so there are no negatives.
     """
     if len(keys) == 1:
-        raise ValueError('contrast needs more than one image in a batch: raise batch_size')
+        raise ValueError('the contrastive loss requires more than one image per batch: raise batch_size')
     with torch.autocast(predictions.device.type, enabled=False):
         logits = predictions @ keys.T / temperature
         targets = torch.arange(len(predictions), device=logits.device) + dist.get_rank() * len(predictions)

@@ -1,6 +1,6 @@
-"""PQCL: iBOT, and queries that know where a crop lies and have to tell what it shows.
+"""PQCL: iBOT with positional queries, which predict the content of a crop from its position.
 
-Shape legend: B images, V = 2 global views, L local views, Q query crops, T = m * m patches a crop, D channels.
+Shape legend: B images, V = 2 global views, L local views, Q query crops, T = m * m patches per crop, D channels.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from mmadclr.registry import MODELS, ConfigOf
 
 @MODELS.register_module()
 class PQCL(QueryTerm, IBOT):
-    """``L = lambda_1 L_cls + lambda_2 L_patch + lambda_3 L_query``: iBOT, and the content of places in and around a view.
+    """``L = lambda_1 L_cls + lambda_2 L_patch + lambda_3 L_query``: iBOT, and the content at positions in and around a view.
 
     Zhang et al., *Patch-level contrastive learning via positional query for visual pre-training*, ICML 2023; as in
-    Sherrylone/PQCL, ``main_pqcl.py``. The student's query tokens are mask tokens with the code of the place of a crop's
-    patch, relative to the view; the teacher encodes the crop by itself as a small image. Its patches are the targets of the
-    queries in both views. All tokens meet the same prototypes.
+    Sherrylone/PQCL, ``main_pqcl.py``. The student's query tokens are mask tokens with the position code of a crop's
+    patch, relative to the view; the teacher encodes the crop separately as a small image. Its patches are the targets of the
+    queries in both views. All tokens share the same prototypes.
 
-    That code departs from iBOT in two more points, both choices of configs: it has no local views, and both global views
-    have the colors of the first. Ours departs from that code in one: its blocks (``models/pos_transformer.py``) draw
-    whether a sample's path is dropped once for the tokens of the image and once more for the queries; ours
-    (``QueryBlock``) share the draw.
+    That code differs from iBOT in two more points, both set in configs: it has no local views, and both global views
+    use the color augmentation of the first. We differ from that code in one: its blocks (``models/pos_transformer.py``) draw
+    drop-path decisions separately for image tokens and queries of a sample; ours
+    (``QueryBlock``) share them.
 
     Args:
         backbone: Config of a ``PositionQueryViT``.
-        data_preprocessor: Config of a ``QueryBoxPreprocessor`` (the default), which says how flips of views count.
+        data_preprocessor: Config of a ``QueryBoxPreprocessor`` (the default), which defines how flips are handled.
         query_weight: lambda_3.
-        loss_query: Config of the query loss, which has a center and temperatures of its own.
+        loss_query: Config of the query loss, which has its own center and temperatures.
         **kwargs: See ``IBOT``.
 
     Raises:
-        ValueError: From ``loss``, if there are no masks, no query crops, or no boxes of them.
+        ValueError: From ``loss``, if masks, query crops or their boxes are missing.
     """
 
     def __init__(
@@ -66,12 +66,15 @@ class PQCL(QueryTerm, IBOT):
         query_boxes: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """``global_views`` (B, V, 3, H, W), their ``masks`` of (B, V, h, w) patches, ``local_views`` (B, L, 3, H', W'),
-        ``query_crops`` (B, V, Q, 3, q, q) and where they lie in the views, ``query_boxes`` (B, V, Q, 4)."""
+        ``query_crops`` (B, V, Q, 3, q, q) and their positions in the views, ``query_boxes`` (B, V, Q, 4).
+        """
         self.check_masks(masks)
         places = self.places(query_crops, query_boxes, grid=tuple(masks.hidden.shape[2:]))
         with torch.no_grad():
             teacher = self.project_with_patches(self.teacher, global_views)
-            teacher_query = self.project_alone(query_crops[:, :1])  # one target, whatever colors the views' crops have
+            teacher_query = self.project_alone(
+                query_crops[:, :1]
+            )  # one target, independent of the colors of the views' crops
         *student, student_query = self.project_with_patches(
             self.student, global_views, local_views, masks, queries=flat(places)
         )
@@ -80,7 +83,7 @@ class PQCL(QueryTerm, IBOT):
         return self.terms(*student, *teacher, masks) | self.query_term(student_query, teacher_query)
 
     def places(self, query_crops: Tensor, query_boxes: Tensor | None, grid: tuple[int, int]) -> Tensor:
-        """(B, V, Q, T, 2) in patches of the views, which have a ``grid`` (h, w) of them."""
+        """Positions (B, V, Q, T, 2) in patches of the views, which have a ``grid`` (h, w) of them."""
         if query_crops.shape[2] == 0:
             raise ValueError('PQCL: the samples have no query crops; set num_query of MultiCrop, or train IBOT')
         if query_boxes is None:

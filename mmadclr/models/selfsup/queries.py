@@ -1,4 +1,4 @@
-"""What ADCLR adds to a method: a loss of query tokens, and crops encoded alone.
+"""ADCLR's query term for other methods: a loss of query tokens, and separately encoded crops.
 
 Shape legend: B images, V global views, Q query crops, T tokens per crop, D channels.
 """
@@ -15,21 +15,21 @@ TEACHER_QUERIES = ('with_view', 'alone')
 
 
 class QueryTerm:
-    """Mixin for methods built on ``DINO``: ``+ lambda L_query``, DINO's loss on query tokens instead of [CLS].
+    """Mixin for methods based on ``DINO``: ``+ lambda L_query``, DINO's loss on query tokens instead of [CLS].
 
-    To be put before the method among the bases; its query tokens meet ``query_head(network)``.
+    Must precede the method in the list of bases; query tokens are projected by ``query_head(network)``.
     """
 
     uses_queries = True
 
     def add_query_term(self, weight: float, loss: dict | None, teacher_queries: str, **defaults) -> None:
-        """To be called at the end of the constructor.
+        """Must be called at the end of the constructor.
 
         Args:
             weight: lambda.
-            loss: Config of the loss, which has a center of its own; ``defaults`` is what it need not say.
-            teacher_queries: ``'with_view'`` (the teacher's query tokens read its view, so targets differ between views) or
-                ``'alone'`` (each crop encoded by itself as a small image, its patch tokens the targets).
+            loss: Config of the loss, which has its own center; ``defaults`` are its default settings.
+            teacher_queries: ``'with_view'`` (the teacher's query tokens attend to its view, so targets differ between views)
+                or ``'alone'`` (each crop is encoded separately as a small image, with its patch tokens as targets).
 
         Raises:
             ValueError: Unknown ``teacher_queries``.
@@ -46,7 +46,7 @@ class QueryTerm:
 
     @torch.no_grad()
     def project_alone(self, query_crops: Tensor) -> ProjectedFeatures:
-        """The teacher's V * B * Q*T patch tokens of crops encoded as images of their own, without their [CLS]."""
+        """The teacher's V * B * Q*T patch tokens of crops encoded as separate images, without their [CLS]."""
         _, num_views, num_queries = query_crops.shape[:3]
         patches = self.teacher['backbone'](flat(query_crops).flatten(0, 1)).patches  # (V*B*Q, T, D)
         tokens = by_view(patches.unflatten(0, (-1, num_queries)).flatten(1, 2), num_views)
@@ -54,5 +54,5 @@ class QueryTerm:
 
 
 def query_head(network: nn.ModuleDict) -> nn.Module:
-    """The head of the query tokens: that of [CLS] unless there is a second one."""
+    """The head of the query tokens: a separate one if present, otherwise that of [CLS]."""
     return network['query_head'] if 'query_head' in network else network['head']

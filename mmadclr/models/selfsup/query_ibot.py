@@ -1,6 +1,6 @@
-"""iBOT with the query term of ADCLR.
+"""iBOT with ADCLR's query term.
 
-Shape legend: B images, V = 2 global views, L local views, Q query crops, h * w patches a view.
+Shape legend: B images, V = 2 global views, L local views, Q query crops, h * w patches per view.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from mmadclr.registry import MODELS
 class QueryIBOT(QueryTerm, IBOT):
     """``L = lambda_1 L_cls + lambda_2 L_patch + lambda L_query``: iBOT plus ADCLR's term, which its paper calls a plug-in.
 
-    The student's query tokens read views of which patches are hidden. They meet the prototypes of [CLS]; Q = 0 is iBOT.
+    The student's query tokens attend to masked views. They use the prototypes of [CLS]; with Q = 0 this is iBOT.
 
     Args:
         query_weight: lambda.
-        loss_query: Config of the query loss, which has a center of its own.
+        loss_query: Config of the query loss, which has its own center.
         teacher_queries: See ``ADCLR``.
         **kwargs: See ``IBOT``.
 

@@ -1,6 +1,6 @@
-"""SelfPatch: DINO on a class token that attends to patches last, and patches that predict their neighborhoods.
+"""SelfPatch: DINO on a class token added after the backbone, and patches that predict their neighborhoods.
 
-Shape legend: B images, V = 2 global views, L local views, N = h * w patches a view (fewer in local views), D channels,
+Shape legend: B images, V = 2 global views, L local views, N = h * w patches per view (fewer in local views), D channels,
 R = all patches of the batch.
 """
 
@@ -24,22 +24,22 @@ from mmadclr.registry import MODELS, ConfigOf
 
 @MODELS.register_module()
 class SelfPatch(DINO):
-    """``L = L_cls + lambda L_patch``: DINO, and the teacher's summary of a patch's neighbors for the student's patch.
+    """``L = L_cls + lambda L_patch``: DINO, with the teacher's summary of a patch's neighbors as patch target.
 
     Yun et al., *Patch-level representation learning for self-supervised vision transformers*, CVPR 2022; reproduces
-    alinlab/SelfPatch, ``main_selfpatch.py``. The backbone has patches alone; a ``ClassAttentionHead`` reads [CLS] from them.
-    With it, the teacher summarizes for every patch the most similar of its neighbors; the student's patch at the same
-    place of the same view predicts that. The teacher sees local views too, for this term only.
+    alinlab/SelfPatch, ``main_selfpatch.py``. The backbone has only patches; a ``ClassAttentionHead`` computes [CLS] from
+    them. With it, the teacher summarizes for every patch the most similar of its neighbors; the student's patch at the same
+    position of the same view predicts this summary. The teacher also encodes local views, for this term only.
 
-    Both centers follow the teacher's tokens of all views, and one temperature serves both terms, as published.
+    Both centers are computed from the teacher's tokens of all views, and both terms use the same temperature, as published.
 
     Args:
-        backbone: Config of a ``QueryViT``; ``class_token=False, final_norm=False`` is understood.
-        head: Config of the head of [CLS].
-        patch_head: What of the head of patches differs from it (published: 4096 prototypes).
-        class_attention: Options of the ``ClassAttentionHead``; it has the number of heads of the backbone.
+        backbone: Config of a ``QueryViT``; ``class_token=False, final_norm=False`` are the defaults.
+        head: Config of the [CLS] head.
+        patch_head: Overrides of ``head`` for the patch head (published: 4096 prototypes).
+        class_attention: Options of the ``ClassAttentionHead``; it has as many heads as the backbone by default.
         patch_weight: lambda.
-        loss_patch: Config of the loss of patches, which has a center of its own.
+        loss_patch: Config of the patch loss, which has its own center.
         **kwargs: See ``DINO``.
 
     Raises:
@@ -69,7 +69,7 @@ class SelfPatch(DINO):
 
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
-        """Views against the backbone's patches: the only patch of a view has no neighbors."""
+        """Checks views against the patch size: the only patch of a view has no neighbors."""
         yield from super().find_conflicts(place)
         patch = patch_size(place)
         for crops in place.config.of_kind(MultiCrop):
@@ -82,7 +82,7 @@ class SelfPatch(DINO):
                     )
 
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor | None = None) -> dict[str, Tensor]:
-        """``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w); SelfPatch has no use for query crops."""
+        """``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w); SelfPatch does not use query crops."""
         groups = [views for views in (global_views, local_views) if views.shape[1]]
         with torch.no_grad():
             every_cls, teacher_patches = self.project_views(self.teacher, groups, summarize=True)
@@ -99,7 +99,7 @@ class SelfPatch(DINO):
     ) -> tuple[ProjectedFeatures, ProjectedFeatures]:
         """[CLS] (V + L, B, D) and all patches (1, R, D) of views grouped by size, projected by their heads.
 
-        ``summarize`` has every patch stand for its neighbors.
+        ``summarize`` replaces every patch by a summary of its neighbors.
         """
         every_cls, every_patch = [], []
         outputs = network['backbone'].encode(*(ViewGroup(flat(views)) for views in groups))
@@ -112,7 +112,7 @@ class SelfPatch(DINO):
         return network['head'].project(cls), network['patch_head'].project(patches)
 
     def patch_weights(self, groups: list[Tensor]) -> Tensor:
-        """(R,) weights that average over the patches of a view, then over the views: small views have fewer patches."""
+        """(R,) weights that average over the patches of a view, then over views: small views have fewer patches."""
         number = sum(views.shape[1] for views in groups)
         weights = []
         for views in groups:
@@ -128,5 +128,5 @@ class SelfPatch(DINO):
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
-        """Final-normed [CLS] of the teacher's class attention (B, D), which is what DINO's term trains."""
+        """Final-normed [CLS] of the teacher's class attention (B, D), which DINO's term trains."""
         return self.teacher['class_attention'](self.teacher['backbone'](images).patches)[0]

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-# What autocast casts of a teacher: weights and biases of these. Prototypes are read by the loss, in its own way.
+# Layers whose weights and biases autocast casts. Prototypes are cast separately, by the loss.
 CAST_LAYERS = (nn.Linear, nn.Conv2d)
 
 
 class LowPrecisionCopies:
-    """bf16 copies of the parameters that autocast would cast one by one, and at each use, as they need no gradient.
+    """bf16 copies of the parameters without gradients, which autocast would cast one by one at each use.
 
-    They are made anew whenever they take their places, in one operation for all, so there are no stale ones; to the bit they
-    are those of autocast. State dicts and averages see the network's own parameters alone.
+    They are refreshed at every use in one operation, so they are never stale, and are bit-identical to those of autocast.
+    State dicts and averages only see the original parameters.
 
     Args:
         network: Without gradients.
@@ -29,21 +29,21 @@ class LowPrecisionCopies:
         self.copies: list[Tensor] = []
 
     def parameters(self) -> list[nn.Parameter]:
-        """Those to be copied.
+        """The parameters to copy.
 
         Raises:
             ValueError: They are sharded.
         """
-        if not self.layers:  # looked for once, which takes longer than all the rest
+        if not self.layers:  # cached, since the search takes longer than everything else
             self.layers = [module for module in self.network.modules() if isinstance(module, CAST_LAYERS)]
         parameters = [p for layer in self.layers for p in (layer.weight, layer.bias) if p is not None]
         if any(isinstance(parameter, DTensor) for parameter in parameters):
-            raise ValueError('teacher_copies=True and sharding exclude each other: remove one of them')
-        return [parameter for parameter in parameters if parameter.dtype == torch.float32]  # autocast leaves float64 alone
+            raise ValueError('teacher_copies=True cannot be combined with sharding: remove one of them')
+        return [parameter for parameter in parameters if parameter.dtype == torch.float32]  # autocast does not cast float64
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Meanwhile the network computes with the copies. Without bf16 autocast on its device nothing happens."""
+        """Context in which the network uses the copies; no effect without bf16 autocast on its device."""
         parameters = self.parameters()
         if not parameters or not casts_to_bf16(parameters[0].device):
             yield
@@ -66,5 +66,5 @@ def casts_to_bf16(device: torch.device) -> bool:
 
 
 def fits(copy: Tensor, master: Tensor) -> bool:
-    """Whether the copy of a matrix can be used again: models move between devices."""
+    """Whether an existing copy can be reused: models may move between devices."""
     return copy.shape == master.shape and copy.device == master.device

@@ -77,7 +77,7 @@ def test_other_sizes_are_refused():
         attention_jaccard(torch.rand(1, 2, 9), masks, (3, 3))
     with pytest.raises(ValueError, match='of the same images'):
         attention_jaccard(torch.rand(2, 2, 4), masks, (2, 2))
-    with pytest.raises(ValueError, match='above 0 somewhere'):
+    with pytest.raises(ValueError, match='positive somewhere'):
         attention_jaccard(torch.zeros(1, 2, 4), masks, (2, 2))
     with pytest.raises(ValueError, match='too small to blur'):
         attention_jaccard(torch.rand(1, 2, 4), masks, (2, 2))

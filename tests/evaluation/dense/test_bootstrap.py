@@ -108,5 +108,5 @@ def test_what_cannot_be_drawn_is_refused():
         bootstrap_interval(mean_score(torch.ones(2)), 2, seeded(), level=95)
     with pytest.raises(ValueError, match='none of 2 units has a score'):
         bootstrap_interval(mean_score(torch.full((2,), torch.nan)), 2, seeded())
-    with pytest.raises(ValueError, match='of the same units'):
+    with pytest.raises(ValueError, match='must have the same shape'):
         compare_models(mean_score, [torch.ones(2)], [torch.ones(3)], seeded())

@@ -99,7 +99,7 @@ def test_more_clusters_than_patches_are_refused():
         evaluate_clustering(torch.randn(2, 4, 3), torch.zeros(2, 4, 4).long(), (2, 2), 2, 9, channels=None)
     with pytest.raises(ValueError, match='PCA to 50 channels of 8 patches of 3'):
         evaluate_clustering(torch.randn(2, 4, 3), torch.zeros(2, 4, 4).long(), (2, 2), 2)
-    with pytest.raises(ValueError, match='no seeds'):
+    with pytest.raises(ValueError, match='seeds is empty'):
         evaluate_clustering(torch.randn(2, 4, 3), torch.zeros(2, 4, 4).long(), (2, 2), 2, seeds=())
     with pytest.raises(ValueError, match='not finite'):
         km.kmeans(torch.full((8, 2), torch.nan), 2)

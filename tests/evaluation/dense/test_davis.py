@@ -121,7 +121,7 @@ def test_what_cannot_be_propagated_is_refused():
         segment_video(torch.randn(2, 4, 3), mask, (2, 2), 2)
     with pytest.raises(ValueError, match=r'features \(9, 3\) of frame 0'):
         segment_video(torch.randn(2, 9, 3), mask, (2, 2), 2)
-    with pytest.raises(ValueError, match='no object is left of the first mask'):
+    with pytest.raises(ValueError, match='the first mask has no object'):
         segment_video(torch.randn(2, 4, 3), 0 * mask, (2, 2), 2)
     with pytest.raises(ValueError, match=r'must be \(H, W\), uint8'):
         first_labels(mask.astype(int), (2, 2))

@@ -87,7 +87,7 @@ def test_what_cannot_be_scored_is_refused():
         evaluate_sequence(masks[:2], masks[:2])
     with pytest.raises(ValueError, match='of the same size'):
         evaluate_sequence(masks[:, :3], masks)
-    with pytest.raises(ValueError, match='prediction of object 2, of 1 objects'):
+    with pytest.raises(ValueError, match='predicted label 2 must be at most 1'):
         evaluate_sequence(2 * masks, masks)
     with pytest.raises(ValueError, match='has no object'):
         evaluate_sequence(masks, 0 * masks)

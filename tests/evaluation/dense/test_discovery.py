@@ -147,7 +147,7 @@ def test_what_has_no_box_is_refused():
         tokencut_box(torch.zeros(6, 4), (2, 3))
     with pytest.raises(ValueError, match='k=0'):
         lost_box(torch.randn(6, 4), (2, 3), 0)
-    with pytest.raises(ValueError, match='one patch'):
+    with pytest.raises(ValueError, match='at least two patches'):
         tokencut_box(torch.ones(1, 4), (1, 1))
     with pytest.raises(ValueError, match='head 4'):
         attention_box(torch.rand(3, 6), (2, 3))

@@ -123,7 +123,7 @@ def test_bad_input_is_refused():
     bank, shares, features = torch.randn(40, 3), torch.rand(40, 2), torch.randn(2, 4, 3)
     masks = torch.zeros(2, 4, 4).long()
     cases = [
-        ((bank[:20], shares[:20], features, masks, (2, 2)), 'k=30 neighbors asked of a bank of 20'),
+        ((bank[:20], shares[:20], features, masks, (2, 2)), 'k=30 neighbors: must be between 1 and 20'),
         ((bank, shares[:9], features, masks, (2, 2)), '40 patches in the bank with shares for 9'),
         ((bank, shares, features, masks[:1], (2, 2)), 'of the same images'),
         ((bank, shares, features, masks, (2, 3)), 'grid of 2 x 3'),
@@ -140,5 +140,5 @@ def test_bad_input_is_refused():
         patch_shares(masks, (2, 2), 2, void_as=2)
     with pytest.raises(ValueError, match='beta=0'):
         propagate_shares(bank, shares, features[0], beta=0)
-    with pytest.raises(ValueError, match='must be one for each'):
+    with pytest.raises(ValueError, match='must have the same shape'):
         sample_patches(torch.rand(1, 4, 2), 2, torch.rand(1, 3))

@@ -70,7 +70,7 @@ def test_published_strengths():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match='nothing to tell apart'):
+    with pytest.raises(ValueError, match='there must be at least 2 labels'):
         fit_logistic(torch.randn(4, 2), torch.zeros(4).long(), 1.0)
     with pytest.raises(ValueError, match='C=0'):
         fit_logistic(torch.randn(4, 2), torch.arange(4), 0)

@@ -66,7 +66,7 @@ def test_predicted_ignored_labels_are_wrong_and_seen():
 
 def test_bad_input_is_refused():
     features, masks = torch.randn(12, 4, 3), torch.zeros(12, 4, 4).long()
-    with pytest.raises(ValueError, match='each of 12 training images once'):
+    with pytest.raises(ValueError, match='each of the 12 training images exactly once'):
         split_patches((features, masks), (features, masks), (2, 2), torch.zeros(12))
     with pytest.raises(ValueError, match='same width and size'):
         split_patches((features, masks), (features[..., :2], masks), (2, 2))

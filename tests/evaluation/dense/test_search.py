@@ -78,7 +78,7 @@ def test_a_candidate_search_that_errs_is_noticed(monkeypatch, metric):
 
 def test_bad_input_is_refused():
     bank = torch.randn(5, 3)
-    with pytest.raises(ValueError, match='k=6 neighbors asked of a bank of 5'):
+    with pytest.raises(ValueError, match='k=6 neighbors: must be between 1 and 5'):
         nearest_patches(bank, bank, 6)
     with pytest.raises(ValueError, match='queries of 2 channels, bank of 3'):
         nearest_patches(bank, bank[:, :2], 1)

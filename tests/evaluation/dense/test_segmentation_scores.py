@@ -58,7 +58,9 @@ def test_what_cannot_be_scored_is_refused():
     masks = torch.zeros(1, 2, 2).long()
     with pytest.raises(ValueError, match='of the same size'):
         count_pixels(masks, masks[:, :1], 2)
-    with pytest.raises(ValueError, match=r'masks: label 255 is neither one of 2 classes nor among the ignored labels \[\]'):
+    with pytest.raises(
+        ValueError, match=r'masks: label 255 is neither one of the 2 classes nor one of the ignored labels \[\]'
+    ):
         count_pixels(masks, masks + 255, 2, ignore=())
     with pytest.raises(ValueError, match='masks: label -1'):
         count_pixels(masks, masks - 1, 2)

@@ -75,12 +75,12 @@ def test_the_card(checkpoint, tmp_path):
         '| epochs | 7 |',
         '| image size | 32 x 32 |',
         f'| parameters | {parameters:,} |',
-        f'| made from | `ours.pth` (the teacher, where it holds both), sha256 `{digest}` |',
+        f'| source | `ours.pth` (teacher, if it has both), sha256 `{digest}` |',
         f'| 32 x 32 | {comparisons[0].difference:.1e} | yes |',
         '| knn.json | k-NN/top1_k20 | 63.61 |',
         '| knn.json | note | a\\|b |',
         'mean 0.5, 0.4, 0.3 and standard deviation 0.2, 0.25, 0.3',
-        'resize the short side to 37 (bicubic) and cut out the central 32 x 32',
+        'resize the short side to 37 (bicubic) and take the 32 x 32 center crop',
     ):
         assert line in card
     assert str(tmp_path) not in card
@@ -91,7 +91,7 @@ def test_what_the_file_does_not_tell_is_said(tmp_path):
     export_backbone(GOLDEN_CHECKPOINTS / 'dino_backbone.pth', tmp_path / 'out', 'safetensors', num_heads=3)
     card = (tmp_path / 'out' / 'README.md').read_text()
     for what in ('method', 'data', 'epochs'):
-        assert f'| {what} | not told by the file |' in card
+        assert f'| {what} | not recorded in the file |' in card
     assert '## Evaluation' not in card
 
 
@@ -121,7 +121,7 @@ def test_positions_are_resized_on_request_only(checkpoint, tmp_path, to):
         found = FORMATS[to].load(tmp_path / 'out')(images)
     expected = open_backbone(file, img_size=64).model(images)
     np.testing.assert_allclose(found[0], expected.cls, rtol=0, atol=1e-5)
-    assert '| image size | 64 x 64, to which positions were resized |' in (tmp_path / 'out' / 'README.md').read_text()
+    assert '| image size | 64 x 64, positions resized to it |' in (tmp_path / 'out' / 'README.md').read_text()
 
 
 @pytest.mark.parametrize('value', [1e-3, float('nan')])
@@ -137,7 +137,7 @@ def test_a_wrong_artifact_is_detected_and_leaves_nothing(checkpoint, tmp_path, m
     monkeypatch.setattr(TimmFolder, 'write', tampered)
     file = checkpoint(build_backbone())
     number = 'inf' if value != value else r'0\.00\d+|0\.0\d+'
-    with pytest.raises(ValueError, match=rf'is not the one it was made from: for images of 32x32, .* differ by ({number}) '):
+    with pytest.raises(ValueError, match=rf'differs from the original: for images of 32x32, .* differ by ({number}) '):
         export_backbone(file, tmp_path / 'new' / 'out', 'timm')
     assert not list((tmp_path / 'new').iterdir())
 
@@ -152,7 +152,7 @@ def test_full_folders_are_left_alone(checkpoint, tmp_path):
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'thesis.txt').write_text('ten years')
     for target in (tmp_path / 'out', tmp_path / 'out' / 'thesis.txt'):
-        with pytest.raises(ValueError, match='exists already: choose another folder'):
+        with pytest.raises(ValueError, match='already exists: choose another folder'):
             export_backbone(checkpoint(build_backbone()), target, 'timm')
     assert (tmp_path / 'out' / 'thesis.txt').read_text() == 'ten years'
 
@@ -164,10 +164,10 @@ def test_mistakes_are_found_before_the_work(checkpoint, tmp_path):
     with pytest.raises(FileNotFoundError, match=r'evaluation .*a\.json does not exist'):
         export_backbone(file, out, 'timm', text=CardText(evaluations=[tmp_path / 'a.json']))
     (tmp_path / 'a.json').write_text('{')
-    with pytest.raises(ValueError, match=r'evaluation .*a\.json is no JSON file'):
+    with pytest.raises(ValueError, match=r'evaluation .*a\.json is not a JSON file'):
         export_backbone(file, out, 'timm', text=CardText(evaluations=[tmp_path / 'a.json']))
     (tmp_path / 'a.json').write_text('[1]')
-    with pytest.raises(ValueError, match=r'a\.json holds a list, not an object of results'):
+    with pytest.raises(ValueError, match=r'a\.json contains a list, not a JSON object'):
         export_backbone(file, out, 'timm', text=CardText(evaluations=[tmp_path / 'a.json']))
     assert not out.exists()
 

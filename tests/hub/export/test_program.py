@@ -38,7 +38,7 @@ def test_features_are_those_of_the_backbone(variant, size):
 @pytest.mark.parametrize(('options', 'words'), [(dict(rope=True), 'rotary positions'), (dict(ffn='swiglu'), 'gated feed')])
 def test_backbones_that_are_no_plain_vit_are_refused(options, words):
     model = QueryViT(dict(embed_dim=24, depth=1, num_heads=2, patch_size=8), img_size=32, **options)
-    with pytest.raises(ValueError, match=f'the backbone has {words}.*a plain vision transformer has none'):
+    with pytest.raises(ValueError, match=f'the backbone has {words}.*a plain vision transformer does not support'):
         plain_vit(model)
 
 

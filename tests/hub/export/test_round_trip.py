@@ -98,7 +98,7 @@ def test_an_eps_of_its_own_goes_along_or_is_refused(to, tmp_path):
     model.save_pretrained(tmp_path / 'theirs')
     if to in ('timm', 'safetensors'):
         with pytest.raises(
-            ValueError, match='norms of this backbone add 0.1 to the variance, those of .*timm 1e-06; the forma'
+            ValueError, match='norms of this backbone have eps=0.1, those of .*timm eps=1e-06; use one of the forma'
         ):
             export_backbone(tmp_path / 'theirs', tmp_path / 'out', to)
         assert not (tmp_path / 'out').exists()
@@ -116,4 +116,4 @@ def test_one_of_two_networks_is_exported_by_its_prefix(checkpoint, tmp_path):
     export_backbone(file, tmp_path / 'out', 'safetensors', prefix='student.backbone')
     found = load_file(tmp_path / 'out' / 'model.safetensors')
     assert all(torch.equal(found[name], tensor) for name, tensor in student.state_dict().items())
-    assert '`ours.pth` (what is below `student.backbone`), sha256' in (tmp_path / 'out' / 'README.md').read_text()
+    assert '`ours.pth` (tensors below `student.backbone`), sha256' in (tmp_path / 'out' / 'README.md').read_text()
