@@ -28,6 +28,7 @@ class ConfigOf(NamedTuple):
 
 MODELS = Registry('model', parent=root.MODELS, scope=SCOPE, locations=['mmadclr.models'])
 DATASETS = Registry('dataset', parent=root.DATASETS, scope=SCOPE, locations=['mmadclr.datasets'])
+IMAGE_SOURCES = Registry('image source', scope=SCOPE, locations=['mmadclr.datasets'])  # of ImageDataset
 TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope=SCOPE, locations=['mmadclr.datasets'])
 DATA_SAMPLERS = Registry('data sampler', parent=root.DATA_SAMPLERS, scope=SCOPE, locations=['mmadclr.datasets'])
 FUNCTIONS = Registry('function', parent=root.FUNCTIONS, scope=SCOPE, locations=['mmadclr.datasets'])

@@ -150,10 +150,19 @@ def linear_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
 
 
 def image_arguments(cfg: Config) -> list[str]:
-    """The labeled images of the config's validation, at its size."""
+    """The labeled images of the config's validation, at its size.
+
+    Raises:
+        ValueError: They come from a custom source, which the tools do not read.
+    """
     val = cfg.val_dataloader.dataset
     arguments = []
     for name, dataset in (('train', {**val, **cfg.val_cfg.bank}), ('val', val)):
+        if dataset.get('source') is not None:
+            raise ValueError(
+                'parts knn and linear read folders and shards, and val_dataloader.dataset or val_cfg.bank has a source: '
+                'leave these parts out of --parts'
+            )
         arguments += [f'--{name}', str(Path(dataset['data_root'], dataset.get('split', '')))]
         if dataset.get('ann_file'):
             arguments += [f'--{name}-list', dataset['ann_file']]

@@ -225,7 +225,7 @@ def _unknown(
     path: str, node: Mapping, accepted: set[str] | None, owner: str, moved: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[str]:
     """``moved``: what to write instead of an argument that the component once had."""
-    for key in node.keys() - CONSUMED - (accepted or node.keys()):
+    for key in node.keys() - CONSUMED - (node.keys() if accepted is None else accepted):
         hint = f'; write {moved[key]} instead' if key in moved else _hint(key, accepted)
         yield f'{path}.{key}: {owner} has no such argument{hint}'
 

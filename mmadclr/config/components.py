@@ -207,6 +207,8 @@ def accepted_arguments(component: Callable) -> set[str] | None:
     if not inspect.isclass(component):
         parameters = inspect.signature(component).parameters
         return None if _takes_anything(parameters) else _keywords(parameters)
+    if component.__init__ is object.__init__ and component.__new__ is object.__new__:
+        return set()  # no constructor, although the signature of ``object.__init__`` accepts anything
     accepted: set[str] = set()
     for constructor in _constructors(component):
         parameters = inspect.signature(constructor).parameters
@@ -214,6 +216,14 @@ def accepted_arguments(component: Callable) -> set[str] | None:
         if not _takes_anything(parameters):
             return accepted
     return None
+
+
+def check_arguments(component: Callable, settings: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError if a component cannot be called with these settings."""
+    try:
+        inspect.signature(component).bind(**settings)
+    except TypeError as error:
+        raise ValueError(f'{where}: {getattr(component, "__name__", component)} cannot be built: {error}') from error
 
 
 def declared_configs(component: type) -> dict[str, ConfigOf]:

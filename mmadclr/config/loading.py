@@ -56,7 +56,8 @@ def check_unicode(cfg: Config) -> None:
 def check_secrets(cfg: Config) -> None:
     """Raises ConfigError if a URL has a password or a signature: the config is stored in logs and checkpoints."""
     for path, value in _leaves(cfg.to_dict()):
-        if isinstance(value, str) and path.endswith('data_root') and has_secrets(value):
+        is_place = path.endswith('data_root') or '.source.' in path
+        if isinstance(value, str) and is_place and has_secrets(value):
             raise ConfigError(
                 f'{path}: {shown(value)} has a password or a query, which would be stored in every log and '
                 'checkpoint; replace it by the name of an environment variable ($NAME), or set it in '
@@ -82,9 +83,11 @@ def _data_root_overrides(cfg: Config, folder: str) -> dict[str, str]:
     """Every ``data_root`` of a component, and every evaluator's annotation file below it."""
     places = {path: value for path, value in _leaves(cfg.to_dict()) if path.endswith('.data_root') and value}
     olds = set(places.values())
-    if len(olds) != 1:
+    if not olds:
+        raise ConfigError('data_root: no data set of the config has a folder; set the arguments of their sources instead')
+    if len(olds) > 1:
         keys = ' and '.join(places)
-        raise ConfigError(f'data_root: the data sets are in {", ".join(sorted(olds)) or "no folder"}; set {keys} instead')
+        raise ConfigError(f'data_root: the data sets are in {", ".join(sorted(olds))}; set {keys} instead')
     (old,) = olds
     full = dict.fromkeys(places, folder)
     for path, value in _leaves(cfg.to_dict()):

@@ -5,6 +5,7 @@ from mmadclr.datasets.image_dataset import ImageDataset, ShapesDataset, Unreadab
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.datasets.masked_images import MaskedImageDataset, ResizeSquare
 from mmadclr.datasets.samplers import EpochSampler, ShardSampler
+from mmadclr.datasets.sources import Source
 from mmadclr.datasets.transforms import MultiCrop
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     'ResizeSquare',
     'ShapesDataset',
     'ShardSampler',
+    'Source',
     'UnreadableImageError',
     'collate_samples',
     'scenes_detection',

@@ -77,6 +77,21 @@ def read_rgb(data: bytes, options: PixelOptions = AS_THEY_ARE) -> Decoded:
     return _read_by_pillow(data, options)
 
 
+def rgb_of_array(array: np.ndarray, options: PixelOptions = AS_THEY_ARE) -> Decoded:
+    """Converts an array (H, W), (H, W, 1) or (H, W, 3), or (H, W, C) with ``options.bands``, as if read from a file.
+
+    Raises:
+        DecodeError: Another shape, too many pixels, or unknown bands or value range.
+    """
+    if array.ndim not in (2, 3) or array.size == 0:
+        raise DecodeError(
+            f'an array of shape {array.shape} is not an image: it must be (height, width) or (height, width, bands)'
+        )
+    check_size(array.shape[1], array.shape[0], options)
+    bands = array.shape[2] if array.ndim == 3 else 1
+    return _decoded(Levels(array, colors=bands if bands in (1, 3) else 0), options)
+
+
 def lost_by_header(data: bytes) -> list[str]:
     """Information lost when a fast decoder reads a JPEG, PNG or WebP file, from its header."""
     if data[:2] == b'\xff\xd8':

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
 from mmadclr.annotations import MaybeNone
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding
+from mmadclr.datasets.any_image import rgb_of_array
 from mmadclr.datasets.conflicts import path_conflicts
 from mmadclr.datasets.decoding import (
     READ_ERRORS,
@@ -23,12 +25,13 @@ from mmadclr.datasets.decoding import (
     warn_without_simplejpeg,
 )
 from mmadclr.datasets.loading import SampleList
+from mmadclr.datasets.own_sources import build_source, check_one_place, described, read_from, source_conflicts
 from mmadclr.datasets.packed_images import PackedSamples
 from mmadclr.datasets.pixels import pixel_options
 from mmadclr.datasets.remote import StoreError
 from mmadclr.datasets.samplers import SampleKey
 from mmadclr.datasets.shapes import write_shapes
-from mmadclr.datasets.sources import FileSource, find_source
+from mmadclr.datasets.sources import FileSource, Source, find_source
 from mmadclr.datasets.transforms import ImageTooSmallError
 from mmadclr.names import printable
 from mmadclr.registry import DATASETS, TRANSFORMS
@@ -46,7 +49,7 @@ class UnreadableImageError(RuntimeError):
 
 @DATASETS.register_module()
 class ImageDataset(Dataset):
-    """Images from a folder, class folders, a text list or tar shards; requires no annotation file.
+    """Images from a folder, class folders, a text list, tar shards or a custom source; requires no annotation file.
 
     Keys are ``index`` or, from the samplers of :mod:`mmadclr.datasets.samplers`, ``SampleKey``. The transform gets a random
     generator seeded with the full key, so samples do not depend on the number of workers, processes or earlier samples;
@@ -57,16 +60,17 @@ class ImageDataset(Dataset):
 
     Args:
         data_root: Folder of the images, searched recursively, or of the shards; for shards also a URL for fsspec (``s3://``,
-            ``gs://``, ``https://``), see :mod:`mmadclr.datasets.shard_cache`.
+            ``gs://``, ``https://``), see :mod:`mmadclr.datasets.shard_cache`. None with ``source``.
         transform: Config of the transform, called with ``image``, ``rng``, ``index`` and, if known, ``label``.
         ann_file: Text list of paths relative to ``data_root``; by default all images in it.
-        with_label: Read labels from the class folders, the second column of the list, or the shards.
+        with_label: Read labels from the class folders, the second column of the list, the shards or the source.
         shards: Tar files in webdataset's layout: a glob (``'*.tar'``), a range (``'train-{000000..000146}.tar'``) or a
             list of these.
         value_range, bands, max_pixels: Interpretation of pixels; see :class:`mmadclr.datasets.pixels.PixelOptions`.
+        source: A ``Source``, or the config of a class in ``IMAGE_SOURCES``; see docs/add_a_data_set.md.
 
     Raises:
-        FileNotFoundError, ValueError: See the readers and ``pixel_options``.
+        FileNotFoundError, ValueError: See the readers, ``build_source`` and ``pixel_options``.
         UnreadableImageError: From ``dataset[key]``, if ``MAX_SUBSTITUTIONS`` consecutive images cannot be read.
         StoreError: From both, if an object store fails, changes, or its shards cannot be cached.
     """
@@ -75,18 +79,27 @@ class ImageDataset(Dataset):
 
     def __init__(
         self,
-        data_root: str,
-        transform: dict,
+        data_root: str | None = None,
+        transform: dict | None = None,
         ann_file: str | None = None,
         with_label: bool = False,
         shards: str | Sequence[str] | None = None,
         value_range: tuple[float, float] | None = None,
         bands: tuple[int, int, int] | None = None,
         max_pixels: int | None = None,
+        source: Mapping | Source | None = None,
     ) -> None:
-        self.pixels = pixel_options(value_range, bands, max_pixels)
-        self.data_root = shown(data_root) if is_url(data_root) else Path(data_root)
-        self.source = find_source(data_root, ann_file, with_label, shards)
+        self.pixels, self.with_label = pixel_options(value_range, bands, max_pixels), with_label
+        if transform is None:
+            raise ValueError(
+                'transform of the data set is missing: set MultiCrop for training, ResizeCenterCrop for evaluation'
+            )
+        check_one_place(data_root, ann_file, shards, source)
+        if source is None:
+            self.data_root = shown(data_root) if is_url(data_root) else Path(data_root)
+            self.source = find_source(data_root, ann_file, with_label, shards)
+        else:
+            self.data_root, self.source = described(source), build_source(source, with_label)
         self.transform = TRANSFORMS.build(transform)
         self._decodes_late = getattr(self.transform, 'backend', 'pillow') in ('fast', 'device')
         self._needs_rng = getattr(self.transform, 'needs_rng', True)  # creating one takes time
@@ -95,16 +108,17 @@ class ImageDataset(Dataset):
 
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
-        """Missing folders and lists."""
-        return path_conflicts(place)
+        """Missing folders and lists, and images from two places."""
+        yield from path_conflicts(place)
+        yield from source_conflicts(place)
 
     @property
     def labels(self) -> np.ndarray | MaybeNone:
-        return self.source.labels
+        return self.source.labels if self.with_label else None
 
     @property
     def metainfo(self) -> dict:
-        return dict(classes=self.source.classes)
+        return dict(classes=tuple(map(str, self.source.classes)))
 
     def __len__(self) -> int:
         return len(self.source)
@@ -166,18 +180,22 @@ class ImageDataset(Dataset):
             results['rng'] = np.random.default_rng(tuple(key))
         if self.labels is not None:
             results['label'] = int(self.labels[key.index])
-        name = self.source.name(key.index)
+        name = printable(self.source.name(key.index))
         try:
-            data = self.source.read(key.index)
-            encoded = EncodedImage(data, name, self.pixels) if self._decodes_late else None
-            image, lost = read_by_pillow(data, self.pixels) if encoded is None else (encoded, [])
+            image, lost = self._open(read_from(self.source, key.index), name)
             results = self.transform({**results, 'image': image}, **kwargs)
         except StoreError:
             raise  # the image is not damaged, so it must not be replaced
         except (OSError, DecodeError, ImageTooSmallError) as error:
             raise UnreadableImageError(f'{name}: {printable(str(error))}') from error
-        fallbacks, lost = ([], lost) if encoded is None else (encoded.fallbacks, encoded.lost)
+        fallbacks, lost = (image.fallbacks, image.lost) if isinstance(image, EncodedImage) else ([], lost)
         return {**results, 'fallbacks': fallbacks, 'lost': [(loss, name) for loss in lost]}
+
+    def _open(self, data: bytes | np.ndarray, name: str) -> tuple[Image.Image | EncodedImage, list[str]]:
+        """The image in the form that the transform accepts, and what was lost so far."""
+        if isinstance(data, np.ndarray):
+            return rgb_of_array(data, self.pixels)
+        return (EncodedImage(data, name, self.pixels), []) if self._decodes_late else read_by_pillow(data, self.pixels)
 
 
 @DATASETS.register_module()

@@ -19,7 +19,7 @@ from mmadclr.annotations import MaybeNone
 from mmadclr.datasets.byte_strings import ByteStrings
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.shared_listing import Exchange, digest, exchanging, is_visible
-from mmadclr.datasets.sources import MAX_VIEWED, FileSource, spread
+from mmadclr.datasets.sources import MAX_VIEWED, FileSource, TarSource, spread
 from mmadclr.distributed.agreement import together
 from mmadclr.names import printable
 
@@ -191,9 +191,9 @@ def _quick_digest(source: Any) -> tuple | None:
 
     None for a source without such arrays, such as a user-defined one.
     """
-    names = getattr(source, '_paths' if isinstance(source, FileSource) else '_names', None)
-    if names is None:
+    if not isinstance(source, (FileSource, TarSource)):
         return None
+    names = source._paths if isinstance(source, FileSource) else source._names
     parts = [names.data, names.starts] if isinstance(names, ByteStrings) else [names]
     parts += [part for part in (source.labels, source.shard_of) if part is not None]
     shards = [os.path.basename(shard) for shard in getattr(source, 'shards', ())]

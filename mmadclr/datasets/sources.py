@@ -1,12 +1,12 @@
-"""Sources of image bytes with a common interface: files in a folder, or tar shards."""
+"""Sources of images with a common interface: files in a folder, tar shards, or a custom class."""
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Protocol
 
 import numpy as np
 
@@ -25,8 +25,11 @@ MAX_VIEWED = 1000  # files that a process checks against the listing of another
 MAX_OPEN_COPIES = 32  # of remote shards; open ones cannot be evicted
 
 
-class Source(Protocol):
-    """Images by index.
+class Source(ABC):
+    """Images by index, as ``ImageDataset`` reads them.
+
+    A custom source implements ``__len__``, ``read`` and ``name``, and is registered in ``IMAGE_SOURCES``. Loader workers get
+    copies of it, so its attributes must not hold open files or connections.
 
     Attributes:
         labels: (N,) int64, or None.
@@ -34,23 +37,27 @@ class Source(Protocol):
         shard_of: (N,) index of each image's shard, non-decreasing; None without shards.
     """
 
-    labels: np.ndarray | None
-    classes: tuple[str, ...]
-    shard_of: np.ndarray | None
+    labels: np.ndarray | None = None
+    classes: Sequence[str] = ()
+    shard_of: np.ndarray | None = None
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> bytes:
-        """Contents of the file; raises OSError."""
+    @abstractmethod
+    def read(self, index: int) -> bytes | np.ndarray:
+        """Contents of an image file, or pixels (H, W) or (H, W, C), RGB; raises OSError."""
 
+    @abstractmethod
     def name(self, index: int) -> str:
-        """Name of the image in messages and text files: one printable line."""
+        """Name of the image in messages and text files: one printable line, the same on every process."""
 
     def key(self, index: int) -> bytes:
         """Identifier of the image below its root: bytes of a relative path, or of shard and member."""
+        return os.fsencode(self.name(index))
 
 
-class FileSource:
+class FileSource(Source):
     """One file per image; see ``Source``.
 
     Args:
@@ -85,7 +92,7 @@ class FileSource:
         self.labels = None if self.labels is None else self.labels[indices]
 
 
-class TarSource:
+class TarSource(Source):
     """Images in uncompressed tar files with webdataset's layout; see ``Source``.
 
     Args:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from mmadclr.config.check import check_config
 from mmadclr.datasets.listing import listed_alike
 from mmadclr.datasets.loader_workers import outlive_signals
+from mmadclr.evaluation.evaluators import build_evaluator, named_numbers
 from mmadclr.evaluation.extraction import extract_shard
-from mmadclr.registry import LOOPS, METRICS, ConfigOf
+from mmadclr.registry import LOOPS, ConfigOf
 
 BANK_DTYPES = {None: None, 'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -66,8 +67,8 @@ class FeatureEvalLoop(BaseLoop):
 
     Raises:
         ConfigError: ``bank`` has keys that the data set does not accept.
-        ValueError: The two sets have different classes, an evaluator has no type, or ``bank_dtype`` or ``bank_device`` is
-            unknown.
+        ValueError: The two sets have different classes, an evaluator has no type or cannot be used (``build_evaluator``), or
+            ``bank_dtype`` or ``bank_device`` is unknown.
     """
 
     moved: ClassVar = {'dense_probe': "val_evaluator=dict(dense=dict(type='DenseProbe', ...))"}
@@ -87,7 +88,10 @@ class FeatureEvalLoop(BaseLoop):
         check_config({'bank_dataloader': bank_dataloader})
         bank_dataloader['dataset'] = listed_alike(bank_dataloader['dataset'])
         self.bank_dataloader = outlive_signals(Runner.build_dataloader(bank_dataloader, seed=runner.seed))
-        self.evaluators = {key: METRICS.build(each) for key, each in evaluator_configs(evaluator).items()}
+        self.evaluators = {
+            key: build_evaluator(each, 'val_evaluator' if each is evaluator else f'val_evaluator.{key}')
+            for key, each in evaluator_configs(evaluator).items()
+        }
         known: Any = self.bank_dataloader.dataset
         asked = self.dataloader.dataset
         if known.metainfo != asked.metainfo:
@@ -118,7 +122,8 @@ class FeatureEvalLoop(BaseLoop):
                 found = evaluator.of_shards(*shards())
             else:
                 found = evaluator(*gathered())
-            metrics |= {f'{key}/{name}' if name in metrics else name: value for name, value in found.items()}
+            numbers = named_numbers(evaluator, found)
+            metrics |= {f'{key}/{name}' if name in metrics else name: value for name, value in numbers.items()}
         return metrics
 
 

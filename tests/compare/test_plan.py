@@ -71,6 +71,14 @@ def test_lists_and_shards_of_labeled_images_are_passed_on(tmp_path):
     assert (knn['--val'], knn['--val-list'], knn['--shards']) == (['photos/val'], ['val.txt'], ['*.tar'])
 
 
+def test_sources_of_ones_own_are_refused_before_anything_is_trained(tmp_path):
+    (method,) = methods('dino')
+    method.cfg.val_cfg.bank = dict(data_root=None, source=dict(type='Own'))
+    for part in ('knn', 'linear'):
+        with pytest.raises(ValueError, match=r'val_cfg\.bank has a source: leave these parts out of --parts'):
+            plan(method, 0, Settings(tmp_path, {}), ('pretraining', part))
+
+
 def test_dense_tasks_start_from_the_teacher_and_have_its_tokens(tmp_path):
     arch = dict(embed_dim=64, depth=3, num_heads=8, patch_size=8)
     task = Config(dict(model=dict(backbone=dict(type='mmadclr.DenseViT', arch=arch, init_cfg=dict(checkpoint=None)))))

@@ -88,18 +88,18 @@ def test_the_first_difference_is_named_on_all_processes(outcomes, case, place, f
 
 
 class OwnSource:
-    """A source of a user's own, with nothing but what the protocol of sources has."""
+    """A source of a user's own, which has a list where sources of ours have an array."""
 
     labels = shard_of = None
 
     def __init__(self, names):
-        self.names = names
+        self._names = self._paths = names
 
     def __len__(self):
-        return len(self.names)
+        return len(self._names)
 
     def key(self, index):
-        return self.names[index].encode()
+        return self._names[index].encode()
 
 
 class OwnDataset:

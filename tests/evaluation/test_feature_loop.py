@@ -20,7 +20,8 @@ class WholeKNN:
 
     def __call__(self, bank, bank_labels, features, labels):
         found = WeightedKNN(3)(bank, bank_labels, features, labels)
-        return {f'whole_{name}': value for name, value in found.items()} | dict(bank_type=bank.dtype)
+        self.bank_type = bank.dtype
+        return {f'whole_{name}': value for name, value in found.items()}
 
 
 @pytest.fixture
@@ -55,21 +56,23 @@ def test_evaluators_of_parts_and_of_wholes_find_the_same(loop):
     assert {name: found[name] for name in expected} == expected
     assert {name: found[f'whole_{name}'] for name in expected} == expected
     assert 40 < expected['knn3_T0.07_top1'] < 100
-    assert found['bank_type'] == torch.float32
+    assert built.evaluators['1'].bank_type == torch.float32
 
 
 class OfModel:
-    """An evaluator that wants the model; what it returns is what it got."""
+    """An evaluator that wants the model."""
 
     def of_model(self, model):
-        return {'model': model, 'knn3_T0.07_top1': -1.0}
+        self.model = model
+        return {'knn3_T0.07_top1': -1.0}
 
 
 def test_an_evaluator_of_the_model_gets_it_and_equal_names_are_kept_apart(loop):
     model, knn = RawPixels(ViewPreprocessor()), dict(type='WeightedKNN', k=3)
     expected = loop([knn]).evaluate(model)
-    found = loop(dict(knn=knn, mine=dict(type=OfModel), off=None)).evaluate(model)
-    assert found == {**expected, 'model': model, 'mine/knn3_T0.07_top1': -1.0}
+    built = loop(dict(knn=knn, mine=dict(type=OfModel), off=None))
+    assert built.evaluate(model) == {**expected, 'mine/knn3_T0.07_top1': -1.0}
+    assert built.evaluators['mine'].model is model
 
 
 def test_features_are_extracted_once_and_only_if_somebody_asks(loop, monkeypatch):
@@ -102,8 +105,9 @@ def test_what_is_not_an_evaluator_is_refused(evaluator):
 @pytest.mark.parametrize(('dtype', 'kept'), [('fp32', torch.float32), ('bf16', torch.bfloat16), ('fp16', torch.float16)])
 def test_a_bank_in_16_bits_or_on_the_cpu_finds_nearly_the_same(loop, dtype, kept):
     model = RawPixels(ViewPreprocessor())
-    plain, found = loop().evaluate(model), loop(bank_dtype=dtype, bank_device='cpu').evaluate(model)
-    assert found['bank_type'] == kept
+    built = loop(bank_dtype=dtype, bank_device='cpu')
+    plain, found = loop().evaluate(model), built.evaluate(model)
+    assert built.evaluators['1'].bank_type == kept
     assert found['knn3_T0.07_top1'] == pytest.approx(plain['knn3_T0.07_top1'], abs=0 if dtype == 'fp32' else 5.1)  # an image
 
 
