@@ -14,7 +14,7 @@ ROOMS = (
     ('hub', 'ops'),
     ('models',),
     ('datasets',),
-    ('reliability', 'config'),
+    ('reliability', 'config', 'console'),
     ('checkpoint', 'distributed'),
     ('files', 'urls', 'registry', 'precision'),
     ('names', '__version__'),

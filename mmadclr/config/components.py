@@ -29,6 +29,7 @@ RUNNER_KEYS = {
     'custom_imports',
     'dataset_check',
     'sharding',
+    'verbose',
 } - {'self', 'cfg'}
 
 
