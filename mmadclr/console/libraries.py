@@ -6,7 +6,10 @@ import logging
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from types import FrameType
+from typing import Any, TextIO
 
 LIBRARIES = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'pycocotools'}
 FILE_ONLY = {'file_only': True}  # ``extra`` of a record of ours that is a detail
@@ -17,6 +20,8 @@ NOISE = (
     r'The prefix is not set in metric class',
     r'Default ``avg_non_ignore`` is False',
     r'The draw is False, it means that the hook for visualization',
+    r'`resume_param_scheduler` is True but `self.param_schedulers` is None',
+    r'faster_coco_eval is not installed',
     r'Setting (OMP|MKL)_NUM_THREADS environment variable for each process',
 )
 LOGGING = ('logging', 'mmengine.logging.logger', __name__)
@@ -33,6 +38,35 @@ def speaks_library(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_globals.get('__name__') in LOGGING:
         frame = frame.f_back
     return frame is not None and frame.f_globals.get('__name__', '').partition('.')[0] in LIBRARIES
+
+
+class Prints:
+    """Stands in for a standard stream; what libraries print is dropped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        (self.take if speaks_library(sys._getframe(1)) else self.print)(text)
+        return len(text)
+
+    def take(self, text: str) -> None:
+        """What a library prints."""
+
+    def print(self, text: str) -> None:
+        """What anyone else does."""
+        self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Drops what libraries print, and ``NOISE``: they do so when they are imported, before there is a log file."""
+    with warnings.catch_warnings(), redirect_stdout(sys.stdout and Prints(sys.stdout)):
+        ignore_noise()
+        yield
 
 
 class PersonFilter(logging.Filter):

@@ -52,7 +52,8 @@ class ProgressHook(Hook):
     def before_evaluation(self, runner, loader) -> None:
         if not runner.max_iters:  # else amid training
             runner.logger.info(evaluation_summary(runner, loader))
-        self.drawn_at = 0.0
+        if runner.console.is_terminal and not runner.console.is_quiet:
+            runner.console.show(['evaluating'], 0.0)
 
     def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self.tell_evaluation(runner, batch_idx, len(runner.val_dataloader))
@@ -74,6 +75,7 @@ class ProgressHook(Hook):
 
     def tell_metrics(self, runner, metrics: Mapping[str, Any] | None) -> None:
         if metrics and not runner.console.is_quiet:
+            runner.console.end_line()
             when = f'after {runner.iter:,} iterations: ' if runner.max_iters else ''
             runner.console.write(f'{when}{", ".join(f"{name} {rounded(value)}" for name, value in metrics.items())}\n')
 

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from mmadclr.console.libraries import FILE_ONLY, PersonFilter, ignore_noise, speaks_library
+from mmadclr.console.libraries import FILE_ONLY, PersonFilter, Prints, ignore_noise
 
 GAP = '  '
 SMALLEST_BAR = 12  # columns
@@ -112,30 +112,32 @@ class Console(logging.StreamHandler):
         with ExitStack() as stack:
             stack.callback(self.end_line)
             if sys.stdout is not None:
-                stack.enter_context(redirect_stdout(Prints(self, sys.stdout, logger)))
+                stack.enter_context(redirect_stdout(PrintsAbove(sys.stdout, self, logger)))
             if sys.stderr is not None and self.is_terminal:
-                stack.enter_context(redirect_stderr(Prints(self, sys.stderr)))
+                stack.enter_context(redirect_stderr(ErrorsAbove(sys.stderr, self, logger)))
             yield
 
 
-class Prints:
-    """Stands in for a standard stream; with a logger, whole lines that libraries print go there."""
+class PrintsAbove(Prints):
+    """What is printed goes above the line; whole lines of libraries go to a logger."""
 
-    def __init__(self, console: Console, stream: TextIO, logger: logging.Logger | None = None) -> None:
-        self.console, self.stream, self.logger = console, stream, logger
-        self.pending = ''
+    def __init__(self, stream: TextIO, console: Console, logger: logging.Logger) -> None:
+        super().__init__(stream)
+        self.console, self.logger, self.pending = console, logger, ''
 
-    def write(self, text: str) -> int:
-        if self.logger is None or not speaks_library(sys._getframe(1)):
-            self.console.write(text, self.stream)
-            return len(text)
+    def take(self, text: str) -> None:
         *lines, self.pending = (self.pending + text).split('\n')
         for line in lines:
             self.logger.info(line, extra=FILE_ONLY)
-        return len(text)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
+    def print(self, text: str) -> None:
+        self.console.write(text, self.stream)
+
+
+class ErrorsAbove(PrintsAbove):
+    """Of libraries, too."""
+
+    take = PrintsAbove.print
 
 
 def fit(fields: Sequence[str], width: int) -> str:
