@@ -30,9 +30,10 @@ class ProgressHook(Hook):
 
     def __init__(self) -> None:
         self.drawn_at = 0.0
+        self.is_training = False  # runner.iter would build a training loop for a run that only evaluates
 
     def before_train(self, runner) -> None:
-        self.began = time.monotonic()
+        self.is_training, self.began = True, time.monotonic()
         runner.logger.info(training_summary(runner))
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -43,6 +44,9 @@ class ProgressHook(Hook):
         runner.console.end_line()
         runner.logger.info(final_summary(runner, as_time(time.monotonic() - self.began)))
 
+    def leave_training(self, runner) -> None:
+        self.is_training = False
+
     def before_val(self, runner) -> None:
         self.before_evaluation(runner, runner.val_dataloader)
 
@@ -50,7 +54,7 @@ class ProgressHook(Hook):
         self.before_evaluation(runner, runner.test_dataloader)
 
     def before_evaluation(self, runner, loader) -> None:
-        if not runner.max_iters:  # else amid training
+        if not self.is_training:
             runner.logger.info(evaluation_summary(runner, loader))
         if runner.console.is_terminal and not runner.console.is_quiet:
             runner.console.show(['evaluating'], 0.0)
@@ -76,7 +80,7 @@ class ProgressHook(Hook):
     def tell_metrics(self, runner, metrics: Mapping[str, Any] | None) -> None:
         if metrics and not runner.console.is_quiet:
             runner.console.end_line()
-            when = f'after {runner.iter:,} iterations: ' if runner.max_iters else ''
+            when = f'after {runner.iter:,} iterations: ' if self.is_training else ''
             runner.console.write(f'{when}{", ".join(f"{name} {rounded(value)}" for name, value in metrics.items())}\n')
 
     def tell(self, runner, batch_idx: int, last: bool, fields, share: float) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from mmadclr.console.libraries import FILE_ONLY, PersonFilter, Prints, ignore_noise
+from mmadclr.console.libraries import FILE_ONLY, PersonFilter, Prints
 
 GAP = '  '
 SMALLEST_BAR = 12  # columns
@@ -159,7 +159,6 @@ def disconnect(stream: TextIO) -> None:
 
 def open_console(logger: logging.Logger) -> Console | None:
     """The console of a logger of mmengine, from here on for a person; None if it has none."""
-    ignore_noise()
     for number, handler in enumerate(logger.handlers):
         if isinstance(handler, Console):
             return handler

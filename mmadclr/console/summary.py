@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.device import get_device
 from torch import nn
 
@@ -62,9 +63,10 @@ def as_lines(*rows: tuple[str, str]) -> str:
 def model_rows(runner: Any) -> Rows:
     model = unwrapped(runner.model)
     yield 'method', method_name(model)
-    backbone = model.student['backbone'] if hasattr(model, 'student') else getattr(model, 'backbone', None)
-    if backbone is not None:
-        yield 'backbone', describe_backbone(backbone, runner.cfg.model.get('backbone') or {})
+    student = getattr(model, 'student', None)
+    backbone = getattr(student if isinstance(student, nn.ModuleDict) else model, 'backbone', None)
+    if isinstance(backbone, nn.Module):
+        yield 'backbone', describe_backbone(backbone, setting(runner.cfg, 'model', 'backbone', 'arch'))
 
 
 def length_rows(runner: Any) -> Rows:
@@ -99,13 +101,19 @@ def accumulated(runner: Any) -> int:
     return getattr(runner.optim_wrapper, '_accumulative_counts', 1)
 
 
-def describe_backbone(backbone: nn.Module, settings: Mapping) -> str:
+def setting(cfg: Any, *keys: str) -> Any:
+    """Value of a nested key; None where the config has none."""
+    for key in keys:
+        cfg = cfg.get(key) if isinstance(cfg, (Config, Mapping)) else None
+    return cfg
+
+
+def describe_backbone(backbone: nn.Module, arch: Any) -> str:
     """Class, architecture and size: ``QueryViT vit_small_patch16_224, 21.67 M parameters``."""
-    arch = settings.get('arch')
     if isinstance(arch, Mapping):
         arch = '(' + ', '.join(f'{name}={value}' for name, value in arch.items() if not name.startswith('_')) + ')'
     millions = sum(parameter.numel() for parameter in backbone.parameters()) / 1e6
-    name = ' '.join(filter(None, (method_name(backbone), arch)))
+    name = ' '.join(map(str, filter(None, (method_name(backbone), arch))))
     return f'{name}, {millions:.2f} M parameters'
 
 
@@ -127,7 +135,7 @@ def describe_precision(optim_wrapper: Any) -> str:
 
 def describe_rate(runner: Any) -> str:
     """The peak of the learning rate, and how it comes about."""
-    rate = (runner.cfg.optim_wrapper.get('optimizer') or {}).get('lr')
+    rate = setting(runner.cfg, 'optim_wrapper', 'optimizer', 'lr')
     scale = runner.auto_scale_lr or {}
     if rate is None:
         return 'several'
@@ -141,8 +149,8 @@ def describe_start(runner: Any) -> str:
     if runner._load_from is not None and runner._has_loaded:
         place = f', resumed after {number(runner.iter, "iteration")}' if runner._resume else ''
         return f'{runner._load_from}{place}'
-    init = (runner.cfg.model.get('backbone') or {}).get('init_cfg') or {}
-    return f'backbone of {init["checkpoint"]}' if init.get('checkpoint') else 'random weights'
+    backbone = setting(runner.cfg, 'model', 'backbone', 'init_cfg', 'checkpoint')
+    return f'backbone of {backbone}' if backbone else 'random weights'
 
 
 def log_file(runner: Any) -> str:

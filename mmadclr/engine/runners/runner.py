@@ -26,7 +26,7 @@ from mmadclr.checkpoint.run_files import newest_good_checkpoint, read_state, wri
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding, report
 from mmadclr.config.sense import check_sense
-from mmadclr.console.libraries import FILE_ONLY
+from mmadclr.console.libraries import FILE_ONLY, ignore_noise
 from mmadclr.console.progress_hook import ProgressHook
 from mmadclr.console.screen import open_console, quietly
 from mmadclr.datasets.checks import check_dataset
@@ -79,6 +79,8 @@ class Runner(mmengine_runner.Runner):
         return run_conflicts(place)
 
     def setup_env(self, env_cfg: dict) -> None:
+        if not self.cfg.get('verbose', False):
+            ignore_noise()
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
