@@ -37,7 +37,7 @@ class ProgressHook(Hook):
         runner.logger.info(training_summary(runner))
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        last = self.end_of_epoch(runner.train_dataloader, batch_idx)
+        last = self.end_of_epoch(runner.train_dataloader, batch_idx) or runner.iter + 1 == runner.max_iters
         self.tell(runner, batch_idx, last, training_fields, (runner.iter + 1) / runner.max_iters)
 
     def after_train(self, runner) -> None:
