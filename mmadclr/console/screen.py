@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -68,11 +67,9 @@ class Console(logging.StreamHandler):
     def write(self, text: str, stream: TextIO | None = None) -> None:
         """Writes text, by default to the own stream, above the line."""
         with self.lock:
-            if self.is_shown:
-                self.line.clear(nolock=True)
-                self.is_shown = False
+            self.hide()
+            stream = stream or self.stream
             try:
-                stream = stream or self.stream
                 stream.write(text)
                 stream.flush()
             except BrokenPipeError:
@@ -86,7 +83,7 @@ class Console(logging.StreamHandler):
         with self.lock:
             if self.line is None:
                 self.line = Line(total=1, file=self.stream, leave=False, position=0, delay=1e9)
-            width = shutil.get_terminal_size().columns - 1  # in the last column, some terminals go on to the next line
+            width = columns(self.stream) - 1  # in the last column, some terminals go on to the next line
             text = fit(fields, width)
             self.line.ncols, self.line.n, self.line.desc = width, min(share, 1.0), text
             self.line.bar_format = f'{{desc}}{GAP}{{bar}}' if width - len(text) >= SMALLEST_BAR else '{desc}'
@@ -98,13 +95,17 @@ class Console(logging.StreamHandler):
             self.line.refresh(nolock=True)
             self.is_shown = True
 
+    def hide(self) -> None:
+        if self.is_shown:
+            with suppress(OSError):
+                self.line.clear(nolock=True)
+        self.is_shown = False
+
     def end_line(self) -> None:
         """Takes the line away."""
-        with self.lock, suppress(OSError):
-            line, self.line = self.line, None
-            if line is not None and self.is_shown:
-                self.is_shown = False
-                line.clear(nolock=True)
+        with self.lock:
+            self.hide()
+            self.line = None
 
     @contextmanager
     def listening(self, logger: logging.Logger) -> Iterator[None]:
@@ -138,6 +139,14 @@ class ErrorsAbove(PrintsAbove):
     """Of libraries, too."""
 
     take = PrintsAbove.print
+
+
+def columns(stream: TextIO) -> int:
+    """Of a terminal; 80 where it does not tell."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80
 
 
 def fit(fields: Sequence[str], width: int) -> str:
