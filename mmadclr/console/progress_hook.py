@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -37,8 +37,14 @@ class ProgressHook(Hook):
         runner.logger.info(training_summary(runner))
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        last = self.end_of_epoch(runner.train_dataloader, batch_idx) or runner.iter + 1 == runner.max_iters
-        self.tell(runner, batch_idx, last, training_fields, (runner.iter + 1) / runner.max_iters)
+        last = runner.iter + 1 == runner.max_iters
+        is_due = last or any(self.is_due(hook, runner.train_dataloader, batch_idx) for hook in log_hooks(runner))
+        self.tell(runner, is_due, last, training_fields, (runner.iter + 1) / runner.max_iters)
+
+    def is_due(self, hook: LoggerHook, loader, batch_idx: int) -> bool:
+        """Whether the log gets a line of this iteration."""
+        ends = self.end_of_epoch(loader, batch_idx) and (not hook.ignore_last or len(loader) <= hook.interval)
+        return ends or self.every_n_inner_iters(batch_idx, hook.interval)
 
     def after_train(self, runner) -> None:
         runner.console.end_line()
@@ -69,7 +75,9 @@ class ProgressHook(Hook):
         def fields(runner) -> list[str]:
             return [f'evaluating {batch_idx + 1:,}/{total:,}', *time_left(runner.message_hub)]
 
-        self.tell(runner, batch_idx, batch_idx + 1 == total, fields, (batch_idx + 1) / total)
+        last = batch_idx + 1 == total
+        is_due = last or any(self.every_n_inner_iters(batch_idx, hook.interval) for hook in log_hooks(runner))
+        self.tell(runner, is_due, last, fields, (batch_idx + 1) / total)
 
     def after_val_epoch(self, runner, metrics: Mapping[str, Any] | None = None) -> None:
         self.tell_metrics(runner, metrics)
@@ -83,8 +91,8 @@ class ProgressHook(Hook):
             when = f'after {runner.iter:,} iterations: ' if self.is_training else ''
             runner.console.write(f'{when}{", ".join(f"{name} {rounded(value)}" for name, value in metrics.items())}\n')
 
-    def tell(self, runner, batch_idx: int, last: bool, fields, share: float) -> None:
-        """Rewrites the line now and then; without a terminal, writes one when the log gets one."""
+    def tell(self, runner, is_due: bool, last: bool, fields: Callable, share: float) -> None:
+        """Rewrites the line now and then; without a terminal, writes one when the log gets one (``is_due``)."""
         console, now = runner.console, time.monotonic()
         if console.is_quiet:
             return
@@ -92,12 +100,12 @@ class ProgressHook(Hook):
             if now - self.drawn_at > REWRITE_S or last:
                 self.drawn_at = now
                 console.show(fields(runner), share)
-        elif last or any(self.every_n_inner_iters(batch_idx, interval) for interval in log_intervals(runner)):
+        elif is_due:
             console.write('  '.join(fields(runner)) + '\n')
 
 
-def log_intervals(runner) -> list[int]:
-    return [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
+def log_hooks(runner) -> list[LoggerHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
 
 
 def training_fields(runner) -> list[str]:

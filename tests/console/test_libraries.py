@@ -95,4 +95,3 @@ def test_warnings_that_are_noise_are_those_of_libraries(module, text, is_told):
         ignore_noise()
         speak(module, 'warnings.warn(text)', warnings=warnings, text=text)
     assert [str(warning.message) for warning in told] == [text] * is_told
-
