@@ -15,6 +15,7 @@ ROOMS = (
     ('models',),
     ('datasets',),
     ('reliability', 'config'),
+    ('console',),
     ('checkpoint', 'distributed'),
     ('files', 'urls', 'registry', 'precision'),
     ('names', 'annotations', '__version__'),

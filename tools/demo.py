@@ -36,6 +36,7 @@ from mmadclr.visualization import draw_attention, draw_crops, draw_curves
 
 NUM_SHOWN = 6
 PARTS = ('pretraining', *DENSE_TASKS)
+PICTURES = ('crops.png', 'curves.png', 'attention.png')
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,10 +62,13 @@ def main() -> None:
         summary['versions'] = versions()
         file.write_text(json.dumps(summary, indent=1) + '\n')
     print(table(summary))
+    for picture in filter(Path.is_file, (Path(args.work_dir, name) for name in PICTURES)):
+        print(f'picture: {os.path.relpath(picture)}')
 
 
 def pretrain(args: argparse.Namespace) -> dict[str, float]:
     """Measures, trains, measures again; pictures land in the work dir."""
+    print('PRETRAINING, after k-NN and probes of raw pixels and of the untrained network', flush=True)
     cfg = load_config(args)
     cfg.randomness = dict(seed=args.seed)
     runner = Runner.from_cfg(cfg)
@@ -73,8 +77,7 @@ def pretrain(args: argparse.Namespace) -> dict[str, float]:
     summary |= named(headline(evaluation.evaluate(runner.model)), 'random')
     runner.train()
     summary |= named(headline(evaluation.evaluate(runner.model)), 'teacher')
-    for picture in draw_pictures(runner, evaluation, summary):
-        print(f'picture: {os.path.relpath(picture)}')
+    draw_pictures(runner, evaluation, summary)
     return summary
 
 
@@ -84,6 +87,7 @@ def finetune(args: argparse.Namespace, part: str) -> dict[str, float]:
     checkpoints = {'pretrained': latest_checkpoint(args.work_dir), 'random': None}
     summary = {}
     for name, checkpoint in checkpoints.items():
+        print(f'\n{part.upper()}, {name}', flush=True)
         options = {**getattr(args, f'{part}_options'), 'pretrained': checkpoint}
         folder = str(Path(args.work_dir, f'{part}_{name}'))
         cfg = load_config(argparse.Namespace(config=str(ROOT / task.config), cfg_options=options, work_dir=folder))
@@ -108,9 +112,10 @@ def named(metrics: dict[str, float], name: str) -> dict[str, float]:
     return {f'{key}_{name}': value for key, value in metrics.items()}
 
 
-def draw_pictures(runner: Runner, evaluation, summary: dict) -> list[Path]:
+def draw_pictures(runner: Runner, evaluation, summary: dict) -> None:
     """Crops of a batch, curves of the run, attention of the trained teacher on validation images."""
-    out, model = Path(runner.work_dir), runner.model.eval()
+    model = runner.model.eval()
+    crops, curves, attention = (Path(runner.work_dir, name) for name in PICTURES)
     train = runner.train_dataloader.dataset
     preprocessor = model.data_preprocessor
     shown = spread(len(train))
@@ -118,11 +123,11 @@ def draw_pictures(runner: Runner, evaluation, summary: dict) -> list[Path]:
     views = preprocessor(data, True)['views']
     images = [load_rgb(train.path(i)) for i in shown]
     mean, std = preprocessor.mean, preprocessor.std
-    pictures = [draw_crops(images, data, views, mean, std, out / 'crops.png')]
+    draw_crops(images, data, views, mean, std, crops)
     baselines = {'raw pixels': summary['knn_pixels'], 'random network': summary['knn_random']}
     scalars = Path(runner.log_dir, 'vis_data', 'scalars.json')
-    pictures.append(draw_curves(scalars, out / 'curves.png', baselines))
-    return [*pictures, draw_teacher_attention(model, evaluation.dataloader.dataset, out / 'attention.png')]
+    draw_curves(scalars, curves, baselines)
+    draw_teacher_attention(model, evaluation.dataloader.dataset, attention)
 
 
 def draw_teacher_attention(model, dataset, out: Path) -> Path:

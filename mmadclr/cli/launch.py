@@ -8,12 +8,12 @@ import os
 import signal
 import sys
 import traceback
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable
 
 import torch
 
-from mmadclr.config.overrides import Overrides
+from mmadclr.config.overrides import Overrides, Switch
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.datasets.loader_workers import GROUP_SIGNALS
 from mmadclr.datasets.remote import StoreError
@@ -44,6 +44,14 @@ def add_config_arguments(parser: ArgumentParser, default_config: str | None = No
         default={},
         metavar='KEY=VALUE',
         help='override keys of the config, for example train_dataloader.batch_size=64',
+    )
+    parser.add_argument(
+        '--verbose',
+        action=Switch,
+        const='verbose=True',
+        dest='cfg_options',
+        default=SUPPRESS,
+        help='print all that goes to the log file, too: environment, config, hooks, every line of the log',
     )
 
 

@@ -30,6 +30,7 @@ RUNNER_KEYS = {
     'custom_imports',
     'dataset_check',
     'sharding',
+    'verbose',
 } - {'self', 'cfg'}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmengine.config import Config
 from mmadclr.config.check import ConfigError, check_config
 from mmadclr.config.default_hooks import default_hooks
 from mmadclr.config.overrides import merge
+from mmadclr.console.libraries import hushed
 from mmadclr.names import printable
 from mmadclr.urls import has_secrets, shown
 
@@ -33,7 +35,8 @@ def load_config(args: Namespace) -> Config:
     cfg.default_hooks = default_hooks(cfg)
     overrides = spell_out(cfg, args.cfg_options)
     merge(cfg, overrides)
-    check_config(cfg, overrides)
+    with nullcontext() if cfg.get('verbose', False) else hushed():  # libraries are imported for it
+        check_config(cfg, overrides)
     if 'launcher' in args:
         cfg.launcher = args.launcher
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

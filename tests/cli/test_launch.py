@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 
 import pytest
 from mmengine.config import Config
 from places import REPO
 
+from mmadclr.cli.launch import add_config_arguments
 from mmadclr.config.check import ConfigError
 from mmadclr.config.loading import load_config, spell_out
 
@@ -83,3 +84,23 @@ def test_tools_print_names_that_are_no_unicode():
         [sys.executable, '-c', code], capture_output=True, check=True, env=os.environ | {'LC_ALL': 'C.UTF-8'}
     )
     assert done.stdout == b'\\udce9\n'
+
+
+@pytest.mark.parametrize(
+    ('words', 'expected'),
+    [
+        ([], {}),
+        (['--verbose'], {'verbose': True}),
+        (['--verbose', '--cfg-options', 'a.b=1'], {'verbose': True, 'a.b': 1}),
+        (['--cfg-options', 'a.b=1', 'c=2', '--verbose'], {'verbose': True, 'a.b': 1, 'c': 2}),
+    ],
+)
+def test_verbose_is_an_override_beside_others(words, expected):
+    parser = ArgumentParser()
+    add_config_arguments(parser)
+    assert parser.parse_args(['config.py', *words]).cfg_options == expected
+
+
+def test_verbose_is_a_key_that_a_run_reads():
+    args = Namespace(config=str(REPO / 'configs/demo/adclr_vittiny_shapes.py'), cfg_options={'verbose': True}, work_dir=None)
+    assert load_config(args).verbose is True

@@ -1,11 +1,14 @@
 """Detection, segmentation and probes from the command line: separate processes, real files, exit codes and messages."""
 
 import json
+import os
 import pickle
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
+from places import REPO
 from test_tools import ADCLR_DEMO, options, run, tool
 
 from mmadclr.datasets.scenes import write_scenes
@@ -90,8 +93,26 @@ def test_demo_ends_with_the_table_and_its_summary(demo):
     (teacher,) = [line for line in table.splitlines() if line.startswith('ADCLR teacher')]
     order = ('knn_teacher', 'probe_miou_teacher', 'box_ap_pretrained', 'mask_ap_pretrained', 'miou_pretrained')
     assert [float(word) for word in teacher.split() if word[0].isdigit()] == [round(summary[key], 1) for key in order]
+    assert text.rstrip().splitlines()[-3:] == [
+        f'picture: {os.path.relpath(work / f"{name}.png", REPO)}' for name in ('crops', 'curves', 'attention')
+    ]
     for name in ('crops', 'curves', 'attention'):
         assert np.asarray(Image.open(work / f'{name}.png').convert('L')).std() > 10, name
+
+
+def test_each_part_of_the_demo_shows_its_progress_and_no_dumps(demo):
+    work, text = demo
+    parts = re.split(r'^([A-Z]+, \w+).*$', text, flags=re.MULTILINE)
+    assert parts[1::2] == ['PRETRAINING, after'] + [
+        f'{task}, {name}' for task in ('DETECTION', 'SEGMENTATION') for name in ('pretrained', 'random')
+    ]
+    for part in parts[2::2]:
+        assert re.search(r'^100%  .*loss \S+  .* images/s', part, re.MULTILINE)
+        assert re.search(r'^done +\d iterations in ', part, re.MULTILINE)
+    dumps = ('System environment', 'Hooks will be executed', 'mmengine - INFO', 'creating index', 'Could not import')
+    assert [dump for dump in dumps if dump in text] == []
+    logs = [path.read_text() for path in work.glob('detection_*/*/*.log')]
+    assert [log.count('index created!') > 1 for log in logs] == [True, True], 'what pycocotools prints'
 
 
 def test_parts_of_the_demo_run_alone_and_keep_the_other_numbers(demo, roots):

@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 from mmadclr.annotations import MaybeNone
 from mmadclr.checkpoint.run_files import clear_away
 from mmadclr.checkpoint.writer import CheckpointWriter
+from mmadclr.console.libraries import FILE_ONLY
 from mmadclr.distributed.agreement import Agreement
 from mmadclr.registry import HOOKS
 from mmadclr.reliability.stop_signals import PREEMPTED, PreemptedError, StopSignals
@@ -166,7 +167,8 @@ class SafeCheckpointHook(Hook):
         self.writer.write(content, path)
         if not self.asynchronous:
             self.writer.wait()
-        runner.logger.info(f'Saving checkpoint {path.name} (training paused for {time.perf_counter() - start:.1f} s)')
+        text = f'Saving checkpoint {path.name} (training paused for {time.perf_counter() - start:.1f} s)'
+        runner.logger.info(text, extra=FILE_ONLY)
 
     def end(self, runner, done: int, patience_s: float | None = None) -> None:
         """Ends the run once the checkpoint is on disk; waits for the other processes (at most ``patience_s``)."""

@@ -15,7 +15,7 @@ from mmengine import runner as mmengine_runner
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_world_size, is_distributed, is_main_process
 from mmengine.hooks import RuntimeInfoHook
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
@@ -30,6 +30,9 @@ from mmadclr.config.components import Place
 from mmadclr.config.default_hooks import default_hooks
 from mmadclr.config.findings import Finding, report
 from mmadclr.config.sense import check_sense
+from mmadclr.console.libraries import FILE_ONLY, ignore_noise
+from mmadclr.console.progress_hook import ProgressHook
+from mmadclr.console.screen import open_console, quietly
 from mmadclr.datasets.checks import check_dataset
 from mmadclr.datasets.coco_labels import by_name
 from mmadclr.datasets.listing import share_in
@@ -64,10 +67,12 @@ class Runner(mmengine_runner.Runner):
     * Distributed runs without a GPU use gloo (under ``torchrun``).
     * ``sharding`` shards the parameters of a pretraining method over processes.
     * Histories of logged scalars use bounded memory and time.
+    * The console has what a person wants to know; the rest is in the log file, unless ``verbose=True`` is in the config.
     """
 
     config_parts: ClassVar = UNTYPED_PARTS
     sharded = False
+    console = None
     _load_from: str | None
     _position: dict | None = None  # position stored in the checkpoint that the run resumes from
 
@@ -89,10 +94,22 @@ class Runner(mmengine_runner.Runner):
         super().register_default_hooks({n: hook for n, hook in (hooks or {}).items() if n in own or hook is not None})
 
     def setup_env(self, env_cfg: dict) -> None:
+        if not self.cfg.get('verbose', False):
+            ignore_noise()
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
         share_in(self.work_dir)
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        self.console = None if self.cfg.get('verbose', False) else open_console(logger)
+        return logger
+
+    def register_hooks(self, *args, **kwargs) -> None:
+        super().register_hooks(*args, **kwargs)
+        if self.console is not None:
+            self.register_hook(ProgressHook())
 
     def build_message_hub(self, message_hub: dict | None = None) -> MessageHub:
         hub = super().build_message_hub(message_hub)
@@ -160,6 +177,7 @@ class Runner(mmengine_runner.Runner):
         warn_of_scattered_reads(loader)
         return outlive_signals(loader)
 
+    @quietly
     def train(self):
         check_sense(self.cfg)
         self.check_data('train', 'val')
@@ -176,11 +194,13 @@ class Runner(mmengine_runner.Runner):
         """The signal that requested a stop, if any."""
         return next((hook.stop.received for hook in self.hooks if isinstance(hook, SafeCheckpointHook)), None)
 
+    @quietly
     def val(self):
         self.check_data('val')
         with explained_worker_deaths(lambda: self.iter, self.work_dir):
             return super().val()
 
+    @quietly
     def test(self):
         self.check_data('test')
         with explained_worker_deaths(lambda: self.iter, self.work_dir):
@@ -255,7 +275,8 @@ class Runner(mmengine_runner.Runner):
             optim_wrapper.base_param_settings['lr'] *= total / base  # logged as base_lr
         self.logger.info(
             f'learning rate: {configured:g} per {base} images; total batch size {batch_size} images x {self.world_size} '
-            f'processes x {counts} accumulated = {total}, so the peak is {configured * total / base:g}'
+            f'processes x {counts} accumulated = {total}, so the peak is {configured * total / base:g}',
+            extra=FILE_ONLY,
         )
 
     def load_checkpoint(self, filename, map_location='cpu', strict=True, **kwargs) -> dict:
@@ -269,7 +290,7 @@ class Runner(mmengine_runner.Runner):
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         unwrapped(self.model).load_state_dict(checkpoint.get('state_dict', checkpoint), strict)
         self._has_loaded = True
-        self.logger.info(f'loaded {filename}')
+        self.logger.info(f'loaded {filename}', extra=FILE_ONLY)
         return checkpoint
 
     def _maybe_compile(self, target: str) -> None:
@@ -358,7 +379,8 @@ class Runner(mmengine_runner.Runner):
         loop = self.train_loop
         if isinstance(loop, ResumableEpochLoop) and self._position is not None:
             changed = loop.go_to(self._position)
-            self.logger.info(f'resumed: the next is batch {loop.first_batch + 1} of epoch {loop.epoch + 1}')
+            text = f'resumed: the next is batch {loop.first_batch + 1} of epoch {loop.epoch + 1}'
+            self.logger.info(text, extra=FILE_ONLY)
             if changed is not None:
                 self.logger.warning(changed)
         elif isinstance(loop, EpochBasedTrainLoop):

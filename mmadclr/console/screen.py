@@ -1,0 +1,190 @@
+"""The terminal, or what stands in its place, of a run: messages, and below them one line that is rewritten."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from mmadclr.console.libraries import FILE_ONLY, PersonFilter, Prints
+
+GAP = '  '
+SMALLEST_BAR = 12  # columns
+
+
+class Line(tqdm):
+    """tqdm's bar without its thread."""
+
+    monitor_interval = 0
+
+
+Line.set_lock(threading.RLock())
+
+
+class MessageFormatter(logging.Formatter):
+    """``warning: text``, ``error: text``, or the text alone."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f'{record.levelname.lower()}: {text}'
+
+
+class Console(logging.StreamHandler):
+    """Takes the place of a logger's handler for the console; the log file is none of its business.
+
+    A reader that goes away (``| head``) costs what would have been written, and nothing else.
+
+    Attributes:
+        is_terminal: Whether a line can be rewritten.
+        is_quiet: Nothing but errors is to be told, as on all processes but the first.
+    """
+
+    def __init__(self, before: logging.StreamHandler) -> None:
+        super().__init__(before.stream)
+        self.setLevel(before.level)
+        self.setFormatter(MessageFormatter())
+        self.filters = [PersonFilter(), *before.filters]
+        self.is_quiet = before.level > logging.INFO
+        self.is_terminal = before.stream.isatty() and os.environ.get('TERM') != 'dumb'
+        self.process = os.getpid()
+        self.line: Line | None = None
+        self.is_shown = False  # the line
+        self.is_open = False  # a line that someone prints, and has not ended
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.write(f'{self.format(record)}{self.terminator}')
+        except Exception:  # as in the class above: what cannot be told must not end a run
+            self.handleError(record)
+
+    def write(self, text: str, stream: TextIO | None = None) -> None:
+        """Writes text, by default to the own stream, above the line."""
+        with self.lock:
+            self.hide()
+            stream = stream or self.stream
+            try:
+                stream.write(text)
+                stream.flush()
+            except BrokenPipeError:
+                disconnect(stream)
+            self.is_open = not text.endswith('\n')
+            if self.line is not None and not self.is_open and os.getpid() == self.process:  # not in workers of a loader
+                self.draw()
+
+    def show(self, fields: Sequence[str], share: float) -> None:
+        """Rewrites the line: the fields that fit, the first before all others, and a bar of which ``share`` is full."""
+        with self.lock:
+            if self.line is None:
+                self.line = Line(total=1, file=self.stream, leave=False, position=0, delay=1e9)
+            width = columns(self.stream) - 1  # in the last column, some terminals go on to the next line
+            text = fit(fields, width)
+            self.line.ncols, self.line.n, self.line.desc = width, min(share, 1.0), text
+            self.line.bar_format = f'{{desc}}{GAP}{{bar}}' if width - len(text) >= SMALLEST_BAR else '{desc}'
+            if not self.is_open:
+                self.draw()
+
+    def draw(self) -> None:
+        with suppress(OSError):  # a terminal that was closed
+            self.line.refresh(nolock=True)
+            self.is_shown = True
+
+    def hide(self) -> None:
+        if self.is_shown:
+            with suppress(OSError):
+                self.line.clear(nolock=True)
+        self.is_shown = False
+
+    def end_line(self) -> None:
+        """Takes the line away."""
+        with self.lock:
+            self.hide()
+            self.line = None
+
+    @contextmanager
+    def listening(self, logger: logging.Logger) -> Iterator[None]:
+        """What libraries print goes to ``logger``; all else that is printed goes above the line."""
+        with ExitStack() as stack:
+            stack.callback(self.end_line)
+            if sys.stdout is not None:
+                stack.enter_context(redirect_stdout(PrintsAbove(sys.stdout, self, logger)))
+            if sys.stderr is not None and self.is_terminal:
+                stack.enter_context(redirect_stderr(ErrorsAbove(sys.stderr, self, logger)))
+            yield
+
+
+class PrintsAbove(Prints):
+    """What is printed goes above the line; whole lines of libraries go to a logger."""
+
+    def __init__(self, stream: TextIO, console: Console, logger: logging.Logger) -> None:
+        super().__init__(stream)
+        self.console, self.logger, self.pending = console, logger, ''
+
+    def take(self, text: str) -> None:
+        *lines, self.pending = (self.pending + text).split('\n')
+        for line in lines:
+            self.logger.info(line, extra=FILE_ONLY)
+
+    def print(self, text: str) -> None:
+        self.console.write(text, self.stream)
+
+
+class ErrorsAbove(PrintsAbove):
+    """Of libraries, too."""
+
+    take = PrintsAbove.print
+
+
+def columns(stream: TextIO) -> int:
+    """Of a terminal; 80 where it does not tell."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80
+
+
+def fit(fields: Sequence[str], width: int) -> str:
+    """As many of the fields as have room, in their order; of the first at least what has."""
+    text = fields[0][:width]
+    for field in fields[1:]:
+        longer = f'{text}{GAP}{field}'
+        text = longer if len(longer) <= width else text
+    return text
+
+
+def disconnect(stream: TextIO) -> None:
+    """From here on, what is written to the stream is lost, without an error for each line and at the end."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def open_console(logger: logging.Logger) -> Console | None:
+    """The console of a logger of mmengine, from here on for a person; None if it has none."""
+    for number, handler in enumerate(logger.handlers):
+        if isinstance(handler, Console):
+            return handler
+        if type(handler) is logging.StreamHandler:
+            logger.handlers[number] = Console(handler)
+            return logger.handlers[number]
+    return None
+
+
+def quietly(run: Callable) -> Callable:
+    """For methods of a runner: its console listens while they run."""
+
+    @functools.wraps(run)
+    def wrapped(runner: Any, *args: Any, **kwargs: Any) -> Any:
+        if runner.console is None:
+            return run(runner, *args, **kwargs)
+        with runner.console.listening(runner.logger):
+            return run(runner, *args, **kwargs)
+
+    return wrapped
