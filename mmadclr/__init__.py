@@ -1,7 +1,12 @@
 """Dense self-supervised pretraining of vision transformers: ADCLR and the methods it is compared with."""
 
+from typing import TYPE_CHECKING
+
 __version__ = '0.1.0'
 __all__ = ['extract_features', 'load_backbone']
+
+if TYPE_CHECKING:
+    from mmadclr.api import extract_features, load_backbone
 
 
 def __getattr__(name: str):

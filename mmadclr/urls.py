@@ -11,7 +11,7 @@ WEB = ('http://', 'https://')
 URL = re.compile(r'[\w+.:-]+://')
 
 
-def is_url(place: str | Path) -> bool:
+def is_url(place: object) -> bool:
     """Whether ``place`` is a URL that fsspec reads rather than a path."""
     return isinstance(place, str) and URL.match(place) is not None
 

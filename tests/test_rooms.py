@@ -17,7 +17,7 @@ ROOMS = (
     ('reliability', 'config'),
     ('checkpoint', 'distributed'),
     ('files', 'urls', 'registry', 'precision'),
-    ('names', '__version__'),
+    ('names', 'annotations', '__version__'),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 PACKAGE = REPO / 'mmadclr'

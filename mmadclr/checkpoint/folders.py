@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ OTHERS = (
 )  # fmt: skip
 
 
-def weights_files(folder: Path) -> dict[Path, list[str] | None]:
+def weights_files(folder: Path) -> Mapping[Path, list[str] | None]:
     """The weight files of a folder, each with the names of its tensors if an index lists them.
 
     Raises:
@@ -42,7 +43,7 @@ def weights_files(folder: Path) -> dict[Path, list[str] | None]:
     raise ValueError(f'{folder} is a folder {_contents(folder)}')
 
 
-def shards(index: Path) -> dict[Path, list[str] | None]:
+def shards(index: Path) -> Mapping[Path, list[str] | None]:
     """Shards listed in an index file, with the tensors in each.
 
     Raises:
@@ -52,7 +53,7 @@ def shards(index: Path) -> dict[Path, list[str] | None]:
     places = read_json(index).get('weight_map')
     if not isinstance(places, dict) or not places:
         raise ValueError(f'{index} is not a shard index: it has no weight_map')
-    found: dict[Path, list[str] | None] = {}
+    found: dict[Path, list[str]] = {}
     for name, file in places.items():
         if not isinstance(file, str) or Path(file).name != file:
             raise ValueError(f'{index}: {name} is listed in {file!r}, which must be a file name in the same folder')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
 # Keys that our exports add to transformers' configs: how positions are resized, and whether layer scales were learned.
@@ -79,7 +79,8 @@ def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     activation = config.get('hidden_act', 'gelu')
     if activation != 'gelu' and not config.get('use_swiglu_ffn'):  # gated MLPs are recognized by their tensor names
         raise ValueError(f'{CONFIG}: hidden_act {activation!r} is not supported; it must be the exact gelu')
-    facts = dict(num_heads=_count(config, 'num_attention_heads'), norm_eps=_positive(config, 'layer_norm_eps'))
+    facts: dict[str, Any] = {'num_heads': _count(config, 'num_attention_heads')}
+    facts['norm_eps'] = _positive(config, 'layer_norm_eps')
     if 'image_size' in config:
         facts['img_size'] = _size(config, 'image_size')
     own = config.get(OWN_KEY)
@@ -108,7 +109,8 @@ def _normalization(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
     """For values in [0, 1]; transformers multiplies values up to 255 by ``rescale_factor`` before it normalizes."""
     if 'image_mean' not in preprocessor or 'image_std' not in preprocessor:
         return {}
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
     if preprocessor.get('do_normalize', True):
         mean, std = (_triple(preprocessor, key) for key in ('image_mean', 'image_std'))
     factor = 255 * _positive({'rescale_factor': 1 / 255, **preprocessor}, 'rescale_factor')
@@ -124,7 +126,7 @@ def _count(config: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     """Whether the value is a finite number that fits a float."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from mmadclr.checkpoint.reading import read_checkpoint
+
+if TYPE_CHECKING:
+    from mmengine.model import BaseModel
 
 USUAL_EPS = 1e-6  # of norms; files record it only if it differs
 
@@ -32,7 +35,7 @@ def described(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
     return meta
 
 
-def describe_backbone(model: nn.Module) -> dict:
+def describe_backbone(model: BaseModel) -> dict:
     """Facts about the backbone of a pretraining model that no tensor shows; stored in checkpoints as ``meta.backbone``.
 
     ``mean`` and ``std`` are for values in [0, 1].
@@ -48,7 +51,7 @@ def describe_backbone(model: nn.Module) -> dict:
     )
 
 
-def check_state_dict(model: nn.Module, filename: str | Path, checkpoint: dict | None = None) -> dict[str, Tensor]:
+def check_state_dict(model: nn.Module, filename: str | Path, checkpoint: dict | None = None) -> Mapping[str, Tensor]:
     """State dict of a checkpoint, verified to match ``model`` in every key, shape and number of heads.
 
     ``checkpoint`` is the content of the file if already read.
@@ -88,7 +91,7 @@ def _check_method(model: nn.Module, filename: str | Path, method: str | None) ->
         )
 
 
-def _compare(filename: str | Path, what: str, found: dict, expected: dict) -> None:
+def _compare(filename: str | Path, what: str, found: Mapping, expected: Mapping) -> None:
     names = found.keys() | expected.keys()
     differing = sorted((name for name in names if found.get(name, names) != expected.get(name, names)), key=str)
     if differing:

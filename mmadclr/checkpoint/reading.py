@@ -6,6 +6,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,7 +112,7 @@ def weights_of(filename: str | Path) -> list[Path]:
     return sorted(shards(path)) if path.name.endswith('.index.json') else [path]
 
 
-def _read_shards(files: dict[Path, list[str] | None]) -> dict:
+def _read_shards(files: Mapping[Path, list[str] | None]) -> dict:
     tensors: dict = {}
     for path, names in files.items():
         content = _read_file(path)

@@ -20,7 +20,8 @@ from mmadclr.checkpoint.scalar_history import BoundedHistory
 def random_state() -> dict[str, Any]:
     """States of all random generators of this process: Python, NumPy, torch and its GPU."""
     version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    of_numpy: Any = np.random.get_state()  # noqa: NPY002
+    kind, keys, position, has_gauss, cached = of_numpy
     state = {
         'python': [version, torch.tensor(words), gauss],
         'numpy': [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],

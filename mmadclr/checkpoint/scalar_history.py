@@ -42,7 +42,8 @@ class BoundedHistory(HistoryBuffer):
 
     def __init__(self, log_history: Sequence[float] = (), count_history: Sequence[float] = ()) -> None:
         self._set_default_statistics()
-        self._values, self._counts = np.empty(0), np.empty(0)  # capacity, of which the first `_kept` elements are used
+        self._values: np.ndarray = np.empty(0)  # capacity, of which the first `_kept` elements are used; so of the counts
+        self._counts: np.ndarray = np.empty(0)
         self._kept = self._left = 0  # numbers of unmerged and merged entries
         self._stretches = np.empty((len(MERGE), 0))  # the last stretch may be incomplete
         self.stretch = 1  # entries per stretch
@@ -88,18 +89,18 @@ class BoundedHistory(HistoryBuffer):
 
     def extend(self, values: Sequence[float], counts: Sequence[float]) -> None:
         """Adds (N,) values and counts, like N updates; raises ValueError if their numbers differ."""
-        values, counts = np.asarray(values), np.asarray(counts, np.float64)
-        if values.shape != counts.shape or values.ndim != 1:
-            raise ValueError(f'{values.shape} values and {counts.shape} counts: both must be 1-D and of the same length')
-        if len(values):
-            self._is_integer &= values.dtype.kind in 'biu' and bool(np.abs(values).max() <= LARGEST_INTEGER)
+        more, times = np.asarray(values), np.asarray(counts, np.float64)
+        if more.shape != times.shape or more.ndim != 1:
+            raise ValueError(f'{more.shape} values and {times.shape} counts: both must be 1-D and of the same length')
+        if len(more):
+            self._is_integer &= more.dtype.kind in 'biu' and bool(np.abs(more).max() <= LARGEST_INTEGER)
         start = 0
-        while start < len(values):
+        while start < len(more):
             if self._kept == len(self._values):
                 self._make_room()
-            end = min(len(values), start + len(self._values) - self._kept)
+            end = min(len(more), start + len(self._values) - self._kept)
             taken = slice(self._kept, self._kept + end - start)
-            self._values[taken], self._counts[taken] = values[start:end], counts[start:end]
+            self._values[taken], self._counts[taken] = more[start:end], times[start:end]
             self._kept, start = taken.stop, end
 
     def _make_room(self) -> None:

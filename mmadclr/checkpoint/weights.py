@@ -7,15 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmadclr.checkpoint.kinds import PLAIN, foreign_kind
 from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone, with_class_position
 from mmadclr.checkpoint.reading import read_checkpoint
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 # Supported dtypes; lower precisions require scales.
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -56,7 +60,7 @@ class LoadReport:
 
 
 def load_weights(
-    model: nn.Module,
+    model: VisionTransformer,
     filename: str | Path,
     which: str = 'teacher',
     prefix: str | None = None,
@@ -86,7 +90,7 @@ def load_weights(
 
 
 def fill(
-    model: nn.Module,
+    model: VisionTransformer,
     weights: BackboneWeights,
     filename: str | Path,
     allow: Sequence[str] = (),
@@ -122,7 +126,7 @@ def fill(
     return report
 
 
-def _compare_eps(model: nn.Module, weights: BackboneWeights, filename: str | Path) -> None:
+def _compare_eps(model: VisionTransformer, weights: BackboneWeights, filename: str | Path) -> None:
     eps, own = weights.about.get('norm_eps'), model.blocks[0].norm1.eps
     if eps not in (None, own):
         print_log(f'{filename}: its norms have eps={eps:g}, those of the model eps={own:g}', 'current')
@@ -177,7 +181,7 @@ def _broken_numbers(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _fit_positions(model: nn.Module, weights: BackboneWeights, report: LoadReport) -> Tensor:
+def _fit_positions(model: VisionTransformer, weights: BackboneWeights, report: LoadReport) -> Tensor:
     """Position embedding of the file (1, p + n, D), adapted to the prefix tokens and the grid of the model."""
     state = weights.state
     found, own = state['pos_embed'].float(), model.pos_embed
@@ -222,7 +226,7 @@ def resize_grid(grid: Tensor, size: tuple[int, int], filename: str, stored: tupl
 
 
 def _check(
-    model: nn.Module,
+    model: VisionTransformer,
     weights: BackboneWeights,
     loaded: dict[str, Tensor],
     report: LoadReport,
@@ -246,9 +250,9 @@ def _check(
     if weights.num_heads not in (None, heads) and 'num_heads' not in allow:
         problems.append(f"pretrained with {weights.num_heads} attention heads, not {heads} ('num_heads')")
     if problems:
-        kind = foreign_kind(weights.state)
+        foreign = foreign_kind(weights.state)
         raise ValueError(
-            f'{report.filename} does not match the backbone: {f"it is {kind}; " if kind else ""}{"; ".join(problems)}'
+            f'{report.filename} does not match the backbone: {f"it is {foreign}; " if foreign else ""}{"; ".join(problems)}'
             f'{f". {remedy}" if remedy else ""}'
         )
 

@@ -230,7 +230,8 @@ def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
     count = len(datasets['train']) if draws[0] is None else len(draws[0])
     if count < least:
         raise ValueError(f'{count} images to learn from, but --k asks for {least} neighbors: choose fewer')
-    wanted = {'train': None if args.shots is None else np.unique(np.concatenate(draws)), 'val': None}
+    drawn = [images for images in draws if images is not None]
+    wanted = {'train': np.unique(np.concatenate(drawn)) if drawn else None, 'val': None}
     loading = Loading(args.batch_size, args.workers, args.max_unreadable)
     found = []
     for name, dataset in datasets.items():
@@ -253,7 +254,8 @@ def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
         val_images=len(found[1].labels),
         inputs={key: getattr(args, key) for key in INPUTS if getattr(args, key) is not None},
     )
-    return EvaluationSets(*found, draws, about)
+    train, val = found
+    return EvaluationSets(train, val, draws, about)
 
 
 def draw(args: Namespace, dataset: ImageDataset) -> list[np.ndarray | None]:
@@ -292,7 +294,7 @@ def check_classes(train: ImageDataset, val: ImageDataset, in_folders: bool) -> N
     for dataset in (train, val) if in_folders else ():
         for name in map(printable, subfolders(dataset.data_root)):
             if name not in dataset.metainfo['classes']:
-                folder = printable(dataset.data_root / name)
+                folder = printable(Path(dataset.data_root, name))
                 raise ValueError(f'class folder {folder} holds no image: put some there or remove it')
     classes = [dataset.metainfo['classes'] for dataset in (train, val)]
     if classes[0] != classes[1]:

@@ -70,7 +70,7 @@ class Comparison:
 
     def results(self) -> Results:
         """Row -> seed -> all available metrics, raw pixels first."""
-        found: dict[str, dict[int, dict]] = {PIXELS_ROW: {}} | {row.name: {} for row in self.rows}
+        found: dict[str, dict[int, dict]] = {name: {} for name in (PIXELS_ROW, *(row.name for row in self.rows))}
         for (row, seed, _), job in self.jobs.items():
             metrics = result_of(job) or {}
             pixels = {name.removeprefix('pixels_'): value for name, value in metrics.items() if name.startswith('pixels_')}
@@ -82,9 +82,10 @@ class Comparison:
     def write(self) -> None:
         """Writes ``table.json`` and ``table.md``."""
         results = self.results()
-        content = {'protocol': self.protocol, 'notes': self.all_notes(results), 'rows': tabulate(results)}
+        rows, notes = tabulate(results), self.all_notes(results)
+        content = {'protocol': self.protocol, 'notes': notes, 'rows': rows}
         self._write('table.json', json.dumps(content, indent=1, default=str) + '\n')
-        self._write('table.md', markdown(content['rows'], content['notes']))
+        self._write('table.md', markdown(rows, notes))
 
     def markdown(self) -> str:
         results = self.results()

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from mmadclr.compare.dense_tasks import ROOT
+from mmadclr.compare.table import Metrics
 from mmadclr.files import atomic_path
 
 STAMP, RESULT, LOG = 'job.json', 'result.json', 'output.log'
@@ -43,7 +44,7 @@ class Job(NamedTuple):
     folder: Path
     command: list[str] | None
     identity: Mapping[str, Any]
-    read: Callable[[Path, float], dict[str, float | str]]
+    read: Callable[[Path, float], Metrics]
     config: Config | None = None
     needs: Job | None = None
 
@@ -53,7 +54,7 @@ class Job(NamedTuple):
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def result_of(job: Job) -> dict[str, float] | None:
+def result_of(job: Job) -> Metrics | None:
     """Metrics of a finished job; None if it is not finished, or its fingerprint has changed."""
     file = job.folder / RESULT
     if not file.is_file():
@@ -62,7 +63,7 @@ def result_of(job: Job) -> dict[str, float] | None:
     return result['metrics'] if result['fingerprint'] == job.fingerprint() else None
 
 
-def run_job(job: Job, say: Callable[[str], None] = print) -> dict[str, float]:
+def run_job(job: Job, say: Callable[[str], None] = print) -> Metrics:
     """Runs or resumes a job, and saves its result.
 
     Raises:

@@ -16,6 +16,7 @@ from mmadclr.compare.baselines import PIXELS, RANDOM, knn_top1
 from mmadclr.compare.dense_tasks import DENSE_TASKS, ROOT, DenseTask
 from mmadclr.compare.jobs import Job, cost, last_logged
 from mmadclr.compare.methods import Method
+from mmadclr.compare.table import Metrics
 from mmadclr.config.loading import load_config
 from mmadclr.evaluation.feature_loop import evaluator_configs
 from mmadclr.models.backbones.query_vit import resolve_arch
@@ -87,7 +88,7 @@ def seeded(cfg: Config, seed: int) -> Config:
 
 def pretraining(method: Method, seed: int, folder: Path) -> Job:
     if method.run is not None:
-        return finished(method, folder)
+        return finished(method.run, method.parameters, folder)
     cfg = seeded(method.cfg, seed)
     file = str(folder / 'config.py')
     trains = [str(ROOT / 'tools' / 'train.py'), file, '--resume']
@@ -101,18 +102,18 @@ def pretraining(method: Method, seed: int, folder: Path) -> Job:
     )
 
 
-def finished(method: Method, folder: Path) -> Job:
+def finished(run: Path, parameters: int, folder: Path) -> Job:
     """A job for an existing run, which is not modified."""
-    stat = method.run.stat()
-    identity = {'checkpoint': str(method.run.resolve()), 'bytes': stat.st_size, 'written': stat.st_mtime_ns}
-    return Job(folder, None, identity, lambda *_: read_pretraining(method.parameters, method.run.parent, memory=0.0))
+    stat = run.stat()
+    identity = {'checkpoint': str(run.resolve()), 'bytes': stat.st_size, 'written': stat.st_mtime_ns}
+    return Job(folder, None, identity, lambda *_: read_pretraining(parameters, run.parent, memory=0.0))
 
 
-def read_pretraining(parameters: int, folder: Path, memory: float) -> dict[str, float]:
+def read_pretraining(parameters: int, folder: Path, memory: float) -> Metrics:
     return {**cost(folder, memory), 'parameters': parameters}
 
 
-def read_baselines(folder: Path, memory: float) -> dict[str, float]:
+def read_baselines(folder: Path, memory: float) -> Metrics:
     """Metrics of raw pixels, under names different from those of the row itself."""
     return {f'pixels_{name}': value for name, value in json.loads((folder / PIXELS).read_text()).items()}
 
@@ -131,7 +132,7 @@ def measurement(part: str, cfg: Config, seed: int, checkpoint: Path, folder: Pat
 
 def knn_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
     """The k-NN of the config's validation, with the same settings."""
-    knn = evaluator_of(cfg, 'WeightedKNN') or {}
+    knn: Mapping = evaluator_of(cfg, 'WeightedKNN') or {}
     settings = {name: knn.get(name, default) for name, default in (('k', 20), ('temperature', 0.07))}
     lists = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in settings.items()}
     chosen = [text for name, values in lists.items() for text in (f'--{name}', *map(str, values))]
@@ -181,10 +182,10 @@ def probe_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
     probe = evaluator_of(cfg, 'DenseProbe')
     if probe is None:
         raise ValueError(
-            'part dense: val_evaluator has no DenseProbe, with the location of masks; remove the part from --parts'
+            'part dense: val_evaluator has no DenseProbe with the location of masks; remove the part from --parts'
         )
-    train = probe.train
-    arguments = ['--data-root', train.data_root, '--num-classes', str(train.num_classes)]
+    train = probe['train']
+    arguments = ['--data-root', train['data_root'], '--num-classes', str(train['num_classes'])]
     for name, part in (('train', train), ('val', {**train, **probe.get('val', {})})):
         arguments += [f'--{name}', part['img_dir'], part['mask_dir']]
     given = {**{key: train.get(key) for key in ('size', 'max_images', 'ignore_index')}, 'bank_size': probe.get('bank_size')}
@@ -194,7 +195,7 @@ def probe_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
     return 'dense_probe.py', arguments + (['--reduce-zero-label'] if train.get('reduce_zero_label') else [])
 
 
-def read_measurement(part: str, folder: Path, memory: float) -> dict[str, float | str]:
+def read_measurement(part: str, folder: Path, memory: float) -> Metrics:
     metrics = json.loads((folder / METRICS).read_text())
     if part == 'knn':
         return {'knn': knn_top1(metrics), 'knn_features': metrics['features']}

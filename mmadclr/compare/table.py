@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Column(NamedTuple):
@@ -28,7 +28,8 @@ COLUMNS = {
     'parameters': Column('trained parameters (M)', 3, 1e-6),
 }
 
-Results = Mapping[str, Mapping[int, Mapping[str, float | str]]]  # row -> seed -> metrics
+Metrics = Mapping[str, Any]  # numbers, and text under names that end in _features
+Results = Mapping[str, Mapping[int, Metrics]]  # row -> seed -> metrics
 
 
 def summarize(values: Sequence[float]) -> dict[str, float | int | None]:

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -163,7 +163,7 @@ def _problems(found: Node, registries: Sequence[Registry]) -> Iterator[str]:
     elif path in EVALUATORS:
         yield from _members_without_type(path, node, registries)
     elif (known := _untyped(path)) is not None:
-        accepted = _accepted_by_all(known, registries) if isinstance(known, tuple) else known
+        accepted = _accepted_by_all(known, registries) if isinstance(known, tuple) else set(known)
         yield from _unknown(path, node, accepted, path.rpartition('.')[2])
     if isinstance(node.get('constructor'), str):
         yield from _check_name(f'{path}.constructor', node['constructor'], node, registries)
@@ -180,7 +180,7 @@ def _members_without_type(path: str, node: Mapping, registries: Sequence[Registr
         yield f'{path}.{key}: has no type{f"; did you mean {meant}?" if meant else ""}'
 
 
-def _untyped(path: str) -> set[str] | tuple[str, ...] | None:
+def _untyped(path: str) -> Collection[str] | None:
     """Accepted contents of a node without a type, if known."""
     parts = path.split('.')
     if len(parts) == 1 and path in UNTYPED_TOP:
@@ -190,8 +190,13 @@ def _untyped(path: str) -> set[str] | tuple[str, ...] | None:
 
 def _accepted_by_all(names: Iterable[str], registries: Sequence[Registry]) -> set[str] | None:
     """Union of the arguments that the components accept."""
-    accepted = [accepted_arguments(find_component(name, registries)) for name in names]
-    return None if None in accepted else {'by_epoch'}.union(*accepted)  # selects mmengine's loop
+    together = {'by_epoch'}  # selects mmengine's loop
+    for name in names:
+        accepted = accepted_arguments(find_component(name, registries))
+        if accepted is None:
+            return None
+        together |= accepted
+    return together
 
 
 def _check_component(found: Node, registries: Sequence[Registry]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 
 from mmadclr import registry as our_registries
+from mmadclr.annotations import MaybeNone
 from mmadclr.config.findings import ConfigError
 from mmadclr.registry import ConfigOf
 
@@ -44,7 +45,7 @@ class Node(NamedTuple):
 
     path: str
     node: Mapping
-    kind: str | type | None
+    kind: str | type | MaybeNone
     component: Any
 
 

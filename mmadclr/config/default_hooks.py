@@ -8,7 +8,7 @@ from typing import Any
 from mmadclr.registry import SCOPE
 
 # Added to mmengine's own (timer, parameter schedulers); a config changes an argument, the type, or sets None to remove one.
-PRETRAINING = {
+PRETRAINING: dict[str, dict] = {
     'runtime_info': dict(type='LossRecordHook'),
     'logger': dict(type='LoggerHook', interval=50),
     'checkpoint': dict(type='SafeCheckpointHook', interval=1, minutes=30, max_keep_ckpts=2),

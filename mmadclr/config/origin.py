@@ -72,9 +72,9 @@ def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
     if isinstance(target, ast.Name):
         yield target.id, value
     elif isinstance(target, (ast.Tuple, ast.List)):
-        same = isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts)
+        parts = value.elts if isinstance(value, (ast.Tuple, ast.List)) else []
         for i, part in enumerate(target.elts):
-            yield from _pairs(part, value.elts[i] if same else value)
+            yield from _pairs(part, parts[i] if len(parts) == len(target.elts) else value)
 
 
 def _record(settings: dict[str, Setting], path: str, value: ast.expr, line: int) -> None:
@@ -109,8 +109,10 @@ def _items(value: ast.expr) -> list[tuple[str | None, ast.expr, int]] | None:
     """Keys, values and lines of ``dict(...)`` or ``{...}``, with None for ``**``; None for anything else."""
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == 'dict' and not value.args:
         return [(item.arg, item.value, item.value.lineno if item.arg is None else item.lineno) for item in value.keywords]
-    if isinstance(value, ast.Dict) and all(key is None or isinstance(key, ast.Constant) for key in value.keys):
-        pairs = zip(value.keys, value.values, strict=True)
+    keys = value.keys if isinstance(value, ast.Dict) else []
+    literal = [key for key in keys if key is None or isinstance(key, ast.Constant)]
+    if isinstance(value, ast.Dict) and len(literal) == len(keys):
+        pairs = zip(literal, value.values, strict=True)
         return [(None if key is None else str(key.value), item, (key or item).lineno) for key, item in pairs]
     return None
 
@@ -178,8 +180,8 @@ def _rows(line: str, value: Any, start: str, suffix: str) -> Iterator[str]:
     if len(line) <= MAX_COLUMN or not isinstance(value, (list, tuple)):
         yield line
         return
-    row, opening, closing = start, *('[]' if isinstance(value, list) else '()')
-    row += opening
+    opening, closing = ('[', ']') if isinstance(value, list) else ('(', ')')
+    row = start + opening
     for item in map(_literal, value):
         if len(row) + len(item) > MAX_COLUMN:
             yield row.rstrip()

@@ -120,10 +120,10 @@ def _read_by_pillow(data: bytes, options: PixelOptions, tiff: TiffFacts | None =
         orientation = orientation_of(image)
         if image.mode.startswith('I') or image.mode == 'F':
             return _decoded(_levels(image, tiff), options, orientation, frames)
-        image, lost = _plain_rgb(image, options)
+        rgb, lost = _plain_rgb(image, options)
         if orientation != 1:
-            image = Image.fromarray(upright(np.asarray(image), orientation))
-        return Decoded(image, frames + lost)
+            rgb = Image.fromarray(upright(np.asarray(rgb), orientation))
+        return Decoded(rgb, frames + lost)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class ByteStrings(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, index: int) -> bytes:
+    def __getitem__(self, index: int) -> bytes:  # type: ignore[override]  # no slices: ``take`` gives several
         if not -len(self) <= index < len(self):
             raise IndexError(f'index {index} is out of range for {len(self)} strings')
         index %= len(self)

@@ -101,9 +101,12 @@ class ResizeCenterCrop:
         return self._arrays.take({'images': (batch_size, 3, self.size, self.size)}, shared)
 
     def _crop(self, image: Image.Image | EncodedImage, size: tuple[int, int], box: Box) -> np.ndarray:
-        if self.backend == 'pillow':
+        if isinstance(image, EncodedImage):
+            pixels = image.decode(1, self._decoded)
+        elif self.backend == 'pillow':
             return _pillow_crop(image, size, box)
-        pixels = image.decode(1, self._decoded) if isinstance(image, EncodedImage) else np.array(image)
+        else:
+            pixels = np.array(image)
         if math.prod(size) > MAX_RESIZED:
             return _pillow_crop(Image.fromarray(pixels), size, box)
         return self._filter(pixels, size, box)
@@ -166,5 +169,6 @@ def _channels_last(memory: Scratch, height: int, width: int) -> Tensor:
 def _resized_part(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
     """``image.resize(size).crop(box)`` without computing the rest, up to rounding: the filter still sees pixels outside."""
     edges = (edge * image.size[i % 2] / size[i % 2] for i, edge in enumerate(box))
-    source = tuple(min(edge, image.size[i % 2]) for i, edge in enumerate(edges))
-    return image.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BICUBIC, box=source)
+    left, top, right, bottom = (min(edge, image.size[i % 2]) for i, edge in enumerate(edges))
+    size = box[2] - box[0], box[3] - box[1]
+    return image.resize(size, Image.Resampling.BICUBIC, box=(left, top, right, bottom))

@@ -165,7 +165,7 @@ def _as_list(value: Any) -> list:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _reads_as(component: type, name: str) -> bool:
+def _reads_as(component: Any, name: str) -> bool:
     """Whether a class loads annotations exactly like the named class of mmdet or mmseg (subclasses may differ)."""
     bases = {cls.__name__: cls for cls in component.__mro__}
     return name in bases and component.load_data_list is bases[name].load_data_list

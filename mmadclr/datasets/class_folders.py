@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.dataset import BaseDataset
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.datasets.byte_strings import ByteStrings
 from mmadclr.datasets.readers import Listing, existing_folder, read_class_folders
 from mmadclr.datasets.subsets import few_shot, held_out
@@ -68,7 +69,8 @@ class ClassFolders(BaseDataset):
                 f'part={part!r} and held_out_fraction={held_out_fraction} of {data_root}: set held_out_fraction for '
                 "part='train' and part='held_out', and only for these"
             )
-        self.split, self.list_file = split, list_file
+        self.split = split
+        self.list_file: str | MaybeNone = list_file
         self.part, self.held_out_fraction, self.held_out_seed = part, held_out_fraction, held_out_seed
         self.shots, self.shots_seed = shots, shots_seed
         super().__init__(
@@ -100,7 +102,7 @@ class ClassFolders(BaseDataset):
     def choose(self, listing: Listing) -> np.ndarray:
         """Indices of the images selected by list, part and shots, ascending."""
         labels = listing.labels
-        chosen = np.arange(len(labels))
+        chosen: np.ndarray = np.arange(len(labels))
         if self.list_file is not None:
             chosen = read_image_list(self.list_path, self.folder, listing)
         if self.held_out_fraction is not None:

@@ -106,8 +106,9 @@ def coco_findings(
     """
     findings = Findings()
     content = read_coco(ann_file, findings, usage.empty)
-    if content is not None:
-        _check_records(ann_file, content, usage, findings)
+    if content is None:
+        return findings
+    _check_records(ann_file, content, usage, findings)
     if findings.problems:
         return findings
     _check_ids(ann_file, content, usage, findings)
@@ -218,7 +219,8 @@ def _first_of(content: Mapping, category: int) -> int:
 def _check_annotations(ann_file: str, content: Mapping, classes: Sequence[str], usage: Usage, findings: Findings) -> None:
     images = {image['id']: image for image in content['images']}
     wanted = {category['id'] for category in content['categories'] if category['name'] in classes}
-    usable, readings = 0, Counter()
+    usable = 0
+    readings: Counter = Counter()
     for annotation in content['annotations']:
         called, image = f'{ann_file}: annotation {annotation["id"]}', images.get(annotation['image_id'])
         if image is None:

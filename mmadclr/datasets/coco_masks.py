@@ -76,14 +76,12 @@ def polygon_corners(segmentation: Any) -> tuple[float, float, float, float] | No
     """x1, y1, x2, y2 of the polygons; None if there are none, or malformed ones."""
     if not isinstance(segmentation, list) or not segmentation:
         return None
-    points = [_points(part) for part in segmentation]
-    if any(isinstance(part, str) for part in points):
+    parts = [points for points in map(_points, segmentation) if not isinstance(points, str)]
+    if len(parts) < len(segmentation):
         return None
-    return tuple(
-        float(bound(edge(part[:, axis]) for part in points))
-        for bound, edge in ((min, np.min), (max, np.max))
-        for axis in (0, 1)
-    )
+    left, top = (float(min(np.min(points[:, axis]) for points in parts)) for axis in (0, 1))
+    right, bottom = (float(max(np.max(points[:, axis]) for points in parts)) for axis in (0, 1))
+    return left, top, right, bottom
 
 
 def _run_length_problem(segmentation: Mapping, image: Mapping) -> Problem:

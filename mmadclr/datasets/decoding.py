@@ -20,6 +20,7 @@ import numpy as np
 from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.datasets.any_image import AS_THEY_ARE, Decoded, lost_by_header, read_rgb
 from mmadclr.datasets.deep_formats import PNG_SIGNATURE, png_chunks_fit
 from mmadclr.datasets.orientation import BROKEN, displayed_size, exif_orientation, upright
@@ -69,13 +70,14 @@ class EncodedImage:
         self.fallbacks: list[str] = []
         self.lost = lost_by_header(data)
         self._pixels: np.ndarray | None = None
-        self._stored_size, refusal = jpeg_size(data, options)
-        if self._stored_size is None:
+        stored_size, refusal = jpeg_size(data, options)
+        self._stored_size: tuple[int, int] | MaybeNone = stored_size
+        if stored_size is None:
             self._pixels = self._decode_at_once(refusal)
             self.size = self._pixels.shape[1::-1]
         else:
             self._orientation = exif_orientation(data)
-            self.size = displayed_size(self._stored_size, self._orientation)
+            self.size = displayed_size(stored_size, self._orientation)
 
     @property
     def is_complete_upright_jpeg(self) -> bool:
@@ -157,7 +159,7 @@ def decode_by_opencv(data: bytes, options: PixelOptions = AS_THEY_ARE) -> np.nda
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), CV2_FLAGS)
     except cv2.error:
         return None
-    if pixels is None or _is_large(*pixels.shape[:2], options):
+    if pixels is None or _is_large(pixels.shape[1], pixels.shape[0], options):
         return None
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
 

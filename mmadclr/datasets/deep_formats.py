@@ -176,10 +176,17 @@ def tiff_facts(data: bytes) -> TiffFacts | None:
         orientation = int(tags.get(274, 1))
         sample_format = UNSIGNED if formats[0] == 4 else int(formats[0])
         return TiffFacts(
-            *(int(tags[tag]) for tag in (256, 257)),
-            *(int(bits[0]), sample_format, int(tags.get(277, 1)), int(tags.get(262, 1))),
-            *(tuple(tags.get(338, ())), tags.get(284, 1) == 2, orientation if 1 <= orientation <= 8 else 1, bool(tags.next)),
-            _has_all_parts(tags),
+            width=int(tags[256]),
+            height=int(tags[257]),
+            bits=int(bits[0]),
+            sample_format=sample_format,
+            samples=int(tags.get(277, 1)),
+            photometric=int(tags.get(262, 1)),
+            extra=tuple(tags.get(338, ())),
+            planar=tags.get(284, 1) == 2,
+            orientation=orientation if 1 <= orientation <= 8 else 1,
+            more_pages=bool(tags.next),
+            complete=_has_all_parts(tags),
         )
     except Exception:  # any error of Pillow's reader on a broken file: Pillow reports it when decoding
         return None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding
 from mmadclr.datasets.any_image import rgb_of_array
@@ -93,11 +95,13 @@ class ImageDataset(Dataset):
                 'transform of the data set is missing: set MultiCrop for training, ResizeCenterCrop for evaluation'
             )
         check_one_place(data_root, ann_file, shards, source)
-        if source is None:
+        self.data_root: str | Path
+        self.source: Source
+        if source is not None:
+            self.data_root, self.source = described(source), build_source(source, with_label)
+        elif data_root is not None:
             self.data_root = shown(data_root) if is_url(data_root) else Path(data_root)
             self.source = find_source(data_root, ann_file, with_label, shards)
-        else:
-            self.data_root, self.source = described(source), build_source(source, with_label)
         self.transform = TRANSFORMS.build(transform)
         self._decodes_late = getattr(self.transform, 'backend', 'pillow') in ('fast', 'device')
         self._needs_rng = getattr(self.transform, 'needs_rng', True)  # creating one takes time
@@ -111,7 +115,7 @@ class ImageDataset(Dataset):
         yield from source_conflicts(place)
 
     @property
-    def labels(self) -> np.ndarray | None:
+    def labels(self) -> np.ndarray | MaybeNone:
         return self.source.labels if self.with_label else None
 
     @property
@@ -173,9 +177,9 @@ class ImageDataset(Dataset):
         )
 
     def _read(self, key: SampleKey, **kwargs) -> dict:
-        results = {'index': key.index, 'epoch': key.epoch}
+        results: dict[str, Any] = {'index': key.index, 'epoch': key.epoch}
         if self._needs_rng:
-            results['rng'] = np.random.default_rng(key)
+            results['rng'] = np.random.default_rng(tuple(key))
         if self.labels is not None:
             results['label'] = int(self.labels[key.index])
         name = printable(self.source.name(key.index))

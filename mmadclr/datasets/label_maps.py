@@ -104,9 +104,9 @@ def too_few_classes(counts: Mapping[int, int], meaning: Mapping[int, int], where
     if len(present) > 1:
         return None
     total = max(1, sum(counts.values()))
-    held = sorted(counts, key=counts.get, reverse=True)[:MAX_NAMED]
-    held = [f'{label} ({100 * counts[label] / total:.3g} %)' for label in sorted(held)]
-    held = ' and '.join(filter(None, (', '.join(held[:-1]), held[-1])))
+    most = sorted(counts, key=lambda label: counts[label], reverse=True)[:MAX_NAMED]
+    shares = [f'{label} ({100 * counts[label] / total:.3g} %)' for label in sorted(most)]
+    held = ' and '.join(filter(None, (', '.join(shares[:-1]), shares[-1])))
     ignored = sorted(label for label in counts if meaning.get(label) == IGNORED)
     why = f'{" and ".join(map(str, ignored))} {"is" if len(ignored) == 1 else "are"} ignored here, ' if ignored else ''
     left = f'only class {min(present)} is left' if present else 'no class is left'

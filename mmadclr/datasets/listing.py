@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from mmengine import dist
 from mmengine.registry import DATASETS
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.datasets.byte_strings import ByteStrings
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.shared_listing import Exchange, digest, exchanging, is_visible
@@ -101,7 +102,7 @@ def built_alike(build: Callable[[], T], *folders: str | Path) -> T:
     return result
 
 
-def _turn(build: Callable[[], T], exchange: Exchange | None) -> tuple[T | None, Exchange]:
+def _turn(build: Callable[[], T], exchange: Exchange | None) -> tuple[T | MaybeNone, Exchange]:
     """Builds with an exchange, on the processes that have one; an error is raised on all."""
 
     def work() -> T | None:
@@ -166,7 +167,7 @@ def check_same_images(dataset: Any) -> None:
     if block is None:
         return
     listed = dist.all_gather_object(list(islice(_lines(dataset), block * BLOCK, (block + 1) * BLOCK)))
-    place = _first_difference(listed)
+    place: int | MaybeNone = _first_difference(listed)
     rank = next(rank for rank, lines in enumerate(listed) if lines[place : place + 1] != listed[0][place : place + 1])
     seen = [
         f'{_shown(listed[r][place : place + 1])} on rank {r} ({digests[r][0]}, {digests[r][1]} images)' for r in (0, rank)

@@ -11,17 +11,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from multiprocessing import context, forkserver
+from multiprocessing.process import BaseProcess
 from types import TracebackType
+from typing import Any
 
 from torch.utils.data import DataLoader
 
+from mmadclr.annotations import MaybeNone
+
 # Signals sent to process groups by batch systems, launchers and keyboards: only the main process handles them.
 GROUP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
-END = getattr(signal, 'SIGRTMAX', None)  # from the main process to a worker; not used otherwise
+# From the main process to a worker; not used otherwise. Systems without real-time signals do not have it.
+END: signal.Signals | MaybeNone = getattr(signal, 'SIGRTMAX', None)
 LOOK_S = 1.0  # between two checks of a worker that the main process is alive
 
 
-class _Worker:
+class _Worker(BaseProcess):
     """A process that ignores signals to its group, and ends only by ``terminate()`` or when the main process ends.
 
     It is started with the signals blocked, so that none can kill it at any time. Torch's workers are killed by
@@ -30,6 +35,8 @@ class _Worker:
     """
 
     deaf_to: frozenset[int] = frozenset()
+    _popen: Any  # of multiprocessing, as the next
+    _start_method: str
 
     def start(self) -> None:
         handled = {n for n in signal.valid_signals() - {signal.SIGCHLD} if callable(signal.getsignal(n))}
@@ -43,7 +50,7 @@ class _Worker:
 
     def run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, self.deaf_to)  # handlers may differ from when the fork server started
-        main = multiprocessing.parent_process()
+        main: BaseProcess | MaybeNone = multiprocessing.parent_process()
         is_child = self._start_method != 'forkserver'  # a direct child of the main process
         lives = (lambda: os.getppid() == main.pid) if is_child else main.is_alive
         threading.Thread(target=_obey, args=(lives,), name='end of the main process', daemon=True).start()
@@ -51,7 +58,7 @@ class _Worker:
         super().run()
 
 
-def _end(pid: int) -> None:
+def _end(pid: int | MaybeNone) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, END)
 
@@ -90,11 +97,11 @@ class ForkServerWorker(_Worker, context.ForkServerProcess):
     server = forkserver.ForkServer()
 
     @staticmethod
-    def _Popen(process: ForkServerWorker) -> object:
+    def _Popen(process_obj: BaseProcess) -> Any:
         common = forkserver.connect_to_new_process
         forkserver.connect_to_new_process = ForkServerWorker.server.connect_to_new_process
         try:
-            return context.ForkServerProcess._Popen(process)
+            return context.ForkServerProcess._Popen(process_obj)
         finally:
             forkserver.connect_to_new_process = common
 

@@ -53,8 +53,8 @@ class ClassSurvey:
                 total.counts.update(survey.counts)
             else:
                 by_class = {name: label for label, name in first.meaning.items() if name != IGNORED}
-                known = {label: by_class.get(survey.meaning.get(label)) for label in survey.counts}
-                total.counts.update({known[x]: n for x, n in survey.counts.items() if known[x] is not None})
+                known = {x: by_class[name] for x, name in survey.meaning.items() if name in by_class}
+                total.counts.update({known[x]: n for x, n in survey.counts.items() if x in known})
         return total
 
     @property

@@ -27,6 +27,7 @@ from mmadclr.datasets.label_maps import (
     too_few_classes,
 )
 from mmadclr.datasets.samplers import SampleKey
+from mmadclr.datasets.sources import FileSource
 from mmadclr.registry import DATASETS, TRANSFORMS
 
 
@@ -85,6 +86,8 @@ class MaskedImageDataset(ImageDataset):
             from their image, or have other labels.
     """
 
+    source: FileSource
+
     def __init__(
         self,
         data_root: str,
@@ -101,8 +104,13 @@ class MaskedImageDataset(ImageDataset):
         with_mask: bool = False,
         backend: str = 'fast',
     ) -> None:
-        pixels = dict(value_range=value_range, bands=bands, max_pixels=max_pixels)
-        super().__init__(str(Path(data_root) / img_dir), dict(type='ResizeSquare', size=size, backend=backend), **pixels)
+        super().__init__(
+            str(Path(data_root) / img_dir),
+            dict(type='ResizeSquare', size=size, backend=backend),
+            value_range=value_range,
+            bands=bands,
+            max_pixels=max_pixels,
+        )
         self.mask_root = Path(data_root) / mask_dir
         self.size, self.num_classes = size, num_classes
         self.ignore_index, self.reduce_zero_label = ignore_index, reduce_zero_label

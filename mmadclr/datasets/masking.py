@@ -76,10 +76,13 @@ class PatchMasking(ABC):
             ValueError: ``size`` is not a multiple of the patch size, or ``epoch`` is required but unknown.
         """
         grid = self.grid(size)
-        if self.start_epoch and epoch is None:
-            raise ValueError(f'start_epoch={self.start_epoch} requires a data set that passes the epoch to the transform')
-        if self.start_epoch and epoch < self.start_epoch:
-            return np.zeros((num_views, grid, grid), dtype=bool)
+        if self.start_epoch:
+            if epoch is None:
+                raise ValueError(
+                    f'start_epoch={self.start_epoch} requires a data set that passes the epoch to the transform'
+                )
+            if epoch < self.start_epoch:
+                return np.zeros((num_views, grid, grid), dtype=bool)
         return np.stack([self.draw_mask(rng, grid, grid, self.draw_ratio(rng) * grid * grid) for _ in range(num_views)])
 
     def grid(self, size: int) -> int:

@@ -126,4 +126,4 @@ def _empty_bytes(count: int) -> Tensor:
     if get_worker_info() is None:
         return torch.empty(count, dtype=torch.uint8)
     storage = torch.UntypedStorage._new_shared(count)  # as in torch's collate function
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count,))
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count,), (1,))

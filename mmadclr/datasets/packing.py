@@ -89,7 +89,8 @@ def pack_shards(
     listing = read_class_folders(source) if with_label else read_folder(source)
     folder = _empty_folder(out_dir)
     order = np.random.default_rng(seed).permutation(len(listing.paths))
-    shards, tasks = [], []
+    shards: list[Path] = []
+    tasks: list[tuple] = []
     for first in range(0, len(order), images_per_shard):
         chosen = order[first : first + images_per_shard]
         labels = [None] * len(chosen) if listing.labels is None else listing.labels[chosen].tolist()
@@ -161,7 +162,9 @@ def _empty_folder(path: str | Path) -> Path:
 def _write_shard(shrinking: Shrinking | None, task: tuple[Path, int, list[tuple[Path, int | None]]]) -> Packed:
     """Writes under a temporary name until complete, so that an interrupted run leaves no truncated shard."""
     path, first, images = task
-    smaller, read, written, lost, unreadable = 0, 0, 0, Counter(), []
+    smaller, read, written = 0, 0, 0
+    lost: Counter = Counter()
+    unreadable = []
     partial = path.with_suffix('.partial')
     with tarfile.open(partial, 'w') as tar:
         for number, (image, label) in enumerate(images, start=first):

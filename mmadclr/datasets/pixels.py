@@ -151,11 +151,12 @@ def to_8_bits(
         raise DecodeError(f'pixels of dtype {array.dtype}, which are neither integers nor floats')
     if array.dtype.kind == 'f' and any(np.isnan(part).any() for part in _parts(array)):
         raise DecodeError('some pixels are NaN: replace them first')
-    if value_range is None and full is None and array.dtype == np.uint16 and array.max() >= 1 << 15:
+    known = value_range if full is None else value_range or (0.0, float(full))
+    if known is None and array.dtype == np.uint16 and array.max() >= 1 << 15:
         return (array >> 8).astype(np.uint8), [DEPTH]
-    if value_range is None and full is None:
+    if known is None:
         raise DecodeError(_unknown_range(array))
-    low, high = value_range or (0.0, float(full))
+    low, high = known
     pixels, beyond = np.empty(array.shape, dtype=np.uint8), False
     for source, target in zip(_parts(array), _parts(pixels), strict=True):
         beyond = beyond or bool(((source < low) | (source > high)).any())

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from mmengine.logging import print_log
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.datasets.byte_strings import ByteStrings
 from mmadclr.datasets.walking import EXTENSIONS, Found, report, walk
 from mmadclr.names import printable, read_lines
@@ -23,7 +24,7 @@ class Listing(NamedTuple):
     """Image paths relative to a root and, if known, their labels (N,) int64 and the class names."""
 
     paths: ByteStrings
-    labels: np.ndarray | None = None
+    labels: np.ndarray | MaybeNone = None
     classes: tuple[str, ...] = ()
 
 
@@ -95,12 +96,12 @@ def read_list(ann_file: str | Path, root: str | Path, with_label: bool = False) 
             print_log(f'{name}: ignoring the labels of {labeled} lines (with_label=False)', 'current')
         _tell_repeated(name, paths)
         return Listing(ByteStrings.of(map(os.fsencode, paths)))
-    paths, labels = zip(*(_labeled(name, number, line) for number, line in lines), strict=True)
-    if len(set(paths)) < len(paths):
-        _check_same_labels(name, paths, labels)
-        _tell_repeated(name, paths)
+    named, labels = zip(*(_labeled(name, number, line) for number, line in lines), strict=True)
+    if len(set(named)) < len(named):
+        _check_same_labels(name, named, labels)
+        _tell_repeated(name, named)
     classes = tuple(str(label) for label in range(max(labels) + 1))
-    return Listing(ByteStrings.of(map(os.fsencode, paths)), np.array(labels), classes)
+    return Listing(ByteStrings.of(map(os.fsencode, named)), np.array(labels), classes)
 
 
 def _is_image_line(line: str, root: str | Path) -> bool:

@@ -108,7 +108,7 @@ def versions(urls: Sequence[str]) -> list[bytes]:
     missing = [url for url, known in zip(urls, found, strict=True) if known is None]
     if missing:
         raise FileNotFoundError(f'{len(missing)} of {len(urls)} shards are missing; the first: {shown(missing[0])}')
-    return found
+    return [known for known in found if known is not None]
 
 
 def version(url: str) -> bytes:
@@ -213,7 +213,7 @@ def _status(error: BaseException | None) -> int | None:
     while error is not None:
         # Not every `code`: aiohttp's parsers report a prematurely closed connection as 400.
         value = getattr(error, 'status', getattr(error, 'code', None) if type(error).__name__ == 'HttpError' else None)
-        if str(value).isdigit():
+        if value is not None and str(value).isdigit():
             return int(value)
         error = error.__cause__
     return None

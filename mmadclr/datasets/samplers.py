@@ -12,6 +12,7 @@ import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.logging import print_log
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.registry import DATA_SAMPLERS
 
 STEP_LANES = 16
@@ -24,7 +25,7 @@ class SampleKey(NamedTuple):
 
     seed: int
     epoch: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
 
 
 def order_seed(seed: int, epoch: int) -> int:
@@ -121,7 +122,7 @@ class ShardSampler(EpochSampler):
         step_lanes: int = STEP_LANES,
     ) -> None:
         super().__init__(dataset, shuffle, seed, round_up)
-        self.shard_of = getattr(getattr(dataset, 'source', None), 'shard_of', None)
+        self.shard_of: np.ndarray | MaybeNone = getattr(getattr(dataset, 'source', None), 'shard_of', None)
         if self.shard_of is None:
             raise ValueError("ShardSampler: the data set has no shards; set its shards='*.tar', or use EpochSampler")
         if batch_size is None:
@@ -169,7 +170,7 @@ class Lanes(NamedTuple):
     place % slot_lanes``.
     """
 
-    count: int
+    images: int
     total_batch: int
     step_lanes: int
     slot_lanes: int
@@ -180,10 +181,10 @@ class Lanes(NamedTuple):
     def positions(self, lane: int) -> np.ndarray:
         """(n,) positions of a lane, ascending."""
         first_step, first_place = divmod(lane, self.slot_lanes)
-        steps = np.arange(first_step * self.total_batch, self.count, self.step_lanes * self.total_batch)
+        steps = np.arange(first_step * self.total_batch, self.images, self.step_lanes * self.total_batch)
         places = np.arange(first_place, self.total_batch, self.slot_lanes)
         positions = (steps[:, None] + places).ravel()
-        return positions[: np.searchsorted(positions, self.count)]
+        return positions[: np.searchsorted(positions, self.images)]
 
 
 def shard_order(
@@ -214,7 +215,7 @@ def shard_order(
             places = start + mixed(rng.random(len(positions)), buffer)
             yield positions, places + to_image[np.searchsorted(ends, places, side='right')]
         else:
-            rng.bit_generator.advance(len(positions))
+            rng.bit_generator.advance(len(positions))  # type: ignore[attr-defined]  # a PCG64
         start += len(positions)
 
 

@@ -64,7 +64,8 @@ def _file_name(number: int) -> str:
 
 def coco_annotations(scenes: Sequence[Scene]) -> dict:
     """COCO annotations of scenes 0, 1, ...; objects with fewer than ``MIN_PIXELS`` visible pixels are omitted."""
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for number, scene in enumerate(scenes):
         height, width = scene.instances.shape
         images.append(dict(id=number, file_name=_file_name(number), height=height, width=width))
@@ -79,7 +80,7 @@ def coco_annotations(scenes: Sequence[Scene]) -> dict:
 
 def _describe(mask: np.ndarray) -> dict:
     """Box, area and run lengths of the visible pixels of an object."""
-    rows, columns = mask.any(axis=1).nonzero()[0].tolist(), mask.any(axis=0).nonzero()[0].tolist()
+    rows, columns = (np.flatnonzero(np.any(mask, axis=axis)).tolist() for axis in (1, 0))
     return dict(
         bbox=[columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]],
         area=int(mask.sum()),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import hashlib
 import logging
 import os
@@ -265,7 +266,7 @@ def _download(url: str, known: bytes, file: int, partial: Path) -> None:
     tries = Tries(url)
     while have < size:
         end = min(have + CHUNK, size)
-        data = tries.run(lambda have=have, end=end: _answer(fs, path, have, end, size))
+        data = tries.run(functools.partial(_answer, fs, path, have, end, size))
         have = 0 if len(data) == size else have  # the server does not support ranges, and sends the full file
         try:
             _write(file, data, have)

@@ -121,13 +121,14 @@ class LentBatch(dict):
 
     def __init__(self, batch: Mapping[str, Any], block: _Block, lent: Mapping[str, Tensor]) -> None:
         super().__init__(batch)
-        self._block, self._lent = block, dict(lent)
+        self._block: _Block | None = block
+        self._lent = dict(lent)
 
     def __reduce__(self) -> tuple:
         block, self._block = self._block, None
         # Entries may have been replaced, and torch moves tensors that are sent separately to other memory.
         lent = {name: x for name, x in self._lent.items() if block and self.get(name) is x and block.holds(x)}
-        if not lent:
+        if block is None or not lent:
             return dict, (dict(self),)
         places = {name: (tuple(x.shape), x.stride(), x.storage_offset()) for name, x in lent.items()}
         rest = {name: value for name, value in self.items() if name not in lent}

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from mmengine.logging import print_log
@@ -35,7 +35,7 @@ class MappedArray(np.ndarray):
 
     path: str | None = None  # not inherited by views
 
-    def __reduce_ex__(self, protocol: int) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         return np.asarray(self).__reduce_ex__(protocol) if self.path is None else (map_array, (self.path,))
 
 
@@ -61,7 +61,7 @@ def digest(array: np.ndarray) -> str:
     found = hashlib.sha256(f'{array.dtype.str} {array.shape}'.encode())
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     for first in range(0, len(data), HASHED):
-        found.update(data[first : first + HASHED])
+        found.update(data[first : first + HASHED].data)
     return found.hexdigest()
 
 
@@ -207,11 +207,12 @@ def load(shared: Shared) -> Any:
         ValueError: A file differs from the written array.
         FileNotFoundError: See ``map_array``.
     """
-    arrays = [map_array(path) for path in _paths(shared)]
-    for array, expected in zip(arrays, shared.digests, strict=True):
+    paths = _paths(shared)
+    arrays = [map_array(path) for path in paths]
+    for path, array, expected in zip(paths, arrays, shared.digests, strict=True):
         if digest(array) != expected:
             raise ValueError(
-                f'{printable(array.path)} differs from what the process that lists the images wrote: another program writes '
+                f'{printable(path)} differs from what the process that lists the images wrote: another program writes '
                 'there, or the file system shows this node an outdated state'
             )
     return _Unpickler(shared.content, arrays).load()

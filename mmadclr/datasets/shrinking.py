@@ -77,7 +77,8 @@ def shrink(data: bytes, shrinking: Shrinking) -> Shrunk:
 
 def smaller(size: tuple[int, int], max_side: int) -> tuple[int, int]:
     """(width, height) with ``max_side`` as the longer side, each at least 1."""
-    return tuple(max(1, round(side * max_side / max(size))) for side in size)
+    width, height = (max(1, round(side * max_side / max(size))) for side in size)
+    return width, height
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

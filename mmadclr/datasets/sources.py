@@ -10,6 +10,7 @@ from tempfile import NamedTemporaryFile
 
 import numpy as np
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.datasets.readers import Listing, existing_folder, read_class_folders, read_folder, read_list
 from mmadclr.datasets.remote import expanded, join, read_small
 from mmadclr.datasets.shard_cache import RemoteShards
@@ -39,7 +40,7 @@ class Source(ABC):
 
     labels: np.ndarray | None = None
     classes: Sequence[str] = ()
-    shard_of: np.ndarray | None = None
+    shard_of: np.ndarray | MaybeNone = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -171,8 +172,8 @@ def read_classes(root: str | Path, count: int) -> tuple[str, ...]:
 def _lines(path: str | Path) -> dict[int, str] | None:
     """Lines of a local or remote text file by number; None if there is no such file."""
     if not is_url(path):
-        return dict(read_lines(path)) if path.exists() else None
-    data = read_small(expanded(path))
+        return dict(read_lines(path)) if Path(path).exists() else None
+    data = read_small(expanded(str(path)))
     if data is None:
         return None
     with NamedTemporaryFile(suffix='.txt') as file:
@@ -203,7 +204,7 @@ def find_source(
         return FileSource(data_root, read_class_folders(data_root) if with_label else read_folder(data_root))
 
     def view_of(source: FileSource | TarSource) -> object:
-        if shards is not None:
+        if isinstance(source, TarSource):
             return view_of_shards(source.shards)
         return view_of_folder(data_root, source) if ann_file is None else view_of_list(ann_file, data_root)
 

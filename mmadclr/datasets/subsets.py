@@ -46,7 +46,7 @@ def few_shot(labels: np.ndarray, shots: int, seed: int = 0) -> np.ndarray:
     """
     if shots < 1:
         raise ValueError(f'shots={shots} must be at least 1')
-    chosen = [np.zeros(0, dtype=np.int64)]
+    chosen: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
     for label, members in _shuffled_classes(labels, seed):
         if len(members) < shots:
             raise ValueError(f'shots={shots}: class {label} has only {len(members)} images; use at most that many shots')

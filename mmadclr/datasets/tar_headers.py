@@ -161,7 +161,7 @@ def _by_tarfile(tar: TarBytes, offset: int) -> Iterator[Member]:
             file.seek(offset)
             with tarfile.open(fileobj=file, mode='r:') as rest:
                 while (member := rest.next()) is not None:
-                    rest.members.clear()  # otherwise tarfile keeps all members
+                    rest.members.clear()  # type: ignore[attr-defined]  # not in typeshed; tarfile keeps all members otherwise
                     yield os.fsencode(member.name), _kind(member), member.offset_data, member.size, rest.offset
     except (tarfile.TarError, EOFError, ValueError, OverflowError):
         return  # damaged header

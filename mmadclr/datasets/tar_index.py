@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.logging import print_log
@@ -65,7 +65,7 @@ class TarIndex:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All contents as arrays by name, which can be written to files and memory-mapped."""
-        flat = {}
+        flat: dict[str, np.ndarray] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, ByteStrings):
@@ -78,14 +78,13 @@ class TarIndex:
     def of(cls, arrays: dict[str, np.ndarray]) -> TarIndex:
         """The inverse of ``arrays``; raises KeyError or ValueError for invalid arrays."""
         strings = {name.removesuffix('.data') for name in arrays if name.endswith('.data')}
-        index = cls(
-            **{
-                field.name: ByteStrings(arrays[f'{field.name}.data'], arrays[f'{field.name}.starts'])
-                if field.name in strings
-                else arrays[field.name]
-                for field in fields(cls)
-            }
-        )
+        columns: dict[str, Any] = {
+            field.name: ByteStrings(arrays[f'{field.name}.data'], arrays[f'{field.name}.starts'])
+            if field.name in strings
+            else arrays[field.name]
+            for field in fields(cls)
+        }
+        index = cls(**columns)
         if {len(index.names)} != {len(column) for column in (index.shard_of, index.offsets, index.sizes, index.labels)}:
             raise ValueError('columns of an index have different lengths')
         return index
@@ -352,7 +351,7 @@ def _told(scans: Iterable[Scan], total: int, clock: Callable[[], float] = time.m
             print_log(f'{done} of {total} shards, {images:,} images, {left / 60:.0f} min left', 'current')
 
 
-def _joined(scans: Iterable[Scan], versions: list[bytes]) -> TarIndex:
+def _joined(scans: Iterable[Scan], versions: Iterable[bytes]) -> TarIndex:
     """Arrays of all shards; each shard is converted to arrays before the next one is scanned."""
     counts, columns, texts, cut = [], [], [], []
     for one in scans:
@@ -363,8 +362,8 @@ def _joined(scans: Iterable[Scan], versions: list[bytes]) -> TarIndex:
     offsets, sizes, labels = np.concatenate(columns, axis=1)
     names, hidden, links, beside = (_one_after_the_other(parts) for parts in zip(*texts, strict=True))
     shard_of = np.repeat(np.arange(len(counts)), counts)
-    cut, versions = ByteStrings.of(cut), ByteStrings.of(versions)
-    return TarIndex(shard_of, offsets, sizes, labels, names, versions, cut, hidden, links, beside)
+    of_shards = ByteStrings.of(versions), ByteStrings.of(cut)
+    return TarIndex(shard_of, offsets, sizes, labels, names, *of_shards, hidden, links, beside)
 
 
 def _one_after_the_other(parts: Sequence[ByteStrings]) -> ByteStrings:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -158,7 +158,7 @@ class MultiCrop:
         yield from device_conflicts(place)
         yield from evaluated_backend_conflicts(place)
 
-    def __call__(self, results: dict, out: dict[str, Tensor] | Arena | None = None) -> dict:
+    def __call__(self, results: dict, out: Any = None) -> dict:
         """Creates one sample.
 
         Args:
@@ -239,7 +239,7 @@ class MultiCrop:
         return batch_size * sum(count * size * size * 3 for count, size in self.sizes().values())
 
     def _cut(self, image: Image.Image | EncodedImage, boxes: dict[str, list[Box]], out: dict[str, Tensor]) -> None:
-        if self.backend == 'pillow':
+        if isinstance(image, Image.Image) and self.backend == 'pillow':
             for kind in KINDS:
                 for view, box in zip(out[kind].numpy(), boxes[kind], strict=True):
                     view[:] = crop_and_resize(image, box, view.shape[0]).transpose(1, 2, 0)
@@ -253,13 +253,13 @@ class MultiCrop:
 
     def _full_image(self, image: Image.Image | EncodedImage, boxes: dict[str, list[Box]], arena: Arena | None) -> dict:
         """Entries of a sample that replace views to be cropped on the device."""
-        pixels, shrink, file = np.empty((0, 0, 3), dtype=np.uint8), 1, b''
+        pixels, shrink, content = np.empty((0, 0, 3), dtype=np.uint8), 1, b''
         if self.decode_on_device and isinstance(image, EncodedImage) and image.is_complete_upright_jpeg:
-            file = image.data
+            content = image.data
         else:
             pixels, shrink = self._decode(image, boxes, arena)
             pixels = pixels if arena is None else arena.keep(pixels)
-        file = np.frombuffer(file, np.uint8)
+        file = np.frombuffer(content, np.uint8)
         return {PIXELS: pixels, FILE: file, 'image_shrink': shrink, 'crop_sizes': torch.tensor(self.sides)}
 
     def _decode(

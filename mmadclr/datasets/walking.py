@@ -6,11 +6,12 @@ import logging
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.logging import print_log
@@ -240,7 +241,8 @@ def _plain_images(file: int) -> tuple[list[str], list[tuple[str, os.DirEntry | N
     """
     odd: list[os.DirEntry] = []
     with os.scandir(file) as entries:
-        names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False) or odd.append(entry)]
+        put_aside: Callable[[os.DirEntry], Any] = odd.append  # which gives None, so that no name is taken
+        names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False) or put_aside(entry)]
     rest: list[tuple[str, os.DirEntry | None]] = [(entry.name, entry) for entry in odd]
     names.sort()
     if not _all_images(names):

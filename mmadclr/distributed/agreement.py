@@ -10,6 +10,8 @@ import torch
 from mmengine import dist
 from torch import distributed
 
+from mmadclr.annotations import MaybeNone
+
 T = TypeVar('T')
 
 
@@ -69,7 +71,8 @@ def together(work: Callable[[], T]) -> T:
     Raises:
         ValueError: Another process failed.
     """
-    result, error = None, None
+    result: T | MaybeNone = None
+    error: Exception | None = None
     try:
         result = work()
     except Exception as caught:

@@ -16,10 +16,11 @@ from mmengine import dist
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.datasets.listing import built_alike
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.distributed.agreement import together
-from mmadclr.evaluation.frozen import frozen
+from mmadclr.evaluation.frozen import Encoder, frozen
 from mmadclr.evaluation.image_account import ImageAccount
 from mmadclr.evaluation.knn import knn_shares
 from mmadclr.evaluation.patches import choose_patches, count_usable, over_masks, patch_batches, patch_labels
@@ -130,7 +131,7 @@ class DenseProbe:
         """Pixels of every label, over the masks of all processes."""
 
         def read() -> Counter:
-            total = Counter()
+            total: Counter = Counter()
             for _, counts in over_masks(dataset.label_counts, len(dataset), self.num_workers):
                 total.update(counts)
             return total
@@ -139,9 +140,9 @@ class DenseProbe:
 
     def of_model(self, model: nn.Module) -> dict[str, float]:
         """mIoU in percent of a pretraining model, using the patch features of its teacher."""
-        with frozen(model) as model:
-            bank = self.bank(model)
-            totals = self.confusions(model, self.classifiers(*bank))
+        with frozen(model) as encoder:
+            bank = self.bank(encoder)
+            totals = self.confusions(encoder, self.classifiers(*bank))
         return {name: mean_iou(total) for name, total in totals.items()}
 
     def classifiers(self, bank: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Classifier]:
@@ -156,7 +157,7 @@ class DenseProbe:
             'patch_linear_miou': lambda x: linear((x - center) / spread),
         }
 
-    def bank(self, model: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    def bank(self, model: Encoder) -> tuple[Tensor, Tensor, Tensor]:
         """Patches of the training images: features (M, D), class shares (M, C) and fractions of valid pixels (M,).
 
         The choice depends only on masks: it draws from their usable patches, and keeps only the features of the drawn ones.
@@ -173,22 +174,25 @@ class DenseProbe:
             images, numbers = choose_patches(usable, self.bank_size)
             if not len(images):
                 raise ValueError(f'{self.train.data_root}: no readable image has a pixel of any class')
-            *rows, unreadable = self._rows(model, images, numbers, grid)
+            features, shares, covered, unreadable = self._rows(model, images, numbers, grid)
             lost = unreadable & (usable > 0)
             if not lost.any():
-                return tuple(rows)
+                return features, shares, covered
             usable[lost] = 0
 
-    def _grid(self, model: nn.Module) -> tuple[int, int]:
+    def _grid(self, model: Encoder) -> tuple[int, int]:
         """Patches of an image along both sides."""
         data = collate_samples([self.train[0]])
         return _square(model(**model.data_preprocessor(data, False), mode='patches').shape[1])
 
-    def _rows(self, model: nn.Module, images: Tensor, numbers: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
+    def _rows(
+        self, model: Encoder, images: Tensor, numbers: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Outputs of ``bank`` for the chosen patches, on all processes, and whether each image is unreadable (N,)."""
         order = images.argsort(stable=True)
         bounds = torch.searchsorted(images[order], torch.arange(len(self.train) + 1)).tolist()
-        unreadable, parts, account = torch.ones(len(self.train), dtype=torch.int64), None, ImageAccount()
+        unreadable, account = torch.ones(len(self.train), dtype=torch.int64), ImageAccount()
+        parts: list[Tensor] | MaybeNone = None  # until the first batch, and every process has one
         for batch in account.over(patch_batches(model, self.train, self.batch_size, self.num_workers)):
             if parts is None:
                 widths = ((batch.outputs.shape[2],), (self.train.num_classes,), ())
@@ -203,9 +207,10 @@ class DenseProbe:
         for part in parts:
             dist.all_reduce(part)  # each row is zero on all processes except one
         dist.all_reduce(unreadable, op='min')
-        return *parts, unreadable.bool()
+        features, shares, covered = parts
+        return features, shares, covered, unreadable.bool()
 
-    def confusions(self, model: nn.Module, classifiers: Mapping[str, Classifier]) -> dict[str, Tensor]:
+    def confusions(self, model: Encoder, classifiers: Mapping[str, Classifier]) -> dict[str, Tensor]:
         """(C, C) of every classifier over the pixels of all validation images."""
         classes, account = self.val.num_classes, ImageAccount()
         totals: dict[str, Tensor] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from mmadclr.annotations import MaybeNone
+from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.distributed.agreement import together
 from mmadclr.evaluation.feature_shards import Shard, gather_rows, gather_uneven, share
-from mmadclr.evaluation.frozen import frozen
-from mmadclr.evaluation.image_account import ImageAccount
+from mmadclr.evaluation.frozen import Encoder, frozen
+from mmadclr.evaluation.image_account import ImageAccount, Images
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 
 DTYPES = ('float16', 'float32')
@@ -51,7 +53,7 @@ class Batch(NamedTuple):
 
     outputs: Tensor
     indices: Tensor
-    masks: Tensor | None
+    masks: Tensor | MaybeNone
     unreadable: list[str]
     lost: list[tuple[str, str]]
 
@@ -71,7 +73,7 @@ def in_order(dataset: Dataset, indices: np.ndarray, batch_size: int, num_workers
 
 
 def feature_batches(
-    model: nn.Module, loader: DataLoader, asked: np.ndarray | None = None, mode: str = 'tensor'
+    model: Encoder, loader: DataLoader, asked: np.ndarray | None = None, mode: str = 'tensor'
 ) -> Iterator[Batch]:
     """Runs a model over the batches of a loader.
 
@@ -82,8 +84,8 @@ def feature_batches(
             so that an image may occur twice: as itself and as the replacement of an unreadable one.
         mode: ``'tensor'`` or ``'patches'``.
     """
-    cuts = () if asked is None else range(loader.batch_size, len(asked), loader.batch_size)
-    wanted = repeat(None) if asked is None else np.split(asked, cuts)
+    size: int | MaybeNone = loader.batch_size
+    wanted = repeat(None) if asked is None else np.split(asked, range(size, len(asked), size))
     for data, here in zip(loader, wanted, strict=asked is not None and len(asked) > 0):
         masks, indices = data.pop('mask', None), data['index']
         with torch.no_grad():
@@ -158,11 +160,11 @@ def extract_shard(
         ValueError: The data set has no labels, or the sampler skipped images.
         UnreadableImageError: More than ``max_unreadable`` images cannot be read.
     """
-    dataset = loader.dataset
+    dataset: Any = loader.dataset
     if dataset.labels is None:
         raise ValueError(f'{dataset.data_root}: evaluation needs labels; set with_label=True for a labeled data set')
-    with frozen(model) as model:
-        part = _pass(feature_batches(model, loader), dataset, max_unreadable, keep or (lambda features: features))
+    with frozen(model) as encoder:
+        part = _pass(feature_batches(encoder, loader), dataset, max_unreadable, keep or (lambda features: features))
     missing = len(dataset) - part.left_out - len(part.indices)
     if missing:
         raise ValueError(f'{missing} of {len(dataset)} images were skipped: use drop_last=False for evaluation')
@@ -172,8 +174,8 @@ def extract_shard(
 
 
 def extract(
-    model: nn.Module,
-    dataset: Dataset,
+    model: Encoder,
+    dataset: ImageDataset,
     loading: Loading,
     dtype: str = 'float16',
     indices: np.ndarray | None = None,
@@ -218,7 +220,7 @@ class _Part(NamedTuple):
     device: torch.device
 
 
-def _pass(batches: Iterable[Batch], dataset: Dataset, limit: int, keep: Callable[[Tensor], Tensor]) -> _Part:
+def _pass(batches: Iterable[Batch], dataset: Images, limit: int, keep: Callable[[Tensor], Tensor]) -> _Part:
     """All features of a pass in memory, after reporting unreadable images; each image on one process."""
     account = ImageAccount()
 

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from mmengine import dist
 from mmengine.logging import print_log
-from torch import nn
-from torch.utils.data import Dataset
 
 import mmadclr
+from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.distributed.agreement import together
 from mmadclr.evaluation.extraction import Loading, Progress, feature_batches, in_order, to_dtype
 from mmadclr.evaluation.feature_shards import share
+from mmadclr.evaluation.frozen import Encoder
 from mmadclr.evaluation.image_account import ImageAccount
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
 from mmadclr.files import atomic_path
@@ -35,14 +35,14 @@ BEFORE = {READING: 'pillow', PRECISION: 'fp32'}  # defaults for caches that do n
 SHARD_ROWS = 65_536  # per shard; a process holds one in memory during extraction
 
 
-def fingerprint(opened: OpenedBackbone, dataset: Dataset, features: str, dtype: str, precision: str = 'fp32') -> dict:
+def fingerprint(opened: OpenedBackbone, dataset: ImageDataset, features: str, dtype: str, precision: str = 'fp32') -> dict:
     """Everything that determines features, keyed by descriptions used in messages.
 
     The backbone is identified by its weights, not its file name; images by their names, not their contents.
 
     Args:
         opened: The backbone.
-        dataset: ``ImageDataset`` with ``ResizeCenterCrop``.
+        dataset: With ``ResizeCenterCrop``.
         features, dtype: Kind and dtype of the stored features.
         precision: Of the backbone, see ``FeatureExtractor``.
     """
@@ -73,8 +73,8 @@ def fingerprint(opened: OpenedBackbone, dataset: Dataset, features: str, dtype: 
 
 def cached_features(
     folder: str | Path,
-    model: nn.Module,
-    dataset: Dataset,
+    model: Encoder,
+    dataset: ImageDataset,
     expected: dict,
     loading: Loading,
     refresh: bool = False,
@@ -140,7 +140,7 @@ def _compare(folder: Path, found: dict, expected: dict) -> None:
             )
 
 
-def write_cache(folder: Path, model: nn.Module, dataset: Dataset, expected: dict, loading: Loading) -> None:
+def write_cache(folder: Path, model: Encoder, dataset: ImageDataset, expected: dict, loading: Loading) -> None:
     """Extracts the features of a data set into a folder, which gets its name when complete.
 
     Raises:
@@ -166,7 +166,7 @@ def _open_temporary(stack: ExitStack, folder: Path) -> str | None:
     return str(temporary)
 
 
-def _write_index(folder: Path, dataset: Dataset, expected: dict, shards: list[tuple], messages: dict) -> None:
+def _write_index(folder: Path, dataset: ImageDataset, expected: dict, shards: list[tuple], messages: dict) -> None:
     """Everything except the shards, by the main process."""
     if not dist.is_main_process():
         return
@@ -183,7 +183,7 @@ def _write_index(folder: Path, dataset: Dataset, expected: dict, shards: list[tu
 
 
 def _write_shards(
-    folder: Path, model: nn.Module, dataset: Dataset, dtype: str, loading: Loading, account: ImageAccount
+    folder: Path, model: Encoder, dataset: ImageDataset, dtype: str, loading: Loading, account: ImageAccount
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Writes the shards of this process, and records its images; yields name and indices (n,) of each shard."""
     mine = share(np.arange(len(dataset)))

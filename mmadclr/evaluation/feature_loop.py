@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from mmengine.runner import BaseLoop, Runner
@@ -92,10 +92,11 @@ class FeatureEvalLoop(BaseLoop):
             key: build_evaluator(each, 'val_evaluator' if each is evaluator else f'val_evaluator.{key}')
             for key, each in evaluator_configs(evaluator).items()
         }
-        if self.bank_dataloader.dataset.metainfo != self.dataloader.dataset.metainfo:
+        known: Any = self.bank_dataloader.dataset
+        asked = self.dataloader.dataset
+        if known.metainfo != asked.metainfo:
             raise ValueError(
-                f'{self.bank_dataloader.dataset.data_root} and {self.dataloader.dataset.data_root} have different classes: '
-                'their labels are not comparable'
+                f'{known.data_root} and {asked.data_root} have different classes: their labels are not comparable'
             )
 
     def run(self) -> dict[str, float]:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmadclr.distributed.wrappers import unwrapped
+
+
+class Encoder(Protocol):
+    """A model as evaluation calls it: with what its ``data_preprocessor`` makes of a batch."""
+
+    @property
+    def data_preprocessor(self) -> Callable[[dict, bool], dict]: ...
+
+    def __call__(self, *, mode: str, **inputs: Any) -> Tensor:
+        """Features of images (B, D), or with ``mode='patches'`` of patches (B, N, D)."""
 
 
 class RawPixels(nn.Module):
@@ -30,14 +41,14 @@ class RawPixels(nn.Module):
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[nn.Module]:
+def frozen(model: nn.Module) -> Iterator[Encoder]:
     """Context in which the unwrapped model is in evaluation mode and without gradients."""
-    model = unwrapped(model)
-    was_training = model.training
-    model.eval()
+    itself = unwrapped(model)
+    was_training = itself.training
+    itself.eval()
     try:
         # Compiled blocks are specialized to training batches.
         with torch.no_grad(), torch.compiler.set_stance('force_eager'):
-            yield model
+            yield itself
     finally:
-        model.train(was_training)
+        itself.train(was_training)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from mmengine import dist
 from mmengine.logging import print_log
-from torch.utils.data import Dataset
 
 from mmadclr.datasets.accounts import LostAccount
 from mmadclr.datasets.image_dataset import UnreadableImageError
@@ -17,8 +16,19 @@ from mmadclr.datasets.image_dataset import UnreadableImageError
 class Told(Protocol):
     """A batch with messages about unreadable images, and pairs of lost information and image."""
 
-    unreadable: list[str]
-    lost: list[tuple[str, str]]
+    @property
+    def unreadable(self) -> list[str]: ...
+
+    @property
+    def lost(self) -> list[tuple[str, str]]: ...
+
+
+class Images(Protocol):
+    """A set of images, and where they lie."""
+
+    data_root: Any
+
+    def __len__(self) -> int: ...
 
 
 B = TypeVar('B', bound=Told)
@@ -46,7 +56,7 @@ class ImageAccount:
         """A line with a count for each kind of loss."""
         return self._lost.of_all_processes().lines()
 
-    def report_unreadable(self, dataset: Dataset, limit: int) -> list[str]:
+    def report_unreadable(self, dataset: Images, limit: int) -> list[str]:
         """Logs every unreadable image once and returns the messages.
 
         Raises:
@@ -60,7 +70,7 @@ class ImageAccount:
             print_log(f'unreadable image, excluded from the evaluation: {message}', 'current', logging.WARNING)
         return messages
 
-    def report(self, dataset: Dataset, limit: int) -> list[str]:
+    def report(self, dataset: Images, limit: int) -> list[str]:
         """As ``report_unreadable``; also logs information lost from other images."""
         messages = self.report_unreadable(dataset, limit)
         for line in self.lost_lines():

@@ -6,6 +6,7 @@ Shape legend: N features of the bank, M queries, D channels, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -41,9 +42,17 @@ class Directions:
         return F.normalize(self.features[rows].to(self.device).float(), dim=1)
 
 
+class Bank(Protocol):
+    """Features (N, D), of which some rows are asked for at a time: a tensor, or what makes them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+
 @torch.no_grad()
 def nearest_neighbors(
-    bank: Tensor | Directions, queries: Tensor, k: int, chunk: int = 256, bank_chunk: int = BANK_CHUNK
+    bank: Bank, queries: Tensor, k: int, chunk: int = 256, bank_chunk: int = BANK_CHUNK
 ) -> tuple[Tensor, Tensor]:
     """Cosines (M, k) with the k nearest features of a bank, nearest first, and their rows (M, k).
 
@@ -150,7 +159,8 @@ def _merged(similarity: Tensor, nearest: Tensor, own: int, k: int) -> tuple[Tens
         values, rows = (part[:, rank].transpose(0, 1).flatten(1) for part in parts)
         values, rows = in_order(values, rows)
         merged.append((values[:, :k], rows[:, :k]))
-    return tuple(torch.cat(part)[:own] for part in zip(*merged, strict=True))
+    values, rows = (torch.cat(part)[:own] for part in zip(*merged, strict=True))
+    return values, rows
 
 
 def class_votes(similarity: Tensor, labels: Tensor, temperature: float, num_classes: int) -> Tensor:
@@ -221,8 +231,8 @@ class WeightedKNN:
     def __call__(self, bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) -> dict[str, float]:
         """Features (N, D) and (M, D) of any norm, labels (N,) and (M,) -> accuracies in percent."""
         num_classes = int(torch.cat((bank_labels, labels)).max()) + 1
-        bank, queries = (Directions(features, queries.device) for features in (bank, queries))
-        similarity, nearest = nearest_neighbors(bank, queries[:], max(self.ks), self.chunk)
+        known, asked = (Directions(features, queries.device) for features in (bank, queries))
+        similarity, nearest = nearest_neighbors(known, asked[:], max(self.ks), self.chunk)
         hits = self._hits(similarity, bank_labels[nearest], labels, num_classes)
         return {name: 100 * count / len(labels) for name, count in hits.items()}
 

@@ -177,7 +177,7 @@ def evaluate_linear(train: FeatureSet, val: FeatureSet, recipe: LinearRecipe, de
         (retrained,) = _score(classifier, [best['lr']], train, val, held, recipe)
         best = {**retrained, 'held_out_top1': best['held_out_top1']}
     else:
-        mine = _pick(classifiers, rates.index(best['lr'])) if best['lr'] in rates else None
+        mine = _pick(classifiers, rates.index(best['lr'])) if classifiers is not None and best['lr'] in rates else None
         classifier = next(found for found in dist.all_gather_object(mine) if found is not None)
     metrics = dict(linear_top1=best['top1'], linear_top5=best['top5'], linear_lr=best['lr'])
     if held.any():
@@ -231,7 +231,7 @@ def _score(
     recipe: LinearRecipe,
 ) -> list[dict]:
     """One row of the table per rate."""
-    found = {'': (val, np.arange(len(val.labels)))}
+    found: dict[str, tuple[FeatureSet, np.ndarray]] = {'': (val, np.arange(len(val.labels)))}
     if held.any():
         found['held_out_'] = (train, np.flatnonzero(held))
     finite = (classifiers.weight.isfinite().flatten(1).all(dim=1) & classifiers.bias.isfinite().all(dim=1)).tolist()

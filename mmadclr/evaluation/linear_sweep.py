@@ -47,18 +47,18 @@ class LinearSweepOptimConstructor:
         self.cfg = optim_wrapper_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        model = unwrapped(model)
-        if not isinstance(model.head, LinearSweepHead):
-            raise ValueError(f'LinearSweepOptimConstructor requires a LinearSweepHead, not {type(model.head).__name__}')
-        if any(parameter.requires_grad for parameter in model.backbone.parameters()):
+        network = unwrapped(model)
+        if not isinstance(network.head, LinearSweepHead):
+            raise ValueError(f'LinearSweepOptimConstructor requires a LinearSweepHead, not {type(network.head).__name__}')
+        if any(parameter.requires_grad for parameter in network.backbone.parameters()):
             raise ValueError('a sweep requires a frozen backbone: set model.backbone.frozen_stages to its number of blocks')
         groups = [
             dict(params=list(classifier.parameters()), lr=rate)
-            for rate, classifier in zip(model.head.learning_rates, model.head.classifiers, strict=True)
+            for rate, classifier in zip(network.head.learning_rates, network.head.classifiers, strict=True)
         ]
         cfg = {'type': 'AutocastOptimWrapper', **self.cfg}
         # The optimizer's default rate, which no group uses, is logged as base_lr: the highest of all classifiers.
-        lr = max(model.head.learning_rates)
+        lr = max(network.head.learning_rates)
         optimizer = root.OPTIMIZERS.build({**cfg.pop('optimizer'), 'lr': lr, 'params': groups})
         return OPTIM_WRAPPERS.build({**cfg, 'optimizer': optimizer})
 
@@ -138,7 +138,8 @@ class LinearSweepLoop(BaseLoop):
             self.evaluator.process(data_samples=outputs, data_batch=batch)
             if with_hooks:
                 self.runner.call_hook(f'after_{self.stage}_iter', batch_idx=index, data_batch=batch, outputs=outputs)
-        found = self.evaluator.evaluate(len(dataloader.dataset))
+        images: Any = dataloader.dataset
+        found = self.evaluator.evaluate(len(images))
         return [found[f'sweep/{number}'] for number in range(len(unwrapped(self.runner.model).head.learning_rates))]
 
 

@@ -19,8 +19,11 @@ def rows_of_first_pair(
     """At most ``number`` rows (N, D) of the first pair of views, the same rows of student and teacher."""
     pairs = PAIRINGS[loss.pairing](len(teacher.features), len(student.features))
     u, v = pairs.nonzero()[0].tolist()
-    sides = ((student, v), (teacher, u))
-    return tuple(s._replace(features=evenly(s.features[view].flatten(0, -2), number).float()) for s, view in sides)
+    of_student, of_teacher = (
+        side._replace(features=evenly(side.features[view].flatten(0, -2), number).float())
+        for side, view in ((student, v), (teacher, u))
+    )
+    return of_student, of_teacher
 
 
 def term_statistics(loss: SelfDistillationLoss, student: ProjectedFeatures, teacher: ProjectedFeatures) -> dict[str, Tensor]:
@@ -43,7 +46,7 @@ def teacher_statistics(model: SelfDistillation) -> dict[str, Tensor]:
     """Norm of the teacher's parameters, and its relative distance to the student; collective if sharded."""
     names, teacher = zip(*model.teacher.named_parameters(), strict=True)
     values = dict(model.student.named_parameters())
-    student = [values[name] for name in names]
+    student: list[Tensor] = [values[name] for name in names]
     gaps = torch._foreach_sub(list(teacher), student)
     gap, norm = (torch.stack(full_norms(tensors)).norm() for tensors in (gaps, list(teacher)))
     return {'distance': gap / norm, 'norm': norm}

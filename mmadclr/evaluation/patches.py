@@ -6,19 +6,22 @@ Shape legend: N images, B images of a batch, P patches of an image (h x w), D ch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine import dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmadclr.datasets.label_maps import LabelMapError
 from mmadclr.datasets.loader_workers import outlive_signals
+from mmadclr.datasets.masked_images import MaskedImageDataset
 from mmadclr.distributed.agreement import together
 from mmadclr.evaluation.extraction import NO_IMAGE, Batch, feature_batches, in_order
 from mmadclr.evaluation.feature_shards import share
+from mmadclr.evaluation.frozen import Encoder
 
 
 def patch_labels(masks: Tensor, grid: tuple[int, int], num_classes: int) -> tuple[Tensor, Tensor]:
@@ -91,7 +94,7 @@ def over_masks(function: Callable[[int], Any], count: int, num_workers: int) -> 
         yield index, value
 
 
-def count_usable(dataset: Dataset, grid: tuple[int, int], num_workers: int) -> Tensor:
+def count_usable(dataset: MaskedImageDataset, grid: tuple[int, int], num_workers: int) -> Tensor:
     """(N,) number of usable patches of every image, on all processes, each of which reads a part of the masks.
 
     Raises:
@@ -101,7 +104,7 @@ def count_usable(dataset: Dataset, grid: tuple[int, int], num_workers: int) -> T
     counts = torch.zeros(len(dataset), dtype=torch.int64)
 
     def read() -> None:
-        for index, count in over_masks(_CountUsable(dataset, grid), len(dataset), num_workers):
+        for index, count in over_masks(partial(_count_usable_of, dataset, grid), len(dataset), num_workers):
             counts[index] = count
 
     together(read)
@@ -109,12 +112,8 @@ def count_usable(dataset: Dataset, grid: tuple[int, int], num_workers: int) -> T
     return counts
 
 
-class _CountUsable(NamedTuple):  # not a closure, which spawned workers could not unpickle
-    dataset: Dataset
-    grid: tuple[int, int]
-
-    def __call__(self, index: int) -> int:
-        return int(usable_patches(self.dataset.mask(index), self.grid).sum())
+def _count_usable_of(dataset: MaskedImageDataset, grid: tuple[int, int], index: int) -> int:
+    return int(usable_patches(dataset.mask(index), grid).sum())
 
 
 def choose_patches(usable: Tensor, number: int) -> tuple[Tensor, Tensor]:
@@ -144,12 +143,12 @@ def even_share(count: int) -> tuple[np.ndarray, np.ndarray]:
     return places % count, places < count
 
 
-def patch_batches(model: nn.Module, dataset: Dataset, batch_size: int, num_workers: int) -> Iterator[Batch]:
+def patch_batches(model: Encoder, dataset: MaskedImageDataset, batch_size: int, num_workers: int) -> Iterator[Batch]:
     """Runs a model over this process's part of a data set whose samples have a ``mask``, in batches.
 
     Args:
         model: Called with ``data_preprocessor`` output and ``mode='patches'``.
-        dataset: A ``MaskedImageDataset`` with ``with_mask``.
+        dataset: With ``with_mask``.
         batch_size, num_workers: Of the loader.
 
     Returns:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.checkpoint.architecture import CHANNELS_PER_HEAD, infer_settings
 from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone, tensors_by_path, with_class_position
 from mmadclr.checkpoint.reading import read_checkpoint
@@ -136,7 +137,7 @@ def _as_dino(source: Source) -> Conversion:
 
 def _as_run_of_dino(state: TrainingState) -> Conversion:
     content = write_as_dino(state)
-    written = read_training_state(content)
+    written: TrainingState | MaybeNone = read_training_state(content)
     return Conversion(content, _kept_of(written), beside_dino(state))
 
 

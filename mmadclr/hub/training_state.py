@@ -58,8 +58,8 @@ def read_training_state(checkpoint: Mapping) -> TrainingState | None:
     Raises:
         ValueError: The training state cannot be converted.
     """
-    networks = [checkpoint.get(part) for part in ('student', 'teacher')]
-    if all(isinstance(network, Mapping) for network in networks) and _has_official_head(networks[1]):
+    student, teacher = checkpoint.get('student'), checkpoint.get('teacher')
+    if isinstance(student, Mapping) and isinstance(teacher, Mapping) and _has_official_head(teacher):
         for method, (loss, centers) in OFFICIAL.items():
             found = checkpoint.get(loss)
             if isinstance(found, Mapping) and _tensors(found).keys() == centers.keys():
@@ -130,7 +130,8 @@ def parameter_order(parameters: Mapping[str, Tensor], learns_norms: bool) -> tup
 
     As in facebookresearch/dino, ``utils.py: get_params_groups``.
     """
-    decayed, exempt = [], []
+    decayed: list[str] = []
+    exempt: list[str] = []
     for name, tensor in parameters.items():
         if learns_norms or not name.endswith('last_layer.weight_g'):
             (exempt if name.endswith('.bias') or tensor.ndim == 1 else decayed).append(name)
@@ -142,7 +143,9 @@ def optimizer_state(moments: Mapping[str, dict], groups: Iterable[list[str]]) ->
 
     Learning rate and weight decay are placeholders: both follow schedules that are functions of the step.
     """
-    states, settings, count = {}, [], 0
+    states: dict[int, dict] = {}
+    settings: list[dict] = []
+    count = 0
     for names in groups:
         indices = range(count, count + len(names))
         states |= {index: moments[name] for index, name in zip(indices, names, strict=True) if name in moments}
@@ -248,7 +251,8 @@ def _of_ours(checkpoint: Mapping) -> TrainingState:
     optimizer = checkpoint.get('optimizer')
     return TrainingState(
         method=meta.get('method', 'DINO'),
-        **parts,
+        student=parts['student'],
+        teacher=parts['teacher'],
         centers=centers,
         epoch=_epoch({'epoch': 0, **meta}),
         moments=None if optimizer is None else moments_by_name(optimizer, parts['student']),

@@ -123,7 +123,7 @@ def set_limits(vits: list[QueryViT], budget: float | None) -> None:
 
 def uses_cuda_graphs(options: dict) -> bool:
     """Whether these arguments of ``torch.compile`` enable CUDA graphs."""
-    of_mode = torch._inductor.list_mode_options().get(options.get('mode'), {})
+    of_mode = torch._inductor.list_mode_options().get(options.get('mode') or '', {})
     return bool({**of_mode, **(options.get('options') or {})}.get('triton.cudagraphs', False))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ def mmdet_detectors(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def autocast_features(detector: nn.Module, device: str, dtype: torch.dtype):
+def autocast_features(detector: Any, device: str, dtype: torch.dtype):
     """Context in which ``detector.extract_feat`` runs under autocast and returns fp32 maps; other methods are unchanged.
 
     mmdet computes anchors and proposals in the dtype of the head's outputs, and casts RoIs to that of the maps. In bf16,

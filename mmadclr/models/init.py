@@ -32,7 +32,8 @@ def init_linear_layers(module: nn.Module, scheme: str) -> None:
 def init_mocov3_embedding(projection: nn.Conv2d, cls_token: Tensor | None) -> None:
     """Patch projection initialized as a linear layer, and [CLS] close to zero (facebookresearch/moco-v3, ``vits.py``)."""
     xavier_uniform(projection.weight.flatten(1))
-    nn.init.zeros_(projection.bias)
+    if projection.bias is not None:
+        nn.init.zeros_(projection.bias)
     if cls_token is not None:
         nn.init.normal_(cls_token, std=1e-6)
 

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, Replicate
 
 from mmadclr.distributed.shards import _cut
+from mmadclr.models.containers import Network
 from mmadclr.models.heads.dino_head import PrototypeLayer
 from mmadclr.models.selfsup.base import SelfDistillation
 
@@ -22,7 +23,7 @@ from mmadclr.models.selfsup.base import SelfDistillation
 SHARDINGS = {'fsdp': True, 'fsdp-grad-op': False}
 
 
-def shard_model(model: SelfDistillation, sharding: str) -> None:
+def shard_model(model: nn.Module, sharding: str) -> None:
     """Shards the parameters of a model over all processes, in place; it is used, saved and loaded as before.
 
     Weights are initialized before sharding, and process 0's are used: shards could not draw the same random numbers as a
@@ -56,7 +57,7 @@ def check_sharding(sharding: str) -> None:
         raise ValueError(f'sharding={sharding!r}: choose {", ".join(map(repr, SHARDINGS))}, or None to disable it')
 
 
-def _shard_network(network: nn.ModuleDict, mesh, reshard_after_forward: bool) -> None:
+def _shard_network(network: Network, mesh, reshard_after_forward: bool) -> None:
     for name, part in network.items():
         if name == 'backbone':
             for block in part.blocks:

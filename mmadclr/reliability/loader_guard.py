@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
@@ -121,15 +120,17 @@ def check_shared_memory(loader: DataLoader) -> None:
     """Checks, before workers start, that their prefetched batches fit into shared memory.
 
     Each worker holds ``prefetch_factor`` batches plus the one in use; see :mod:`mmadclr.datasets.shared_arrays`. Applies
-    only if the data set's transform reports the bytes of a batch (``batch_bytes``) and workers use ``/dev/shm``.
+    only if the data set's transform reports the bytes of a batch (``batch_bytes``), the batch sampler has a ``batch_size``,
+    and workers use ``/dev/shm``.
 
     Raises:
         ValueError: They do not fit; states required and available memory and how to reduce it.
     """
     batch_bytes = getattr(getattr(loader.dataset, 'transform', None), 'batch_bytes', None)
-    if loader.num_workers == 0 or batch_bytes is None or not SHARED_MEMORY.is_dir():
-        return
-    size, processes = batch_bytes(loader.batch_sampler.batch_size), local_processes()
+    batch_size = getattr(loader.batch_sampler, 'batch_size', None)
+    if loader.prefetch_factor is None or batch_bytes is None or batch_size is None or not SHARED_MEMORY.is_dir():
+        return  # without workers there is no prefetch_factor
+    size, processes = batch_bytes(batch_size), local_processes()
     batches = loader.prefetch_factor + 1
     need = size * loader.num_workers * batches * processes
     free = shutil.disk_usage(SHARED_MEMORY).free
@@ -156,13 +157,13 @@ def default_workers() -> int:
     """
     affinity = getattr(os, 'sched_getaffinity', None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(max(min(cores, _core_quota(CPU_MAX)) // local_processes(), 1), MOST_WORKERS)
+    return min(max(min(cores, _core_quota(CPU_MAX) or cores) // local_processes(), 1), MOST_WORKERS)
 
 
-def _core_quota(path: Path) -> float:
-    """Cores that a cgroup (version 2) grants a container; infinity without a limit."""
+def _core_quota(path: Path) -> int | None:
+    """Cores that a cgroup (version 2) grants a container; None without a limit."""
     quota, period = path.read_text().split() if path.is_file() else ('max', '')
-    return math.inf if quota == 'max' else max(int(quota) // int(period), 1)
+    return None if quota == 'max' else max(int(quota) // int(period), 1)
 
 
 def _mib(size: float) -> str:

@@ -50,10 +50,10 @@ def fetch(steps: Sequence[Step]) -> tuple[list[list[dict[str, float]]], list[lis
     names = list(batches[0])
     values = [losses[name].float() for losses in batches for name in names]
     flags = [step.losses[0][names[0]].new_zeros(()) if step.skipped is None else step.skipped for step in steps]
-    local = torch.stack([*values, *(flag.float() for flag in flags)])
-    mean = local.clone()
-    dist.all_reduce(mean, 'mean')
-    local, mean = local.tolist(), mean.tolist()
+    here = torch.stack([*values, *(flag.float() for flag in flags)])
+    everywhere = here.clone()
+    dist.all_reduce(everywhere, 'mean')
+    local, mean = here.tolist(), everywhere.tolist()
     skipped = [flag > 0 for flag in local[len(values) :]]
     return _by_step(steps, names, local), _by_step(steps, names, mean), skipped
 

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from torch import distributed
 
@@ -45,7 +46,7 @@ class StopSignals:
         self.received: str | None = None
         self.times: dict[int, float] = {}  # arrival of the first one of each kind
         self.interrupts = False  # whether signals raise PreemptedError in the main thread
-        self.before: dict[int, object] = {}
+        self.before: dict[int, Any] = {}  # handlers
         self.launcher: int | None = None
 
     def listen(self) -> None:

@@ -118,12 +118,12 @@ class WorkerStacks:
         Workers are signaled one by one: stacks are written in many small pieces, which would otherwise be interleaved.
         """
         start, end = self._size(), time.monotonic() + patience_s
-        children = [child for child in multiprocessing.active_children() if listens(child.pid)]
+        children = [pid for child in multiprocessing.active_children() if (pid := child.pid) is not None and listens(pid)]
         for asked, child in enumerate(children, 1):
-            os.kill(child.pid, WORKER_SIGNAL)
+            os.kill(child, WORKER_SIGNAL)
             self._wait(start, asked, min(end, time.monotonic() + TURN_S))
         self._wait(start, len(children), end)
-        names = ', '.join(str(child.pid) for child in children) or 'none'
+        names = ', '.join(map(str, children)) or 'none'
         return f'\n--- worker processes: {names} ---\n'.encode() + self._written(start)
 
     def _wait(self, start: int, answers: int, end: float) -> None:

@@ -46,7 +46,7 @@ def draw_crops(images: list[Image.Image], data: dict, views: dict, mean: Tensor,
             axis.imshow((view * std + mean).permute(1, 2, 0).round().clamp(0, 255).byte().cpu().numpy())
     for axis, title in zip(grid[0], titles, strict=True):
         axis.set_title(title, fontsize=7)
-    return _save(figure, grid.flat, out)
+    return _save(figure, grid.flatten(), out)
 
 
 def draw_curves(scalars: str | Path, out: str | Path, baselines: dict[str, float] | None = None) -> Path:
@@ -104,7 +104,7 @@ def draw_attention(
                 _draw_boxes(axis, [crop_boxes[row, column - 1].tolist()], QUERY_COLOR, '-')
     for axis, title in zip(grid[0], ['image', '[CLS]', *(f'query {i + 1}' for i in range(num_queries))], strict=True):
         axis.set_title(title, fontsize=8)
-    return _save(figure, grid.flat, out)
+    return _save(figure, grid.flatten(), out)
 
 
 def attention_maps(backbone, images: Tensor, crops: Tensor) -> Tensor:

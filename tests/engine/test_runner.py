@@ -174,6 +174,11 @@ def test_resuming_with_another_batch_size_goes_on_at_the_right_place(train, batc
         ({'train_dataloader.batch_size': 0}, 'batch_size=0 of a data loader must be at least 1'),
         ({'train_cfg.max_epochs': 0}, 'max_epochs=0 must be at least 1'),
         ({'default_hooks.schedule.momentum': (0.9, 1.5)}, r'momentum=\(0\.9, 1\.5\): both ends must lie in'),
+        ({'default_hooks.schedule.momentum': (0.9,)}, r'momentum=\(0\.9,\): must be two numbers'),
+        (
+            {'default_hooks.schedule.weight_decay': (0.04, 0.1, 0.4)},
+            r'weight_decay=.*0\.4\): must be two numbers',
+        ),
         ({'default_hooks.schedule.teacher_temp': (0.0, 0.1)}, 'both ends must be positive'),
         ({'train_cfg': dict(_delete_=True, type='IterBasedTrainLoop', max_iters=3)}, 'the schedules are per epoch'),
     ],

@@ -59,7 +59,7 @@ def test_neighbors_are_the_published_ones(golden, number):
     expected = torch.from_numpy(arrays[f'neighbours{number}'])
     assert expected.shape == (int(number), arrays.config['kernel'] ** 2 - 1)
     around = neighbors(*(2 * [round(int(number) ** 0.5)]), wrap=True)
-    assert torch.equal(around.index, expected)
+    assert torch.equal(around.numbers, expected)
     assert around.absent is None
 
 
@@ -130,7 +130,7 @@ GRIDS_AND_EDGES = pytest.mark.parametrize(
 def test_neighbors_of_any_grid(grid, wrap):
     around = neighbors(*grid, wrap)
     for patch in range(grid[0] * grid[1]):
-        row = around.index[patch] if around.absent is None else around.index[patch][~around.absent[patch]]
+        row = around.numbers[patch] if around.absent is None else around.numbers[patch][~around.absent[patch]]
         assert row.tolist() == reference_neighbors(patch, *grid, wrap)
 
 

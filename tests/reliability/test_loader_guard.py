@@ -198,6 +198,12 @@ def test_shared_memory_is_compared_with_all_batches_at_a_time(monkeypatch, free,
     check_shared_memory(DataLoader(Crops(10), batch_size=7))  # no worker, no shared memory
 
 
+def test_shared_memory_of_batches_of_unknown_size(monkeypatch):
+    """A batch sampler need not say how many images a batch has; those of torch and mmdet do."""
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=0))
+    check_shared_memory(DataLoader(Crops(10), batch_sampler=[[0, 1], [2]], num_workers=2))
+
+
 class Crops(torch.utils.data.Dataset):
     """Numbered images; a batch is said to take 10 bytes an image."""
 

@@ -227,7 +227,9 @@ def test_a_run_that_failed_is_not_watched_any_more(small_config):
     assert 'watchdog' not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
-@pytest.mark.parametrize('settings', [dict(timeout_s=0), dict(first_s=-1), dict(val_s=0), dict(abort_s=0)])
+@pytest.mark.parametrize(
+    'settings', [dict(timeout_s=0), dict(timeout_s=None), dict(first_s=-1), dict(val_s=0), dict(abort_s=0)]
+)
 def test_times_must_be_positive(settings):
     with pytest.raises(ValueError, match=f'WatchdogHook: {next(iter(settings))}=.* must be above 0'):
         WatchdogHook(**settings)

@@ -12,6 +12,7 @@ from pathlib import Path
 from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.checkpoint.run_files import clear_away
 from mmadclr.checkpoint.writer import CheckpointWriter
 from mmadclr.distributed.agreement import Agreement
@@ -65,9 +66,9 @@ class SafeCheckpointHook(Hook):
         self.max_keep_ckpts, self.milestones = max_keep_ckpts, milestones
         self.stop = StopSignals(signals)
         self.asynchronous = asynchronous
-        self.due: str | None = None  # name of the checkpoint to save at the end of the optimizer step
+        self.due: str | MaybeNone = None  # name of the checkpoint to save at the end of the optimizer step
         self.saved_at: int | None = None  # iterations completed at the last checkpoint
-        self.agreement: Agreement | None = None  # set during training
+        self.agreement: Agreement | MaybeNone = None  # set during training
         self.held: dict | None = None  # the state being validated, saved if a signal interrupts validation
 
     def before_train(self, runner) -> None:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from mmadclr.engine.hooks.checkpoint_hook import ends_step
 from mmadclr.engine.hooks.schedule_hook import DistillationScheduleHook
 from mmadclr.evaluation.observation import fetch_means, rows_of_first_pair, teacher_statistics, term_statistics
 from mmadclr.evaluation.verdicts import KINDS, Term, Verdict, judge_teacher, judge_term
+from mmadclr.models.backbones.query_vit import ViTOutput
 from mmadclr.models.losses import SelfDistillationLoss
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.registry import HOOKS
@@ -114,12 +114,13 @@ class CollapseMonitorHook(Hook):
     @torch.no_grad()
     def look(self, name: str, loss: SelfDistillationLoss, args: tuple, output: Tensor) -> None:
         """Forward hook of a loss: computes statistics of a few rows of student and teacher."""
-        sides = rows_of_first_pair(loss, *args[:2], self.rows)
+        student, teacher = args[:2]
+        sides = rows_of_first_pair(loss, student, teacher, self.rows)
         if len(sides[0].features):  # iBOT: there may be no masked patch
             with torch.autocast(output.device.type, enabled=False):
                 self.seen[name] = term_statistics(loss, *sides)
 
-    def swap_queries(self, backbone: nn.Module, args: tuple, output: NamedTuple) -> None:
+    def swap_queries(self, backbone: nn.Module, args: tuple, output: ViTOutput) -> None:
         """Forward hook of the teacher's backbone: computes its [CLS] with the query crops of other images."""
         if len(args) > 1 and args[1] is not None and self.leak is None:
             self.leak = output.cls.new_zeros(())  # stops the recursion: the pass below runs this hook, too
@@ -172,11 +173,11 @@ class CollapseMonitorHook(Hook):
         return self.verdicts(name, columns)
 
     def verdicts(self, name: str, columns: dict[str, np.ndarray]) -> list[Verdict]:
-        columns = {key: values.tolist() for key, values in columns.items()}
+        lists = {key: values.tolist() for key, values in columns.items()}
         if name == TEACHER:
-            return judge_teacher(columns, self.patience)
+            return judge_teacher(lists, self.patience)
         loss = self.losses[name]
-        return judge_term(columns, name, Term(len(loss.center), loss.teacher_temp, loss.center_momentum), self.patience)
+        return judge_term(lists, name, Term(len(loss.center), loss.teacher_temp, loss.center_momentum), self.patience)
 
     def tell(self, runner, verdict: Verdict) -> None:
         if verdict[:2] not in self.told:

@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine import dist
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.checkpoint.run_files import write_synced
 from mmadclr.checkpoint.run_state import random_state
 from mmadclr.distributed.wrappers import unwrapped
@@ -56,9 +57,9 @@ class LossRecordHook(RuntimeInfoHook):
         if max_skipped < 1:
             raise ValueError(f'max_skipped={max_skipped} of LossRecordHook must be at least 1')
         self.max_skipped = max_skipped
-        self.step: Step | None = None  # in progress
+        self.step: Step | MaybeNone = None  # in progress
         self.pending: list[Step] = []
-        self.first_skipped: Step | None = None  # of the current consecutive ones; after resuming, the first since then
+        self.first_skipped: Step | MaybeNone = None  # of the current consecutive ones; after resuming, the first since then
         self.is_dumping = False
 
     def before_train(self, runner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from mmengine.hooks import Hook
@@ -38,8 +39,8 @@ class DistillationScheduleHook(Hook):
             temperature is held (for iBOT, where masking begins late).
 
     Raises:
-        ValueError: A momentum or temperature is out of range, ``teacher_temp_of`` has unknown keys or names a loss that the
-            model does not have, or training is not epoch-based.
+        ValueError: A momentum or temperature is out of range, a schedule does not have two ends, ``teacher_temp_of`` has
+            unknown keys or names a loss that the model does not have, or training is not epoch-based.
     """
 
     priority = 'HIGHEST'  # before RuntimeInfoHook logs the learning rate
@@ -55,15 +56,14 @@ class DistillationScheduleHook(Hook):
         freeze_last_layer_epochs: int = 1,
         teacher_temp_of: Mapping[str, Mapping] | None = None,
     ) -> None:
+        self.weight_decay, self.momentum = two_ends('weight_decay', weight_decay), two_ends('momentum', momentum)
         if not all(0 <= value <= 1 for value in momentum):
             raise ValueError(f'momentum={tuple(momentum)}: both ends must lie in [0, 1]')
         self.warmup_epochs = warmup_epochs
         self.min_lr = min_lr
-        self.weight_decay = weight_decay
-        self.momentum = momentum
-        self.temperature = dict(temp=teacher_temp, warmup_epochs=teacher_temp_warmup_epochs, start_epoch=0)
+        self.temperature: dict[str, Any] = dict(temp=teacher_temp, warmup_epochs=teacher_temp_warmup_epochs, start_epoch=0)
         check_temperature('teacher_temp', self.temperature)
-        self.temperature_of = {}
+        self.temperature_of: dict[str, dict] = {}
         for name, own in (teacher_temp_of or {}).items():
             if not isinstance(own, Mapping):
                 raise ValueError(f'teacher_temp_of.{name}={own!r} must be a dict, such as dict(temp=(0.04, 0.07))')
@@ -135,6 +135,13 @@ class DistillationScheduleHook(Hook):
             runner.message_hub.update_scalar(f'train/teacher_temp_{name}', float(table[runner.epoch]))
 
 
+def two_ends(key: str, values: Sequence[float]) -> tuple[float, float]:
+    """Start and end of a schedule; a ValueError for anything but two numbers."""
+    if len(values) != 2:
+        raise ValueError(f'{key}={tuple(values)}: must be two numbers, at the start and at the end')
+    return values[0], values[1]
+
+
 def length_conflicts(place: Place, epochs: int) -> Iterator[Finding]:
     """Schedules that would end after the run."""
     length = f'train_cfg.max_epochs={epochs}'
@@ -152,7 +159,7 @@ def length_conflicts(place: Place, epochs: int) -> Iterator[Finding]:
         yield Finding(f'{text} reaches its end', fatal=False)
 
 
-def temperature_table(total: int, temp: Sequence[float], warmup_epochs: int, start_epoch: int) -> np.ndarray:
+def temperature_table(total: int, temp: tuple[float, float], warmup_epochs: int, start_epoch: int) -> np.ndarray:
     """(total,) temperatures by epoch: the first until ``start_epoch``, then a linear warm-up to the second, which is held.
 
     As in bytedance/ibot, ``main_ibot.py: iBOTLoss``.

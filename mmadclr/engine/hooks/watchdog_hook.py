@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmengine.hooks import Hook
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.registry import HOOKS
 from mmadclr.reliability.watchdog import EXIT_HUNG, Watchdog, WorkerStacks, frames, waits_for, write_stacks
 
@@ -35,10 +36,10 @@ class WatchdogHook(Hook):
         self, timeout_s: float = 300, first_s: float = 3600, val_s: float = 7200, abort_s: float | None = 1500
     ) -> None:
         for name, value in dict(timeout_s=timeout_s, first_s=first_s, val_s=val_s, abort_s=abort_s).items():
-            if not (value is None and name == 'abort_s') and not value > 0:
+            if (value is None and name != 'abort_s') or (value is not None and not value > 0):
                 raise ValueError(f'WatchdogHook: {name}={value} must be above 0')
         self.timeout_s, self.first_s, self.val_s, self.abort_s = timeout_s, first_s, val_s, abort_s
-        self.watchdog: Watchdog | None = None
+        self.watchdog: Watchdog | MaybeNone = None  # while training
 
     def before_train(self, runner) -> None:
         self.runner, self.thread = runner, threading.get_ident()

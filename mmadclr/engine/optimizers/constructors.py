@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -20,7 +21,8 @@ def split_by_decay(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> tupl
     [CLS], position embeddings and a trainable ``weight_g`` do decay, as in facebookresearch/dino, ``utils.py:
     get_params_groups``; most recipes for supervised ViTs exempt them.
     """
-    decayed, exempt = [], []
+    decayed: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
     for name, parameter in named_parameters:
         if parameter.requires_grad:
             (exempt if name.endswith('.bias') or parameter.ndim == 1 else decayed).append(parameter)
@@ -93,7 +95,7 @@ class LayerDecayOptimConstructor:
 
     def groups(self, model: nn.Module, lr: float, weight_decay: float) -> list[dict]:
         """One parameter group per depth, with and without weight decay, each with the names of its parameters."""
-        backbone = getattr(model, 'backbone', None)
+        backbone: Any = getattr(model, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             raise ValueError(f'layer-wise learning rates require a DenseViT backbone, not {type(backbone).__name__}')
         groups: dict[tuple[int, bool], dict] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from mmengine.logging import print_log
@@ -74,8 +74,9 @@ class AutocastOptimWrapper(OptimWrapper):
         with super().optim_context(model), ExitStack() as stack:
             if self.dtype is not None:
                 device = next(model.parameters()).device.type
-                features = [autocast_features(detector, device, self.dtype) for detector in mmdet_detectors(model)]
-                for context in features or [torch.autocast(device, self.dtype)]:
+                contexts: list[AbstractContextManager]
+                contexts = [autocast_features(detector, device, self.dtype) for detector in mmdet_detectors(model)]
+                for context in contexts or [torch.autocast(device, self.dtype)]:
                     stack.enter_context(context)
             yield
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import mmengine
 import torch
@@ -68,6 +68,7 @@ class Runner(mmengine_runner.Runner):
 
     config_parts: ClassVar = UNTYPED_PARTS
     sharded = False
+    _load_from: str | None
     _position: dict | None = None  # position stored in the checkpoint that the run resumes from
 
     @classmethod
@@ -78,9 +79,9 @@ class Runner(mmengine_runner.Runner):
     @classmethod
     def from_cfg(cls, cfg: Mapping) -> Runner:
         """As mmengine's, with the hooks that every pretraining run has."""
-        cfg = copy.deepcopy(cfg)
-        cfg['default_hooks'] = default_hooks(cfg)
-        return super().from_cfg(cfg)
+        complete: Any = copy.deepcopy(cfg)
+        complete['default_hooks'] = default_hooks(cfg)
+        return super().from_cfg(complete)
 
     def register_default_hooks(self, hooks: Mapping | None = None) -> None:
         """As mmengine's, where None removes any hook; mmengine takes it for those that it has itself."""
@@ -339,7 +340,7 @@ class Runner(mmengine_runner.Runner):
     def load_or_resume(self) -> None:
         """Without a path, resumes from the newest complete checkpoint in the work dir, or starts from scratch."""
         if self._resume and self._load_from is None and not self._has_loaded:
-            found = [None]
+            found: list[Path | None] = [None]
             if is_main_process():
                 found = [newest_good_checkpoint(self.work_dir, self.logger.warning)]
             broadcast_object_list(found)

@@ -8,6 +8,7 @@ Shape legend: N images, P patches of an image (h x w), p pixels per patch side, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import cv2
@@ -136,7 +137,7 @@ def attention_jaccard(
     return AttentionJaccard(metrics, best, merged, int(empty.sum()))
 
 
-def _enlarged(masks: Tensor, size: tuple[int, int]) -> Tensor:
+def _enlarged(masks: Tensor, size: Sequence[int]) -> Tensor:
     """Upsamples patch masks (..., h, w) to pixels."""
     rows, columns = size[0] // masks.shape[-2], size[1] // masks.shape[-1]
     return masks.repeat_interleave(rows, dim=-2).repeat_interleave(columns, dim=-1)

@@ -96,7 +96,10 @@ def propagate_labels(
     if n_last < 1 or radius < 0 or topk < 1 or not temperature > 0:
         settings = f'n_last={n_last}, radius={radius}, topk={topk}, temperature={temperature}'
         raise ValueError(f'{settings}: must be at least 1, 0, 1, and above 0')
-    grid, context, number = first.shape[1:], deque(maxlen=n_last), -1
+    height, width = first.shape[1:]
+    grid, number = (height, width), -1
+    start: tuple[Tensor, Tensor] | None = None
+    context: deque[tuple[Tensor, Tensor]] = deque(maxlen=n_last)
     for number, frame in enumerate(features):
         if frame.ndim != 2 or len(frame) != grid[0] * grid[1]:
             raise ValueError(
@@ -105,7 +108,7 @@ def propagate_labels(
         if topk > len(frame):
             raise ValueError(f'topk={topk} must be at most the {len(frame)} patches of a frame')
         directions = F.normalize(frame.float(), dim=1)
-        if number == 0:
+        if start is None:
             start = (directions, first.to(directions).flatten(1))
             continue
         sources, labels = zip(start, *context, strict=True)
@@ -179,6 +182,5 @@ def segment_video(
     Raises:
         ValueError: See :func:`first_labels` and :func:`propagate_labels`.
     """
-    settings = dict(n_last=n_last, radius=radius, topk=topk, temperature=temperature)
-    soft = propagate_labels(features, first_labels(first_mask, grid), **settings)
+    soft = propagate_labels(features, first_labels(first_mask, grid), n_last, radius, topk, temperature)
     return np.stack([first_mask, *(decode_labels(each, patch_size, first_mask.shape, stretch) for each in soft)])

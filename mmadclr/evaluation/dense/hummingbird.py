@@ -9,7 +9,7 @@ Shape legend: N images, P patches of an image (h x w), D channels, C classes, M 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +57,7 @@ def patch_shares(
     return patch_labels(labels, grid, num_classes)[0]
 
 
-def check_sides(size: tuple[int, int], grid: tuple[int, int]) -> None:
+def check_sides(size: Sequence[int], grid: tuple[int, int]) -> None:
     """Checks that patches of a grid have an integer number of pixels.
 
     Raises:
@@ -137,7 +137,7 @@ def propagate_shares(bank: Tensor, bank_shares: Tensor, queries: Tensor, k: int 
     return torch.cat(found) if found else bank_shares.new_zeros(0, bank_shares.shape[1]).float()
 
 
-def label_maps(shares: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def label_maps(shares: Tensor, grid: tuple[int, int], size: Sequence[int]) -> Tensor:
     """(N, H, W) class of every pixel: argmax of bilinearly upsampled shares or scores (N, P, C)."""
     at_a_time = max(1, MAP_BYTES // (4 * shares.shape[2] * size[0] * size[1]))
     maps = (some.transpose(1, 2).unflatten(2, grid) for some in shares.split(at_a_time))

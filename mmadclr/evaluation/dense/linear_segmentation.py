@@ -153,7 +153,7 @@ def segmentation_loss(logits: Tensor, masks: Tensor, ignore: Collection[int] = (
 
 
 def train_linear_head(
-    head: nn.Module,
+    head: LinearHead,
     epochs: Callable[[int], Iterable[Batch]],
     recipe: LinearRecipe,
     per_epoch: int,
@@ -192,14 +192,14 @@ def train_linear_head(
             after_epoch(epoch)
 
 
-def _optimizer(head: nn.Module, recipe: LinearRecipe) -> torch.optim.Optimizer:
+def _optimizer(head: LinearHead, recipe: LinearRecipe) -> torch.optim.Optimizer:
     if recipe.optimizer == 'sgd':
         return torch.optim.SGD(head.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     return torch.optim.AdamW(head.parameters(), recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
 
 
 def _step(
-    head: nn.Module,
+    head: LinearHead,
     optimizer: torch.optim.Optimizer,
     features: Tensor,
     masks: Tensor,
@@ -223,7 +223,7 @@ def _step(
 
 @torch.no_grad()
 def evaluate_linear_head(
-    head: nn.Module,
+    head: LinearHead,
     batches: Iterable[Batch],
     recipe: LinearRecipe,
     *,

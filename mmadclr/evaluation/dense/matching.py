@@ -5,7 +5,7 @@ Shape legend: C classes, K clusters. Counts are annotated x predicted (C, K), as
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -51,6 +51,14 @@ def match_many_to_one(confusion: Tensor, by: Literal['precision', 'iou'] = 'prec
     """
     scores = cluster_precisions(confusion) if by == 'precision' else cluster_ious(confusion)
     return scores.cpu().argmax(dim=0)
+
+
+@overload
+def match_clusters(confusion: Tensor, how: How) -> Tensor: ...
+
+
+@overload
+def match_clusters(confusion: Tensor, how: How | None) -> Tensor | None: ...
 
 
 def match_clusters(confusion: Tensor, how: How | None) -> Tensor | None:

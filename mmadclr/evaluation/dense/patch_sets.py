@@ -122,11 +122,11 @@ def split_patches(
     parts = [(x[order[held:].to(x.device)], x[order[:held].to(x.device)]) for x in train]
     center, spread = standardization(parts[0][0].flatten(0, 1))
     sets = [(features, masks) for features, masks in zip(*parts, strict=True)] + [test]
-    patches = [
+    learned, held_out, tested = (
         Patches(((x.flatten(0, 1).double() - center) / spread).float(), patch_pixels(masks, grid).flatten(0, 1), len(x))
         for x, masks in sets
-    ]
-    return PatchSplit(*patches, tuple(sorted(ignore)), center, spread)
+    )
+    return PatchSplit(learned, held_out, tested, tuple(sorted(ignore)), center, spread)
 
 
 def standardization(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,9 +45,9 @@ def _unit(metric: Metric) -> float:
 
 
 def _fixed(features: Tensor, metric: Metric, scale: Tensor | None) -> Tensor:
-    """Directions, or points in units of the largest norm, as integers in double precision."""
+    """Directions, or with a ``scale`` (the largest norm) points in units of it, as integers in double precision."""
     points = features.double()
-    points = points / (points.norm(dim=-1, keepdim=True) if metric == 'cosine' else scale)
+    points = points / (points.norm(dim=-1, keepdim=True) if scale is None else scale)
     return (points * _unit(metric)).round_()
 
 
@@ -93,7 +93,8 @@ def nearest_patches(bank: Tensor, queries: Tensor, k: int, metric: Metric = 'cos
     norms = [check_features(x, what, metric == 'cosine') for x, what in ((bank, 'bank feature'), (queries, 'query feature'))]
     scale = None if metric == 'cosine' else torch.cat(norms).max().clamp(min=1e-30)
     found = [_nearest(bank, some, k, metric, scale) for some in queries.split(QUERIES)]
-    return tuple(torch.cat(part) for part in zip(*found, strict=True))
+    values, rows = (torch.cat(part) for part in zip(*found, strict=True))
+    return values, rows
 
 
 def _nearest(bank: Tensor, queries: Tensor, k: int, metric: Metric, scale: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -125,14 +126,17 @@ def _refined(
     for some, candidates in zip(queries.split(step), rows.split(step), strict=True):
         products = (exact[candidates] @ _queries(some, metric, scale)[:, :, None]).squeeze(2)
         found.append([part[:, :k] for part in in_order(products, candidates)])
-    return tuple(torch.cat(part) for part in zip(*found, strict=True)) if found else (rows[:, :k].double(), rows[:, :k])
+    if not found:
+        return rows[:, :k].double(), rows[:, :k]
+    scores, nearest = (torch.cat(part) for part in zip(*found, strict=True))
+    return scores, nearest
 
 
 def _as_measured(
     scores: Tensor, rows: Tensor, queries: Tensor, metric: Metric, scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Converts exact dot products to cosines or distances."""
-    if metric == 'cosine':
+    if scale is None:
         return scores / _unit(metric) ** 2, rows
     lengths = _fixed(queries, metric, scale).square().sum(dim=1, keepdim=True)
     return (lengths - 2 * scores).clamp(min=0).sqrt() / _unit(metric) * scale, rows

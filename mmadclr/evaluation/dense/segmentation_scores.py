@@ -92,8 +92,8 @@ def count_pixels(
     check_masks(prediction[valid], columns, (), 'predictions')
     step = max(1, COUNT_BYTES // (8 * num_classes * columns))
     parts = [
-        _count(*some, num_classes, columns)
-        for some in zip(*(x.split(step) for x in (prediction, masks, valid)), strict=True)
+        _count(said, labels, counted, num_classes, columns)
+        for said, labels, counted in zip(*(x.split(step) for x in (prediction, masks, valid)), strict=True)
     ]
     return PixelCounts(torch.cat(parts), (~valid).flatten(1).sum(dim=1))
 

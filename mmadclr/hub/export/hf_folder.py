@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,7 +142,7 @@ def _lacks(model: QueryViT) -> dict[str, bool]:
     return {'class token': model.cls_token is None, 'final norm': isinstance(model.norm, torch.nn.Identity)}
 
 
-def _empty(transformers: ModuleType, opened: OpenedBackbone) -> torch.nn.Module:
+def _empty(transformers: ModuleType, opened: OpenedBackbone) -> Any:
     model = opened.model
     block, (height, width) = model.blocks[0], opened.img_size
     hidden = block.mlp.fc1.out_features

@@ -25,14 +25,18 @@ class PortableViT(nn.Module):
         resize: Rule for resizing positions, one of ``resizing.RULES``; see ``QueryViT``.
     """
 
+    prefix: Tensor
+    blocks: nn.Module
+    norm: nn.Module
+
     def __init__(self, model: VisionTransformer, resize: str) -> None:
         super().__init__()
         self.patch_size, self.num_prefix = model.patch_embed.patch_size[0], model.num_prefix_tokens
         self.has_cls = model.cls_token is not None
         self.projection, self.blocks, self.norm = model.patch_embed.proj, model.blocks, model.norm
         num_positioned = 0 if model.no_embed_class else model.num_prefix_tokens
-        prefix = [token for token in (model.cls_token, model.reg_token) if token is not None]
-        prefix = torch.cat((*prefix, model.pos_embed[:, :0]), dim=1)
+        tokens = [token for token in (model.cls_token, model.reg_token) if token is not None]
+        prefix = torch.cat((*tokens, model.pos_embed[:, :0]), dim=1)
         prefix[:, :num_positioned] += model.pos_embed[:, :num_positioned]
         self.register_buffer('prefix', prefix)
         self.positions = ResizedPositions(model.pos_embed[0, num_positioned:], model.patch_embed.grid_size, resize)
@@ -50,6 +54,11 @@ class PortableViT(nn.Module):
 
 class ResizedPositions(nn.Module):
     """Positions (H*W, D) of a stored grid (H, W), resized to a grid of patches (B, D, h, w): (1, h*w, D)."""
+
+    stored: Tensor
+    rows: Tensor
+    columns: Tensor
+    taps: Tensor
 
     def __init__(self, positions: Tensor, grid_size: tuple[int, int], resize: str) -> None:
         super().__init__()

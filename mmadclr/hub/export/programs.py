@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.hub.export.formats import CONFIG, Features, Format, require
 from mmadclr.hub.export.plain import plain_vit
 from mmadclr.hub.export.program import PortableViT
@@ -81,7 +82,7 @@ class OnnxFolder(Program):
         dynamic = torch.export.Dim.DYNAMIC
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # torch's warnings about its own code
-            program = torch.onnx.export(
+            program: torch.onnx.ONNXProgram | MaybeNone = torch.onnx.export(
                 model,
                 (images,),
                 dynamo=True,

@@ -37,7 +37,7 @@ def _public() -> dict[str, tuple[dict, dict]]:
 
     DINOv3 has query and value biases; timm's models of these names omit them.
     """
-    found = {}
+    found: dict[str, tuple[dict, dict]] = {}
     for name in ('small', 'base', 'large', 'giant'):
         sizes = dict(patch_size=14, **WIDTHS[name], mlp_ratio=8 / 3 if name == 'giant' else 4.0)
         gated = SWIGLU if name == 'giant' else {}
@@ -151,8 +151,8 @@ def _sizes_of_timm(arch: str) -> dict:
         plain = VisionTransformer(img_size=model.patch_embed.img_size, num_classes=0, weight_init='skip', **sizes)
     differing = _shapes(plain).items() ^ _shapes(model).items()
     if differing:
-        names = ', '.join(sorted({name for name, _ in differing})[:4])
-        raise ValueError(f'arch {arch!r} is not a plain ViT with a class token: it differs in {names}')
+        parts = ', '.join(sorted({name for name, _ in differing})[:4])
+        raise ValueError(f'arch {arch!r} is not a plain ViT with a class token: it differs in {parts}')
     return sizes
 
 

@@ -40,7 +40,7 @@ class ClassifierViT(PretrainedViT):
         """Number of feature channels, the ``in_channels`` of a head."""
         return self.embed_dim * (self.cls_blocks + self.mean_patches)
 
-    def forward(self, images: Tensor) -> tuple[Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor]:  # type: ignore[override]  # as the library of the head calls it
         """(B, 3, H, W) -> features (B, F) in a 1-tuple."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return (self.features(images),)

@@ -34,7 +34,7 @@ class DenseViT(PretrainedViT):
         self.out_indices = tuple(out_indices)
         self.blocks[self.out_indices[-1] + 1 :].requires_grad_(False)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]  # as the library of the head calls it
         """(B, 3, H, W) -> one map (B, D, ceil(H/P), ceil(W/P)) for each of ``out_indices``."""
         images = pad_to_multiple(images, self.patch_size)
         height, width = (side // self.patch_size for side in images.shape[-2:])

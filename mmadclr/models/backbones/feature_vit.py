@@ -22,7 +22,9 @@ class FeatureViT(QueryViT):
         self.requires_grad_(False)
         self.eval()
 
-    def forward(self, images: Tensor, query_crops: Tensor | None = None, patches: bool = True) -> ViTOutput:
+    def forward(  # type: ignore[override]  # no groups of views, no masks
+        self, images: Tensor, query_crops: Tensor | None = None, patches: bool = True
+    ) -> ViTOutput:
         """(B, 3, H, W) -> ``cls`` (B, D; None without class token), ``patches`` (B, N, D), N = ceil(H/P) * ceil(W/P)."""
         return super().forward(pad_to_multiple(images, self.patch_size), query_crops, patches)
 

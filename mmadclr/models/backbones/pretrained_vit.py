@@ -57,7 +57,7 @@ class PretrainedViT(QueryViT):
     def init_weights(self) -> None:
         """Initializes the weights, then loads those of ``init_cfg``; called by the runner before training."""
         self.reset_parameters()
-        if (self.init_cfg or {}).get('checkpoint') is not None:
+        if self.init_cfg is not None and self.init_cfg.get('checkpoint') is not None:
             unused = ('norm.*',) if isinstance(self.norm, nn.Identity) else ()
             WEIGHT_INITIALIZERS.build({**self.init_cfg, 'type': 'mmadclr.Pretrained', 'unused': unused})(self)
 

@@ -117,6 +117,10 @@ class QueryAttention(Attention):
     (Sherrylone/PQCL, ``models/pos_transformer.py``) corresponds to ``'image+queries'``.
     """
 
+    qkv: nn.Linear
+    num_heads: int
+    scale: float
+
     def forward(self, x: Tensor, layout: TokenLayout, patches: bool = True) -> Tensor:
         """(B, S, D) -> (B, S, D), or without patches (B, 1 + Q*T, D); patches are still attended to."""
         q, k, v = self.project(x) if patches else self.project_rows(layout.without_patches(x), x)
@@ -137,8 +141,8 @@ class QueryAttention(Attention):
             q, kv = self.split_linear(layout.without_patches(x), x)
             k, v = kv.chunk(2, dim=-1)
         groups = zip(rest.part(q), layout.part(k), layout.part(v), layout.layouts, strict=True)
-        read = [self.attend(*map(self.by_head, qkv), one).transpose(1, 2).flatten(2) for *qkv, one in groups]
-        return self.proj_drop(self.proj(layout.join(read)))
+        read = [self.attend(self.by_head(q), self.by_head(k), self.by_head(v), one) for q, k, v, one in groups]
+        return self.proj_drop(self.proj(layout.join([x.transpose(1, 2).flatten(2) for x in read])))
 
     def by_head(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, H, S, D/H)."""
@@ -205,6 +209,8 @@ class LinearWithoutKeyBias(nn.Linear):
 class UnbiasedKeyAttention(QueryAttention):
     """``QueryAttention`` with biases of queries and values only."""
 
+    qkv: LinearWithoutKeyBias
+
     def __init__(self, dim: int, *args, **kwargs) -> None:
         super().__init__(dim, *args, **kwargs)
         self.qkv = LinearWithoutKeyBias(dim, self.qkv.out_features)
@@ -230,6 +236,8 @@ def attend_image_and_self(q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) 
 
 class DropPath(nn.Module):
     """Per-sample stochastic depth as in timm; the rate is a tensor, so that compiled blocks share a graph."""
+
+    keep: Tensor
 
     def __init__(self, rate: float) -> None:
         super().__init__()

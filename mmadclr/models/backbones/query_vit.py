@@ -6,7 +6,7 @@ Shape legend: B images, N patches, Q query crops, T tokens per crop, D channels,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from timm.layers import LayerScale
@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.models.backbones.architectures import (
     SIZES,
     arch_options,
@@ -44,8 +45,8 @@ class ViTOutput(NamedTuple):
     requested), ``queries`` (B, Q, T, D).
     """
 
-    cls: Tensor | None
-    patches: Tensor | None
+    cls: Tensor | MaybeNone
+    patches: Tensor | MaybeNone
     queries: Tensor
 
 
@@ -108,6 +109,8 @@ class QueryViT(VisionTransformer):
     Raises:
         ValueError: Unknown or non-plain ``arch``, an unknown choice of an option, or conflicting options.
     """
+
+    embed_dim: int
 
     def __init__(
         self,
@@ -189,7 +192,7 @@ class QueryViT(VisionTransformer):
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
-            elif isinstance(module, LayerScale):
+            elif self.layer_scale is not None and isinstance(module, LayerScale):
                 nn.init.constant_(module.gamma, self.layer_scale)
         init_linear_layers(self.blocks, self.init)
         if self.init == 'mocov3':
@@ -204,6 +207,14 @@ class QueryViT(VisionTransformer):
         if self.joint_resolutions and len(groups) > 1:
             return self(groups)  # __call__, as required by FSDP and compiled backbones
         return [self(*group) for group in groups]
+
+    @overload
+    def forward(
+        self, images: Tensor, query_crops: Tensor | None = ..., patches: bool = ..., mask: Tensor | None = ...
+    ) -> ViTOutput: ...
+
+    @overload
+    def forward(self, images: Sequence[ViewGroup]) -> list[ViTOutput]: ...
 
     def forward(
         self,

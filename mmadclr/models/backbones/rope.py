@@ -42,6 +42,8 @@ class RotaryPositions(nn.Module):
         ValueError: ``head_dim`` is not a multiple of 4, or an invalid value.
     """
 
+    periods: Tensor
+
     def __init__(
         self,
         head_dim: int,

@@ -12,6 +12,7 @@ from timm.layers import Mlp
 from timm.models.cait import ClassAttn
 from torch import Tensor, nn
 
+from mmadclr.models.containers import ModuleList
 from mmadclr.models.heads.neighbors import Neighbors, neighbors
 from mmadclr.models.init import init_linear_layers
 from mmadclr.models.losses.chunked_cross_entropy import at_least_fp32
@@ -100,7 +101,7 @@ class ClassAttentionHead(nn.Module):
             raise ValueError(f'ClassAttentionHead: num_neighbors={num_neighbors} must be 1 to 8')
         self.num_neighbors, self.wrap, self.init = num_neighbors, wrap, init
         self.cls_token = nn.Parameter(torch.empty(1, 1, in_dim))
-        self.cls_blocks = nn.ModuleList(ClassAttentionBlock(in_dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.cls_blocks = ModuleList(ClassAttentionBlock(in_dim, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(in_dim, eps=1e-6)
         self.init_weights()
 
@@ -150,7 +151,7 @@ def most_similar(patches: Tensor, around: Neighbors, count: int) -> tuple[Tensor
     with torch.autocast(patches.device.type, enabled=False):
         directions = F.normalize(at_least_fp32(patches), dim=-1)
         similarities = directions @ directions.transpose(1, 2)
-    index = around.index.expand(len(patches), -1, -1)
+    index = around.numbers.expand(len(patches), -1, -1)
     similarities = similarities.gather(2, index)
     if around.absent is not None:
         similarities = similarities.masked_fill(around.absent, float('-inf'))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmadclr.models.containers import ModuleList
 from mmadclr.registry import MODELS
 
 
@@ -38,14 +39,14 @@ class LinearSweepHead(BaseModule):
             raise ValueError(f'learning_rates={list(rates)} must be one or more distinct positive rates')
         self.num_classes = num_classes
         self.learning_rates = rates
-        self.classifiers = nn.ModuleList(nn.Linear(in_channels, num_classes) for _ in rates)
+        self.classifiers = ModuleList(nn.Linear(in_channels, num_classes) for _ in rates)
         self.init_weights()
 
     def init_weights(self) -> None:
-        first = self.classifiers[0]
+        first, *others = self.classifiers
         nn.init.normal_(first.weight, std=0.01)
         nn.init.zeros_(first.bias)
-        for other in self.classifiers[1:]:
+        for other in others:
             other.load_state_dict(first.state_dict())
 
     def forward(self, feats: tuple[Tensor]) -> Tensor:

@@ -37,7 +37,7 @@ class MLPHead(nn.Module):
     def init_weights(self) -> None:
         """Re-initializes with torch's defaults."""
         for layer in self.mlp:
-            if hasattr(layer, 'reset_parameters'):
+            if isinstance(layer, (nn.Linear, nn.SyncBatchNorm)):
                 layer.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:

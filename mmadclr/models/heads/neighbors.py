@@ -16,11 +16,11 @@ STEPS = [step for step in product((-1, 0, 1), repeat=2) if step != (0, 0)]
 
 
 class Neighbors(NamedTuple):
-    """``index`` (N, E): unique neighbors of each patch, ascending; entries where ``absent`` (N, E; None if all patches have
-    the same number) are padding.
+    """``numbers`` (N, E): unique neighbors of each patch, ascending; entries where ``absent`` (N, E; None if all patches
+    have the same number) are padding.
     """
 
-    index: Tensor
+    numbers: Tensor
     absent: Tensor | None
 
 
@@ -43,9 +43,9 @@ def neighbors(height: int, width: int, wrap: bool, device: torch.device | str = 
         )
     rows = [_around(row, column, height, width, wrap) for row, column in product(range(height), range(width))]
     most = max(map(len, rows))
-    index = torch.tensor([row + [-1] * (most - len(row)) for row in rows])
-    absent = index < 0
-    return Neighbors(index.clamp(min=0).to(device), absent.to(device) if absent.any() else None)
+    numbers = torch.tensor([row + [-1] * (most - len(row)) for row in rows])
+    absent = numbers < 0
+    return Neighbors(numbers.clamp(min=0).to(device), absent.to(device) if absent.any() else None)
 
 
 def _around(row: int, column: int, height: int, width: int, wrap: bool) -> list[int]:

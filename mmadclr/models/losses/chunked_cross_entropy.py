@@ -86,6 +86,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             total = _Accumulator(student, teacher.detached(), settings)
             for start in range(0, max(1, x.shape[1]), settings.rows):  # zero rows also form a chunk
                 total.add(slice(start, start + settings.rows))
+            assert total.product is not None  # of the first chunk, which there always is
             gradients = (total.grad_x, *_weight_norm_gradients(total.product, student, total.norms))
         ctx.gradients = tuple(gradient.to(part.dtype) for gradient, part in zip(gradients, (x, v, g), strict=True))
         return total.loss

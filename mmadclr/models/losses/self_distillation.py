@@ -6,7 +6,8 @@ Shape legend: U teacher views, V student views, B images, D channels, K prototyp
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, NamedTuple
+from functools import reduce
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
 from mmengine import dist
@@ -20,6 +21,20 @@ from mmadclr.registry import MODELS, ConfigOf
 LossConfig = Annotated[dict, ConfigOf('SelfDistillationLoss')]
 
 
+class Prototypes(Protocol):
+    """A weight-normed linear layer, such as ``PrototypeLayer``: (..., D) -> logits (..., K)."""
+
+    @property
+    def weight_v(self) -> Tensor:
+        """(K, D)."""
+
+    @property
+    def weight_g(self) -> Tensor:
+        """(K, 1)."""
+
+    def __call__(self, x: Tensor, /) -> Tensor: ...
+
+
 class ProjectedFeatures(NamedTuple):
     """Output of a head before the last layer: ``features`` (views, B, ..., D), and its ``prototypes``.
 
@@ -27,7 +42,7 @@ class ProjectedFeatures(NamedTuple):
     """
 
     features: Tensor
-    prototypes: nn.Module
+    prototypes: Prototypes
 
     def logits(self) -> Tensor:
         return self.prototypes(self.features)
@@ -84,6 +99,8 @@ class SelfDistillationLoss(nn.Module):
     Raises:
         ValueError: Unknown pairing, or ``logits_mib`` is not positive.
     """
+
+    center: Tensor
 
     def __init__(
         self,
@@ -177,7 +194,7 @@ class SelfDistillationLoss(nn.Module):
         """
         pending, self.pending = self.pending, []
         if pending:
-            total = sum(part.wait() for part in pending)
+            total = reduce(torch.add, (part.wait() for part in pending))
             with torch.autocast(total.device.type, enabled=False):
                 mean = pending[0].prototypes(total[:-1] / total[-1])
             if skipped is not None:
@@ -203,7 +220,7 @@ class PendingMean(NamedTuple):
 
     sums: Tensor  # (D + 1,): the sum of the rows and their number
     work: Any
-    prototypes: nn.Module
+    prototypes: Prototypes
 
     @classmethod
     @torch.no_grad()

@@ -36,8 +36,8 @@ class MMPretrainPreprocessor(ViewPreprocessor):
             return {'inputs': result['images']}
         views = result['views']['global_views'][:, : self.num_views].unbind(1)
         masks = result['views'].get('masks')
-        hidden = None if masks is None else masks.hidden[:, 0].to(views[0])
+        samples = None if masks is None else [BaseDataElement(mask=mask) for mask in masks.hidden[:, 0].to(views[0])]
         return {
             'inputs': views[0] if self.num_views == 1 else list(views),
-            'data_samples': None if masks is None else [BaseDataElement(mask=mask) for mask in hidden],
+            'data_samples': samples,
         }

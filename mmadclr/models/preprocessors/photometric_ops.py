@@ -5,6 +5,8 @@ tensors (N,). DINO augments with torchvision on PIL images, which rounds to 8 bi
 rounding keeps a batch on the device equal to the published pipeline, image by image.
 """
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -127,4 +129,4 @@ def _box_blur(x: Tensor, weights: Tensor, dim: int) -> Tensor:
     padding = (reach, reach, 0, 0) if dim == 3 else (0, 0, reach, reach)
     padded = F.pad(x, padding, mode='replicate')
     taps = (_per_image(weights[:, k]) * padded.narrow(dim, k, size) for k in range(weights.shape[1]))
-    return (sum(taps) + 0.5).floor_()
+    return (reduce(torch.add, taps) + 0.5).floor_()

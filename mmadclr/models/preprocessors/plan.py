@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.datasets.photometric_recipe import COLUMNS, JITTER, NUM_PARAMS, column
 from mmadclr.models.preprocessors.photometric_ops import box_taps
 
@@ -39,7 +40,7 @@ class Operation(NamedTuple):
 class Part(NamedTuple):
     """Images processed together (an int64 index on the CPU; ``None``: all), and their steps in order."""
 
-    rows: Tensor | None
+    rows: Tensor | MaybeNone
     steps: list[Step]
 
 
@@ -82,7 +83,8 @@ def send(plans: Sequence[list[Part]], device: torch.device) -> list[list[Part]]:
     there = iter(send_tensors(tensors, device))
 
     def moved(step: Step) -> Step:
-        return Step(step.name, *(next(there) if torch.is_tensor(value) else value for value in step[1:]))
+        rows = next(there) if isinstance(step.rows, Tensor) else step.rows
+        return Step(step.name, rows, None if step.values is None else next(there))
 
     return [[Part(part.rows, [moved(step) for step in part.steps]) for part in parts] for parts in plans]
 
@@ -138,8 +140,8 @@ def _step(operation: Operation, images: slice, count: int) -> Step:
         first, last = int(index[0]), int(index[-1]) + 1
         rows = slice(first, last) if last - first == count else torch.from_numpy(index)
         values = None if values is None else values[index]
-    if operation.name == 'gaussian_blur':
-        values = values[:, values.any(axis=0)]  # taps are symmetric: drops columns at both ends that are zero for all
+    if values is not None and operation.name == 'gaussian_blur':
+        values = values[:, np.any(values, axis=0)]  # taps are symmetric: drops columns at both ends that are zero for all
     return Step(operation.name, rows, None if values is None else torch.from_numpy(values))
 
 

@@ -35,11 +35,13 @@ class ViewPreprocessor(BaseDataPreprocessor):
     """
 
     cuts_crops = True  # supports MultiCrop(backend='device'), which sends full images
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
-        mean: tuple[float, float, float] = (123.675, 116.28, 103.53),
-        std: tuple[float, float, float] = (58.395, 57.12, 57.375),
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        std: Sequence[float] = (58.395, 57.12, 57.375),
         arithmetic: str = 'float',
     ) -> None:
         super().__init__(non_blocking=True)
@@ -68,6 +70,7 @@ class ViewPreprocessor(BaseDataPreprocessor):
         pairs = [(data[f'{kind}_views'], data[f'{kind}_photometric']) for kind in ('global', 'local')]
         global_views, local_views, queries = self._augment([*pairs, (crops, draws)])
         queries = queries.expand(-1, global_views.shape[1], -1, -1, -1, -1)
+        views: dict[str, Tensor | PatchMasks]
         views = {'global_views': global_views, 'local_views': local_views, 'query_crops': queries}
         if 'masks' in data:
             views['masks'] = PatchMasks(*send_tensors(PatchMasks.of(data['masks']), self.mean.device))

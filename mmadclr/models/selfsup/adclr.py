@@ -6,9 +6,10 @@ Shape legend: B images, V = 2 global views, L local views, Q query crops, T toke
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmadclr.models.backbones.query_vit import ViewGroup
+from mmadclr.models.containers import Network
 from mmadclr.models.heads.dino_head import project_jointly
 from mmadclr.models.losses.self_distillation import LossConfig, ProjectedFeatures
 from mmadclr.models.selfsup.dino import DINO, by_view, cls_by_view, flat, with_local
@@ -55,7 +56,9 @@ class ADCLR(QueryTerm, DINO):
         super().__init__(backbone, head, extra_heads=extra_heads, **kwargs)
         self.add_query_term(query_weight, loss_query, teacher_queries)
 
-    def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
+    def loss(  # type: ignore[override]  # its samples have query crops
+        self, global_views: Tensor, local_views: Tensor, query_crops: Tensor
+    ) -> dict[str, Tensor]:
         """``global_views`` (B, V, 3, H, W), ``local_views`` (B, L, 3, h, w), ``query_crops`` (B, V, Q, 3, q, q)."""
         if query_crops.shape[2] == 0:
             return super().loss(global_views, local_views)
@@ -69,7 +72,7 @@ class ADCLR(QueryTerm, DINO):
 
     @staticmethod
     def project_with_queries(
-        network: nn.ModuleDict, query_crops: Tensor, global_views: Tensor, local_views: Tensor | None = None
+        network: Network, query_crops: Tensor, global_views: Tensor, local_views: Tensor | None = None
     ) -> tuple[ProjectedFeatures, ProjectedFeatures]:
         """Projected [CLS] of all V + L views, and the V * B * Q*T query tokens; local views have no queries."""
         groups = with_local(ViewGroup(flat(global_views), flat(query_crops), patches=False), local_views)
@@ -78,4 +81,5 @@ class ADCLR(QueryTerm, DINO):
         queries = by_view(outputs[0].queries.flatten(1, 2), global_views.shape[1])
         if 'query_head' in network:
             return network['head'].project(cls), network['query_head'].project(queries)
-        return tuple(project_jointly(network['head'], cls, queries))
+        of_cls, of_queries = project_jointly(network['head'], cls, queries)
+        return of_cls, of_queries

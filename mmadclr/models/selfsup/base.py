@@ -14,9 +14,11 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding
 from mmadclr.datasets.transforms import MultiCrop
+from mmadclr.models.containers import Network
 from mmadclr.models.losses.self_distillation import SelfDistillationLoss
 from mmadclr.models.selfsup.teacher_copies import LowPrecisionCopies
 from mmadclr.registry import MODELS, ConfigOf
@@ -51,7 +53,7 @@ class SelfDistillation(BaseModel):
         teacher_copies: bool = False,
     ) -> None:
         super().__init__(data_preprocessor=MODELS.build({'type': 'ViewPreprocessor', **(data_preprocessor or {})}))
-        self.student = nn.ModuleDict({'backbone': MODELS.build(backbone)})
+        self.student = Network({'backbone': MODELS.build(backbone)})
         in_dim = self.student['backbone'].embed_dim
         for name, cfg in {'head': head, **(extra_heads or {})}.items():
             self.student[name] = MODELS.build({'in_dim': in_dim, **cfg})
@@ -82,7 +84,7 @@ class SelfDistillation(BaseModel):
         self.teacher.eval()
         return self
 
-    def forward(self, views: dict | None = None, images: Tensor | None = None, mode: str = 'tensor'):
+    def forward(self, views: dict | MaybeNone = None, images: Tensor | MaybeNone = None, mode: str = 'tensor'):
         """``mode='loss'``: losses of ``views``. ``'tensor'`` and ``'predict'``: teacher features (B, D) of ``images``;
         ``'patches'``: features of every patch (B, N, D).
         """
@@ -139,9 +141,9 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float, skip
     Parameters that only the student has, such as a mask token, are not averaged. If ``skipped`` () is 1 the momentum is 1,
     so that nothing changes, without synchronizing with the device.
     """
-    names, averages = zip(*teacher.named_parameters(), strict=True)
     values = dict(student.named_parameters())
-    averages, targets = _local(averages), _local(values[name] for name in names)
+    names, parameters = zip(*teacher.named_parameters(), strict=True)
+    averages, targets = _local(parameters), _local(values[name] for name in names)
     skipped = averages[0].new_zeros(()) if skipped is None else skipped.to(averages[0].dtype)
     share = (1 - momentum) * (1 - skipped)
     (move_together if averages[0].is_cuda else move_each)(averages, targets, share)

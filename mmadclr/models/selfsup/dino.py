@@ -6,9 +6,10 @@ Shape legend: B images, V = 2 global views, L local views, D channels, K prototy
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmadclr.models.backbones.query_vit import ViewGroup, ViTOutput
+from mmadclr.models.containers import Network
 from mmadclr.models.losses.self_distillation import LossConfig, ProjectedFeatures, SelfDistillationLoss
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.registry import MODELS
@@ -43,7 +44,7 @@ class DINO(SelfDistillation):
         return {'loss_cls': self.loss_cls(student, teacher)}
 
     @staticmethod
-    def project(network: nn.ModuleDict, *view_groups: Tensor) -> ProjectedFeatures:
+    def project(network: Network, *view_groups: Tensor) -> ProjectedFeatures:
         """[CLS] of all views, projected; the backbone runs once per resolution, the head once."""
         groups = [ViewGroup(flat(views), patches=False) for views in view_groups if views.shape[1]]
         return network['head'].project(cls_by_view(network['backbone'].encode(*groups), len(view_groups[0])))

@@ -6,9 +6,10 @@ Shape legend: B images, V = 2 global views, L local views, N = h * w patches per
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmadclr.models.backbones.query_vit import ViewGroup
+from mmadclr.models.containers import Network
 from mmadclr.models.heads.dino_head import patch_prototypes, project_jointly
 from mmadclr.models.losses.self_distillation import LossConfig, ProjectedFeatures
 from mmadclr.models.patch_masks import PatchMasks
@@ -64,11 +65,11 @@ class IBOT(DINO):
 
         iBOT does not use query crops.
         """
-        self.check_masks(masks)
+        masks = self.check_masks(masks)
         with torch.no_grad():
             teacher = self.project_with_patches(self.teacher, global_views)
         student = self.project_with_patches(self.student, global_views, local_views, masks)
-        return self.terms(*student, *teacher, masks)
+        return self.terms(*student, *teacher, masks=masks)
 
     def terms(
         self,
@@ -76,6 +77,7 @@ class IBOT(DINO):
         student_hidden: ProjectedFeatures,
         teacher_cls: ProjectedFeatures,
         teacher_patches: ProjectedFeatures,
+        *,
         masks: PatchMasks,
     ) -> dict[str, Tensor]:
         """Both losses, from the student's [CLS] and masked patches and the teacher's [CLS] and all patches."""
@@ -86,16 +88,17 @@ class IBOT(DINO):
             'loss_patch': self.patch_weight * loss_patch,
         }
 
-    def check_masks(self, masks: PatchMasks | None) -> None:
-        """Raises ValueError if the samples have no masks."""
+    def check_masks(self, masks: PatchMasks | None) -> PatchMasks:
+        """The masks; raises ValueError if the samples have none."""
         if masks is None:
             raise ValueError(
                 f"{type(self).__name__}: the samples have no masks; set mask=dict(type='BlockMasking') of MultiCrop"
             )
+        return masks
 
     @staticmethod
     def project_with_patches(
-        network: nn.ModuleDict,
+        network: Network,
         global_views: Tensor,
         local_views: Tensor | None = None,
         masks: PatchMasks | None = None,
@@ -108,11 +111,11 @@ class IBOT(DINO):
         mask = None if masks is None else flat(masks.hidden)
         groups = with_local(ViewGroup(flat(global_views), queries, mask=mask), local_views)
         outputs = network['backbone'].encode(*groups)
-        cls, patches = cls_by_view(outputs, len(global_views)), outputs[0].patches.flatten(0, 1)
+        patches = outputs[0].patches.flatten(0, 1)
         if masks is not None:
             patches = patches.index_select(0, masks.rows)
-        tokens = [cls, patches.unsqueeze(0)]
+        tokens = [cls_by_view(outputs, len(global_views)), patches.unsqueeze(0)]
         if queries is not None:
             tokens.append(by_view(outputs[0].queries.flatten(1, 2), global_views.shape[1]))
-        cls, patches, *others = project_jointly(network['head'], *tokens)
-        return cls, patches._replace(prototypes=patch_prototypes(network['head'])), *others
+        of_cls, of_patches, *of_queries = project_jointly(network['head'], *tokens)
+        return of_cls, of_patches._replace(prototypes=patch_prototypes(network['head'])), *of_queries

@@ -5,14 +5,16 @@ Shape legend: B images, V = 2 global views, Q query crops, T tokens per crop, D 
 
 from __future__ import annotations
 
+from functools import reduce
 from itertools import permutations
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from mmengine import dist
-from torch import Tensor, nn
+from torch import Tensor
 
+from mmadclr.models.containers import Network
 from mmadclr.models.losses.chunked_cross_entropy import at_least_fp32
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.models.selfsup.dino import by_view, flat
@@ -80,7 +82,7 @@ class MoCoV3(SelfDistillation):
         return {name: weights[name] * self.contrast(predictions[name], keys[name]) for name in keys}
 
     @staticmethod
-    def project(network: nn.ModuleDict, global_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
+    def project(network: Network, global_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
         """Inputs of each term: [CLS] (V, B, D) and, if there are any, query tokens (V, B*Q*T, D)."""
         output = network['backbone'](flat(global_views), flat(query_crops), patches=False)
         tokens = {'loss_cls': output.cls}
@@ -97,10 +99,10 @@ class MoCoV3(SelfDistillation):
 
     def contrast(self, predictions: Tensor, keys: Tensor) -> Tensor:
         """Sum over pairs of different views of (V, M, D) and (V, M, D)."""
-        keys = [every_row(F.normalize(at_least_fp32(view), dim=-1)) for view in keys]
-        predictions = [F.normalize(at_least_fp32(view), dim=-1) for view in predictions]
+        every_key = [every_row(F.normalize(at_least_fp32(view), dim=-1)) for view in keys]
+        directions = [F.normalize(at_least_fp32(view), dim=-1) for view in predictions]
         pairs = permutations(range(len(keys)), 2)
-        return sum(info_nce(predictions[v], keys[u], self.temperature) for u, v in pairs)
+        return reduce(torch.add, (info_nce(directions[v], every_key[u], self.temperature) for u, v in pairs))
 
 
 def every_row(rows: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class PQCL(QueryTerm, IBOT):
         super().__init__(backbone, head, data_preprocessor=data_preprocessor, **kwargs)
         self.add_query_term(query_weight, loss_query, teacher_queries='alone', pairing='same-view')
 
-    def loss(
+    def loss(  # type: ignore[override]  # its samples have query crops
         self,
         global_views: Tensor,
         local_views: Tensor,
@@ -68,8 +68,9 @@ class PQCL(QueryTerm, IBOT):
         """``global_views`` (B, V, 3, H, W), their ``masks`` of (B, V, h, w) patches, ``local_views`` (B, L, 3, H', W'),
         ``query_crops`` (B, V, Q, 3, q, q) and their positions in the views, ``query_boxes`` (B, V, Q, 4).
         """
-        self.check_masks(masks)
-        places = self.places(query_crops, query_boxes, grid=tuple(masks.hidden.shape[2:]))
+        masks = self.check_masks(masks)
+        height, width = masks.hidden.shape[2:]
+        places = self.places(query_crops, query_boxes, grid=(height, width))
         with torch.no_grad():
             teacher = self.project_with_patches(self.teacher, global_views)
             teacher_query = self.project_alone(
@@ -80,7 +81,7 @@ class PQCL(QueryTerm, IBOT):
         )
         num_views = global_views.shape[1]
         teacher_query = teacher_query._replace(features=teacher_query.features.expand(num_views, -1, -1, -1))
-        return self.terms(*student, *teacher, masks) | self.query_term(student_query, teacher_query)
+        return self.terms(*student, *teacher, masks=masks) | self.query_term(student_query, teacher_query)
 
     def places(self, query_crops: Tensor, query_boxes: Tensor | None, grid: tuple[int, int]) -> Tensor:
         """Positions (B, V, Q, T, 2) in patches of the views, which have a ``grid`` (h, w) of them."""

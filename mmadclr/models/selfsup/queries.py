@@ -5,10 +5,14 @@ Shape legend: B images, V global views, Q query crops, T tokens per crop, D chan
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable
+from typing import Any
 
-from mmadclr.models.losses.self_distillation import ProjectedFeatures
+import torch
+from torch import Tensor
+
+from mmadclr.models.containers import Network
+from mmadclr.models.losses.self_distillation import ProjectedFeatures, SelfDistillationLoss
 from mmadclr.models.selfsup.dino import by_view, flat
 
 TEACHER_QUERIES = ('with_view', 'alone')
@@ -21,6 +25,8 @@ class QueryTerm:
     """
 
     uses_queries = True
+    teacher: Network
+    build_loss: Callable[..., SelfDistillationLoss]
 
     def add_query_term(self, weight: float, loss: dict | None, teacher_queries: str, **defaults) -> None:
         """Must be called at the end of the constructor.
@@ -53,6 +59,6 @@ class QueryTerm:
         return query_head(self.teacher).project(tokens)
 
 
-def query_head(network: nn.ModuleDict) -> nn.Module:
+def query_head(network: Network) -> Any:
     """The head of the query tokens: a separate one if present, otherwise that of [CLS]."""
     return network['query_head'] if 'query_head' in network else network['head']

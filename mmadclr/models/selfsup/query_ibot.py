@@ -44,20 +44,20 @@ class QueryIBOT(QueryTerm, IBOT):
         super().__init__(backbone, head, **kwargs)
         self.add_query_term(query_weight, loss_query, teacher_queries)
 
-    def loss(
+    def loss(  # type: ignore[override]  # its samples have query crops
         self, global_views: Tensor, local_views: Tensor, query_crops: Tensor, masks: PatchMasks | None = None
     ) -> dict[str, Tensor]:
         """``global_views`` (B, V, 3, H, W), their ``masks`` of (B, V, h, w) patches, ``local_views`` (B, L, 3, H', W') and
         ``query_crops`` (B, V, Q, 3, q, q)."""
         if query_crops.shape[2] == 0:
             return super().loss(global_views, local_views, masks=masks)
-        self.check_masks(masks)
+        masks = self.check_masks(masks)
         queries = flat(query_crops)
         with torch.no_grad():
             if self.teacher_queries == 'with_view':
                 *teacher, teacher_query = self.project_with_patches(self.teacher, global_views, queries=queries)
             else:
-                teacher = self.project_with_patches(self.teacher, global_views)
+                teacher = [*self.project_with_patches(self.teacher, global_views)]
                 teacher_query = self.project_alone(query_crops)
         *student, student_query = self.project_with_patches(self.student, global_views, local_views, masks, queries)
-        return self.terms(*student, *teacher, masks) | self.query_term(student_query, teacher_query)
+        return self.terms(*student, *teacher, masks=masks) | self.query_term(student_query, teacher_query)

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding
 from mmadclr.datasets.conflicts import BACKBONE, crop_counts, patch_size
 from mmadclr.datasets.transforms import NUM_GLOBAL, MultiCrop
 from mmadclr.models.backbones.query_vit import ViewGroup, resolve_arch
+from mmadclr.models.containers import Network
 from mmadclr.models.losses.self_distillation import LossConfig, ProjectedFeatures
 from mmadclr.models.selfsup.dino import DINO, by_view, flat
 from mmadclr.registry import MODELS, ConfigOf
@@ -95,7 +96,7 @@ class SelfPatch(DINO):
         }
 
     def project_views(
-        self, network: nn.ModuleDict, groups: list[Tensor], summarize: bool = False
+        self, network: Network, groups: list[Tensor], summarize: bool = False
     ) -> tuple[ProjectedFeatures, ProjectedFeatures]:
         """[CLS] (V + L, B, D) and all patches (1, R, D) of views grouped by size, projected by their heads.
 

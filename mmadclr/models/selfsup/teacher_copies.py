@@ -25,10 +25,10 @@ class LowPrecisionCopies:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self.layers: list[nn.Module] = []
+        self.layers: list[nn.Linear | nn.Conv2d] = []
         self.copies: list[Tensor] = []
 
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[Tensor]:
         """The parameters to copy.
 
         Raises:
