@@ -79,7 +79,7 @@ PROBE = {'val_evaluator.dense.type': 'DenseProbe'}
         ({'val_evaluator.knn.temperatur': 3}, r'val_evaluator\.knn\.temperatur: WeightedKNN .*did you mean temperature\?'),
         (
             {'val_evaluator.k': 3, **PROBE},
-            r'evaluator\.k: has no type; did you mean val_evaluator\.knn\.k or .*dense\.k\?',
+            r'val_evaluator\.k: has no type; did you mean val_evaluator\.knn\.k or .*dense\.k\?',
         ),
         ({'val_evaluator.other': dict(a=3)}, r'val_evaluator\.other: has no type'),
         ({'val_cfg.dense_probe': dict(k=3)}, r'FeatureEvalLoop has no such .*; write val_evaluator=dict\(dense=dict\(type='),
