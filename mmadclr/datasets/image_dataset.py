@@ -95,11 +95,13 @@ class ImageDataset(Dataset):
                 'transform of the data set is missing: set MultiCrop for training, ResizeCenterCrop for evaluation'
             )
         check_one_place(data_root, ann_file, shards, source)
-        if source is None:
+        self.data_root: str | Path
+        self.source: Source
+        if source is not None:
+            self.data_root, self.source = described(source), build_source(source, with_label)
+        elif data_root is not None:
             self.data_root = shown(data_root) if is_url(data_root) else Path(data_root)
             self.source = find_source(data_root, ann_file, with_label, shards)
-        else:
-            self.data_root, self.source = described(source), build_source(source, with_label)
         self.transform = TRANSFORMS.build(transform)
         self._decodes_late = getattr(self.transform, 'backend', 'pillow') in ('fast', 'device')
         self._needs_rng = getattr(self.transform, 'needs_rng', True)  # creating one takes time

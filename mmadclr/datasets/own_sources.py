@@ -123,7 +123,7 @@ def read_from(source: Source, index: int) -> bytes | np.ndarray:
         TypeError: The source returned something else.
     """
     try:
-        data = source.read(index)
+        data: Any = source.read(index)
     except (OSError, *BUGS):
         raise
     except Exception as error:  # any, from the library behind the source

@@ -10,6 +10,7 @@ from tempfile import NamedTemporaryFile
 
 import numpy as np
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.datasets.readers import Listing, existing_folder, read_class_folders, read_folder, read_list
 from mmadclr.datasets.remote import expanded, join, read_small
 from mmadclr.datasets.shard_cache import RemoteShards
@@ -39,7 +40,7 @@ class Source(ABC):
 
     labels: np.ndarray | None = None
     classes: Sequence[str] = ()
-    shard_of: np.ndarray | None = None
+    shard_of: np.ndarray | MaybeNone = None
 
     @abstractmethod
     def __len__(self) -> int: ...
