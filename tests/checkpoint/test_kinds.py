@@ -82,7 +82,7 @@ BACKBONES = {
     'swiglu, transformers': (lambda: of_transformers('Dinov2', use_swiglu_ffn=True), r'gated MLPs \(SwiGLU\)'),
     'QK norm': (lambda: plain(**{'blocks.0.attn.q_norm.weight': torch.ones(64)}), 'QK norm'),
     'gray': (lambda: with_kernel(1, 8, 8), r'images of 1 channel instead of 3; .*weight\.repeat\(1, 3, 1, 1\) / 3'),
-    'infrared': (lambda: with_kernel(4, 8, 8), 'images of 4 channels instead of 3'),
+    'infrared': (lambda: with_kernel(4, 8, 8), 'images with 4 channels instead of 3'),
     'gray, transformers': (lambda: of_transformers('ViT', num_channels=1), 'images of 1 channel instead of 3'),
     'video': (lambda: with_kernel(3, 2, 8, 8), 'a video model'),
     'oblong patches': (lambda: with_kernel(3, 8, 16), 'non-square patches of 8x16 pixels'),

@@ -63,7 +63,7 @@ SCHEDULE, CROPS = 'default_hooks.schedule.', 'train_dataloader.dataset.transform
         ({f'{SCHEDULE}min_lr': -1.0}, r'min_lr=-1\.0'),
         ({f'{SCHEDULE}weight_decay': (0.1, -0.4)}, r'weight_decay=\(0\.1, -0\.4\) must not be negative'),
         ({'param_scheduler': dict(type='LinearLR')}, r'param_scheduler: default_hooks\.schedule sets .*remove one'),
-        ({'model.loss_cls.student_temp': 0}, r'model\.loss_cls\.student_temp=0: a temperature must be above 0'),
+        ({'model.loss_cls.student_temp': 0}, r'model\.loss_cls\.student_temp=0 must be above 0'),
         ({'model.loss_query.center_momentum': 1.1}, r'loss_query\.center_momentum=1\.1: must lie in \[0, 1\]'),
         ({'optim_wrapper.precision': 'fp16'}, r"optim_wrapper\.precision='fp16': choose 'auto', 'fp32', 'bf16'"),
         ({'compile': 'yes'}, r"compile='yes': choose True, False"),
@@ -258,7 +258,7 @@ def test_rules_hold_for_parts_of_an_own_method(cfg, own_components, told):
     check_sense(own(cfg, loss_own={}))
     assert not told  # it says that it uses queries
     cfg.model.loss_own = dict(teacher_temp=-1)
-    with pytest.raises(ConfigError, match=r'model\.loss_own\.teacher_temp=-1: a temperature must be above 0'):
+    with pytest.raises(ConfigError, match=r'model\.loss_own\.teacher_temp=-1 must be above 0'):
         check_sense(cfg)
 
 

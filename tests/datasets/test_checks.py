@@ -42,7 +42,7 @@ def coco(drawn, tmp_path):
 
 
 def test_good_annotations_pass(coco):
-    assert coco().endswith('all items fit')
+    assert coco().endswith('all items OK')
     assert coco(num_items=3).endswith('the first 3 items fit')
 
 
@@ -92,7 +92,7 @@ def test_images_beyond_the_first_are_not_opened(coco):
 
 
 def test_test_sets_need_no_annotations(coco):
-    assert coco(lambda c: c.pop('annotations'), test_mode=True).endswith('all items fit')
+    assert coco(lambda c: c.pop('annotations'), test_mode=True).endswith('all items OK')
 
 
 def test_sets_that_are_read_in_another_way_are_left_alone(coco):
@@ -155,9 +155,9 @@ def segmentation(tmp_path):
 def test_good_masks_pass(segmentation):
     labels = np.zeros((20, 30))
     labels[:4], labels[4:8] = 2, 255
-    assert segmentation(mask=labels).endswith('all items fit')
+    assert segmentation(mask=labels).endswith('all items OK')
     labels[:2] = 3
-    assert segmentation(mask=labels, reduce_zero_label=True).endswith('all items fit')
+    assert segmentation(mask=labels, reduce_zero_label=True).endswith('all items OK')
 
 
 @pytest.mark.parametrize(

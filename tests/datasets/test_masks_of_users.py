@@ -138,7 +138,7 @@ def test_the_mean_is_over_classes_of_the_labels():
 @dense
 def test_classes_that_occur_nowhere_are_said_by_the_check(tmp_path, said):
     save(tmp_path, [split([0, 1])] * 3)
-    assert check(tmp_path, classes=('a', 'b', 'c')).endswith('all items fit')
+    assert check(tmp_path, classes=('a', 'b', 'c')).endswith('all items OK')
     ((text, level),) = said
     assert 'mask/train: 1 of 3 classes do not occur in 3 masks: 2 (c)' in text
     assert level == logging.WARNING
@@ -179,7 +179,7 @@ def test_chosen_classes_count_as_mmseg_maps_them(tmp_path):
     cfg = dict(type='ADE20KDataset', data_root=str(tmp_path), data_prefix=prefix, metainfo=dict(classes=('sky', 'wall')))
     save(tmp_path, [split([1, 3])])
     with DefaultScope.overwrite_default_scope('mmseg'):
-        assert check_dataset(cfg).endswith('all items fit')
+        assert check_dataset(cfg).endswith('all items OK')
         save(tmp_path, [split([1, 5])])
         with pytest.raises(DatasetError, match='5 is ignored here, only class 1 is left'):
             check_dataset(cfg)
@@ -212,7 +212,7 @@ def test_label_maps_of_one_channel_are_read_as_mmseg_does(tmp_path, form):
     found = data(tmp_path).mask(0)
     assert set(found.unique().tolist()) == {0, 1}
     assert (found[:, :5] == 1).all()
-    assert check(tmp_path).endswith('all items fit')
+    assert check(tmp_path).endswith('all items OK')
     item = dict(seg_map_path=str(tmp_path / 'mask/train/0.png'), reduce_zero_label=False, label_map=None, seg_fields=[])
     assert np.array_equal(LoadAnnotations().transform(item)['gt_seg_map'], labels)
 
@@ -292,7 +292,7 @@ def test_masks_are_drawn_on_images_as_displayed(tmp_path):
     image, labels = dataset[0]['images'].float().mean(0), dataset.mask(0)
     assert image[labels == 1].mean() == pytest.approx(220, abs=5)
     assert image[labels == 0].mean() == pytest.approx(30, abs=5)
-    assert check(tmp_path).endswith('all items fit')
+    assert check(tmp_path).endswith('all items OK')
     loaded = mmcv.imread(str(tmp_path / 'img/train/0.jpg')).mean(-1)
     assert loaded[mask == 1].mean() == pytest.approx(220, abs=5)
 
@@ -306,7 +306,7 @@ def test_masks_of_the_stored_pixels_are_refused(tmp_path):
     with pytest.raises(DatasetError, match=r'stored as 48x32 and rotated by its EXIF orientation 6 when loaded'):
         check(tmp_path, pipeline=[dict(type='LoadImageFromFile')])
     as_stored = [dict(type='LoadImageFromFile', color_type='color_ignore_orientation')]
-    assert check(tmp_path, pipeline=as_stored).endswith('all items fit')
+    assert check(tmp_path, pipeline=as_stored).endswith('all items OK')
 
 
 @dense
@@ -358,7 +358,7 @@ def test_palettes_read_as_colors_are_refused(tmp_path):
 def test_settings_agree_on_what_labels_mean(tmp_path, settings, message):
     save(tmp_path, [split([0, 1])])
     sound = dict(model=dict(decode_head=dict(num_classes=2)), evaluator=dict(type='IoUMetric'))
-    assert check(tmp_path, **sound).endswith('all items fit')
+    assert check(tmp_path, **sound).endswith('all items OK')
     with pytest.raises(DatasetError, match=message):
         check(tmp_path, **settings)
 

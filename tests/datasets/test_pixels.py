@@ -168,7 +168,7 @@ def test_bands_without_names_are_an_error_or_chosen(bands, dtype, planes):
     pixels, lost = read(data, bands=chosen)
     assert np.array_equal(pixels, array[..., chosen] if dtype == 'uint8' else array[..., chosen] >> 8)
     assert lost == ([] if dtype == 'uint8' else [DEPTH])
-    with pytest.raises(DecodeError, match=rf'bands=\(0, 1, 9\): there are {bands} bands, numbered from 0'):
+    with pytest.raises(DecodeError, match=rf'bands=\(0, 1, 9\): the file has {bands} bands, numbered from 0'):
         read(data, bands=(0, 1, 9))
 
 
