@@ -43,7 +43,7 @@ def coco(drawn, tmp_path):
 
 def test_good_annotations_pass(coco):
     assert coco().endswith('all items OK')
-    assert coco(num_items=3).endswith('the first 3 items fit')
+    assert coco(num_items=3).endswith('the first 3 items OK')
 
 
 def first(content, **changes):
@@ -86,7 +86,7 @@ def test_mistakes_in_coco_files_are_named(coco, change, message):
 
 
 def test_images_beyond_the_first_are_not_opened(coco):
-    assert coco(lambda c: c['images'][5].update(file_name='gone.png'), num_items=5).endswith('the first 5 items fit')
+    assert coco(lambda c: c['images'][5].update(file_name='gone.png'), num_items=5).endswith('the first 5 items OK')
     with pytest.raises(DatasetError, match='gone.png'):
         coco(num_items=6)
 

@@ -98,7 +98,7 @@ def test_sound_files_pass_for_every_use(coco, said):
         (each('annotations', 'area'), 'record 0 of annotations has no area (annotation 1); write the pixels of the object'),
         (each('annotations', 'bbox'), 'record 0 of annotations has no bbox (annotation 1)'),
         (each('annotations', 'id'), 'record 0 of annotations has no id'),
-        (each('annotations', 'segmentation'), 'annotation 1 has no segmentation, and masks are loaded or scored'),
+        (each('annotations', 'segmentation'), 'annotation 1 has no segmentation, but masks are loaded or scored'),
         (each('images', 'file_name'), 'record 0 of images has no file_name (image 0)'),
         (each('images', 'width'), 'record 0 of images has no width (image 0)'),
         (each('categories', 'name'), 'record 0 of categories has no name (category 1)'),
@@ -206,7 +206,7 @@ def test_masks_are_needed_by_those_who_load_or_score_them(coco):
     assert coco(drop, pipeline=LOADS_BOXES, evaluator=dict(METRIC, metric='bbox')).endswith('all items OK')
     for uses in (dict(pipeline=LOADS_MASKS), dict(pipeline=LOADS_BOXES, evaluator=[METRIC])):
         (line,) = problems(coco, drop, **uses)
-        assert 'has no segmentation, and masks are loaded or scored' in line
+        assert 'has no segmentation, but masks are loaded or scored' in line
         assert 'and 7 more' in line
 
 
@@ -314,4 +314,4 @@ def test_turns_that_sizes_do_not_show_are_said(coco, tmp_path, said):
     photograph(tmp_path / 'img' / '1.png', 3, size=(96, 64))
     assert coco().endswith('all items OK')
     ((text, _),) = said
-    assert '1.png has EXIF orientation 3, and its size does not tell' in text
+    assert '1.png has EXIF orientation 3, and its size does not show' in text

@@ -128,7 +128,7 @@ def test_without_masking_nothing_is_passed_on(image_folder):
         (dict(ratio=(0.0, 0.3), spread=0.0), 'must have the same length'),
         (dict(ratio=(), spread=()), 'must have the same length'),
         (dict(start_epoch=-1), 'start_epoch=-1 must not be negative'),
-        (dict(aspect=0.0), r'aspect=0.0: .* must be in \(0, 1\]'),
+        (dict(aspect=0.0), r'aspect=0.0, .* must be in \(0, 1\]'),
         (dict(ratio=0.0, spread=0.0), r'BlockMasking: ratio=\[0.0\] with spread=\[0.0\] masks none of the 4 x 4 patches'),
         (
             dict(type='RandomMasking', ratio=0.05, spread=0.0),

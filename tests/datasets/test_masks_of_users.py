@@ -147,7 +147,7 @@ def test_classes_that_occur_nowhere_are_said_by_the_check(tmp_path, said):
 @dense
 def test_classes_are_looked_for_beyond_the_first_masks(tmp_path, said):
     save(tmp_path, [split([0, 0])] * 5 + [split([0, 1])])
-    assert check(tmp_path, num_items=2).endswith('the first 2 items fit')
+    assert check(tmp_path, num_items=2).endswith('the first 2 items OK')
     assert not said
     save(tmp_path, [split([0, 255])] * 6)
     with pytest.raises(DatasetError, match=r'only class 0 is left'):
@@ -234,7 +234,7 @@ REFUSED = {
         lambda x: bands(x, 3),
         r'has 3 channels .*; label maps have one',
     ),
-    'alpha': (lambda x: bands(x, 4), r'has 4 channels.*this one is RGBA'),
+    'alpha': (lambda x: bands(x, 4), r'has 4 channels \(RGBA\)'),
     'gray alpha': (lambda x: bands(x, 2), r'has 2 channels'),
     'turned': (tagged, r'has EXIF orientation 6, which some mask readers apply and others ignore'),
     'other size': (lambda x: Image.fromarray(x.astype(np.uint8)).resize((20, 15), 0), r'20x15'),
@@ -264,7 +264,7 @@ def test_pages_fractions_and_broken_files_are_refused(tmp_path):
     (tmp_path / 'broken.png').write_bytes((tmp_path / 'pages.png').read_bytes()[:60])
     for name, message in (
         ('pages.png', r'pages\.png has 2 pages or frames'),
-        ('fractions.tif', r'fractions\.tif holds fractions'),
+        ('fractions.tif', r'fractions\.tif contains floats'),
         ('broken.png', r'broken\.png of a\.jpg cannot be read'),
         ('none.png', r'none\.png of a\.jpg cannot be read'),
     ):
@@ -341,13 +341,16 @@ def test_palettes_read_as_colors_are_refused(tmp_path):
         (dict(model=dict(auxiliary_head=[dict(num_classes=2), dict(num_classes=3)])), r'auxiliary_head\[1\]\.num_classes=3'),
         (
             dict(model=dict(decode_head=dict(num_classes=2, ignore_index=0))),
-            r'decode_head ignores label 0, the data set 255',
+            r'decode_head ignores label 0, but the data set ignores 255',
         ),
         (
             dict(ignore_index=7, model=dict(decode_head=dict(num_classes=2))),
-            r'decode_head ignores label 255, the data set 7',
+            r'decode_head ignores label 255, but the data set ignores 7',
         ),
-        (dict(evaluator=dict(type='IoUMetric', ignore_index=0)), r'the evaluator ignores label 0, the data set 255'),
+        (
+            dict(evaluator=dict(type='IoUMetric', ignore_index=0)),
+            r'the evaluator ignores label 0, but the data set ignores 255',
+        ),
         (
             dict(pipeline=[dict(type='LoadAnnotations', reduce_zero_label=True)]),
             r'LoadAnnotations has reduce_zero_label=True',

@@ -401,7 +401,7 @@ def test_backbones_of_tasks_give_the_same_patches(inputs, cls, options):
     [
         (dict(arch=ARCH | dict(embed_dim=42), rope=True), '14 channels per head must be a multiple of 4'),
         (dict(rope='yes'), "rope='yes': choose True, False or a dict of base, min_period"),
-        (dict(rope=dict(theta=100)), 'rope: unknown theta; there are base, min_period'),
+        (dict(rope=dict(theta=100)), 'rope: unknown theta; accepted: base, min_period'),
         (dict(rope=dict(base=0)), 'base=0 must be a positive number'),
         (dict(rope=dict(min_period=1.0)), 'set either base, or min_period and max_period'),
         (dict(rope=dict(base=100.0, min_period=1.0, max_period=2.0)), 'set either base, or min_period and max_period'),
@@ -412,7 +412,7 @@ def test_backbones_of_tasks_give_the_same_patches(inputs, cls, options):
         (dict(rope=True, pos_embed_resize='size'), 'which rope replaces'),
         (dict(ffn='glu'), "ffn='glu': choose one of 'mlp', 'swiglu'"),
         (dict(qkv_bias='k'), "qkv_bias='k': choose one of True, False, 'qv'"),
-        (dict(norm_eps=0), 'norm_eps=0: must be a positive number'),
+        (dict(norm_eps=0), 'norm_eps=0 must be a positive number'),
         (dict(reg_tokens=-1), 'reg_tokens=-1 must be an integer of at least 0'),
         (dict(arch='vit_smal_patch16_dinov3'), 'did you mean vit_small_patch16_dinov3'),
     ],

@@ -359,7 +359,7 @@ def test_weights_and_tokens_that_do_not_belong_together_are_refused(logits_mib, 
     message = f'weights of shape \\({weights},\\) must match the tokens \\({tokens},\\)'
     with pytest.raises(ValueError, match=message):
         loss(head.project(features), head.project(features), torch.rand(weights))
-    with pytest.raises(ValueError, match='tokens of the student .* and of the teacher .* differ'):
+    with pytest.raises(ValueError, match='tokens of the student .* and of the teacher .* must match'):
         loss(head.project(features), head.project(features[:, :1].expand(-1, tokens + 1, -1)))
 
 
