@@ -76,5 +76,5 @@ def test_masks_are_held_against_the_patches_of_the_other_backbone():
 
 
 def test_impossible_numbers_of_views():
-    with pytest.raises(ValueError, match='num_views=3: samples have 2 global views, so take 1 or 2'):
+    with pytest.raises(ValueError, match='num_views=3 must be 1 or 2, the number of global views'):
         MMPretrainPreprocessor(num_views=3)

@@ -186,7 +186,7 @@ def test_the_only_network_is_found_whatever_its_name(prefix):
 
 def test_a_student_that_is_not_there_is_not_replaced_by_the_teacher():
     with pytest.raises(
-        ValueError, match=r"the only network in the file is the teacher below 'teacher\.'; leave which \(--which"
+        ValueError, match=r"the only network in the file is the teacher below 'teacher\.'; omit which \(--which"
     ):
         find_backbone({'teacher': TRAINED}, 'student')
 

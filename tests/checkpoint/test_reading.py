@@ -194,11 +194,11 @@ def test_folders_of_other_things_are_named(files, message, tmp_path):
     [
         ({'model_type': 'dinov3_vit'}, r"model_type 'dinov3_vit' is a DINOv3 vision transformer, with rotary positions"),
         ({'model_type': 'swin'}, r"model_type 'swin' is not a supported plain vision transformer; supported: vit,"),
-        ({'model_type': 'vit', 'num_attention_heads': 'six'}, r"num_attention_heads='six' is no whole number"),
+        ({'model_type': 'vit', 'num_attention_heads': 'six'}, r"num_attention_heads='six' must be an integer"),
         ({'model_type': 'vit', 'num_attention_heads': 3}, r'num_heads=3 does not divide the 64 channels'),
         ({'model_type': 'vit', 'hidden_act': 'quick_gelu'}, r"hidden_act 'quick_gelu' is not supported; .*gelu"),
         ({'model_type': 'vit', 'layer_norm_eps': 0}, r'layer_norm_eps=0 must be a positive number'),
-        ({'model_type': 'vit', 'image_size': 224}, r'images of 224x224 pixels, .* have 784 patches of 8 .* there are 4'),
+        ({'model_type': 'vit', 'image_size': 224}, r'images of 224x224 pixels, .* have 784 patches of 8 .* has 4'),
         (
             {'model_type': 'vit', 'image_size': [1, 2, 3]},
             r'image_size=\[1, 2, 3\] must be one side length, or height and width',

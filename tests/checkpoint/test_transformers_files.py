@@ -180,7 +180,7 @@ def test_an_eps_that_the_target_cannot_hold_is_listed(tmp_path):
     model = build('vit, eps')
     model.save_pretrained(tmp_path / 'out')
     lost = convert(tmp_path / 'out', tmp_path / 'a.pth', 'timm').lost
-    assert lost[-1] == 'eps of the norms, 0.001: set it instead of 1e-06'
+    assert lost[-1] == 'eps of the norms, 0.001: set it instead of 1e-06 where you load the file'
     convert(tmp_path / 'out', tmp_path / 'b.pth', 'mmadclr')
     assert_same_tokens(open_backbone(tmp_path / 'b.pth'), model, NATIVE)
 

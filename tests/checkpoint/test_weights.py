@@ -295,7 +295,7 @@ def test_moments_of_the_optimizer_are_no_backbone(save, state):
 def test_files_without_a_vision_transformer(save):
     with pytest.raises(ValueError, match=r'a\.pth: patch_embed\.proj\.weight is missing'):
         loaded(save({'conv1.weight': torch.zeros(2)}))
-    with pytest.raises(ValueError, match=r'a\.pth holds a list, not a dict of tensors'):
+    with pytest.raises(ValueError, match=r'a\.pth is not a checkpoint: it holds a list, not a dict of tensors'):
         loaded(save([torch.zeros(2)]))
 
 

@@ -33,7 +33,7 @@ def test_ablations_differ_in_the_method_alone():
 
 def test_other_local_views_are_refused_or_noted():
     configs = load('adclr_vittiny_shapes', 'mocov3_vittiny_shapes', 'ablations/no_local_crops')
-    with pytest.raises(ValueError, match=r'mocov3.* and adclr.* differ in local_views: .*num_local is 0 against 2.*--allow'):
+    with pytest.raises(ValueError, match=r'mocov3.* and adclr.* differ in local_views: .*num_local is 0 vs\. 2.*--allow'):
         check_alike(configs, allowed=['data'])
     notes = check_alike(configs, allowed=['local_views'])
     assert [note.split()[0] for note in notes] == ['mocov3_vittiny_shapes', 'ablations/no_local_crops']
@@ -61,7 +61,7 @@ def test_every_aspect_is_looked_at(aspect, key, value):
     with pytest.raises(ValueError, match=f'differ in {aspect}: {key} is '):
         check_alike(changed({key: value}), allowed=others)
     (note,) = check_alike(changed({key: value}), allowed=[aspect])
-    assert note.startswith(f'adclr_vittiny_shapes has other {aspect} than dino_vittiny_shapes: {key} is ')
+    assert note.startswith(f'adclr_vittiny_shapes differs from dino_vittiny_shapes in {aspect}: {key} is ')
 
 
 @pytest.mark.parametrize('key', ['optim_wrapper.optimizer.lr', 'model.head.out_dim'])

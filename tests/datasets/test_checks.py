@@ -42,8 +42,8 @@ def coco(drawn, tmp_path):
 
 
 def test_good_annotations_pass(coco):
-    assert coco().endswith('all items fit')
-    assert coco(num_items=3).endswith('the first 3 items fit')
+    assert coco().endswith('all items OK')
+    assert coco(num_items=3).endswith('the first 3 items OK')
 
 
 def first(content, **changes):
@@ -86,13 +86,13 @@ def test_mistakes_in_coco_files_are_named(coco, change, message):
 
 
 def test_images_beyond_the_first_are_not_opened(coco):
-    assert coco(lambda c: c['images'][5].update(file_name='gone.png'), num_items=5).endswith('the first 5 items fit')
+    assert coco(lambda c: c['images'][5].update(file_name='gone.png'), num_items=5).endswith('the first 5 items OK')
     with pytest.raises(DatasetError, match='gone.png'):
         coco(num_items=6)
 
 
 def test_test_sets_need_no_annotations(coco):
-    assert coco(lambda c: c.pop('annotations'), test_mode=True).endswith('all items fit')
+    assert coco(lambda c: c.pop('annotations'), test_mode=True).endswith('all items OK')
 
 
 def test_sets_that_are_read_in_another_way_are_left_alone(coco):
@@ -155,9 +155,9 @@ def segmentation(tmp_path):
 def test_good_masks_pass(segmentation):
     labels = np.zeros((20, 30))
     labels[:4], labels[4:8] = 2, 255
-    assert segmentation(mask=labels).endswith('all items fit')
+    assert segmentation(mask=labels).endswith('all items OK')
     labels[:2] = 3
-    assert segmentation(mask=labels, reduce_zero_label=True).endswith('all items fit')
+    assert segmentation(mask=labels, reduce_zero_label=True).endswith('all items OK')
 
 
 @pytest.mark.parametrize(

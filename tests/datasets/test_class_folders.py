@@ -122,7 +122,7 @@ def test_empty_class_folder_is_an_error(root):
 def test_check_opens_the_first_images(root):
     cfg = dict(type='mmadclr.ClassFolders', data_root=str(root), split='train')
     (root / 'train' / 'n02' / 'n02_9.png').write_text('no picture')
-    assert check_dataset(cfg, num_items=16).endswith('train): the first 16 items fit')
+    assert check_dataset(cfg, num_items=16).endswith('train): the first 16 items OK')
     with pytest.raises(DatasetError, match=r'1 problem:\n.*n02_9.png'):
         check_dataset(cfg)
     with pytest.raises(DatasetError, match='data_root .*nowhere does not exist'):

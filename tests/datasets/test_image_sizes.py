@@ -30,7 +30,7 @@ def test_images_above_the_limit_name_the_option(kind, monkeypatch):
     data = special[kind]() if kind in special else saved(image, kind)
     with pytest.raises(DecodeError, match='(?i)set max_pixels of the data set'):
         EncodedImage(data, kind).decode()
-    with pytest.raises(DecodeError, match='31x24 pixels exceed the limit of 743 .*set max_pixels'):
+    with pytest.raises(DecodeError, match='31x24 pixels exceed the limit of 743: set max_pixels'):
         EncodedImage(data, kind, pixel_options(max_pixels=743)).decode()
     pixels = EncodedImage(data, kind, pixel_options(max_pixels=744)).decode()
     monkeypatch.undo()

@@ -120,15 +120,15 @@ def test_without_masking_nothing_is_passed_on(image_folder):
 @pytest.mark.parametrize(
     ('mask', 'message'),
     [
-        (dict(ratio=1.2, spread=0.0), r'BlockMasking: ratio=1.2 with spread=0.0: .* must lie in \[0, 1\]'),
-        (dict(ratio=-0.1, spread=0.0), r'must lie in \[0, 1\]'),
-        (dict(ratio=(0.0, 0.3), spread=(0.0, 0.4)), r'must lie in \[0, 1\]'),
-        (dict(ratio=0.9, spread=0.2), r'must lie in \[0, 1\]'),
-        (dict(ratio=0.5, spread=-0.1), r'must lie in \[0, 1\]'),
+        (dict(ratio=1.2, spread=0.0), r'BlockMasking: ratio=1.2 with spread=0.0: .* must be in \[0, 1\]'),
+        (dict(ratio=-0.1, spread=0.0), r'must be in \[0, 1\]'),
+        (dict(ratio=(0.0, 0.3), spread=(0.0, 0.4)), r'must be in \[0, 1\]'),
+        (dict(ratio=0.9, spread=0.2), r'must be in \[0, 1\]'),
+        (dict(ratio=0.5, spread=-0.1), r'must be in \[0, 1\]'),
         (dict(ratio=(0.0, 0.3), spread=0.0), 'must have the same length'),
         (dict(ratio=(), spread=()), 'must have the same length'),
-        (dict(start_epoch=-1), 'start_epoch=-1 is negative'),
-        (dict(aspect=0.0), r'aspect=0.0: .* must lie in \(0, 1\]'),
+        (dict(start_epoch=-1), 'start_epoch=-1 must not be negative'),
+        (dict(aspect=0.0), r'aspect=0.0, .* must be in \(0, 1\]'),
         (dict(ratio=0.0, spread=0.0), r'BlockMasking: ratio=\[0.0\] with spread=\[0.0\] masks none of the 4 x 4 patches'),
         (
             dict(type='RandomMasking', ratio=0.05, spread=0.0),

@@ -103,11 +103,11 @@ SCIENTIFIC = {
     'signed 8 bits': (values(-128, 127, dtype='int8'), 'signed 8-bit pixels have an unknown range'),
     '32 bits': (
         values(0, 2**32 - 1, dtype='uint32'),
-        '32-bit pixels have an unknown range (here 0 to  4294967295',
+        r'32-bit pixels have an unknown range \(here 0 to 4294967295',
     ),
     'signed 32 bits': (values(-70000, 70000, dtype='int32'), 'signed 32-bit pixels'),
     '64 bits': (values(0, 1e6, dtype='uint64'), '64-bit pixels have an unknown range'),
-    'floats to 1': (values(0, 1, dtype='float32'), 'floating-point pixels have an unknown range (here 0 to  1'),
+    'floats to 1': (values(0, 1, dtype='float32'), r'floating-point pixels have an unknown range \(here 0 to 1'),
     'floats to 255': (values(0, 255, dtype='float32'), 'floating-point pixels have an unknown range'),
     'floats, color': (values(-3, 7, 3, 'float32'), r'here -3 to 7\): set value_range=\(low, high\)'),
     'half floats': (values(0, 1, dtype='float16'), 'floating-point pixels have an unknown range'),
@@ -168,7 +168,7 @@ def test_bands_without_names_are_an_error_or_chosen(bands, dtype, planes):
     pixels, lost = read(data, bands=chosen)
     assert np.array_equal(pixels, array[..., chosen] if dtype == 'uint8' else array[..., chosen] >> 8)
     assert lost == ([] if dtype == 'uint8' else [DEPTH])
-    with pytest.raises(DecodeError, match=rf'bands=\(0, 1, 9\): there are {bands} bands, numbered from 0'):
+    with pytest.raises(DecodeError, match=rf'bands=\(0, 1, 9\): the file has {bands} bands, numbered from 0'):
         read(data, bands=(0, 1, 9))
 
 
@@ -199,7 +199,7 @@ def test_alpha_channels_are_said_by_every_decoder(name):
 def test_alpha_of_16_bits_does_not_tell_the_range():
     array = values(0, 4095, 4)
     array[..., 3] = 65535
-    with pytest.raises(DecodeError, match='use 0 to 4095 of 0 to 65535'):
+    with pytest.raises(DecodeError, match='use only 0 to 4095 of 0 to 65535'):
         read(png(array))
     assert np.array_equal(read(png(array), value_range=(0, 4095))[0], scaled(array[..., :3], 0, 4095))
 

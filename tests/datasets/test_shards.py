@@ -228,5 +228,5 @@ def test_shards_by_several_patterns(tmp_path):
     assert names == ['train-000.tar', 'train-001.tar', 'train-002.tar']
     with pytest.raises(ValueError, match=r'train-001\.tar is listed twice'):
         find_shards(tmp_path, ['*.tar', 'train-001.tar'])
-    with pytest.raises(ValueError, match=r'shards=\[\]: no pattern'):
+    with pytest.raises(ValueError, match=r'shards=\[\]: the list is empty'):
         find_shards(tmp_path, [])

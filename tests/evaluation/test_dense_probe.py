@@ -130,7 +130,7 @@ def test_masks_follow_their_images_and_their_conventions(painted):
     assert ((ignoring == -1) == (plain == 1)).all()
     reduced = MaskedImageDataset(**settings, num_classes=2, reduce_zero_label=True).mask(0)
     assert (reduced == plain - 1).all()
-    with pytest.raises(ValueError, match=r'masks/train/sub/0\.png: labels \[2\] are not among 2 classes'):
+    with pytest.raises(ValueError, match=r'masks/train/sub/0\.png: labels \[2\] are not among the 2 classes'):
         MaskedImageDataset(**settings, num_classes=2).mask(0)
     with pytest.raises(ValueError, match=r'mask .*nowhere/sub/0\.png of .* cannot be read'):
         MaskedImageDataset(**settings | dict(mask_dir='nowhere'), num_classes=3).mask(0)

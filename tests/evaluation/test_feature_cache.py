@@ -90,17 +90,17 @@ def test_a_cache_is_read_without_the_model(cases, monkeypatch):
 @pytest.mark.parametrize(
     ('change', 'item'),
     [
-        (dict(features='mean'), 'features differ .cls there, mean asked for'),
-        (dict(dtype='float16'), 'type differ .float32 there, float16 asked for'),
-        (dict(resize=40), r'resize and crop differ .\[32, 32\] there, \[40, 32\] asked for'),
+        (dict(features='mean'), 'features differ .cached: cls, requested: mean'),
+        (dict(dtype='float16'), 'type differ .cached: float32, requested: float16'),
+        (dict(resize=40), r'resize and crop differ .cached: \[32, 32\], requested: \[40, 32\]'),
         (dict(root='other'), 'folder of images differ'),
-        (dict(root='more'), 'number of images differ .13 there, 14 asked for'),
+        (dict(root='more'), 'number of images differ .cached: 13, requested: 14'),
         (dict(root='renamed'), 'list of images and labels differ'),
         (dict(opened='weights'), 'weights of the backbone differ'),
         (dict(opened='heads'), 'settings of the backbone differ'),
         (dict(opened='std'), 'mean and std differ'),
-        (dict(read='pillow'), r'reading \(--read\) differ .fast there, pillow asked for'),
-        (dict(precision='bf16'), r'precision \(--precision\) differ .fp32 there, bf16 asked for'),
+        (dict(read='pillow'), r'reading \(--read\) differ .cached: fast, requested: pillow'),
+        (dict(precision='bf16'), r'precision \(--precision\) differ .cached: fp32, requested: bf16'),
     ],
 )
 def test_another_cache_is_refused_by_what_differs_and_refreshed(cases, change, item, tmp_path):
@@ -135,9 +135,9 @@ def test_caches_that_do_not_say_how_were_read_by_pillow_in_single_precision(case
         del about['fingerprint'][item]
     index.write_text(json.dumps(about))
     assert len(cases.cached(read='pillow').rows) == 13
-    with pytest.raises(ValueError, match=r'reading \(--read\) differ .pillow there, fast asked for'):
+    with pytest.raises(ValueError, match=r'reading \(--read\) differ .cached: pillow, requested: fast'):
         cases.cached()
-    with pytest.raises(ValueError, match=r'precision \(--precision\) differ .fp32 there, bf16 asked for'):
+    with pytest.raises(ValueError, match=r'precision \(--precision\) differ .cached: fp32, requested: bf16'):
         cases.cached(read='pillow', precision='bf16')
 
 

@@ -43,7 +43,7 @@ def test_the_dense_probe_finds_what_one_process_does(case, name):
 
 def test_masks_of_one_share_that_are_wrong_end_all(case):
     alone, several = case
-    message = 'labels [7] are not among 3 classes'
+    message = 'labels [7] are not among the 3 classes'
     assert message in alone['refused']
     assert all(message in each['refused'] for each in several)
     assert sum('failed: LabelMapError: mask' in each['refused'] for each in several) == len(several) - 1

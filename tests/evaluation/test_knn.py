@@ -102,7 +102,7 @@ def test_all_settings_come_from_one_search_and_equal_separate_ones(case):
         for k in (5, 20):
             single |= WeightedKNN(k, temperature)(*features)
     assert both == single
-    with pytest.raises(ValueError, match=r'temperature=\[0.0\]: give one or more positive numbers'):
+    with pytest.raises(ValueError, match=r'temperature=\[0.0\] must be one or more positive numbers'):
         WeightedKNN(5, [0.0])
 
 

@@ -176,5 +176,5 @@ def test_impossible_settings():
     with pytest.raises(ValueError, match='num_heads=5 does not divide the 12 channels'):
         ClassAttentionHead(12, num_heads=5)
     for count in (0, 9):
-        with pytest.raises(ValueError, match=f'num_neighbors={count}: a patch has 1 to 8'):
+        with pytest.raises(ValueError, match=f'num_neighbors={count} must be 1 to 8'):
             ClassAttentionHead(12, num_heads=3, num_neighbors=count)

@@ -94,10 +94,10 @@ def test_layer_depths():
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        (dict(cls_blocks=0), r'cls_blocks=0: choose 1 \(the last block\) to 3'),
+        (dict(cls_blocks=0), r'cls_blocks=0 must be between 1 \(the last block\) and 3'),
         (dict(cls_blocks=4), 'cls_blocks=4'),
-        (dict(frozen_stages=4), r'frozen_stages=4: choose -1 \(none\) to 3'),
-        (dict(init_cfg=dict(type='Normal')), 'ClassifierViT knows'),
+        (dict(frozen_stages=4), r'frozen_stages=4 must be between -1 \(none\) and 3'),
+        (dict(init_cfg=dict(type='Normal')), 'ClassifierViT accepts'),
     ],
 )
 def test_impossible_settings_are_errors(kwargs, message):

@@ -226,5 +226,5 @@ def test_a_config_is_checked_for_unknown_options():
 def test_whole_backbones_do_not_go_with_shards(one_process):
     model = build()
     shard_model(model, 'fsdp')
-    with pytest.raises(ValueError, match="compile=dict\\(scope='backbone'\\) and sharding exclude each other"):
+    with pytest.raises(ValueError, match="compile=dict\\(scope='backbone'\\) cannot be combined with sharding"):
         compile_blocks(model, dict(scope='backbone'))

@@ -346,17 +346,17 @@ def test_resized_positions_follow_the_type(images, dtype):
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        (dict(out_indices=()), r'out_indices=\(\): name blocks from 0 to 1 in ascending order'),
-        (dict(out_indices=(0, 2)), r'out_indices=\(0, 2\): name blocks from 0 to 1'),
-        (dict(out_indices=(-1,)), r'out_indices=\(-1,\): name blocks from 0 to 1'),
-        (dict(out_indices=(1, 0)), r'out_indices=\(1, 0\): .*ascending'),
-        (dict(frozen_stages=3), r'frozen_stages=3: choose -1 \(none\) to 2 \(all blocks\)'),
+        (dict(out_indices=()), r'out_indices=\(\) must be blocks from 0 to 1 in ascending order'),
+        (dict(out_indices=(0, 2)), r'out_indices=\(0, 2\) must be blocks from 0 to 1'),
+        (dict(out_indices=(-1,)), r'out_indices=\(-1,\) must be blocks from 0 to 1'),
+        (dict(out_indices=(1, 0)), r'out_indices=\(1, 0\) .*ascending'),
+        (dict(frozen_stages=3), r'frozen_stages=3 must be between -1 \(none\) and 2 \(all blocks\)'),
         (dict(frozen_stages=-2), r'frozen_stages=-2'),
-        (dict(init_cfg=dict(type='TruncNormal', std=0.02)), r"DenseViT knows dict\(type='Pretrained', checkpoint=PATH\)"),
-        (dict(init_cfg=dict(checkpoint='a.pth')), r"DenseViT knows dict\(type='Pretrained'"),
+        (dict(init_cfg=dict(type='TruncNormal', std=0.02)), r"DenseViT accepts dict\(type='Pretrained', checkpoint=PATH\)"),
+        (dict(init_cfg=dict(checkpoint='a.pth')), r"DenseViT accepts dict\(type='Pretrained'"),
         (dict(init_cfg=dict(type='Pretrained', chekpoint='a.pth')), r'with the keys allow, checkpoint, prefix, type, which'),
         (dict(pos_embed_resize='bilinear'), 'pos_embed_resize'),
-        (dict(mask_token=True), 'mask_token has no effect on DenseViT, which is not for pretraining: remove it'),
+        (dict(mask_token=True), 'mask_token has no effect on DenseViT, which does not pretrain: remove it'),
     ],
 )
 def test_bad_arguments_are_explained(kwargs, message):

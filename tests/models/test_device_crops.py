@@ -169,7 +169,7 @@ def test_an_image_takes_no_more_than_said():
 @pytest.mark.parametrize('box', [(5, 5, 5, 9), (0, 0, 41, 30), (0, 0, 40, 31), (-1, 0, 4, 4)])
 def test_boxes_that_are_none(box):
     boxes = torch.tensor([[(0, 0, 40, 30), box]])
-    with pytest.raises(ValueError, match=r'of image 0 of the batch is empty or leaves its 40x30 pixels'):
+    with pytest.raises(ValueError, match=r'of image 0 of the batch is empty or exceeds its 40x30 pixels'):
         crops_of([picture(40, 30)], [boxes], [8])
 
 

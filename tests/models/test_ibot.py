@@ -377,7 +377,7 @@ def test_masks_and_methods_that_do_not_fit_are_explained():
     with pytest.raises(ValueError, match='no mask token; set mask_token=True'):
         build(backbone=TINY['backbone'] | dict(mask_token=False)).loss(**views, masks=PatchMasks.of(masks))
     dino = build(type='DINO')
-    with pytest.raises(ValueError, match='DINO has no use for the masks of the samples'):
+    with pytest.raises(ValueError, match='DINO does not use the masks of the samples'):
         dino(views=views | dict(masks=masks), mode='loss')
 
 
@@ -386,7 +386,7 @@ def test_temperatures_of_unknown_losses_or_keys_are_explained():
         (dict(loss_patch=dict(temps=(0.1, 0.1))), 'teacher_temp_of.loss_patch: unknown temps; accepted: temp'),
         (dict(loss_patch=dict(temp=(0.0, 0.1))), 'teacher_temp_of.loss_patch=.*both ends must be positive'),
         (dict(loss_patch=(0.04, 0.07)), r'teacher_temp_of.loss_patch=\(0.04, 0.07\) must be a dict'),
-        (dict(loss_patch=dict(start_epoch=-1)), 'teacher_temp_of.loss_patch: start_epoch=-1 is negative'),
+        (dict(loss_patch=dict(start_epoch=-1)), 'teacher_temp_of.loss_patch: start_epoch=-1 must not be negative'),
     ):
         with pytest.raises(ValueError, match=message):
             DistillationScheduleHook(teacher_temp_of=settings)

@@ -99,7 +99,7 @@ def test_the_rate_is_chosen_on_held_out_images():
 
 @pytest.mark.parametrize('rates', [(), (0.0, 1.0), (-1.0,), (0.1, 0.1)])
 def test_impossible_rates_are_errors(rates):
-    with pytest.raises(ValueError, match='give one or more different positive rates'):
+    with pytest.raises(ValueError, match='must be one or more distinct positive rates'):
         LinearSweepHead(4, 6, rates)
 
 

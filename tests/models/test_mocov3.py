@@ -171,9 +171,9 @@ def test_keys_of_all_processes_count_and_the_rank_says_which_are_ones_own(monkey
 
 
 def test_what_it_cannot_use_is_explained():
-    with pytest.raises(ValueError, match='MoCoV3 has no use for local views: set num_local=0'):
+    with pytest.raises(ValueError, match='MoCoV3 does not use local views: set num_local=0'):
         build().double().loss(**make_views(num_local=1))
-    with pytest.raises(ValueError, match='more than one image in a batch: raise batch_size'):
+    with pytest.raises(ValueError, match='more than one image per batch: raise batch_size'):
         info_nce(torch.ones(1, 2), torch.ones(1, 2), 0.2)
-    with pytest.raises(ValueError, match='num_layers=0: there has to be a layer'):
+    with pytest.raises(ValueError, match='num_layers=0 must be at least 1'):
         build(head=dict(type='MLPHead', num_layers=0))

@@ -137,7 +137,7 @@ def test_files_that_the_device_refuses_are_decoded_by_the_host(folder, monkeypat
         got = with_views(load(folder, FILES), CPU)
     for name in ('global_views', 'local_views', 'query_views'):
         assert torch.equal(got[name], expected[name])
-    assert lines == ['TorchCodec refused a batch of JPEG files, decoded on the CPU instead: nvJPEG error 4']
+    assert lines == ['TorchCodec rejected a batch of JPEG files, decoding on the CPU instead: nvJPEG error 4']
 
 
 def test_memory_that_runs_out_is_not_taken_for_a_broken_file(folder, monkeypatch, decoder):
@@ -165,7 +165,9 @@ def test_a_file_that_nobody_decodes_is_named(tmp_path, decoder):
 def test_without_the_library_there_is_one_line(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torchcodec', None)
     batch = load(folder, FILES)
-    with pytest.raises(ImportError, match=r"decode='device'\) needs TorchCodec .*pip install 'torchcodec>=0\.16'") as error:
+    with pytest.raises(
+        ImportError, match=r"decode='device'\) requires TorchCodec .*pip install 'torchcodec>=0\.16'"
+    ) as error:
         with_views(batch, CPU)
     assert '\n' not in str(error.value)
     with_views(load(folder, WHOLE), CPU)  # which needs none

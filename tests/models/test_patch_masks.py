@@ -24,5 +24,5 @@ def test_rows_and_weights_equal_a_loop():
 
 
 def test_masks_on_a_device_are_refused():
-    with pytest.raises(ValueError, match='masks are on meta: leave them on the CPU'):
+    with pytest.raises(ValueError, match='masks are on meta: keep them on the CPU'):
         PatchMasks.of(torch.zeros(1, 2, 4, 4, dtype=torch.bool, device='meta'))

@@ -19,7 +19,7 @@ def test_code_term_by_term():
                 angle = value / 10000 ** (i / 3)
                 assert code[6 * axis + i].item() == pytest.approx(math.sin(angle), abs=1e-12)
                 assert code[6 * axis + 3 + i].item() == pytest.approx(math.cos(angle), abs=1e-12)
-    with pytest.raises(ValueError, match='need a multiple of 4 channels, not 14'):
+    with pytest.raises(ValueError, match='the number of channels 14 must be a multiple of 4'):
         sincos_code(places, 14)
 
 

@@ -241,14 +241,14 @@ def test_what_samples_lack_is_explained():
         model.loss(**make_views(num_query=0, dtype=torch.float32), query_boxes=boxes)
     with pytest.raises(ValueError, match=r"no query_boxes; use data_preprocessor=dict\(type='QueryBoxPreprocessor'\)"):
         model.loss(**views)
-    with pytest.raises(ValueError, match='IBOT has no use for the query_boxes of the samples'):
+    with pytest.raises(ValueError, match='IBOT does not use the query_boxes of the samples'):
         build('IBOT')(views=views | dict(query_boxes=boxes), mode='loss')
 
 
 def test_backbones_that_cannot_hold_queries_are_explained():
-    with pytest.raises(ValueError, match='sine-cosine positions need a multiple of 4 channels, not 18'):
+    with pytest.raises(ValueError, match='sine-cosine positions: the number of channels 18 must be a multiple of 4'):
         PositionQueryViT(dict(embed_dim=18, depth=1, num_heads=3, patch_size=8), img_size=32)
     with pytest.raises(ValueError, match='class_token=True, reg_tokens=0'):
         PositionQueryViT(ARCH, img_size=32, class_token=False)
-    with pytest.raises(ValueError, match='no mask token, so it has no queries either'):
+    with pytest.raises(ValueError, match='no mask token, so it supports no queries'):
         build().teacher['backbone'](torch.randn(1, 3, 32, 32), torch.zeros(1, 1, 4, 2))

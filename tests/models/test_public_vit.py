@@ -399,21 +399,21 @@ def test_backbones_of_tasks_give_the_same_patches(inputs, cls, options):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(arch=ARCH | dict(embed_dim=42), rope=True), '14 channels a head: must be a multiple of 4'),
+        (dict(arch=ARCH | dict(embed_dim=42), rope=True), '14 channels per head must be a multiple of 4'),
         (dict(rope='yes'), "rope='yes': choose True, False or a dict of base, min_period"),
-        (dict(rope=dict(theta=100)), 'rope: unknown theta; there are base, min_period'),
+        (dict(rope=dict(theta=100)), 'rope: unknown theta; accepted: base, min_period'),
         (dict(rope=dict(base=0)), 'base=0 must be a positive number'),
-        (dict(rope=dict(min_period=1.0)), 'give base, or min_period and max_period'),
-        (dict(rope=dict(base=100.0, min_period=1.0, max_period=2.0)), 'give base, or min_period and max_period'),
+        (dict(rope=dict(min_period=1.0)), 'set either base, or min_period and max_period'),
+        (dict(rope=dict(base=100.0, min_period=1.0, max_period=2.0)), 'set either base, or min_period and max_period'),
         (dict(rope=dict(normalize_coords='both')), "normalize_coords='both': choose one of separate, max, min"),
-        (dict(rope=dict(rescale_coords=0.5)), 'rescale_coords=0.5 must be 1 or more'),
-        (dict(rope=dict(shift_coords=-1)), 'shift_coords=-1 must be 0 or more'),
-        (dict(rope=True, query_pos_embed=True), 'under rope there is none'),
-        (dict(rope=True, pos_embed_resize='size'), 'rope replaces the position embedding'),
+        (dict(rope=dict(rescale_coords=0.5)), 'rescale_coords=0.5 must be at least 1'),
+        (dict(rope=dict(shift_coords=-1)), 'shift_coords=-1 must be at least 0'),
+        (dict(rope=True, query_pos_embed=True), 'which rope replaces'),
+        (dict(rope=True, pos_embed_resize='size'), 'which rope replaces'),
         (dict(ffn='glu'), "ffn='glu': choose one of 'mlp', 'swiglu'"),
         (dict(qkv_bias='k'), "qkv_bias='k': choose one of True, False, 'qv'"),
-        (dict(norm_eps=0), 'norm_eps=0: must be a positive number'),
-        (dict(reg_tokens=-1), 'reg_tokens=-1: must be a whole number of 0 or more'),
+        (dict(norm_eps=0), 'norm_eps=0 must be a positive number'),
+        (dict(reg_tokens=-1), 'reg_tokens=-1 must be an integer of at least 0'),
         (dict(arch='vit_smal_patch16_dinov3'), 'did you mean vit_small_patch16_dinov3'),
     ],
 )
@@ -445,7 +445,7 @@ def test_absolute_positions_do_not_go_into_rotary_ones(tmp_path):
 
 
 def test_positions_as_queries_need_a_position_embedding():
-    with pytest.raises(ValueError, match='PositionQueryViT: its queries are codes of places, which rope does not have'):
+    with pytest.raises(ValueError, match='PositionQueryViT encodes queries by a position embedding, which rope replaces'):
         PositionQueryViT(ARCH, rope=True)
 
 

@@ -221,7 +221,7 @@ def test_initialization_is_dinos():
         (dict(arch='resnet50'), 'ResNet, not a plain vision transformer'),
         (dict(arch='deit3_small_patch16_224'), 'is not a plain ViT'),
         (dict(arch='deit_small_distilled_patch16_224'), 'plain'),
-        (dict(arch=dict(embed_dim=64, dept=3, num_heads=4, patch_size=8)), 'unknown dept; the sizes of a plain ViT are'),
+        (dict(arch=dict(embed_dim=64, dept=3, num_heads=4, patch_size=8)), 'unknown dept; accepted:'),
         (dict(arch=dict(embed_dim=64, depth=3, num_heads=4, patch_size=8, qk_norm=True)), 'unknown qk_norm'),
         (dict(arch=dict(embed_dim=64, depth=3, num_heads=4)), 'missing patch_size'),
         (dict(arch=dict(embed_dim=64, depth=3, num_heads=5, patch_size=8)), 'embed_dim must be a multiple of num_heads'),

@@ -237,7 +237,7 @@ def test_bad_arguments_are_explained():
         SelfDistillationLoss(5, pairing='crossview')
     with pytest.raises(ValueError, match='1 teacher and 1 student views is empty'):
         SelfDistillationLoss(5)(logits(torch.zeros(1, 2, 5)), logits(torch.zeros(1, 2, 5)))
-    with pytest.raises(ValueError, match='logits_mib=0: use a number of MiB above 0'):
+    with pytest.raises(ValueError, match='logits_mib=0 must be above 0'):
         SelfDistillationLoss(5, logits_mib=0)
 
 
@@ -356,10 +356,10 @@ def test_weights_and_tokens_that_do_not_belong_together_are_refused(logits_mib, 
     head = DINOHead(8, 300, hidden_dim=8, bottleneck_dim=6)
     features = torch.randn(1, tokens, 8)
     loss = SelfDistillationLoss(300, pairing='same-view', logits_mib=logits_mib)
-    message = f'weights of shape \\({weights},\\) for tokens \\({tokens},\\): give one for each token'
+    message = f'weights of shape \\({weights},\\) must match the tokens \\({tokens},\\)'
     with pytest.raises(ValueError, match=message):
         loss(head.project(features), head.project(features), torch.rand(weights))
-    with pytest.raises(ValueError, match='tokens of the student .* and of the teacher .* differ'):
+    with pytest.raises(ValueError, match='tokens of the student .* and of the teacher .* must match'):
         loss(head.project(features), head.project(features[:, :1].expand(-1, tokens + 1, -1)))
 
 

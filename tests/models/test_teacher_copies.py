@@ -300,5 +300,5 @@ def test_under_data_parallel_training_too(one_process):
 def test_shards_are_refused(one_process):
     model = build()
     shard_model(model, 'fsdp')
-    with pytest.raises(ValueError, match='teacher_copies=True and sharding exclude each other: remove one of them'):
+    with pytest.raises(ValueError, match='teacher_copies=True cannot be combined with sharding: remove one of them'):
         model(draw_views(), mode='loss')

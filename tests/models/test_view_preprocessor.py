@@ -178,7 +178,7 @@ def test_evaluation_images_are_normalized(views):
 def test_bad_input_is_explained(views, draws):
     with pytest.raises(ValueError, match=r"arithmetic='fast': choose one of 'float', 'pillow'"):
         ViewPreprocessor(arithmetic='fast')
-    with pytest.raises(ValueError, match='parameters are on meta: leave them on the CPU'):
+    with pytest.raises(ValueError, match='parameters are on meta: keep them on the CPU'):
         ViewPreprocessor().augment(views, draws.to('meta'))
-    with pytest.raises(ValueError, match=r'shape \(40, 11\): the last axis must hold flip, order_0'):
+    with pytest.raises(ValueError, match=r'shape \(40, 11\): the last axis must have flip, order_0'):
         ViewPreprocessor().augment(views, draws[:, :-1])

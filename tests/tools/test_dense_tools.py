@@ -170,7 +170,7 @@ def test_bad_annotations_end_training_before_it_starts(roots, tmp_path):
 def test_checked_data_is_reported(roots):
     config, _ = TASKS['segmentation']
     done = tool('check_dataset', config, '--cfg-options', *small(roots['segmentation'], 'segmentation'))
-    assert done.stdout.count('all items fit') == 2  # the test set is the validation set
+    assert done.stdout.count('all items OK') == 2  # the test set is the validation set
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_own_folder_of_jpegs_needs_one_changed_line(tmp_path):
         (['configs/nowhere.py'], 'error: config configs/nowhere.py does not exist'),
         ([ADCLR_DEMO, '--cfg-options', 'max_epochs=3'], 'max_epochs: max_epochs is not a known top-level key'),
         ([ADCLR_DEMO, '--cfg-options', 'model.backbone.dept=3'], 'model.backbone.dept: QueryViT has no such argument'),
-        ([ADCLR_DEMO, '--cfg-options', 'model.backbone.arch=vit_smol'], "error: arch 'vit_smol' is no model of timm"),
+        ([ADCLR_DEMO, '--cfg-options', 'model.backbone.arch=vit_smol'], "error: arch 'vit_smol' is not a model of timm"),
         (
             ['configs/adclr/vits16_folder.py', '--cfg-options', 'train_dataloader.dataset.data_root=/nowhere'],
             'train_dataloader.dataset.data_root: folder /nowhere does not exist',

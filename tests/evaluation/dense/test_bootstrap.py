@@ -106,7 +106,7 @@ def test_what_cannot_be_drawn_is_refused():
         bootstrap_interval(mean_score(torch.ones(1)), 1, seeded())
     with pytest.raises(ValueError, match='level=95'):
         bootstrap_interval(mean_score(torch.ones(2)), 2, seeded(), level=95)
-    with pytest.raises(ValueError, match='none of 2 units has a score'):
+    with pytest.raises(ValueError, match='none of the 2 units has a score'):
         bootstrap_interval(mean_score(torch.full((2,), torch.nan)), 2, seeded())
     with pytest.raises(ValueError, match='must have the same shape'):
         compare_models(mean_score, [torch.ones(2)], [torch.ones(3)], seeded())

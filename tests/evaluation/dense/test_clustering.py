@@ -97,7 +97,7 @@ def test_empty_clusters_are_split_off_others():
 def test_more_clusters_than_patches_are_refused():
     with pytest.raises(ValueError, match='9 clusters of 8 patches'):
         evaluate_clustering(torch.randn(2, 4, 3), torch.zeros(2, 4, 4).long(), (2, 2), 2, 9, channels=None)
-    with pytest.raises(ValueError, match='PCA to 50 channels of 8 patches of 3'):
+    with pytest.raises(ValueError, match='PCA to 50 channels: must be at most the 8 patches and 3 channels'):
         evaluate_clustering(torch.randn(2, 4, 3), torch.zeros(2, 4, 4).long(), (2, 2), 2)
     with pytest.raises(ValueError, match='seeds is empty'):
         evaluate_clustering(torch.randn(2, 4, 3), torch.zeros(2, 4, 4).long(), (2, 2), 2, seeds=())

@@ -117,7 +117,7 @@ def test_what_cannot_be_propagated_is_refused():
     mask = np.ones((4, 4), np.uint8)
     with pytest.raises(ValueError, match=r'a video of 1 frame\(s\)'):
         segment_video(torch.randn(1, 4, 3), mask, (2, 2), 2, topk=2)
-    with pytest.raises(ValueError, match='topk=5 patches of 4'):
+    with pytest.raises(ValueError, match='topk=5 must be at most the 4 patches'):
         segment_video(torch.randn(2, 4, 3), mask, (2, 2), 2)
     with pytest.raises(ValueError, match=r'features \(9, 3\) of frame 0'):
         segment_video(torch.randn(2, 9, 3), mask, (2, 2), 2)

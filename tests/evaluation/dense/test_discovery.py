@@ -132,7 +132,7 @@ def test_images_without_boxes_are_left_out_and_counted():
         [torch.tensor([[0, 0, 2, 4]]), torch.zeros(0, 4), torch.tensor([[5, 5, 6, 6]])],
     )
     assert found == (0.5, [True, None, False], 1)  # an IoU of exactly one half is a hit
-    with pytest.raises(ValueError, match='none of 1 images'):
+    with pytest.raises(ValueError, match='none of the 1 images'):
         corloc([(0, 0, 1, 1)], [torch.zeros(0, 4)])
     with pytest.raises(ValueError, match='1 boxes for 2 images'):
         corloc([(0, 0, 1, 1)], [torch.zeros(0, 4)] * 2)
@@ -141,7 +141,7 @@ def test_images_without_boxes_are_left_out_and_counted():
 
 
 def test_what_has_no_box_is_refused():
-    with pytest.raises(ValueError, match='on a grid of 2 x 3'):
+    with pytest.raises(ValueError, match='on a grid 2 x 3'):
         lost_box(torch.randn(5, 4), (2, 3))
     with pytest.raises(ValueError, match='feature 0 of 6 is zero or not finite'):
         tokencut_box(torch.zeros(6, 4), (2, 3))

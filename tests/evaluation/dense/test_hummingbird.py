@@ -126,8 +126,8 @@ def test_bad_input_is_refused():
         ((bank[:20], shares[:20], features, masks, (2, 2)), 'k=30 neighbors: must be between 1 and 20'),
         ((bank, shares[:9], features, masks, (2, 2)), '40 patches in the bank with shares for 9'),
         ((bank, shares, features, masks[:1], (2, 2)), 'of the same images'),
-        ((bank, shares, features, masks, (2, 3)), 'grid of 2 x 3'),
-        ((bank, shares, features, masks + 2, (2, 2)), 'label 2 is neither one of 2 classes'),
+        ((bank, shares, features, masks, (2, 3)), 'grid 2 x 3'),
+        ((bank, shares, features, masks + 2, (2, 2)), 'label 2 is neither one of the 2 classes'),
         ((bank, shares, features, masks + 255, (2, 2)), 'no pixel is annotated'),
         ((bank * 0, shares, features, masks, (2, 2)), 'bank feature 0 of 40 is zero or not finite'),
     ]

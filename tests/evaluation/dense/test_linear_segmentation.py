@@ -135,7 +135,7 @@ def test_what_cannot_be_trained_on_is_refused():
     def run(masks, per_epoch=1, recipe=recipe):
         return list(train_linear_head(head, lambda epoch: [(features, masks)], recipe, per_epoch))
 
-    with pytest.raises(ValueError, match='label 7 is neither one of 2 classes'):
+    with pytest.raises(ValueError, match='label 7 is neither one of the 2 classes'):
         run(masks + 7)
     with pytest.raises(ValueError, match='no pixel of the batch'):
         run(torch.full_like(masks, 255))

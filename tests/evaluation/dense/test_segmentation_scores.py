@@ -56,7 +56,7 @@ def test_means_over_images_leave_out_those_without_labels():
 
 def test_what_cannot_be_scored_is_refused():
     masks = torch.zeros(1, 2, 2).long()
-    with pytest.raises(ValueError, match='of the same size'):
+    with pytest.raises(ValueError, match='must have the same shape'):
         count_pixels(masks, masks[:, :1], 2)
     with pytest.raises(
         ValueError, match=r'masks: label 255 is neither one of the 2 classes nor one of the ignored labels \[\]'

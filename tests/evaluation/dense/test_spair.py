@@ -73,7 +73,7 @@ def test_pairs_without_common_points_are_left_out_and_counted():
     found = summarize_pairs([seen, unseen])
     assert (found.pairs, found.left_out, found.categories) == ([0.5, None], 1, {'cat': 0.5})
     assert found.metrics == {'spair_pck0.1_per_point': 50, 'spair_pck0.1_per_pair': 50}
-    with pytest.raises(ValueError, match='none of 1 pairs'):
+    with pytest.raises(ValueError, match='none of the 1 pairs'):
         summarize_pairs([unseen])
 
 
