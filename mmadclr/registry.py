@@ -1,7 +1,8 @@
 """Child registries of mmengine's, all under the scope ``mmadclr``.
 
 ``locations`` lets mmengine import the modules of a registry the first time a config asks for a name, so neither
-configs nor tools need import statements for their side effects.
+configs nor tools need import statements for their side effects. Importing this module also has mmengine understand
+``_base_ = 'mmadclr::adclr/vits16_in1k.py'``.
 """
 
 from typing import NamedTuple
@@ -9,7 +10,10 @@ from typing import NamedTuple
 from mmengine import registry as root
 from mmengine.registry import Registry
 
+from mmadclr.shipped import register_configs
+
 SCOPE = 'mmadclr'
+register_configs()
 
 
 class ConfigOf(NamedTuple):

@@ -7,6 +7,7 @@ from places import REPO
 
 # From the top to the bottom: a room may import any room in a line below its own.
 ROOMS = (
+    ('__main__',),
     ('cli',),
     ('compare',),
     ('engine', 'api', 'visualization'),
@@ -17,7 +18,7 @@ ROOMS = (
     ('reliability', 'config'),
     ('checkpoint', 'distributed'),
     ('files', 'urls', 'registry', 'precision'),
-    ('names', '__version__'),
+    ('names', 'shipped', '__version__'),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 PACKAGE = REPO / 'mmadclr'

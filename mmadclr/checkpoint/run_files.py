@@ -110,7 +110,7 @@ def check_resumable(filename: str | Path, checkpoint: dict) -> None:
         raise ValueError(
             f'{filename} holds no {", ".join(sorted(missing))}: it is no checkpoint of a run, so none can go on from it. '
             'To start from its weights, set load_from or the init_cfg of the backbone; official training checkpoints first '
-            'go through tools/convert.py --to mmadclr'
+            'go through mmadclr convert --to mmadclr'
         )
     needed = {
         name: part

@@ -11,7 +11,9 @@ import json
 from pathlib import Path
 
 from mmadclr.checkpoint.run_files import write_checkpoint
-from mmadclr.cli.launch import add_config_arguments, report_bad_input
+from mmadclr.cli.arguments import add_config_arguments
+from mmadclr.cli.launch import report_bad_input
+from mmadclr.cli.main import find_own_modules
 from mmadclr.compare.baselines import PIXELS, RANDOM, headline, raw_pixels
 from mmadclr.config.loading import load_config
 from mmadclr.engine import Runner
@@ -20,6 +22,7 @@ from mmadclr.files import atomic_path
 
 @report_bad_input
 def main() -> None:
+    find_own_modules()
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_arguments(parser)
     args = parser.parse_args()

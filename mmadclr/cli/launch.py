@@ -1,19 +1,16 @@
-"""From a config file and the command line to a runner."""
+"""How a command ends: with a message of one line where its input is at fault."""
 
 from __future__ import annotations
 
 import functools
 import gc
-import os
 import signal
 import sys
 import traceback
-from argparse import ArgumentParser
 from collections.abc import Callable
 
 import torch
 
-from mmadclr.config.overrides import Overrides
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.datasets.loader_workers import GROUP_SIGNALS
 from mmadclr.datasets.remote import StoreError
@@ -26,33 +23,6 @@ BAD_INPUT = (
     *(UnreadableImageError, UnsupportedOpError, WorkerDiedError),
 )
 INTERRUPTED = 128 + signal.SIGINT
-
-
-def add_config_arguments(parser: ArgumentParser, default_config: str | None = None) -> None:
-    """Adds ``config`` (positional; optional where there is a default), ``--work-dir`` and ``--cfg-options``."""
-    parser.add_argument(
-        'config',
-        nargs='?' if default_config else None,
-        default=default_config,
-        help='config file, for example configs/adclr/vits16_in1k.py',
-    )
-    parser.add_argument('--work-dir', help='folder of logs and checkpoints; work_dirs/<config name> by default')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=Overrides,
-        default={},
-        metavar='KEY=VALUE',
-        help='override keys of the config, for example train_dataloader.batch_size=64',
-    )
-
-
-def add_launcher_arguments(parser: ArgumentParser) -> None:
-    """Adds ``--launcher`` and the rank that launchers pass."""
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    # torchrun of older releases passes it; newer ones set the variable only.
-    local_rank = int(os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', 0))
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=local_rank)
 
 
 def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:

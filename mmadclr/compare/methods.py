@@ -90,7 +90,7 @@ def load_run(name: str, work_dir: Path) -> Method:
     if checkpoint is None or checkpoint.name != last:
         raise ValueError(
             f'{work_dir} is not finished: its newest checkpoint is {checkpoint and checkpoint.name}, not {last}. '
-            f'Go on with it by tools/train.py {files[0]} --work-dir {work_dir} --resume. {" ".join(warnings)}'.rstrip()
+            f'Go on with it by mmadclr train {files[0]} --work-dir {work_dir} --resume. {" ".join(warnings)}'.rstrip()
         )
     return method
 

@@ -13,11 +13,12 @@ from mmengine.config import Config
 from mmadclr.config.check import ConfigError, check_config
 from mmadclr.config.overrides import merge
 from mmadclr.names import printable
+from mmadclr.shipped import find_config
 from mmadclr.urls import has_secrets, shown
 
 
 def load_config(args: Namespace) -> Config:
-    """Config with the overrides of the command line, checked.
+    """Config with the overrides of the command line, checked; ``args.config`` is a path or the name of one that is shipped.
 
     Two overrides are short for several: ``pretrained=PATH`` for the checkpoint of the backbone's ``init_cfg``, and
     ``data_root=DIR`` for the folder of all data sets and of the annotation files evaluators read.
@@ -26,19 +27,30 @@ def load_config(args: Namespace) -> Config:
         FileNotFoundError: There is no such config.
         ConfigError: A key would never be read, or an override fits no place of the config.
     """
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f'config {args.config} does not exist')
-    cfg = Config.fromfile(args.config)
-    overrides = spell_out(cfg, args.cfg_options)
+    file = find_config(args.config)
+    cfg = Config.fromfile(file)
+    overrides = spell_out(cfg, overrides_of(args))
     merge(cfg, overrides)
     check_config(cfg, overrides)
     if 'launcher' in args:
         cfg.launcher = args.launcher
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / file.stem)
     check_unicode(cfg)
     check_secrets(cfg)
     return cfg
+
+
+def overrides_of(args: Namespace) -> Mapping[str, Any]:
+    """``--cfg-options``, with ``--data DIR`` as ``data_root=DIR``.
+
+    Raises:
+        ConfigError: Both are given.
+    """
+    folder = getattr(args, 'data', None)
+    if folder is not None and 'data_root' in args.cfg_options:
+        raise ConfigError(f'--data {folder} and data_root={args.cfg_options["data_root"]} are the same setting: give one')
+    return args.cfg_options if folder is None else {'data_root': folder, **args.cfg_options}
 
 
 def check_unicode(cfg: Config) -> None:
