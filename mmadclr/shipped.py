@@ -99,8 +99,8 @@ def _hint(text: str) -> str:
 def register_configs() -> None:
     """Has mmengine find ``mmadclr::NAME`` in ``_base_``, in clones and for packages that pip does not know as well.
 
-    Such a base is read as if it lay beside the config. mmengine would look up all its parts in a scope named like the package,
-    but our configs for detection have mmdet's, as their ``default_scope`` says.
+    Such a base is read as if it lay beside the config. mmengine would look up all its parts in a scope named like the
+    package, but our configs for detection have mmdet's, as their ``default_scope`` says.
     """
     from mmengine.config import Config
     from mmengine.config.utils import MODULE2PACKAGE
@@ -112,7 +112,13 @@ def register_configs() -> None:
 
     def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
         package, _, name = cfg_path.partition('::')
-        return (str(base_file(name)), None) if package == PACKAGE.name else others(cfg_path, filename)
+        if package == PACKAGE.name:
+            return str(base_file(name)), None
+        try:
+            return others(cfg_path, filename)
+        except ModuleNotFoundError as error:  # mmengine's, which says in words alone what is missing
+            error.name = error.name or package
+            raise
 
     Config._get_cfg_path = staticmethod(get_cfg_path)
 

@@ -18,7 +18,7 @@ ROOMS = (
     ('reliability', 'config'),
     ('checkpoint', 'distributed'),
     ('files', 'urls', 'registry', 'precision'),
-    ('names', 'shipped', '__version__'),
+    ('names', 'packages', 'shipped', '__version__'),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 PACKAGE = REPO / 'mmadclr'

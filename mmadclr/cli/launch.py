@@ -15,6 +15,7 @@ from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.datasets.loader_workers import GROUP_SIGNALS
 from mmadclr.datasets.remote import StoreError
 from mmadclr.ops import UnsupportedOpError  # the import puts the stand-in in place before any config imports mmdet
+from mmadclr.packages import EXTRAS, how_to_get, missing_module
 from mmadclr.reliability.loader_guard import WorkerDiedError
 from mmadclr.reliability.stop_signals import PreemptedError
 
@@ -39,10 +40,8 @@ def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:
                 stream.reconfigure(errors='backslashreplace')
         try:
             main()
-        except BAD_INPUT as error:
-            if not _is_ours(error):
-                raise
-            sys.exit(f'error: {_message(error)}')
+        except (*BAD_INPUT, ImportError) as error:
+            sys.exit(f'error: {_explained(error)}')
         except PreemptedError:
             for number in GROUP_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)  # srun ends all tasks with SIGTERM as soon as one has ended
@@ -64,6 +63,16 @@ def leave_process_group() -> None:
     if torch.distributed.is_initialized():
         gc.collect()  # sharded models and their runners refer to each other, and to groups of processes
         torch.distributed.destroy_process_group()
+
+
+def _explained(error: BaseException) -> str:
+    """What to say about an error that this package raised on purpose, or a missing package; any other is raised again."""
+    module = missing_module(error)
+    if _is_ours(error) and not isinstance(error, ModuleNotFoundError):
+        return _message(error)
+    if isinstance(error, ImportError) and module in EXTRAS:
+        return f'{module} cannot be imported: {how_to_get(module)}'
+    raise error
 
 
 def _message(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from mmadclr.cli.parsers import COMMANDS, LIGHT, Parser, build_parser, command_parser, module_of
 from mmadclr.cli.processes import start_processes, started_by_torchrun
+from mmadclr.packages import check_families
 from mmadclr.shipped import ambiguity, find_config, nearest
 
 INTERRUPTED = 130  # as shells say it of a program that Ctrl-C has ended
@@ -70,6 +71,7 @@ def run(command: str, args: Namespace, arguments: Sequence[str]) -> None:
     """Runs a command that trains, evaluates or writes, in the processes it asks for."""
     try:
         check_config_names(args)
+        note(check_families())
         start_processes(command, args, arguments)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')
@@ -88,6 +90,10 @@ def check_config_names(args: Namespace) -> None:
         find_config(args.config)
     named = [getattr(args, 'config', None), getattr(args, 'checkpoint', None), *getattr(args, 'configs', ())]
     for text in filter(None, named):
-        doubt = None if started_by_torchrun() else ambiguity(text)
-        if doubt:
-            print(f'note: {doubt}', file=sys.stderr)
+        note(ambiguity(text))
+
+
+def note(text: str | None) -> None:
+    """Says something in a line, if there is something to say; processes that torchrun started do not say it again."""
+    if text and not started_by_torchrun():
+        print(f'note: {text}', file=sys.stderr)

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmadclr.config.check import ConfigError, check_config
 from mmadclr.config.overrides import merge
 from mmadclr.names import printable
+from mmadclr.packages import failed_module, how_to_get
 from mmadclr.shipped import find_config
 from mmadclr.urls import has_secrets, shown
 
@@ -28,7 +29,7 @@ def load_config(args: Namespace) -> Config:
         ConfigError: A key would never be read, or an override fits no place of the config.
     """
     file = find_config(args.config)
-    cfg = Config.fromfile(file)
+    cfg = read_config(file)
     overrides = spell_out(cfg, overrides_of(args))
     merge(cfg, overrides)
     check_config(cfg, overrides)
@@ -39,6 +40,23 @@ def load_config(args: Namespace) -> Config:
     check_unicode(cfg)
     check_secrets(cfg)
     return cfg
+
+
+def read_config(file: Path) -> Config:
+    """A config with those it is based on, before any check.
+
+    Raises:
+        ConfigError: A module that it imports is not there, or does not work.
+        FileNotFoundError: A config it is based on is not there.
+    """
+    try:
+        return Config.fromfile(file)
+    except (ImportError, AssertionError) as error:  # asserted are the versions of other packages
+        module = failed_module(error)
+        if module is None:
+            raise
+        reason = f' ({error})' if isinstance(error, AssertionError) else ''
+        raise ConfigError(f'config {file} needs {module}, which cannot be imported{reason}: {how_to_get(module)}') from error
 
 
 def overrides_of(args: Namespace) -> Mapping[str, Any]:

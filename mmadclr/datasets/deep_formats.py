@@ -221,7 +221,7 @@ def _by_tifffile(data: bytes) -> np.ndarray:
     try:
         import tifffile
     except ImportError as error:
-        raise DecodeError('a TIFF of this depth or these bands needs tifffile: pip install tifffile imagecodecs') from error
+        raise DecodeError("a TIFF of this depth or these bands needs tifffile: pip install 'mmadclr[tiff]'") from error
     logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # what it has to say is in its exceptions
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
