@@ -38,6 +38,7 @@ def run(args: Namespace) -> None:
 
     from mmadclr.config.loading import load_config
     from mmadclr.engine import Runner
+    from mmadclr.files import writing_below
 
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
@@ -49,7 +50,8 @@ def run(args: Namespace) -> None:
         sys.exit(f'error: --out and --show-dir are for {kinds}; {args.config} predicts nothing')
     if not Path(args.checkpoint).is_file():  # before data sets are read, or drawn
         sys.exit(f'error: checkpoint {args.checkpoint} does not exist')
-    runner = Runner.from_cfg(cfg)
+    with writing_below(cfg.work_dir):
+        runner = Runner.from_cfg(cfg)
     metrics = runner.val() if validates else runner.test()
     if is_main_process():
         print(json.dumps({name: round(float(value), 4) for name, value in metrics.items()}, indent=1))

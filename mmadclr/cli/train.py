@@ -34,6 +34,7 @@ def run(args: Namespace) -> None:
     from mmadclr.checkpoint.run_files import checkpoints
     from mmadclr.config.loading import load_config
     from mmadclr.engine import Runner
+    from mmadclr.files import writing_below
 
     if args.amp:
         args.cfg_options['optim_wrapper.precision'] = args.amp
@@ -44,4 +45,6 @@ def run(args: Namespace) -> None:
         init_cfg = cfg.model.get('backbone', {}).get('init_cfg')
         if init_cfg and (cfg.load_from or checkpoints(cfg.work_dir)):
             init_cfg.checkpoint = None  # what the run once started from need not be there any more
-    Runner.from_cfg(cfg).train()
+    with writing_below(cfg.work_dir):
+        runner = Runner.from_cfg(cfg)
+    runner.train()

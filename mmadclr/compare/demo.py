@@ -25,6 +25,7 @@ from mmadclr.datasets import collate_samples
 from mmadclr.datasets.image_dataset import load_rgb
 from mmadclr.datasets.transforms import crop_and_resize
 from mmadclr.engine import Runner
+from mmadclr.files import writing_below
 from mmadclr.visualization import draw_attention, draw_crops, draw_curves
 
 NUM_SHOWN = 6
@@ -52,7 +53,8 @@ def pretrain(args: argparse.Namespace) -> dict[str, float]:
     """Measures, trains, measures again; pictures land in the work dir."""
     cfg = load_config(args)
     cfg.randomness = dict(seed=args.seed)
-    runner = Runner.from_cfg(cfg)
+    with writing_below(cfg.work_dir):
+        runner = Runner.from_cfg(cfg)
     evaluation = runner.build_val_loop(runner.val_loop)
     summary = named(headline(evaluation.evaluate(raw_pixels(runner))), 'pixels')
     summary |= named(headline(evaluation.evaluate(runner.model)), 'random')
@@ -74,7 +76,8 @@ def finetune(args: argparse.Namespace, part: str) -> dict[str, float]:
         cfg = load_config(argparse.Namespace(config=task.config, cfg_options=options, work_dir=folder))
         cfg.randomness = dict(seed=args.seed)
         cfg.experiment_name = f'{part}_{name}_{time.time_ns()}'  # loggers and scopes are global by this name
-        runner = Runner.from_cfg(cfg)
+        with writing_below(cfg.work_dir):
+            runner = Runner.from_cfg(cfg)
         runner.train()
         metrics = task.read(lambda metric, hub=runner.message_hub: hub.get_scalar(f'val/{metric}').current())
         summary |= named(metrics, name)
