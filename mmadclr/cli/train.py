@@ -1,4 +1,4 @@
-"""Train a model: pretraining, detection, segmentation, classification.
+"""Train a model: pretraining, detection, segmentation or classification.
 
 CONFIG is a file, or the name of a config that comes with mmadclr. Ctrl-C and SIGTERM end a run after a checkpoint, with
 status 85.
