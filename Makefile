@@ -13,7 +13,7 @@ endif
 
 .PHONY: demo test test-slow test-all test-faults test-fuzz reliability bench gpu check format clean
 demo: $(INSTALLED)
-	$(RUN) tools/demo.py $(ARGS)
+	$(RUN) -m mmadclr demo $(ARGS)
 
 # Whole files go to as many processes as there are cores, in the order of the folders: the longest come first.
 test: $(INSTALLED)
@@ -56,7 +56,7 @@ format: $(INSTALLED)
 clean:
 	rm -rf $(VENV) data/shapes data/scenes work_dirs/demo
 
-$(VENV)/installed: setup.py $(wildcard requirements/*.txt)
+$(VENV)/installed: setup.py pyproject.toml $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[dense,export,tests]'
 	touch $@

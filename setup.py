@@ -1,27 +1,25 @@
-"""Packaging: requirements live in ``requirements/``, everything else in ``pyproject.toml``."""
+"""Puts the configs into the wheel, where OpenMMLab's packages have theirs; all else is in ``pyproject.toml``."""
 
-import re
+import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
 
-def requirements(name: str) -> list[str]:
-    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
-    return [line for line in (line.split('#')[0].strip() for line in lines) if line]
+class BuildWithConfigs(build_py):
+    """Copies ``configs/`` and the model index to ``mmadclr/.mim``; an editable install finds them in the clone."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib, 'mmadclr', '.mim')
+        shutil.rmtree(target, ignore_errors=True)  # of a build before, which may hold configs that are gone
+        shutil.copytree(ROOT / 'configs', target / 'configs', ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copy2(ROOT / 'model-index.yml', target)
 
 
-setup(
-    name='mmadclr',
-    version=re.search(r"__version__ = '(.+)'", (ROOT / 'mmadclr' / '__init__.py').read_text())[1],
-    description='Dense self-supervised pretraining of vision transformers: ADCLR and the systems it is compared with',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    python_requires='>=3.11',
-    packages=find_packages(include=['mmadclr', 'mmadclr.*']),
-    install_requires=requirements('runtime'),
-    extras_require={name: requirements(name) for name in ('decode', 'dense', 'evaluation', 'export', 'remote', 'tests')},
-)
+setup(cmdclass={'build_py': BuildWithConfigs})

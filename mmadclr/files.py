@@ -63,6 +63,22 @@ def check_writable(path: str | Path) -> None:
         raise UnwritableError(f'{path} cannot be written: {_refusal(error)}') from error
 
 
+@contextmanager
+def writing_below(folder: str | Path) -> Iterator[None]:
+    """Explains refusals of the system to make a folder, or files in it, by libraries that make them on their way.
+
+    Raises:
+        UnwritableError: An error of the system was about the folder, one above or a file below it.
+    """
+    try:
+        yield
+    except OSError as error:
+        folder, place = Path(folder).absolute(), Path(str(error.filename)).absolute()
+        if error.filename is None or not (folder.is_relative_to(place) or place.is_relative_to(folder)):
+            raise
+        raise UnwritableError(f'{folder} cannot be made or written: {error.strerror}; name another folder') from error
+
+
 def _permissions(folder: Path) -> int:
     """Default permissions of new files in a folder, determined by creating one."""
     probe = folder / f'.{os.getpid()}.{threading.get_ident()}.probe'

@@ -1,7 +1,8 @@
 """Child registries of mmengine's, all in the scope ``mmadclr``.
 
 With ``locations``, mmengine imports the modules of a registry when a config first requests a name, so neither
-configs nor tools need imports for their side effects.
+configs nor tools need imports for their side effects. Importing this module also enables
+``_base_ = 'mmadclr::adclr/vits16_in1k.py'`` in mmengine.
 """
 
 from typing import NamedTuple
@@ -9,7 +10,10 @@ from typing import NamedTuple
 from mmengine import registry as root
 from mmengine.registry import Registry
 
+from mmadclr.shipped import register_configs
+
 SCOPE = 'mmadclr'
+register_configs()
 
 
 class ConfigOf(NamedTuple):

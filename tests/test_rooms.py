@@ -7,6 +7,7 @@ from places import REPO
 
 # From the top to the bottom: a room may import any room in a line below its own.
 ROOMS = (
+    ('__main__',),
     ('cli',),
     ('compare',),
     ('engine', 'api', 'visualization'),
@@ -18,7 +19,7 @@ ROOMS = (
     ('console',),
     ('checkpoint', 'distributed'),
     ('files', 'urls', 'registry', 'precision'),
-    ('names', 'annotations', '__version__'),
+    ('names', 'packages', 'shipped', 'annotations', '__version__'),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 PACKAGE = REPO / 'mmadclr'

@@ -1,7 +1,6 @@
-"""ADCLR, ViT-S/16, on any folder of images below data/images, without labels and hence without k-NN.
+"""ADCLR, ViT-S/16, on any folder of images, without labels and hence without k-NN: 96-pixel views, 200 epochs.
 
-    python tools/train.py configs/adclr/vits16_folder.py \\
-        --cfg-options train_dataloader.dataset.data_root=/path/to/my/jpegs
+    mmadclr train adclr/vits16_folder --data /path/to/my/images
 
 The recipe of ``vits16_small.py``, made for thousands of images. Not yet run by us to the end.
 """

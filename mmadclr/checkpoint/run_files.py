@@ -111,7 +111,7 @@ def check_resumable(filename: str | Path, checkpoint: dict) -> None:
         raise ValueError(
             f'{filename} has no {", ".join(sorted(missing))}: it is not a checkpoint of a run and cannot be resumed. '
             'To start from its weights, set load_from or the init_cfg of the backbone; convert official training '
-            'checkpoints with tools/convert.py --to mmadclr first'
+            'checkpoints with mmadclr convert --to mmadclr first'
         )
     needed = {
         name: part

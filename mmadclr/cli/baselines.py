@@ -11,19 +11,24 @@ import json
 from pathlib import Path
 
 from mmadclr.checkpoint.run_files import write_checkpoint
-from mmadclr.cli.launch import add_config_arguments, report_bad_input
+from mmadclr.cli.arguments import add_config_arguments
+from mmadclr.cli.launch import report_bad_input
+from mmadclr.cli.main import find_own_modules
 from mmadclr.compare.baselines import PIXELS, RANDOM, headline, raw_pixels
 from mmadclr.config.loading import load_config
 from mmadclr.engine import Runner
-from mmadclr.files import atomic_path
+from mmadclr.files import atomic_path, writing_below
 
 
 @report_bad_input
 def main() -> None:
+    find_own_modules()
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_arguments(parser)
     args = parser.parse_args()
-    runner = Runner.from_cfg(load_config(args))
+    cfg = load_config(args)
+    with writing_below(cfg.work_dir):
+        runner = Runner.from_cfg(cfg)
     out = Path(runner.work_dir)
     content = {'meta': runner.checkpoint_meta(0), 'state_dict': runner.model.state_dict()}
     write_checkpoint(content, out / RANDOM)

@@ -1,4 +1,4 @@
-"""What the evaluation tools share: a backbone from a checkpoint or a config, its features of two image sets, the result.
+"""What commands that evaluate features share: a backbone from a checkpoint or a config, features of two sets, the result.
 
 The config may be any of ours for pretraining; its backbone is then the randomly initialized teacher's, the baseline.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,17 +23,14 @@ from mmadclr.checkpoint.architecture import infer_settings
 from mmadclr.checkpoint.layouts import find_backbone
 from mmadclr.checkpoint.loading import architecture, describe_backbone
 from mmadclr.checkpoint.weights import fill
-from mmadclr.cli.argument_types import natural, positive
-from mmadclr.cli.launch import add_launcher_arguments
-from mmadclr.cli.weights_arguments import add_weights_arguments
 from mmadclr.config.loading import load_config
-from mmadclr.datasets.center_crop import BACKENDS, short_side
+from mmadclr.datasets.center_crop import short_side
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.listing import built_alike, check_same_images
 from mmadclr.datasets.subsets import few_shot
 from mmadclr.datasets.walking import subfolders
-from mmadclr.evaluation.extraction import DTYPES, Loading, extract
-from mmadclr.evaluation.extractor import FEATURES, FeatureExtractor, default_features
+from mmadclr.evaluation.extraction import Loading, extract
+from mmadclr.evaluation.extractor import FeatureExtractor, default_features
 from mmadclr.evaluation.feature_cache import cached_features, fingerprint
 from mmadclr.evaluation.rows import FeatureSet
 from mmadclr.files import atomic_path, check_writable
@@ -42,74 +39,22 @@ from mmadclr.models.backbones.feature_vit import FeatureViT
 from mmadclr.models.backbones.query_vit import QueryViT
 from mmadclr.models.selfsup import SelfDistillation
 from mmadclr.names import printable
-from mmadclr.precision import PRECISIONS
 from mmadclr.registry import MODELS
 from mmadclr.reliability.loader_guard import default_workers
+from mmadclr.shipped import find_config, is_shipped
 
 INPUTS = ('checkpoint', 'which', 'prefix', 'train', 'val')
 SEED = 0  # of random initialization, where the config has none
 
 
-def add_backbone_arguments(parser: ArgumentParser, batch_size: int = 128) -> None:
-    """``checkpoint``, how to read it, how to load images, where to write the result, and the launcher's arguments."""
-    parser.add_argument(
-        'checkpoint',
-        help='file or folder of any known layout; or a config of ours (.py), whose backbone is then randomly initialized',
-    )
-    add_weights_arguments(parser)
-    parser.add_argument('--batch-size', type=positive, default=batch_size, help='images a process encodes at a time')
-    parser.add_argument(
-        '--workers',
-        type=natural,
-        default=default_workers(),
-        help='processes that read images, for each process; by default one for each core, 16 at most',
-    )
-    parser.add_argument(
-        '--read', choices=BACKENDS, default='fast', help='pillow: decoded and resized by Pillow, as published, to the bit'
-    )
-    parser.add_argument('--precision', choices=PRECISIONS, default='fp32', help='of the backbone; bf16 by autocast')
-    parser.add_argument('--out', metavar='FILE', help='write the whole result as JSON, with the parts that are not printed')
-    add_launcher_arguments(parser)
-
-
-def add_image_arguments(parser: ArgumentParser) -> None:
-    """Two labeled image sets, what to take for their features, and few-shot subsets of the first."""
-    parser.add_argument('--train', required=True, metavar='DIR', help='images to learn from, in class folders')
-    parser.add_argument('--val', required=True, metavar='DIR', help='images to classify, in class folders')
-    parser.add_argument('--train-list', metavar='FILE', help='lines of a path below --train and an integer label')
-    parser.add_argument('--val-list', metavar='FILE', help='the same for --val')
-    parser.add_argument('--shards', metavar='GLOB', help="tar shards in both folders, for example '*.tar'")
-    parser.add_argument('--size', type=positive, help='side of the images; that of pretraining by default')
-    parser.add_argument('--resize', type=positive, help='short side before the center crop; 8/7 of the size by default')
-    parser.add_argument('--features', choices=FEATURES, help='feature of an image; by default what DINO takes')
-    parser.add_argument('--dtype', choices=DTYPES, default='float16', help='in which features are kept')
-    parser.add_argument('--cache', metavar='DIR', help='keep features there, and use those that are')
-    parser.add_argument('--refresh', action='store_true', help='extract anew what the cache holds')
-    parser.add_argument('--max-unreadable', type=natural, default=100, help='images of a set that may be left out')
-    add_pixel_arguments(parser)
-    parser.add_argument('--shots', type=positive, help='learn from so many images of each class, drawn at random')
-    parser.add_argument('--runs', type=positive, default=1, help='draws of --shots, for mean and standard deviation')
-    parser.add_argument('--seed', type=natural, default=0, help='of the first draw, and of training')
-
-
-def add_pixel_arguments(parser: ArgumentParser) -> None:
-    """What image files do not say about their pixels; see :class:`mmadclr.datasets.pixels.PixelOptions`."""
-    parser.add_argument(
-        '--value-range',
-        type=float,
-        nargs=2,
-        metavar=('LOW', 'HIGH'),
-        help='values of black and white in images of more than 8 bits or floats',
-    )
-    parser.add_argument(
-        '--bands', type=natural, nargs=3, metavar=('R', 'G', 'B'), help='bands, from 0, of images of several bands'
-    )
-    parser.add_argument('--max-pixels', type=positive, help='pixels an image may have')
-
-
 def pixel_arguments(args: Namespace) -> dict:
     """The same as arguments of a data set."""
     return dict(value_range=args.value_range, bands=args.bands, max_pixels=args.max_pixels)
+
+
+def workers(args: Namespace) -> int:
+    """``--workers``, or what fits this machine."""
+    return default_workers() if args.workers is None else args.workers
 
 
 def start_processes(args: Namespace, *outputs: str | None) -> None:
@@ -135,7 +80,7 @@ def open_source(args: Namespace) -> OpenedBackbone:
     Raises:
         FileNotFoundError, ValueError: See ``open_backbone``; also for a config that is not one of pretraining.
     """
-    if args.checkpoint.endswith('.py'):
+    if args.checkpoint.endswith('.py') or is_shipped(args.checkpoint):
         if args.prefix is not None:
             raise ValueError(
                 f'--prefix {args.prefix}: {args.checkpoint} is a config and holds no weights; leave the option out'
@@ -156,6 +101,7 @@ def open_config(filename: str, num_heads: int | None = None) -> OpenedBackbone:
         FileNotFoundError, ValueError: There is no such config, its model is none of our methods or has no ``QueryViT``, or
             ``num_heads`` is given as well.
     """
+    filename = str(find_config(filename))
     cfg = load_config(Namespace(config=filename, cfg_options={}, work_dir=None))
     check_method(filename, cfg.get('model') or {})
     if num_heads is not None:
@@ -209,7 +155,7 @@ def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
     """Features of training and validation images; of the former only those that are drawn, unless all go to a cache.
 
     Args:
-        args: Of the two functions above.
+        args: Of :mod:`mmadclr.cli.evaluation_arguments`.
         task: ``'knn'`` or ``'linear'``.
         least: So many images to learn from are needed.
 
@@ -232,7 +178,7 @@ def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
         raise ValueError(f'{count} images to learn from, but --k asks for {least} neighbors: choose fewer')
     drawn = [images for images in draws if images is not None]
     wanted = {'train': np.unique(np.concatenate(drawn)) if drawn else None, 'val': None}
-    loading = Loading(args.batch_size, args.workers, args.max_unreadable)
+    loading = Loading(args.batch_size, workers(args), args.max_unreadable)
     found = []
     for name, dataset in datasets.items():
         if args.cache:

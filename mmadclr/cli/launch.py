@@ -1,23 +1,21 @@
-"""From a config file and the command line to a runner."""
+"""How a command ends: with a message of one line where its input is at fault."""
 
 from __future__ import annotations
 
 import functools
 import gc
-import os
 import signal
 import sys
 import traceback
-from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable
 
 import torch
 
-from mmadclr.config.overrides import Overrides, Switch
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.datasets.loader_workers import GROUP_SIGNALS
 from mmadclr.datasets.remote import StoreError
 from mmadclr.ops import UnsupportedOpError  # the import puts the stand-in in place before any config imports mmdet
+from mmadclr.packages import EXTRAS, how_to_get, missing_module
 from mmadclr.reliability.loader_guard import WorkerDiedError
 from mmadclr.reliability.stop_signals import PreemptedError
 
@@ -26,41 +24,6 @@ BAD_INPUT = (
     *(UnreadableImageError, UnsupportedOpError, WorkerDiedError),
 )
 INTERRUPTED = 128 + signal.SIGINT
-
-
-def add_config_arguments(parser: ArgumentParser, default_config: str | None = None) -> None:
-    """Adds ``config`` (positional; optional where there is a default), ``--work-dir`` and ``--cfg-options``."""
-    parser.add_argument(
-        'config',
-        nargs='?' if default_config else None,
-        default=default_config,
-        help='config file, for example configs/adclr/vits16_in1k.py',
-    )
-    parser.add_argument('--work-dir', help='folder of logs and checkpoints; work_dirs/<config name> by default')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=Overrides,
-        default={},
-        metavar='KEY=VALUE',
-        help='override keys of the config, for example train_dataloader.batch_size=64',
-    )
-    parser.add_argument(
-        '--verbose',
-        action=Switch,
-        const='verbose=True',
-        dest='cfg_options',
-        default=SUPPRESS,
-        help='print all that goes to the log file, too: environment, config, hooks, every line of the log',
-    )
-
-
-def add_launcher_arguments(parser: ArgumentParser) -> None:
-    """Adds ``--launcher`` and the rank that launchers pass."""
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    # torchrun of older releases passes it; newer ones set the variable only.
-    local_rank = int(os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', 0))
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=local_rank)
 
 
 def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:
@@ -77,10 +40,8 @@ def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:
                 stream.reconfigure(errors='backslashreplace')
         try:
             main()
-        except BAD_INPUT as error:
-            if not _is_ours(error):
-                raise
-            sys.exit(f'error: {_message(error)}')
+        except (*BAD_INPUT, ImportError) as error:
+            sys.exit(f'error: {_explained(error)}')
         except PreemptedError:
             for number in GROUP_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)  # srun ends all tasks with SIGTERM as soon as one has ended
@@ -102,6 +63,16 @@ def leave_process_group() -> None:
     if torch.distributed.is_initialized():
         gc.collect()  # sharded models and their runners refer to each other, and to groups of processes
         torch.distributed.destroy_process_group()
+
+
+def _explained(error: BaseException) -> str:
+    """What to say about an error that this package raised on purpose, or a missing package; any other is raised again."""
+    module = missing_module(error)
+    if _is_ours(error) and not isinstance(error, ModuleNotFoundError):
+        return _message(error)
+    if isinstance(error, ImportError) and module in EXTRAS:
+        return f'{module} cannot be imported: {how_to_get(module)}'
+    raise error
 
 
 def _message(error: BaseException) -> str:

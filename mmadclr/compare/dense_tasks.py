@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
-
-from mmengine.config import DictAction
-
-ROOT = Path(__file__).resolve().parents[2]  # root of the clone, with configs and tools
 
 
 class DenseTask(NamedTuple):
-    """``config``: file in the clone. ``metrics``: our name -> name in the log and factor to percent."""
+    """``config``: name of a shipped one. ``metrics``: our name -> name in the log and factor to percent."""
 
     config: str
     metrics: dict[str, tuple[str, float]]
@@ -25,24 +20,12 @@ class DenseTask(NamedTuple):
 
 DENSE_TASKS = {
     'detection': DenseTask(
-        'configs/benchmarks/demo/mask-rcnn_shapes.py',
+        'benchmarks/demo/mask-rcnn_shapes',
         {'box_ap': ('coco/bbox_mAP', 100), 'mask_ap': ('coco/segm_mAP', 100)},
     ),
-    'segmentation': DenseTask('configs/benchmarks/demo/upernet_shapes.py', {'miou': ('mIoU', 1)}),
+    'segmentation': DenseTask('benchmarks/demo/upernet_shapes', {'miou': ('mIoU', 1)}),
 }
-
-
-def add_dense_arguments(parser: ArgumentParser) -> None:
-    """Adds ``--detection-options`` and ``--segmentation-options``."""
-    for part in DENSE_TASKS:
-        parser.add_argument(
-            f'--{part}-options',
-            nargs='+',
-            action=DictAction,
-            default={},
-            metavar='KEY=VALUE',
-            help=f'override keys of the config of {part}',
-        )
+PARTS = ('pretraining', 'knn', 'linear', 'dense', *DENSE_TASKS)  # of a comparison
 
 
 def chosen_tasks(args: Namespace) -> dict[str, tuple[str | None, dict]]:

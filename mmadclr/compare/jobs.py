@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from mmadclr.compare.dense_tasks import ROOT
 from mmadclr.compare.table import Metrics
 from mmadclr.files import atomic_path
+from mmadclr.shipped import importable
 
 STAMP, RESULT, LOG = 'job.json', 'result.json', 'output.log'
 LOG_LINES = 15
@@ -104,12 +104,9 @@ def run_command(command: list[str], log: Path) -> tuple[int, float]:
 
     The memory is that of the command's own process, without workers; 0 if the system does not report it.
     """
-    path = os.pathsep.join(
-        filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))
-    )  # also works if the clone is not installed
     memory = 0.0
     with log.open('ab') as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONPATH': path})
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=importable(os.environ))
         try:
             while process.poll() is None:
                 memory = max(memory, peak_memory(process.pid))

@@ -88,7 +88,7 @@ def load_run(name: str, work_dir: Path) -> Method:
     if checkpoint is None or checkpoint.name != last:
         raise ValueError(
             f'{work_dir} is not finished: its newest checkpoint is {checkpoint and checkpoint.name}, not {last}. '
-            f'Finish it with tools/train.py {files[0]} --work-dir {work_dir} --resume. {" ".join(warnings)}'.rstrip()
+            f'Finish it with mmadclr train {files[0]} --work-dir {work_dir} --resume. {" ".join(warnings)}'.rstrip()
         )
     return method
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 from mmadclr.compare.baselines import PIXELS, RANDOM, knn_top1
-from mmadclr.compare.dense_tasks import DENSE_TASKS, ROOT, DenseTask
+from mmadclr.compare.dense_tasks import DENSE_TASKS, DenseTask
 from mmadclr.compare.jobs import Job, cost, last_logged
 from mmadclr.compare.methods import Method
 from mmadclr.compare.table import Metrics
@@ -21,8 +21,11 @@ from mmadclr.config.loading import load_config
 from mmadclr.evaluation.feature_loop import evaluator_configs
 from mmadclr.models.backbones.query_vit import resolve_arch
 
-PARTS = ('pretraining', 'knn', 'linear', 'dense', *DENSE_TASKS)
 METRICS = 'metrics.json'
+# Files of the current folder stand for no module of others.
+PROGRAM = [sys.executable, '-P', '-m', 'mmadclr']
+# The command of each measurement, and what results call it.
+MEASUREMENTS = {'knn': ('knn', 'knn.py'), 'linear': ('linear', 'linear.py'), 'dense': ('probe', 'dense_probe.py')}
 DECIDES_UNTRAINED = ('model', 'randomness', 'val_dataloader', 'val_cfg', 'val_evaluator')
 
 
@@ -37,8 +40,9 @@ def load_settings(out: str, tasks: Mapping[str, tuple[str | None, Mapping]]) -> 
     """``tasks``: config file (None: the demo's) and overrides of every requested dense task."""
     dense = {}
     for part, (file, options) in tasks.items():
-        file = file or str(ROOT / DENSE_TASKS[part].config)
-        dense[part] = load_config(Namespace(config=file, cfg_options=dict(options), work_dir=None))
+        dense[part] = load_config(
+            Namespace(config=file or DENSE_TASKS[part].config, cfg_options=dict(options), work_dir=None)
+        )
     return Settings(Path(out), dense)
 
 
@@ -91,11 +95,10 @@ def pretraining(method: Method, seed: int, folder: Path) -> Job:
         return finished(method.run, method.parameters, folder)
     cfg = seeded(method.cfg, seed)
     file = str(folder / 'config.py')
-    trains = [str(ROOT / 'tools' / 'train.py'), file, '--resume']
-    program = trains if method.trained else ['-m', 'mmadclr.cli.baselines', file]
+    trained, untrained = [*PROGRAM, 'train', file, '--resume'], [sys.executable, '-P', '-m', 'mmadclr.cli.baselines', file]
     return Job(
         folder,
-        [sys.executable, *program, '--work-dir', str(folder)],
+        [*(trained if method.trained else untrained), '--work-dir', str(folder)],
         {'trained': method.trained, 'cfg': identity_of(cfg) if method.trained else cut_to(cfg, DECIDES_UNTRAINED)},
         partial(read_pretraining, method.parameters) if method.trained else read_baselines,
         config=cfg,
@@ -124,19 +127,20 @@ def measurement(part: str, cfg: Config, seed: int, checkpoint: Path, folder: Pat
         raise ValueError(
             f'part {part}: the config of {first.folder.parent.parent.name} has no val_cfg, hence no labeled images'
         )
-    tool, arguments = {'knn': knn_arguments, 'linear': linear_arguments, 'dense': probe_arguments}[part](cfg, seed)
-    command = [sys.executable, str(ROOT / 'tools' / tool), str(checkpoint), *arguments, '--out', str(folder / METRICS)]
+    arguments = {'knn': knn_arguments, 'linear': linear_arguments, 'dense': probe_arguments}[part](cfg, seed)
+    name, tool = MEASUREMENTS[part]
+    command = [*PROGRAM, name, str(checkpoint), *arguments, '--out', str(folder / METRICS)]
     command += ['--workers', str(cfg.val_dataloader.get('num_workers', 0))]
     return Job(folder, command, {'tool': tool, 'arguments': arguments}, partial(read_measurement, part), needs=first)
 
 
-def knn_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
+def knn_arguments(cfg: Config, seed: int) -> list[str]:
     """The k-NN of the config's validation, with the same settings."""
     knn: Mapping = evaluator_of(cfg, 'WeightedKNN') or {}
     settings = {name: knn.get(name, default) for name, default in (('k', 20), ('temperature', 0.07))}
     lists = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in settings.items()}
     chosen = [text for name, values in lists.items() for text in (f'--{name}', *map(str, values))]
-    return 'knn.py', [*image_arguments(cfg), *chosen]
+    return [*image_arguments(cfg), *chosen]
 
 
 def evaluator_of(cfg: Config, kind: str) -> Mapping | None:
@@ -145,8 +149,8 @@ def evaluator_of(cfg: Config, kind: str) -> Mapping | None:
     return next((each for each in configs if str(each['type']).rpartition('.')[2] == kind), None)
 
 
-def linear_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
-    return 'linear.py', [*image_arguments(cfg), '--seed', str(seed)]
+def linear_arguments(cfg: Config, seed: int) -> list[str]:
+    return [*image_arguments(cfg), '--seed', str(seed)]
 
 
 def image_arguments(cfg: Config) -> list[str]:
@@ -173,7 +177,7 @@ def image_arguments(cfg: Config) -> list[str]:
     return [*arguments, *sizes, '--dtype', 'float32', '--batch-size', str(cfg.val_dataloader.batch_size)]
 
 
-def probe_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
+def probe_arguments(cfg: Config, seed: int) -> list[str]:
     """The patch probes of the config's validation; the tool's image limit applies to training and validation alike.
 
     Raises:
@@ -192,7 +196,7 @@ def probe_arguments(cfg: Config, seed: int) -> tuple[str, list[str]]:
     given |= {'k': probe.get('k'), 'read': train.get('backend', 'fast')}
     for key, value in given.items():
         arguments += [] if value is None else [f'--{key.replace("_", "-")}', str(value)]
-    return 'dense_probe.py', arguments + (['--reduce-zero-label'] if train.get('reduce_zero_label') else [])
+    return arguments + (['--reduce-zero-label'] if train.get('reduce_zero_label') else [])
 
 
 def read_measurement(part: str, folder: Path, memory: float) -> Metrics:
@@ -208,7 +212,7 @@ def finetuning(task: DenseTask, cfg: Config, checkpoint: Path, folder: Path, fir
     """A dense task from the checkpoint of a pretraining."""
     identity = identity_of(cfg)
     cfg.merge_from_dict({'model.backbone.init_cfg.checkpoint': str(checkpoint)})
-    train = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(folder / 'config.py'), '--resume']
+    train = [*PROGRAM, 'train', str(folder / 'config.py'), '--resume']
     return Job(
         folder,
         [*train, '--work-dir', str(folder)],

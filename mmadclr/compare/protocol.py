@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmengine.config import Config
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 TRANSFORM = 'train_dataloader.dataset.transform'
 # Methods differ in query crops, masks, heads, losses and schedules.

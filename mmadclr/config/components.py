@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from mmadclr import registry as our_registries
 from mmadclr.annotations import MaybeNone
 from mmadclr.config.findings import ConfigError
+from mmadclr.packages import EXTRAS, how_to_get
 from mmadclr.registry import ConfigOf
 
 # Top-level keys that a run reads; other top-level names are variables.
@@ -292,5 +293,8 @@ def registries_of(scope: str) -> list[Registry]:
 def _registry_module(scope: Any) -> ModuleType:
     try:
         return importlib.import_module(f'{scope}.registry')
-    except (ImportError, TypeError, ValueError) as error:
-        raise ConfigError(f'default_scope={scope!r}: there is no package of this name with registries ({error})') from error
+    except (ImportError, AssertionError, TypeError, ValueError) as error:  # asserted are the versions of other packages
+        hint = f'; {how_to_get(scope)}' if scope in EXTRAS else ''
+        raise ConfigError(
+            f'default_scope={scope!r}: there is no package of this name with registries ({error}){hint}'
+        ) from error

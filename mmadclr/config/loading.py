@@ -16,11 +16,13 @@ from mmadclr.config.default_hooks import default_hooks
 from mmadclr.config.overrides import merge
 from mmadclr.console.libraries import hushed
 from mmadclr.names import printable
+from mmadclr.packages import failed_module, how_to_get
+from mmadclr.shipped import find_config
 from mmadclr.urls import has_secrets, shown
 
 
 def load_config(args: Namespace) -> Config:
-    """Config with command-line overrides, checked.
+    """Config with command-line overrides, checked; ``args.config`` is a path or the name of a shipped config.
 
     Two overrides are shorthands: ``pretrained=PATH`` for the checkpoint of the backbone's ``init_cfg``, and
     ``data_root=DIR`` for the folder of all data sets and of the annotation files that evaluators read.
@@ -29,21 +31,50 @@ def load_config(args: Namespace) -> Config:
         FileNotFoundError: There is no such config.
         ConfigError: A key is unknown, or an override does not apply to the config.
     """
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f'config {args.config} does not exist')
-    cfg = Config.fromfile(args.config)
+    file = find_config(args.config)
+    cfg = read_config(file)
     cfg.default_hooks = default_hooks(cfg)
-    overrides = spell_out(cfg, args.cfg_options)
+    overrides = spell_out(cfg, overrides_of(args))
     merge(cfg, overrides)
     with nullcontext() if cfg.get('verbose', False) else hushed():  # libraries are imported for it
         check_config(cfg, overrides)
     if 'launcher' in args:
         cfg.launcher = args.launcher
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / file.stem)
     check_unicode(cfg)
     check_secrets(cfg)
     return cfg
+
+
+def read_config(file: Path) -> Config:
+    """A config with those it is based on, before any check.
+
+    Raises:
+        ConfigError: A module that it imports is not there, or does not work.
+        FileNotFoundError: A config it is based on is not there.
+    """
+    try:
+        return Config.fromfile(file)
+    except (ImportError, AssertionError) as error:  # asserted are the versions of other packages
+        module = failed_module(error)
+        if module is None:
+            raise
+        reason = f' ({error})' if isinstance(error, AssertionError) else ''
+        raise ConfigError(f'config {file} needs {module}, which cannot be imported{reason}: {how_to_get(module)}') from error
+
+
+def overrides_of(args: Namespace) -> Mapping[str, Any]:
+    """``--cfg-options``, with ``--data DIR`` as ``data_root=DIR`` and ``--verbose`` as ``verbose=True``.
+
+    Raises:
+        ConfigError: ``--data`` and ``data_root`` are both given.
+    """
+    folder = getattr(args, 'data', None)
+    if folder is not None and 'data_root' in args.cfg_options:
+        raise ConfigError(f'--data {folder} and data_root={args.cfg_options["data_root"]} are the same setting: give one')
+    switched = {'verbose': True} if getattr(args, 'verbose', False) else {}
+    return {**switched, **({} if folder is None else {'data_root': folder}), **args.cfg_options}
 
 
 def check_unicode(cfg: Config) -> None:

@@ -35,16 +35,6 @@ class Overrides(Action):
         setattr(namespace, self.dest, options)
 
 
-class Switch(Overrides):
-    """An option without a value that stands for one override, its ``const``."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, nargs=0, **kwargs)
-
-    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None) -> None:
-        super().__call__(parser, namespace, [self.const], option_string)
-
-
 def parse_value(text: str) -> Any:
     """A number, bool, None, text, or a list or tuple of these: ``1,2``, ``[1,2]``, ``[(1,a),None]``.
 

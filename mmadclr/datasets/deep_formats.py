@@ -235,9 +235,7 @@ def _by_tifffile(data: bytes) -> np.ndarray:
     try:
         import tifffile
     except ImportError as error:
-        raise DecodeError(
-            'a TIFF with this depth or these bands requires tifffile: pip install tifffile imagecodecs'
-        ) from error
+        raise DecodeError("a TIFF with this depth or these bands requires tifffile: pip install 'mmadclr[tiff]'") from error
     logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # its messages are repeated in its exceptions
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:

@@ -31,10 +31,10 @@ def test_pretraining_trains_the_resolved_config_with_its_seed(tmp_path):
     (method,) = methods('adclr', options={'model.query_weight': 0.25}, epochs=7)
     jobs = plan(method, 5, Settings(tmp_path, {}), KNN)
     folder = tmp_path / 'adclr_vittiny_shapes/seed5/pretraining'
-    assert jobs['pretraining'].command[1:4] == [str(REPO / 'tools/train.py'), str(folder / 'config.py'), '--resume']
+    assert jobs['pretraining'].command[1:7] == ['-P', '-m', 'mmadclr', 'train', str(folder / 'config.py'), '--resume']
     cfg = jobs['pretraining'].config
     assert (cfg.randomness.seed, cfg.train_cfg.max_epochs, cfg.model.query_weight) == (5, 7, 0.25)
-    assert jobs['knn'].command[2] == str(folder / 'epoch_7.pth')
+    assert jobs['knn'].command[4:6] == ['knn', str(folder / 'epoch_7.pth')]
     assert jobs['knn'].needs is jobs['pretraining']
 
 
@@ -94,8 +94,8 @@ def test_dense_tasks_start_from_the_teacher_and_have_its_tokens(tmp_path):
 def test_untrained_network_is_a_row_of_its_own(tmp_path):
     row = untrained(methods('adclr')[0])
     jobs = plan(row, 0, Settings(tmp_path, {}), KNN)
-    assert jobs['pretraining'].command[1:3] == ['-m', 'mmadclr.cli.baselines']
-    assert jobs['knn'].command[2].endswith('random_initialization/seed0/pretraining/random.pth')
+    assert jobs['pretraining'].command[1:4] == ['-P', '-m', 'mmadclr.cli.baselines']
+    assert jobs['knn'].command[5].endswith('random_initialization/seed0/pretraining/random.pth')
 
 
 def test_untrained_network_does_not_depend_on_how_long_others_train(tmp_path):
@@ -123,7 +123,7 @@ def test_a_finished_run_is_measured_as_it_is(tmp_path):
     (method,) = methods('adclr')
     jobs = plan(method._replace(run=run), 1, Settings(tmp_path / 'out', {}), KNN)
     assert jobs['pretraining'].command is None
-    assert jobs['knn'].command[2] == str(run)
+    assert jobs['knn'].command[4:6] == ['knn', str(run)]
     before = jobs['knn'].fingerprint()
     run.write_bytes(b'other weights')
     assert plan(method._replace(run=run), 1, Settings(tmp_path / 'out', {}), KNN)['knn'].fingerprint() != before

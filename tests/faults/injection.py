@@ -132,8 +132,9 @@ def start(
     torchrun: bool | None = None,
     prefix: tuple[str, ...] = (),
     validation: bool = False,
+    program: bool = False,
 ) -> Training:
-    """Starts ``tools/train.py``, with several processes by ``tools/dist_train.sh``.
+    """Starts ``tools/train.py``, with several processes by ``tools/dist_train.sh`` or by ``mmadclr train --gpus``.
 
     Args:
         tmp_path: Folder of data, work dir and output. Starting again with the same ``work_dir`` uses what is there.
@@ -145,9 +146,12 @@ def start(
         torchrun: Whether under torchrun; by default with several processes.
         prefix: What starts it all, such as ``('timeout', '60')``.
         validation: Validates after every epoch; else never.
+        program: By ``mmadclr``, which becomes torchrun.
     """
     torchrun = processes > 1 if torchrun is None else torchrun
     launcher = ['tools/dist_train.sh', str(config), str(processes)]
+    if program:
+        launcher = [sys.executable, '-m', 'mmadclr', 'train', str(config), '--gpus', str(processes)]
     command = [*prefix, *(launcher if torchrun else [sys.executable, 'tools/train.py', str(config)])]
     command += tool_arguments(tmp_path, options, processes, arguments, work_dir, validation)
     log = tmp_path / f'{work_dir}_{time.monotonic_ns()}.log'
@@ -210,6 +214,7 @@ def command_line(pid: int) -> list[str]:
 
 def trainers(pid: int) -> list[int]:
     """Process ids of trainings at or below a process, which may be one of torchrun."""
-    if 'tools/train.py' in [part[-14:] for part in command_line(pid)[1:3]]:
+    words = command_line(pid)
+    if 'tools/train.py' in [part[-14:] for part in words[1:3]] or words[1:5] == ['-u', '-m', 'mmadclr', 'train']:
         return [pid]
     return [found for child in children(pid) for found in trainers(child)]

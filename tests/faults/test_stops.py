@@ -94,6 +94,13 @@ def test_signal_to_one_process(training, name, processes, workers):
     stop(run, to_process, getattr(signal, name), status_of(processes))
 
 
+@pytest.mark.parametrize('name', SIGNALS)
+def test_signal_to_the_program_that_has_started_several(training, name):
+    run = training(*LONG, processes=2, program=True)
+    stop(run, to_launcher, getattr(signal, name), status_of(2))
+    assert len(run.seen) == 2
+
+
 @pytest.mark.parametrize(('processes', 'workers'), SIZES)
 @pytest.mark.parametrize('name', SIGNALS)
 def test_signal_to_the_group_at_random_moments(tmp_path, record_fault, name, processes, workers):

@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 from places import REPO
 from strategies import Refusal, outcome, places
 
-from mmadclr.cli.launch import add_config_arguments
+from mmadclr.cli.arguments import add_config_arguments
 from mmadclr.config.loading import load_config
 from mmadclr.config.overrides import parse_value
 from mmadclr.names import printable

@@ -1,9 +1,9 @@
 """k-NN and linear classifiers from the command line: checkpoints and configs, processes, caches, few-shot, mistakes."""
 
 import argparse
-import importlib.util
 import json
 import os
+import runpy
 import statistics
 import subprocess
 import sys
@@ -18,16 +18,8 @@ from programs import python, python_on_ranks
 from test_tools import tool
 from torchvision.transforms.functional import normalize
 
-from mmadclr.cli.evaluation import (
-    add_backbone_arguments,
-    add_image_arguments,
-    load_features,
-    open_config,
-    open_source,
-    over_draws,
-    start_processes,
-    summarize,
-)
+from mmadclr.cli.evaluation import load_features, open_config, open_source, over_draws, start_processes, summarize
+from mmadclr.cli.evaluation_arguments import add_backbone_arguments, add_image_arguments
 from mmadclr.datasets import ImageDataset, UnreadableImageError
 from mmadclr.engine import Runner
 from mmadclr.evaluation.knn import WeightedKNN, evaluate_knn
@@ -123,18 +115,15 @@ READERS = ('knn', 'linear', 'dense_probe', 'export', 'convert')
 
 
 def help_of(name, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location(f'tools_{name}', REPO / 'tools' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.setattr(sys, 'argv', [name, '--help'])
     with pytest.raises(SystemExit):
-        module.parse_args()
+        runpy.run_path(str(REPO / 'tools' / f'{name}.py'), run_name='__main__')
     return ' '.join(capsys.readouterr().out.split())
 
 
 def test_every_tool_that_reads_weights_chooses_networks_alike(monkeypatch, capsys):
     texts = {name: help_of(name, monkeypatch, capsys) for name in READERS}
-    for option in ('--which {teacher,student} ', '--prefix PREFIX ', '--num-heads NUM_HEADS '):
+    for option in ('--which {teacher,student} ', '--prefix PREFIX ', '--num-heads N '):
         meanings = {text.rpartition(option)[2].partition(' --')[0] for text in texts.values()}
         assert len(meanings) == 1, option
         assert len(meanings.pop()) > 20

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmadclr.hub.opening import OpenedBackbone
 
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
-INSTALL = "pip install -c requirements/constraints.txt -e '.[export]'"
+INSTALL = "pip install 'mmadclr[export]'"
 Features = Callable[[Tensor], tuple[Tensor, ...]]
 
 

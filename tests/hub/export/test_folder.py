@@ -175,7 +175,7 @@ def test_mistakes_are_found_before_the_work(checkpoint, tmp_path):
 @pytest.mark.parametrize(('to', 'package'), [('hf', 'transformers'), ('onnx', 'onnxruntime'), ('onnx', 'onnxscript')])
 def test_missing_packages_are_named(checkpoint, tmp_path, monkeypatch, to, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=rf'the format {to} needs {package}, .* pip install -c requirements'):
+    with pytest.raises(ValueError, match=rf'the format {to} needs {package}, .* pip install .mmadclr.export.'):
         export_backbone(checkpoint(build_backbone()), tmp_path / 'out', to)
 
 

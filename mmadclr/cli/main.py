@@ -1,0 +1,99 @@
+"""The program ``mmadclr``: finds the command, reads its arguments, runs it.
+
+Arguments are read, and names of configs looked up, before anything is imported that takes time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from mmadclr.cli.parsers import COMMANDS, LIGHT, Parser, build_parser, command_parser, module_of
+from mmadclr.cli.processes import start_processes, started_by_torchrun
+from mmadclr.packages import check_families
+from mmadclr.shipped import ambiguity, find_config, nearest
+
+INTERRUPTED = 130  # as shells say it of a program that Ctrl-C has ended
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs what the command line asks for."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0].startswith('-'):
+        build_parser().parse_args(arguments or ['--help'])
+        return
+    command, *rest = arguments
+    if command not in COMMANDS:
+        names = nearest(command, list(COMMANDS))
+        hint = f'; did you mean {" or ".join(names)}?' if names else ''
+        Parser(prog='mmadclr').error(f'there is no command {command!r}{hint}')
+    find_own_modules()
+    run_command(command, rest, f'mmadclr {command}')
+
+
+def find_own_modules() -> None:
+    """Modules of one's own that a config imports are found in the current folder, behind all others."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def run_tool(command: str) -> None:
+    """What a script of ``tools/`` does: the command with the arguments of the script."""
+    run_command(command, sys.argv[1:], os.path.basename(sys.argv[0]))
+
+
+def run_command(command: str, arguments: Sequence[str], prog: str) -> None:
+    """Reads the arguments of a command and runs it."""
+    try:
+        parser = command_parser(command, prog)
+        args = parser.parse_args(arguments)
+        if command in LIGHT:
+            run_light(command, args, parser)
+        else:
+            run(command, args, arguments)
+    except KeyboardInterrupt:
+        print('error: interrupted (Ctrl-C)', file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def run_light(command: str, args: Namespace, parser: Parser) -> None:
+    """Runs a command that only prints; who reads it may have read enough before its end, as ``head``."""
+    try:
+        module_of(command).run(args, parser)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is written at the exit
+
+
+def run(command: str, args: Namespace, arguments: Sequence[str]) -> None:
+    """Runs a command that trains, evaluates or writes, in the processes it asks for."""
+    try:
+        check_config_names(args)
+        note(check_families())
+        start_processes(command, args, arguments)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    from mmadclr.cli.launch import report_bad_input  # imports torch and mmengine
+
+    report_bad_input(lambda: module_of(command).run(args))()
+
+
+def check_config_names(args: Namespace) -> None:
+    """Finds configs that do not exist before seconds are spent on imports, and says which one is meant in case of doubt.
+
+    Raises:
+        FileNotFoundError: See :func:`mmadclr.shipped.find_config`.
+    """
+    if 'config' in args:
+        find_config(args.config)
+    named = [getattr(args, 'config', None), getattr(args, 'checkpoint', None), *getattr(args, 'configs', ())]
+    for text in filter(None, named):
+        note(ambiguity(text))
+
+
+def note(text: str | None) -> None:
+    """Says something in a line, if there is something to say; processes that torchrun started do not say it again."""
+    if text and not started_by_torchrun():
+        print(f'note: {text}', file=sys.stderr)
