@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Iterator
-from types import ModuleType
 
 from mmadclr.shipped import shipped_configs
 
@@ -42,9 +41,9 @@ def script_for(shell: str, shtab: ModuleType) -> str:
     parser = build_parser()
     for action in actions_of(parser):
         if action.metavar == 'CONFIG':
-            action.complete = CONFIGS
+            action.complete = CONFIGS  # type: ignore[attr-defined]  # how shtab is told
         elif action.metavar in FILES:
-            action.complete = shtab.FILE
+            action.complete = shtab.FILE  # type: ignore[attr-defined]  # as above
     names = FUNCTIONS[shell].format(names=' '.join(shipped_configs()))
     return shtab.complete(parser, shell=shell, preamble={shell: names})
 
