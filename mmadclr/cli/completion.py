@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Iterator
+from types import ModuleType
 
 from mmadclr.shipped import shipped_configs
 
