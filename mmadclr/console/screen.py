@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
-from typing import Any, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -175,16 +174,3 @@ def open_console(logger: logging.Logger) -> Console | None:
             logger.handlers[number] = Console(handler)
             return logger.handlers[number]
     return None
-
-
-def quietly(run: Callable) -> Callable:
-    """For methods of a runner: its console listens while they run."""
-
-    @functools.wraps(run)
-    def wrapped(runner: Any, *args: Any, **kwargs: Any) -> Any:
-        if runner.console is None:
-            return run(runner, *args, **kwargs)
-        with runner.console.listening(runner.logger):
-            return run(runner, *args, **kwargs)
-
-    return wrapped

@@ -14,7 +14,7 @@ from mmengine import runner as mmengine_runner
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_world_size, is_distributed, is_main_process
 from mmengine.hooks import RuntimeInfoHook
-from mmengine.logging import MessageHub, MMLogger
+from mmengine.logging import MessageHub
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
@@ -26,9 +26,8 @@ from mmadclr.checkpoint.run_files import newest_good_checkpoint, read_state, wri
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding, report
 from mmadclr.config.sense import check_sense
-from mmadclr.console.libraries import FILE_ONLY, ignore_noise
-from mmadclr.console.progress_hook import ProgressHook
-from mmadclr.console.screen import open_console, quietly
+from mmadclr.console.libraries import FILE_ONLY
+from mmadclr.console.runner import ConsoleRunner, quietly
 from mmadclr.datasets.checks import check_dataset
 from mmadclr.datasets.coco_labels import by_name
 from mmadclr.datasets.listing import listed_alike, share_in
@@ -52,7 +51,7 @@ from mmadclr.reliability.work_dir_lock import sole_use
 
 
 @RUNNERS.register_module()
-class Runner(mmengine_runner.Runner):
+class Runner(ConsoleRunner):
     """Differs from ``mmengine.runner.Runner`` where users fall into traps.
 
     * ``auto_scale_lr`` counts accumulated batches, and the log spells the product out.
@@ -65,12 +64,10 @@ class Runner(mmengine_runner.Runner):
     * Distributed runs without a GPU use gloo (under ``torchrun``).
     * ``sharding`` cuts the parameters of a pretraining method into shards over the processes.
     * Histories of logged scalars take bounded room and time.
-    * The console has what a person wants to know; the rest is in the log file, unless ``verbose=True`` is in the config.
     """
 
     config_parts: ClassVar = UNTYPED_PARTS
     sharded = False
-    console = None
     _position: dict | None = None  # in the run, of the checkpoint it was resumed from
 
     @classmethod
@@ -79,22 +76,10 @@ class Runner(mmengine_runner.Runner):
         return run_conflicts(place)
 
     def setup_env(self, env_cfg: dict) -> None:
-        if not self.cfg.get('verbose', False):
-            ignore_noise()
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
         share_in(self.work_dir)
-
-    def build_logger(self, *args, **kwargs) -> MMLogger:
-        logger = super().build_logger(*args, **kwargs)
-        self.console = None if self.cfg.get('verbose', False) else open_console(logger)
-        return logger
-
-    def register_hooks(self, *args, **kwargs) -> None:
-        super().register_hooks(*args, **kwargs)
-        if self.console is not None:
-            self.register_hook(ProgressHook())
 
     def build_message_hub(self, message_hub: dict | None = None) -> MessageHub:
         hub = super().build_message_hub(message_hub)
@@ -402,8 +387,7 @@ class Runner(mmengine_runner.Runner):
         loop = self.train_loop
         if isinstance(loop, ResumableEpochLoop) and self._position is not None:
             changed = loop.go_to(self._position)
-            text = f'resumed: the next is batch {loop.first_batch + 1} of epoch {loop.epoch + 1}'
-            self.logger.info(text, extra=FILE_ONLY)
+            self.logger.info(f'resumed: the next is batch {loop.first_batch + 1} of epoch {loop.epoch + 1}', extra=FILE_ONLY)
             if changed is not None:
                 self.logger.warning(changed)
         elif isinstance(loop, EpochBasedTrainLoop):
