@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
-from typing import Any, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -178,16 +177,3 @@ def open_console(logger: logging.Logger) -> Console | None:
             logger.handlers[number] = console = Console(handler)
             return console
     return None
-
-
-def quietly(run: Callable) -> Callable:
-    """For methods of a runner: its console listens while they run."""
-
-    @functools.wraps(run)
-    def wrapped(runner: Any, *args: Any, **kwargs: Any) -> Any:
-        if runner.console is None:
-            return run(runner, *args, **kwargs)
-        with runner.console.listening(runner.logger):
-            return run(runner, *args, **kwargs)
-
-    return wrapped
