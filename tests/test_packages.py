@@ -49,8 +49,8 @@ def test_the_family_that_was_installed_last_works_and_is_named(site):
     site('onedl-mm-one', 'mm_one', '2.0', a='x = 1')
     site('mm-one', 'mm_one', '1.5', a='x = 2')
     assert check_families() == (
-        'mm_one is installed by onedl-mm-one 2.0 and by mm-one 1.5, which overwrite the files of each other; used is mm-one, '
-        'and to keep it alone: pip uninstall -y onedl-mm-one mm-one && pip install mm-one==1.5'
+        'mm_one is installed by onedl-mm-one 2.0 and by mm-one 1.5, which overwrite the files of each other; used is '
+        'mm-one, and to keep it alone: pip uninstall -y onedl-mm-one mm-one && pip install mm-one==1.5'
     )
 
 
