@@ -43,7 +43,7 @@ from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.runners.batch_findings import UNTYPED_PARTS, batch_findings, run_conflicts
 from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
 from mmadclr.models.backbones.query_block import slow_attention
-from mmadclr.models.compilation import compile_blocks
+from mmadclr.models.compilation import OWN_OPTIONS, compile_blocks
 from mmadclr.models.selfsup import SelfDistillation
 from mmadclr.models.sharding import check_sharding, shard_model
 from mmadclr.precision import PRECISIONS, resolve_precision
@@ -69,6 +69,7 @@ class Runner(ConsoleRunner):
     """
 
     config_parts: ClassVar = UNTYPED_PARTS
+    config_keys: ClassVar = {'compile': OWN_OPTIONS}
     sharded = False
     _load_from: str | None
     _position: dict | None = None  # position stored in the checkpoint that the run resumes from
