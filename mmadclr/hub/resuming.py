@@ -1,4 +1,4 @@
-"""Training states of other code bases as checkpoints that ``tools/train.py --resume`` continues."""
+"""Training states of other code bases as checkpoints that ``mmadclr train --resume`` continues."""
 
 from __future__ import annotations
 

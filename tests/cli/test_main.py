@@ -51,6 +51,18 @@ def test_unknown_configs_are_told_before_slow_imports(tmp_path):
     assert done.stdout == 'False\n'
 
 
+def test_a_config_that_stands_for_a_checkpoint_is_looked_up_as_well(tmp_path):
+    data = ['--train', tmp_path, '--val', tmp_path]
+    done = mmadclr('knn', 'adclr/vits16_foldr', *data)
+    assert done.stderr.startswith(
+        'error: checkpoint adclr/vits16_foldr does not exist; did you mean the config adclr/vits16_folder'
+    )
+    done = mmadclr('compare', 'demo/dino_vittiny_shapes', 'demo/adclr_vittiny_shape')
+    assert done.stderr.startswith(
+        'error: config demo/adclr_vittiny_shape does not exist; did you mean demo/adclr_vittiny_shapes'
+    )
+
+
 @pytest.fixture
 def both(tmp_path):
     """A folder with a file that is called as a shipped config."""
@@ -141,6 +153,12 @@ def test_a_reader_that_has_read_enough_is_no_error():
     done = subprocess.run(command, shell=True, cwd=REPO, capture_output=True, text=True, check=True)
     assert done.stdout.startswith('adclr/')
     assert done.stderr == ''
+
+
+def test_a_closed_output_is_no_error():
+    command = f'{sys.executable} -m mmadclr list-configs >&-'
+    done = subprocess.run(command, shell=True, cwd=REPO, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, '')
 
 
 def test_ctrl_c_while_libraries_are_imported_is_one_line(tmp_path):
