@@ -13,12 +13,14 @@ from programs import python
 KEY = ('--key', 'train_cfg.max_epochs')
 
 
-@pytest.mark.parametrize('name', ['adclr/vits16_folder', 'adclr/vits16_folder.py', 'demo/ablations/lambda_0.1'])
-def test_a_shipped_config_is_known_by_its_name_in_any_folder(name, tmp_path):
-    done = mmadclr('print-config', name, *KEY, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, '')
-    file = f'configs/{name.removesuffix(".py")}.py'
-    assert done.stdout.splitlines()[1].split()[0] in mmadclr('print-config', file, *KEY).stdout
+@pytest.mark.parametrize('name', ['adclr/vits16_folder.py', 'demo/ablations/lambda_0.1'])
+def test_a_shipped_config_is_known_by_its_name(name):
+    named, by_path = (
+        python('-m', 'mmadclr', 'print-config', config, *KEY).stdout
+        for config in (name, f'configs/{name.removesuffix(".py")}.py')
+    )
+    assert named == by_path
+    assert 'max_epochs=' in named
 
 
 @pytest.mark.parametrize(
