@@ -9,9 +9,9 @@ import pytest
 from mmengine.config import Config
 from places import REPO
 
-from mmadclr.cli.launch import add_config_arguments
+from mmadclr.cli.arguments import add_config_arguments
 from mmadclr.config.check import ConfigError
-from mmadclr.config.loading import load_config, spell_out
+from mmadclr.config.loading import load_config, overrides_of, spell_out
 
 
 def changed(config, **overrides):
@@ -98,7 +98,7 @@ def test_tools_print_names_that_are_no_unicode():
 def test_verbose_is_an_override_beside_others(words, expected):
     parser = ArgumentParser()
     add_config_arguments(parser)
-    assert parser.parse_args(['config.py', *words]).cfg_options == expected
+    assert overrides_of(parser.parse_args(['config.py', *words])) == expected
 
 
 def test_verbose_is_a_key_that_a_run_reads():

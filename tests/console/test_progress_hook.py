@@ -75,7 +75,7 @@ def test_warnings_are_told_as_they_come(small_config, capsys, tmp_path):
     assert (
         len(re.findall(rf'^warning: unreadable image, replaced by the next one: .*{broken.name}', told, re.MULTILINE)) == 1
     )
-    assert re.findall(r'^warning: epoch \d: 1 unreadable images were replaced$', told, re.MULTILINE)
+    assert re.findall(r'^warning: epoch \d: 1 unreadable images replaced$', told, re.MULTILINE)
 
 
 def test_without_standard_output_a_run_goes_on(small_config, monkeypatch, capsys):

@@ -28,14 +28,14 @@ def test_selected_in_any_order(monkeypatch, chunk):
 
 @pytest.mark.parametrize('index', [len(NAMES), -len(NAMES) - 1])
 def test_no_string_beyond_the_ends(index):
-    with pytest.raises(IndexError, match=f'string {index} of {len(NAMES)}'):
+    with pytest.raises(IndexError, match=f'index {index} is out of range for {len(NAMES)} strings'):
         ByteStrings.of(NAMES)[index]
 
 
 def test_arrays_of_something_else_are_refused():
     whole = ByteStrings.of(NAMES)
     for data, starts in ((whole.data[1:], whole.starts), (whole.data, whole.starts[:-2]), (whole.data, whole.starts[:0])):
-        with pytest.raises(ValueError, match='do not fit'):
+        with pytest.raises(ValueError, match='do not match'):
             ByteStrings(data, starts)
 
 

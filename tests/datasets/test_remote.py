@@ -186,9 +186,7 @@ def test_the_oldest_copies_make_room_but_none_in_use(store, monkeypatch):
     os.close(shards.open(2))  # the second is older by its use than none, but the first is open
     assert copies() == ['train-000.tar', 'train-002.tar']
     second = shards.open(1)
-    with pytest.raises(
-        StoreError, match=r'copies in use .* and the next shard .* do not fit into MMADCLR_SHARD_CACHE_SIZE='
-    ):
+    with pytest.raises(StoreError, match=r'copies in use .* and the next shard .* exceed MMADCLR_SHARD_CACHE_SIZE='):
         shards.open(2)
     os.close(first)
     os.close(shards.open(2))
@@ -217,7 +215,7 @@ def test_a_full_disk_is_explained(store, tmp_path, monkeypatch):
         message = (
             r'cannot store a copy of http\S+/train-000\.tar \(.* bytes\) in .*full: No space left .*; free disk space, '
         )
-        with pytest.raises(StoreError, match=message + 'set MMADCLR_SHARD_CACHE to a folder on another disk, or MMADCLR'):
+        with pytest.raises(StoreError, match=message + 'set MMADCLR_SHARD_CACHE to a folder on another disk, or set MM'):
             source.read(0)
         assert copies() == []  # what it took is given back
         context.setattr(shard_cache.shutil, 'disk_usage', lambda _: type('Usage', (), dict(free=7)))

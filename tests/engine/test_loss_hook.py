@@ -140,7 +140,7 @@ def test_without_skipping_a_loss_that_is_not_finite_ends_the_run(small_config):
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     del runner.optim_wrapper.skipped, runner.optim_wrapper.optimizer.found_inf
     runner.optim_wrapper.step = runner.optim_wrapper.optimizer.step
-    with pytest.raises(FloatingPointError, match='not finite at iteration 1 .*, and SelfDistillationOptimWrapper skips no'):
+    with pytest.raises(FloatingPointError, match='finite at iteration 1 .*, and SelfDistillationOptimWrapper does not skip'):
         runner.train()
 
 

@@ -46,7 +46,7 @@ class Witness(Hook):
 
 def test_official_files_are_pointed_to_the_converter(small_config):
     cfg = small_config({'resume': True, 'load_from': str(GOLDEN_CHECKPOINTS / 'dino_checkpoint.pth')})
-    with pytest.raises(ValueError, match=r'holds no message_hub, meta, state_dict.*mmadclr convert --to mmadclr'):
+    with pytest.raises(ValueError, match=r'has no message_hub, meta, state_dict.*mmadclr convert --to mmadclr'):
         Runner.from_cfg(cfg).train()
 
 

@@ -72,7 +72,7 @@ def test_precision_follows_the_hardware(monkeypatch):
     [
         (dict(precision='fp16'), "precision='fp16'"),
         (dict(accumulative_counts=0), 'accumulative_counts=0'),
-        (dict(max_norm=-1.0), 'max_norm=-1.0 is negative'),
+        (dict(max_norm=-1.0), 'max_norm=-1.0 must not be negative'),
         (dict(clip_grad=dict(max_norm=1.0)), 'set max_norm'),
     ],
 )

@@ -90,7 +90,7 @@ def test_a_checkpoint_with_the_history_of_before_is_resumed(train, tmp_path):
     resumed = train(EVERY_ITERATION | {'resume': True, 'load_from': str(tmp_path / 'old.pth')}, work_dir='resumed')
     for runner in (whole, resumed):
         for scalar in runner.message_hub.log_scalars.values():
-            scalar._whole = False  # the old layout does not tell integers from floats
+            scalar._is_integer = False  # the old layout does not tell integers from floats
     assert_same_run(resumed, whole)
 
 
@@ -232,7 +232,7 @@ def test_only_the_newest_checkpoints_and_milestones_are_kept(train):
 
 def test_resuming_without_a_checkpoint_starts_anew(train):
     runner = train({'resume': True, 'train_cfg.max_epochs': 1}, work_dir='fresh')
-    assert 'there is no checkpoint in' in open(f'{runner.log_dir}/{runner.timestamp}.log').read()
+    assert 'yet, starting from scratch' in open(f'{runner.log_dir}/{runner.timestamp}.log').read()
 
 
 def test_files_that_are_no_checkpoints_of_a_run_are_refused(train, tmp_path):

@@ -207,7 +207,7 @@ def test_nothing_is_compiled_unasked(setting):
     ('setting', 'message'),
     [
         ('yes', "compile='yes': choose True, False, 'auto' or a dict"),
-        (dict(scop='backbone'), 'compile: unknown scop; there are activation_memory_budget, .*scope'),
+        (dict(scop='backbone'), 'compile: unknown scop; accepted: activation_memory_budget, .*scope'),
         (dict(scope='model'), "compile: scope='model'; choose 'block', 'backbone'"),
         (dict(mode='max-autotun'), "compile: mode='max-autotun'; choose 'default', .*'max-autotune-no-cudagraphs'"),
     ],
