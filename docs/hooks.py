@@ -97,7 +97,7 @@ def site_link(link: re.Match, source: Path, page: str) -> str:
     if not place or re.match(r'[a-z]+:', place):
         return link[0]
     path = Path(os.path.normpath(source.parent / place))
-    pages = {**{file: name for name, file in method_pages()}, REPO / 'README.md': 'index.md', DOCS / 'configs.md': 'configs.md'}
+    pages = {**{file: name for name, file in method_pages()}, REPO / 'README.md': 'index.md', REPO / 'configs': 'configs.md'}
     name = pages.get(path) or (path.relative_to(DOCS).as_posix() if path.is_relative_to(DOCS) and path.is_file() else None)
     if name is not None:
         relative = os.path.relpath(name, os.path.dirname(page) or '.').replace(os.sep, '/')
