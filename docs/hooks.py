@@ -39,6 +39,7 @@ A name here is what the program takes: `mmadclr train adclr/vits16_folder`. `mma
 with the file and line that sets it. What a config is based on (`configs/_base_`) is not listed.
 """
 LINK = re.compile(r'(!?)\[([^\]]*)\]\(([^)\s]+)\)')
+ROLE = re.compile(r':(?:attr|class|func|meth|mod):(?=<code>)')
 FENCED = re.compile(r'(^```.*?^```$)', re.MULTILINE | re.DOTALL)
 
 
@@ -88,6 +89,11 @@ def on_page_markdown(markdown, page, config, files):
     parts = FENCED.split(markdown)  # code is at odd places
     parts[::2] = [LINK.sub(lambda link: site_link(link, source, page.file.src_uri), text) for text in parts[::2]]
     return ''.join(parts)
+
+
+def on_page_content(html, page, config, files):
+    """Roles of Sphinx in docstrings (``:func:`name```) are names alone here."""
+    return ROLE.sub('', html)
 
 
 def site_link(link: re.Match, source: Path, page: str) -> str:
