@@ -40,6 +40,7 @@ with the file and line that sets it. What a config is based on (`configs/_base_`
 """
 LINK = re.compile(r'(!?)\[([^\]]*)\]\(([^)\s]+)\)')
 ROLE = re.compile(r':(?:attr|class|func|meth|mod):(?=<code>)')
+LIST_AFTER_TEXT = re.compile(r'^(?![*|#>\s]|\d+\.)(.*\S)\n(?=\* |1\. )', re.MULTILINE)
 FENCED = re.compile(r'(^```.*?^```$)', re.MULTILINE | re.DOTALL)
 
 
@@ -83,11 +84,12 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Links as the site has them."""
+    """Links and lists as the site has them."""
     sources = {name: path for name, path in method_pages()}
     source = sources.get(page.file.src_uri, DOCS / page.file.src_uri)
     parts = FENCED.split(markdown)  # code is at odd places
-    parts[::2] = [LINK.sub(lambda link: site_link(link, source, page.file.src_uri), text) for text in parts[::2]]
+    texts = [LIST_AFTER_TEXT.sub(r'\1\n\n', text) for text in parts[::2]]  # GitHub does without the empty line
+    parts[::2] = [LINK.sub(lambda link: site_link(link, source, page.file.src_uri), text) for text in texts]
     return ''.join(parts)
 
 

@@ -14,7 +14,7 @@ from places import REPO
 # What makes a run take seconds; the page's own words stay as they are.
 SMALL = {
     'train': [
-        "model.backbone.arch={'_delete_': True, 'embed_dim': 64, 'depth': 2, 'num_heads': 1, 'patch_size': 16}",
+        'model.backbone.arch=vit_tiny_patch16_224',
         'model.head.out_dim=32',
         'model.head.hidden_dim=32',
         'train_cfg.max_epochs=2',
@@ -85,4 +85,4 @@ def test_commands_and_python_run_as_written(document, folder):
         ran.add(command)
     assert ran >= {'train', 'knn', 'linear', 'export'}
     (code,) = blocks(document, 'python')
-    assert run(folder, '-c', code.replace('epoch_200', 'epoch_2')).split() == ['torch.Size([1,', '64])', 'torch.Size([1,', '36,', '64])']
+    assert run(folder, '-c', code.replace('epoch_200', 'epoch_2')).split() == ['torch.Size([1,', '192])', 'torch.Size([1,', '36,', '192])']
