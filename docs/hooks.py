@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.structure.files import File
@@ -60,7 +59,7 @@ def configs_page() -> str:
 def section(folder: str, paths: list[Path]) -> str:
     """A table of first lines, then the docstrings that have more."""
     texts = {f'{folder}/{path.stem}': ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or '' for path in paths}
-    rows = [f'| `{name}` | {text.partition(chr(10))[0].replace("|", chr(92) + "|")} |' for name, text in texts.items()]
+    rows = [f'| `{name}` | {text.splitlines()[0] if text else ""} |' for name, text in texts.items()]
     longer = [f'### {name}\n\n{text}\n' for name, text in texts.items() if '\n' in text]
     table = '\n'.join(['| config | what it is |', '| --- | --- |', *rows])
     return f'## {GROUPS.get(folder, folder)}\n\n{table}\n\n' + '\n'.join(longer)
@@ -69,24 +68,22 @@ def section(folder: str, paths: list[Path]) -> str:
 # --- files and links -------------------------------------------------------------------------------------------------------
 
 
-def method_pages() -> Iterator[tuple[str, Path]]:
-    """Page and source of the folders of configs that have a README."""
-    for path in sorted((REPO / 'configs').glob('*/README.md')):
-        yield f'methods/{path.parent.name}.md', path
+def method_pages() -> dict[str, Path]:
+    """Sources of the pages that are READMEs of folders of configs."""
+    return {f'methods/{path.parent.name}.md': path for path in sorted((REPO / 'configs').glob('*/README.md'))}
 
 
 def on_files(files, config):
     """Adds the pages that are written from other files."""
     files.append(File.generated(config, 'configs.md', content=configs_page()))
-    for page, path in method_pages():
+    for page, path in method_pages().items():
         files.append(File.generated(config, page, content=path.read_text(encoding='utf-8')))
     return files
 
 
 def on_page_markdown(markdown, page, config, files):
     """Links and lists as the site has them."""
-    sources = {name: path for name, path in method_pages()}
-    source = sources.get(page.file.src_uri, DOCS / page.file.src_uri)
+    source = method_pages().get(page.file.src_uri, DOCS / page.file.src_uri)
     parts = FENCED.split(markdown)  # code is at odd places
     texts = [LIST_AFTER_TEXT.sub(r'\1\n\n', text) for text in parts[::2]]  # GitHub does without the empty line
     parts[::2] = [LINK.sub(lambda link: site_link(link, source, page.file.src_uri), text) for text in texts]
@@ -105,12 +102,18 @@ def site_link(link: re.Match, source: Path, page: str) -> str:
     if not place or re.match(r'[a-z]+:', place):
         return link[0]
     path = Path(os.path.normpath(source.parent / place))
-    pages = {**{file: name for name, file in method_pages()}, REPO / 'README.md': 'index.md', REPO / 'configs': 'configs.md'}
-    name = pages.get(path) or (path.relative_to(DOCS).as_posix() if path.is_relative_to(DOCS) and path.is_file() else None)
-    if name is not None:
-        relative = os.path.relpath(name, os.path.dirname(page) or '.').replace(os.sep, '/')
-        return f'{picture}[{text}]({relative}{"#" + anchor if anchor else ""})'
-    return as_path(text, path.relative_to(REPO).as_posix())
+    name = page_of(path)
+    if name is None:
+        return as_path(text, path.relative_to(REPO).as_posix())
+    relative = os.path.relpath(name, os.path.dirname(page) or '.').replace(os.sep, '/')
+    return f'{picture}[{text}]({relative}{"#" + anchor if anchor else ""})'
+
+
+def page_of(path: Path) -> str | None:
+    """The page, picture or other file of the site that a path of the repository is; None if it is not part of it."""
+    made = {source: name for name, source in method_pages().items()}
+    made |= {REPO / 'README.md': 'index.md', REPO / 'configs': 'configs.md'}
+    return made.get(path) or (path.relative_to(DOCS).as_posix() if path.is_relative_to(DOCS) and path.is_file() else None)
 
 
 def as_path(text: str, path: str) -> str:

@@ -49,9 +49,7 @@ def words(command: str) -> list[list[str]]:
 def expanded(command: str) -> list[str]:
     """Braces, patterns, quotes and comments as bash treats them in a clone; nothing of it is run."""
     assert not re.search(r'[$`<>;|&]', command.partition(' # ')[0]), f'{command}: more than words'
-    done = subprocess.run(
-        ['bash', '-c', f"printf '%s\\0' {command}"], cwd=REPO, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(['bash', '-c', f"printf '%s\\0' {command}"], cwd=REPO, capture_output=True, text=True, check=True)
     return done.stdout.split('\0')[:-1]
 
 
