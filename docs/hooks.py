@@ -11,8 +11,6 @@ import os
 import re
 from pathlib import Path
 
-from mkdocs.structure.files import File
-
 REPO = Path(__file__).resolve().parent.parent
 DOCS = REPO / 'docs'
 GROUPS = {
@@ -75,6 +73,8 @@ def method_pages() -> dict[str, Path]:
 
 def on_files(files, config):
     """Adds the pages that are written from other files."""
+    from mkdocs.structure.files import File  # the rest works without it
+
     files.append(File.generated(config, 'configs.md', content=configs_page()))
     for page, path in method_pages().items():
         files.append(File.generated(config, page, content=path.read_text(encoding='utf-8')))
