@@ -234,6 +234,14 @@ def test_commands_in_sentences_exist(document):
         assert {word for word in rest if word.startswith('--')} <= known, text
 
 
+@pytest.mark.parametrize(
+    'text', re.findall(r'`((?:\w+\.)+\w+=[^`]+|sharding=\w+)`', text_of('docs/faq.md') + text_of('docs/pretraining.md'))
+)
+def test_overrides_in_sentences_apply(text):
+    (arguments,) = words(f'mmadclr train adclr/vits16_folder --cfg-options {text}')
+    check(arguments, 'docs/faq.md')
+
+
 # --- Python ----------------------------------------------------------------------------------------------------------------
 
 
