@@ -37,6 +37,8 @@ with the file and line that sets it. What a config is based on (`configs/_base_`
 """
 LINK = re.compile(r'(!?)\[([^\]]*)\]\(([^)\s]+)\)')
 ROLE = re.compile(r':(?:attr|class|func|meth|mod):(?=<code>)')
+CELL = re.compile(r'<td[^>]*>.*?</td>', re.DOTALL)
+CODE = re.compile(r'(?<=<code>)[^<]+')
 LIST_AFTER_TEXT = re.compile(r'^(?![*|#>\s]|\d+\.)(.*\S)\n(?=\* |1\. )', re.MULTILINE)
 FENCED = re.compile(r'(^```.*?^```$)', re.MULTILINE | re.DOTALL)
 
@@ -91,8 +93,13 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(html, page, config, files):
-    """Roles of Sphinx in docstrings (``:func:`name```) are names alone here."""
-    return ROLE.sub('', html)
+    """Roles of Sphinx in docstrings (``:func:`name```) are names alone here; paths in tables may be broken after a part."""
+    return CELL.sub(lambda cell: CODE.sub(with_breaks, cell[0]), ROLE.sub('', html))
+
+
+def with_breaks(code: re.Match) -> str:
+    """Code of a table cell that is broken between the parts of a name, if it has to be."""
+    return re.sub(r'(?<=[/_,])(?=[\w{])', '<wbr>', code[0])
 
 
 def site_link(link: re.Match, source: Path, page: str) -> str:

@@ -70,6 +70,12 @@ def test_lists_after_text_become_lists():
     assert hooks.LIST_AFTER_TEXT.sub(r'\1\n\n', 'a:\n* b\n  c\n* d\n') == 'a:\n\n* b\n  c\n* d\n'
 
 
+def test_roles_go_and_names_in_tables_may_be_broken():
+    html = '<p>see :func:<code>a_b</code></p><td>a_b <code>adclr/vits16_small</code></td>'
+    expected = '<p>see <code>a_b</code></p><td>a_b <code>adclr/<wbr>vits16_<wbr>small</code></td>'
+    assert hooks.on_page_content(html, None, None, None) == expected
+
+
 def test_strict_build_has_all_pages_and_fetches_nothing(tmp_path):
     pytest.importorskip('mkdocs')
     pytest.importorskip('material')
