@@ -59,7 +59,7 @@ format: $(INSTALLED)
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) data/shapes data/scenes work_dirs/demo
+	rm -rf $(VENV) site data/shapes data/scenes work_dirs/demo
 
 $(VENV)/installed: setup.py pyproject.toml $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
