@@ -121,7 +121,7 @@ def _is_complete(dist: Distribution) -> bool:
     """Whether every Python file of a package is as it was installed."""
     for file in dist.files or ():
         if file.suffix == '.py' and file.hash is not None:
-            path = file.locate()
+            path = Path(file.locate())
             if not path.is_file() or _digest(file.hash.mode, path.read_bytes()) != file.hash.value:
                 return False
     return True

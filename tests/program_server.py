@@ -8,22 +8,26 @@ forgets to import what it needs fails as it would alone.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import runpy
 import signal
 import sys
 import time
+from contextlib import suppress
 
 import cv2  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import mmengine.runner
 import mmengine.visualization  # noqa: F401
 import timm  # noqa: F401
-import torch  # noqa: F401
+import torch._inductor.compile_fx  # noqa: F401
 import torchvision.transforms.v2  # noqa: F401
 from unformatted import leave_configs_unformatted
 
+# What mmdet, mmseg and mmpretrain import of other libraries takes longer than they themselves.
+OF_DENSE = ('scipy.optimize', 'scipy.stats', 'imgaug', 'transformers.modeling_utils')
 GRACE_S = 20  # from the failure of one program to the end of those beside it
 
 
@@ -109,6 +113,9 @@ def run() -> None:
 
 if __name__ == '__main__':
     leave_configs_unformatted()
+    for name in OF_DENSE:
+        with suppress(ImportError):
+            importlib.import_module(name)
     gc.freeze()  # programs neither look through nor copy what is here
     if serve():
         run()

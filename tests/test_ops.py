@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from places import REPO
+from programs import python
 
 from mmadclr import ops
 
@@ -301,19 +302,21 @@ def test_a_compiled_extension_wins(tmp_path):
 
 
 @needs_stand_in
-def test_the_stand_in_takes_its_place_only_when_asked_for():
+def test_the_stand_in_takes_its_place_only_when_asked_for(tmp_path):
     code = (
         "import sys, mmadclr, mmadclr.engine, mmadclr.models; print('mmcv._ext' in sys.modules); "
         "import mmadclr.ops; print('mmcv._ext' in sys.modules, mmadclr.ops.install())"
     )
-    result = run_python(code)
+    (tmp_path / 'program.py').write_text(code)
+    result = python(tmp_path / 'program.py')
     assert result.stdout.split() == ['False', 'True', 'True'], result.stderr
 
 
 @pytest.mark.dense
 @needs_stand_in
-def test_mmdet_imports_only_with_the_stand_in():
-    without = run_python('import mmdet.models')
+def test_mmdet_imports_only_with_the_stand_in(tmp_path):
+    (tmp_path / 'program.py').write_text('import mmdet.models')
+    without = python(tmp_path / 'program.py', check=False)
     assert without.returncode == 1
     assert "No module named 'mmcv._ext'" in without.stderr
     assert importlib.import_module('mmdet.models').MaskRCNN

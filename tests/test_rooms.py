@@ -18,7 +18,7 @@ ROOMS = (
     ('reliability', 'config'),
     ('console',),
     ('checkpoint', 'distributed'),
-    ('files', 'urls', 'registry', 'precision'),
+    ('files', 'urls', 'registry', 'precision', 'schedules'),
     ('names', 'packages', 'shipped', 'annotations', '__version__'),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

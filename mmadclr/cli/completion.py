@@ -42,9 +42,9 @@ def script_for(shell: str, shtab: ModuleType) -> str:
     parser = build_parser()
     for action in actions_of(parser):
         if action.metavar == 'CONFIG':
-            action.complete = CONFIGS
+            action.complete = CONFIGS  # type: ignore[attr-defined]  # how shtab is told
         elif action.metavar in FILES:
-            action.complete = shtab.FILE
+            action.complete = shtab.FILE  # type: ignore[attr-defined]  # as above
     names = FUNCTIONS[shell].format(names=' '.join(shipped_configs()))
     return shtab.complete(parser, shell=shell, preamble={shell: names})
 

@@ -40,10 +40,10 @@ def lines_of(texts: Mapping[str, str], width: int | None) -> list[str]:
     if width is None:
         return [f'{name:<{column}}{text}' for name, text in texts.items()]
     if width - column < NARROWEST:
-        return [line for name, text in texts.items() for line in (name, *textwrap.wrap(text, width - 4, **indents(4)))]
-    wrapped = {name: textwrap.wrap(text, width, **indents(column)) for name, text in texts.items()}
-    return [name.ljust(column) + '\n'.join(lines)[column:] for name, lines in wrapped.items()]
+        return [line for name, text in texts.items() for line in (name, *wrapped(text, width - 4, 4))]
+    return [name.ljust(column) + '\n'.join(wrapped(text, width, column))[column:] for name, text in texts.items()]
 
 
-def indents(columns: int) -> dict[str, str]:
-    return dict(initial_indent=' ' * columns, subsequent_indent=' ' * columns)
+def wrapped(text: str, width: int, indent: int) -> list[str]:
+    """Lines of a text that begins ``indent`` columns to the right."""
+    return textwrap.wrap(text, width, initial_indent=' ' * indent, subsequent_indent=' ' * indent)

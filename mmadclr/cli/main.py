@@ -9,11 +9,12 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmadclr.cli.parsers import COMMANDS, LIGHT, Parser, build_parser, command_parser, module_of
 from mmadclr.cli.processes import start_processes, started_by_torchrun
 from mmadclr.packages import check_families
-from mmadclr.shipped import ambiguity, find_config, nearest
+from mmadclr.shipped import ambiguity, find_config, is_shipped, nearest, shipped_configs
 
 INTERRUPTED = 130  # as shells say it of a program that Ctrl-C has ended
 
@@ -21,6 +22,8 @@ INTERRUPTED = 130  # as shells say it of a program that Ctrl-C has ended
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what the command line asks for."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ['help']:
+        arguments = [*arguments[1:2], '--help']
     if not arguments or arguments[0].startswith('-'):
         build_parser().parse_args(arguments or ['--help'])
         return
@@ -62,7 +65,7 @@ def run_light(command: str, args: Namespace, parser: Parser) -> None:
     """Runs a command that only prints; who reads it may have read enough before its end, as ``head``."""
     try:
         module_of(command).run(args, parser)
-        sys.stdout.flush()
+        print(end='', flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is written at the exit
 
@@ -88,9 +91,21 @@ def check_config_names(args: Namespace) -> None:
     """
     if 'config' in args:
         find_config(args.config)
+    elif 'checkpoint' in args and 'read' in args:  # of frozen features, where a config may stand for a checkpoint
+        check_checkpoint_name(args.checkpoint)
+    for text in getattr(args, 'configs', ()):
+        if not Path(text).is_dir():
+            find_config(text)
     named = [getattr(args, 'config', None), getattr(args, 'checkpoint', None), *getattr(args, 'configs', ())]
     for text in filter(None, named):
         note(ambiguity(text))
+
+
+def check_checkpoint_name(text: str) -> None:
+    """Raises a FileNotFoundError for what can only be the misspelled name of a config."""
+    near = [] if Path(text).exists() or Path(text).suffix else nearest(text, list(shipped_configs()))
+    if near and not is_shipped(text):
+        raise FileNotFoundError(f'checkpoint {text} does not exist; did you mean the config {" or ".join(near)}?')
 
 
 def note(text: str | None) -> None:

@@ -11,7 +11,7 @@ import inspect
 import textwrap
 from importlib import import_module
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mmadclr import __version__
 
@@ -47,15 +47,20 @@ def module_of(command: str) -> ModuleType:
     return import_module(f'mmadclr.cli.{command.replace("-", "_")}')
 
 
+def description(module: ModuleType) -> str:
+    """What a command does."""
+    return inspect.cleandoc(module.__doc__ or '')
+
+
 def summary(module: ModuleType) -> str:
     """What a command does, in one line."""
-    return inspect.getdoc(module).partition('\n')[0]
+    return description(module).partition('\n')[0]
 
 
-def settings_of(module: ModuleType, prog: str) -> dict[str, str]:
+def settings_of(module: ModuleType, prog: str) -> dict[str, Any]:
     """Settings of the parser of a command."""
     example = f'example:\n\n    {prog} {module.EXAMPLE}'
-    return dict(description=inspect.getdoc(module), usage=f'{prog} {module.USAGE}', epilog=example)
+    return dict(description=description(module), usage=f'{prog} {module.USAGE}', epilog=example)
 
 
 def command_parser(command: str, prog: str) -> Parser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from argparse import Namespace
@@ -36,8 +37,9 @@ def start_processes(command: str, args: Namespace, arguments: Sequence[str]) -> 
         )
     if gpus == 1 and os.environ.get('NNODES', '1') == '1':
         return
-    check_gpus(gpus)
     program = torchrun_command(gpus, command, arguments, os.environ)
+    check_gpus(gpus)
+    check_once(args)
     sys.stdout.flush()
     os.execve(program[0], program, torchrun_environment(os.environ))
 
@@ -63,6 +65,19 @@ def torchrun_command(gpus: int, command: str, arguments: Sequence[str], environm
 def torchrun_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Signals are passed on, the package is found, and files of the current folder stand for no module of others."""
     return {'PET_SIGNALS_TO_HANDLE': PASSED_ON, **importable(environment), 'PYTHONSAFEPATH': '1'}
+
+
+def check_once(args: Namespace) -> None:
+    """Ends with the message of a mistake in the config, if there is one, which else every process would repeat."""
+    if 'config' not in args:
+        return
+    from mmadclr.cli.launch import report_bad_input
+    from mmadclr.config.loading import load_config
+    from mmadclr.config.sense import check_sense
+
+    alone = Namespace(**{name: value for name, value in vars(args).items() if name not in ('launcher', 'local_rank')})
+    logging.disable(logging.WARNING)  # the processes say it
+    report_bad_input(lambda: check_sense(load_config(alone)))()
 
 
 def check_gpus(count: int) -> None:

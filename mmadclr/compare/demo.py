@@ -7,6 +7,7 @@ import json
 import platform
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import mmengine
@@ -69,7 +70,7 @@ def finetune(args: argparse.Namespace, part: str) -> dict[str, float]:
     """Trains a dense task from the pretrained teacher and from random initialization, alike in all else."""
     task = DENSE_TASKS[part]
     checkpoints = {'pretrained': latest_checkpoint(args.work_dir), 'random': None}
-    summary = {}
+    summary: dict[str, float] = {}
     for name, checkpoint in checkpoints.items():
         print(f'\n{part.upper()}, {name}', flush=True)
         options = {**getattr(args, f'{part}_options'), 'pretrained': checkpoint}
@@ -80,9 +81,13 @@ def finetune(args: argparse.Namespace, part: str) -> dict[str, float]:
         with writing_below(cfg.work_dir):
             runner = Runner.from_cfg(cfg)
         runner.train()
-        metrics = task.read(lambda metric, hub=runner.message_hub: hub.get_scalar(f'val/{metric}').current())
-        summary |= named(metrics, name)
+        summary |= named(task.read(partial(last_of, runner)), name)
     return summary
+
+
+def last_of(runner: Runner, metric: str) -> float:
+    """The last value of a metric of the validation."""
+    return runner.message_hub.get_scalar(f'val/{metric}').current()
 
 
 def latest_checkpoint(work_dir: str) -> str:

@@ -43,19 +43,17 @@ UNTYPED = {
     'env_cfg.dist_cfg': {'init_backend', 'port', *inspect.signature(torch.distributed.init_process_group).parameters},
     'log_processor': ('LogProcessor',),
     'model_wrapper_cfg': ('MMDistributedDataParallel',),
-    'optim_wrapper': ('SelfDistillationOptimWrapper', 'OptimWrapper'),
-    # mmengine's, mmdet's and mmpretrain's constructors, and ours.
+    'optim_wrapper': ('OptimWrapper',),
+    # mmengine's, mmdet's and mmpretrain's constructors.
     'paramwise_cfg': {
         *('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult', 'dwconv_decay_mult'),
         *('dcn_offset_lr_mult', 'bypass_duplicate', 'layer_decay_rate', 'decay_type', 'num_layers'),
-        *('decay_rate', 'no_decay'),
     },
 }
 # The same only at the top level: models have their own ``train_cfg``.
 UNTYPED_TOP = {
     **LOOPS,
-    'data_preprocessor': ('ViewPreprocessor',),
-    'compile': {'target', 'scope', 'activation_memory_budget', *inspect.signature(torch.compile).parameters} - {'model'},
+    'compile': {'target', *inspect.signature(torch.compile).parameters} - {'model'},
 }
 # Their items are components, each of which must have a type.
 LISTS_OF_COMPONENTS = ('default_hooks', 'custom_hooks', 'visualizer.vis_backends')
@@ -67,7 +65,6 @@ EXTRA = {
     'backbone_norm_cfg': {'requires_grad'},
     'dcn': {'fallback_on_stride'},  # mmdet
     'loss_cls': {'bg_cls_weight'},
-    'init_cfg': {'which', 'prefix', 'allow'},  # DenseViT
 }
 # The same for all components of a collection.
 EXTRA_IN = {
@@ -153,7 +150,7 @@ def _useless_overrides(overrides: Iterable[str]) -> Iterator[str]:
 
 def _problems(found: Node, registries: Sequence[Registry]) -> Iterator[str]:
     """Problems of one node of a config."""
-    path, node, kind, _ = found
+    path, node, kind, _, keys = found
     if kind is not None:
         yield from _check_component(found, registries)
     elif path.endswith('dataloader'):
@@ -163,7 +160,7 @@ def _problems(found: Node, registries: Sequence[Registry]) -> Iterator[str]:
     elif path in EVALUATORS:
         yield from _members_without_type(path, node, registries)
     elif (known := _untyped(path)) is not None:
-        accepted = _accepted_by_all(known, registries) if isinstance(known, tuple) else set(known)
+        accepted = _accepted_by_all(known, registries) if isinstance(known, tuple) else {*known, *keys}
         yield from _unknown(path, node, accepted, path.rpartition('.')[2])
     if isinstance(node.get('constructor'), str):
         yield from _check_name(f'{path}.constructor', node['constructor'], node, registries)
@@ -200,7 +197,7 @@ def _accepted_by_all(names: Iterable[str], registries: Sequence[Registry]) -> se
 
 
 def _check_component(found: Node, registries: Sequence[Registry]) -> Iterator[str]:
-    path, node, kind, component = found
+    path, node, kind, component, keys = found
     name = kind if isinstance(kind, str) else kind.__name__
     if component is None:
         yield from _check_name(path, name, node, registries)
@@ -208,7 +205,7 @@ def _check_component(found: Node, registries: Sequence[Registry]) -> Iterator[st
     accepted = accepted_arguments(component)
     if accepted is not None:
         collection, _, last = path.rpartition('.')
-        accepted |= EXTRA.get(last, set()) | EXTRA_IN.get(collection.rpartition('.')[2], set())
+        accepted |= keys | EXTRA.get(last, set()) | EXTRA_IN.get(collection.rpartition('.')[2], set())
     yield from _unknown(path, node, accepted, name, getattr(component, 'moved', {}))
 
 

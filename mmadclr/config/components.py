@@ -43,12 +43,14 @@ class Node(NamedTuple):
         node: Its keys as written.
         kind: Its type, or the one declared by the class that receives it; None if unknown.
         component: Class or function of that type; None if no registry lists it.
+        keys: What the class that receives it reads from it beyond the arguments of the type (``config_keys``).
     """
 
     path: str
     node: Mapping
     kind: str | type | MaybeNone
     component: Any
+    keys: frozenset[str] = frozenset()
 
 
 class Place(NamedTuple):
@@ -101,7 +103,7 @@ class Places:
     def all(self) -> dict[str, Place]:
         """Every registered component of the run by path; variables are already substituted."""
         found = {}
-        for path, node, _, component in nodes(
+        for path, node, _, component, _ in nodes(
             self.cfg, registries_of(self.cfg.get('default_scope') or our_registries.SCOPE)
         ):
             if component is not None and path.split('.')[0] in {'', *RUNNER_KEYS}:
@@ -142,12 +144,18 @@ def nodes(cfg: Mapping, registries: Sequence[Registry]) -> Iterator[Node]:
     runner = find_component(str(cfg.get('runner_type') or 'Runner'), registries)
     yield Node('', cfg, None, runner)
     parts = {name: part.component for name, part in getattr(runner, 'config_parts', {}).items()}
+    keys = _declared_keys(cfg, runner, registries)
     for name, value in cfg.items():
-        yield from _below(cfg, name, value, registries, parts.get(name))
+        yield from _below(cfg, name, value, registries, parts.get(name), keys.get(name, frozenset()))
 
 
 def _below(
-    cfg: Mapping, path: str, node: Any, registries: Sequence[Registry], declared: str | type | None
+    cfg: Mapping,
+    path: str,
+    node: Any,
+    registries: Sequence[Registry],
+    declared: str | type | None,
+    declared_keys: frozenset[str] = frozenset(),
 ) -> Iterator[Node]:
     """A node and all nodes below it; ``declared``: its type if it has none, according to the class that receives it."""
     if isinstance(node, (list, tuple)):
@@ -158,10 +166,17 @@ def _below(
     kind = node.get('type', declared)
     kind = kind if isinstance(kind, (str, type)) else None
     component = find_component(kind, registries) if isinstance(kind, str) else kind
-    yield Node(path, node, kind, component)
-    parts = _declared_parts(cfg, path, node, component)
+    yield Node(path, node, kind, component, declared_keys)
+    parts, keys = _declared_parts(cfg, path, node, component), _declared_keys(node, component, registries)
     for name, child in node.items():
-        yield from _below(cfg, f'{path}.{name}', child, registries, parts.get(name))
+        yield from _below(cfg, f'{path}.{name}', child, registries, parts.get(name), keys.get(name, frozenset()))
+
+
+def _declared_keys(node: Mapping, component: Any, registries: Sequence[Registry]) -> dict[str, frozenset[str]]:
+    """``config_keys`` of the class of a node, and of the constructor that mmengine hands the node to."""
+    constructor = node.get('constructor')
+    classes = [component, find_component(constructor, registries) if isinstance(constructor, str) else None]
+    return {name: frozenset(keys) for each in classes for name, keys in getattr(each, 'config_keys', {}).items()}
 
 
 def _declared_parts(cfg: Mapping, path: str, node: Mapping, component: Any) -> dict[str, str | type]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
-from typing import Any, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.console.libraries import FILE_ONLY, PersonFilter, Prints
 
 GAP = '  '
@@ -46,6 +46,8 @@ class Console(logging.StreamHandler):
         is_quiet: Nothing but errors is to be told, as on all processes but the first.
     """
 
+    lock: threading.RLock  # never None, as it may be by the type of the class above
+
     def __init__(self, before: logging.StreamHandler) -> None:
         super().__init__(before.stream)
         self.setLevel(before.level)
@@ -54,7 +56,7 @@ class Console(logging.StreamHandler):
         self.is_quiet = before.level > logging.INFO
         self.is_terminal = before.stream.isatty() and os.environ.get('TERM') != 'dumb'
         self.process = os.getpid()
-        self.line: Line | None = None
+        self.line: Line | MaybeNone = None
         self.is_shown = False  # the line
         self.is_open = False  # a line that someone prints, and has not ended
 
@@ -172,19 +174,6 @@ def open_console(logger: logging.Logger) -> Console | None:
         if isinstance(handler, Console):
             return handler
         if type(handler) is logging.StreamHandler:
-            logger.handlers[number] = Console(handler)
-            return logger.handlers[number]
+            logger.handlers[number] = console = Console(handler)
+            return console
     return None
-
-
-def quietly(run: Callable) -> Callable:
-    """For methods of a runner: its console listens while they run."""
-
-    @functools.wraps(run)
-    def wrapped(runner: Any, *args: Any, **kwargs: Any) -> Any:
-        if runner.console is None:
-            return run(runner, *args, **kwargs)
-        with runner.console.listening(runner.logger):
-            return run(runner, *args, **kwargs)
-
-    return wrapped

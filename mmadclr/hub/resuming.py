@@ -1,4 +1,4 @@
-"""Converts training states of other code bases to checkpoints for ``tools/train.py --resume``."""
+"""Converts training states of other code bases to checkpoints for ``mmadclr train --resume``."""
 
 from __future__ import annotations
 

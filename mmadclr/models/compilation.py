@@ -20,6 +20,7 @@ SELECTIVE_BUDGET = 0.5
 # Student and teacher, two or three input sizes, with and without drop path; all blocks share their graphs.
 MAX_GRAPHS = 16
 SCOPES = {'block': QueryBlock, 'backbone': QueryViT}
+OWN_OPTIONS = {'scope', 'activation_memory_budget'}
 TORCH_OPTIONS = inspect.signature(torch.compile).parameters.keys() - {'model'}
 
 
@@ -85,7 +86,7 @@ def read_setting(setting: bool | str | dict | None) -> dict:
         if setting not in (True, False, 'auto', None):
             raise ValueError(f"compile={setting!r}: choose True, False, 'auto' or a dict of torch.compile's arguments")
         return {}
-    known = {'scope', 'activation_memory_budget', *TORCH_OPTIONS}
+    known = OWN_OPTIONS | TORCH_OPTIONS
     unknown = setting.keys() - known
     if unknown:
         raise ValueError(f'compile: unknown {", ".join(sorted(unknown))}; accepted: {", ".join(sorted(known))}')

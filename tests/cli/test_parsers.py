@@ -41,13 +41,14 @@ def test_the_example_is_understood(command):
 
 
 def test_help_of_the_program_names_every_command_in_a_line():
-    for arguments in ((), ('--help',), ('-h',)):
+    for arguments in ((), ('--help',), ('-h',), ('help',)):
         done = mmadclr(*arguments, COLUMNS='100')
         assert done.returncode == 0
         for command in COMMANDS:
             assert f' {command}' in done.stdout
             assert f' {summary(module_of(command))}\n' in done.stdout
             assert len(summary(module_of(command))) < 75
+    assert mmadclr('help', 'pack').stdout == mmadclr('pack', '--help').stdout
     assert mmadclr('--version').stdout == f'mmadclr {__version__}\n'
 
 

@@ -63,6 +63,23 @@ def test_what_cannot_be_started_is_one_line(options, environment, message):
     assert line.startswith(f'error: {message}')
 
 
+def test_mistakes_in_the_config_are_said_once(tmp_path):
+    for options, message in (
+        (
+            ['--cfg-options', 'model.backbone.dept=3'],
+            'model.backbone.dept: QueryViT has no such argument',
+        ),
+        (['--data', 'nowhere'], 'train_dataloader.dataset.data_root: folder nowhere does not exist'),
+    ):
+        done = mmadclr('train', 'adclr/vits16_folder', '--gpus', '2', '--work-dir', tmp_path / 'run', *options)
+        assert (done.returncode, done.stdout) == (1, '')
+        assert done.stderr.count('error: ') == 1
+        assert message in done.stderr
+        assert 'torchrun' not in done.stderr
+        assert 'Traceback' not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_numbers_that_are_none_are_refused():
     done = mmadclr('train', 'adclr/vits16_folder', '--gpus', '0')
     assert done.stderr.startswith("mmadclr train: error: argument --gpus: '0' is no whole number of 1 or more")

@@ -1,13 +1,12 @@
 """Fast decoders give Pillow's pixels, and what they refuse is Pillow's to read or to call broken."""
 
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image, ImageOps
+from programs import python
 
 from mmadclr.datasets import ImageDataset, decoding
 from mmadclr.datasets.decoding import DecodeError, EncodedImage, Scratch, decode_by_opencv, load_rgb
@@ -235,6 +234,7 @@ os.kill(child, 9)
 """
 
 
-def test_workers_of_a_process_that_has_used_opencv_do_not_wait_for_its_threads():
-    done = subprocess.run([sys.executable, '-c', AFTER_A_FORK], capture_output=True, text=True, timeout=60)
+def test_workers_of_a_process_that_has_used_opencv_do_not_wait_for_its_threads(tmp_path):
+    (tmp_path / 'after_a_fork.py').write_text(AFTER_A_FORK)
+    done = python(tmp_path / 'after_a_fork.py', check=False, timeout=60)
     assert done.stdout.split() == ['7', '3'], done.stderr

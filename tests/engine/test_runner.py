@@ -122,7 +122,7 @@ def test_learning_rate_follows_the_total_batch(train, caplog):
     hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'DistillationScheduleHook')
     assert hook.tables['lr'].max() == pytest.approx(peak)
     log = open(f'{runner.log_dir}/{runner.timestamp}.log').read()
-    assert 'total batch 2 images x 1 processes x 3 accumulated = 6, so the peak is 0.00028125' in log
+    assert 'total batch size 2 images x 1 processes x 3 accumulated = 6, so the peak is 0.00028125' in log
 
 
 def test_batch_larger_than_the_data_set(train):
@@ -253,7 +253,7 @@ def test_bank_that_does_not_fit_the_validation_set(small_config, image_folder):
         type='ImageDataset', data_root=str(val), with_label=True, transform=cfg.val_dataloader.dataset.transform
     )
     cfg.experiment_name += '_classes'
-    with pytest.raises(ValueError, match='hold different classes'):
+    with pytest.raises(ValueError, match='have different classes'):
         Runner.from_cfg(cfg).val()
 
 

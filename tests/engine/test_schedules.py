@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmadclr.engine.optimizers.schedules import cosine_schedule, linear_warmup
+from mmadclr.schedules import cosine_schedule, linear_warmup
 
 
 def test_equal_published_tables(golden):

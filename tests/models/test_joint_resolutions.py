@@ -164,19 +164,18 @@ def test_products_are_once_a_block_not_once_a_resolution():
 def test_compiled_it_is_the_same_with_fewer_graphs(scope, graphs):
     """Teacher and student; the first block has no drop path, the last leaves out patches."""
     torch._dynamo.reset()
-    counter = CompileCounterWithBackend('aot_eager')
     results = []
     for joint in (True, False):
         model, views = build('ADCLR', joint, torch.float32, drop_path_rate=0.3), draw_views('ADCLR', torch.float32)
         model.student.eval()  # nothing is dropped
         if joint:
-            assert compile_blocks(model, dict(backend=counter, scope=scope, fullgraph=True))
+            assert compile_blocks(model, dict(backend='aot_eager', scope=scope, fullgraph=True))
             torch._dynamo.config.suppress_errors = False
         results += [losses_and_gradients(model, views)]
     assert_same(*results, atol=1e-4)
     model = build('ADCLR', True, torch.float32, drop_path_rate=0.3)
     torch._dynamo.reset()
-    counter.frame_count = 0
+    counter = CompileCounterWithBackend('eager')  # what is done with a graph does not matter to their number
     compile_blocks(model, dict(backend=counter, scope=scope, fullgraph=True))
     for _ in range(2):
         model.zero_grad()

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmadclr.engine.optimizers.schedules import linear_warmup
 from mmadclr.models.backbones import PositionQueryViT
 from mmadclr.models.heads.dino_head import PrototypeLayer
 from mmadclr.models.losses.self_distillation import ProjectedFeatures
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.positions import grid_places, sincos_code
 from mmadclr.registry import MODELS
+from mmadclr.schedules import linear_warmup
 
 FORMS = pytest.mark.parametrize('logits_mib', [None, 64, 1e-3], ids=['plain', 'one chunk', 'chunks'])
 ARCH = dict(embed_dim=24, depth=2, num_heads=3, patch_size=8)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from counters import PeakBytes
 
-from mmadclr.engine.optimizers.schedules import linear_warmup
 from mmadclr.models.heads.dino_head import DINOHead, PrototypeLayer
 from mmadclr.models.losses.self_distillation import (
     ProjectedFeatures,
@@ -16,6 +15,7 @@ from mmadclr.models.losses.self_distillation import (
     same_view_pairs,
 )
 from mmadclr.models.patch_masks import PatchMasks
+from mmadclr.schedules import linear_warmup
 
 FORMS = pytest.mark.parametrize('logits_mib', [None, 64, 1e-3], ids=['plain', 'one chunk', 'chunks'])
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from mmadclr.engine.optimizers.constructors import split_by_decay
-from mmadclr.engine.optimizers.schedules import linear_warmup
 from mmadclr.models.heads.dino_head import PrototypeLayer
 from mmadclr.models.losses.self_distillation import ProjectedFeatures
 from mmadclr.registry import MODELS
+from mmadclr.schedules import linear_warmup
 
 FORMS = pytest.mark.parametrize('logits_mib', [None, 64, 1e-3], ids=['plain', 'one chunk', 'chunks'])
 TINY = dict(

@@ -27,9 +27,9 @@ METHODS = ['dino', 'adclr', 'ibot', 'adclr_ibot', 'pqcl', 'selfpatch', 'mocov3',
 BF16 = torch.autocast('cpu', torch.bfloat16)
 
 
-def build(method='adclr', teacher_copies=True, **options):
+def build(method='adclr', teacher_copies=True, depth=3, **options):
     cfg = Config.fromfile(REPO / f'configs/demo/{method}_vittiny_shapes.py').model
-    cfg.backbone.arch, cfg.data_preprocessor = ARCH, dict(type='BaseDataPreprocessor')
+    cfg.backbone.arch, cfg.data_preprocessor = {**ARCH, 'depth': depth}, dict(type='BaseDataPreprocessor')
     torch.manual_seed(0)
     return revert_sync_batchnorm(MODELS.build({**cfg, 'teacher_copies': teacher_copies, **options}))
 
@@ -272,7 +272,7 @@ def test_compiled_teachers_are_compiled_once(scope):
     torch._dynamo.reset()
     numbers, values = [], []
     for choice in (True, False):
-        counter, model = CompileCounterWithBackend('aot_eager'), build(teacher_copies=choice)
+        counter, model = CompileCounterWithBackend('aot_eager'), build(teacher_copies=choice, depth=2)
         assert compile_blocks(model, dict(backend=counter, scope=scope))
         values.append(train(model, number=1))
         numbers.append(counter.frame_count)

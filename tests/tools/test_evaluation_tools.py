@@ -311,7 +311,7 @@ def test_numbers_that_cannot_be_are_refused_by_the_parser(option, value, capsys)
     with pytest.raises(SystemExit):
         parsed(*DINO, '--train', 'a', '--val', 'b', option, value)
     least = 0 if option in ('--workers', '--seed') else 1
-    assert f"argument {option}: '{value}' is not an integer of {least} or more" in capsys.readouterr().err
+    assert f"argument {option}: '{value}' is no whole number of {least} or more" in capsys.readouterr().err
 
 
 def test_outputs_are_tried_before_the_work(tmp_path):

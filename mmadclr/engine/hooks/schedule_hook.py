@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop
@@ -13,9 +12,9 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding
 from mmadclr.distributed.wrappers import unwrapped
-from mmadclr.engine.optimizers.schedules import cosine_schedule, linear_warmup
 from mmadclr.models.losses import SelfDistillationLoss
 from mmadclr.registry import HOOKS
+from mmadclr.schedules import check_temperature, cosine_schedule, temperature_table
 
 
 @HOOKS.register_module()
@@ -157,22 +156,3 @@ def length_conflicts(place: Place, epochs: int) -> Iterator[Finding]:
     if warmup > epochs:
         text = f'{place.path}.teacher_temp_warmup_epochs={warmup} > {length}: the run ends before the teacher temperature'
         yield Finding(f'{text} reaches its end', fatal=False)
-
-
-def temperature_table(total: int, temp: tuple[float, float], warmup_epochs: int, start_epoch: int) -> np.ndarray:
-    """(total,) temperatures by epoch: the first until ``start_epoch``, then a linear warm-up to the second, which is held.
-
-    As in bytedance/ibot, ``main_ibot.py: iBOTLoss``.
-    """
-    return np.concatenate((np.full(start_epoch, temp[0]), linear_warmup(*temp, total, warmup_epochs)))[:total]
-
-
-def check_temperature(key: str, settings: Mapping) -> None:
-    """Raises ValueError if ``settings`` is not a valid temperature schedule."""
-    unknown = settings.keys() - {'temp', 'warmup_epochs', 'start_epoch'}
-    if unknown:
-        raise ValueError(f'{key}: unknown {", ".join(sorted(unknown))}; accepted: temp, warmup_epochs, start_epoch')
-    if len(settings['temp']) != 2 or not all(value > 0 for value in settings['temp']):
-        raise ValueError(f'{key}={tuple(settings["temp"])}: both ends must be positive')
-    if settings['start_epoch'] < 0:
-        raise ValueError(f'{key}: start_epoch={settings["start_epoch"]} must not be negative')

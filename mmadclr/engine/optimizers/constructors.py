@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -77,6 +77,8 @@ class LayerDecayOptimConstructor:
     Raises:
         ValueError: Unknown or invalid settings, or a model whose backbone does not define depths.
     """
+
+    config_keys: ClassVar = {'paramwise_cfg': {'decay_rate', 'no_decay'}}
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         settings = {'no_decay': (), **(paramwise_cfg or {})}

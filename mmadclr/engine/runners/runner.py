@@ -15,7 +15,7 @@ from mmengine import runner as mmengine_runner
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_world_size, is_distributed, is_main_process
 from mmengine.hooks import RuntimeInfoHook
-from mmengine.logging import MessageHub, MMLogger
+from mmengine.logging import MessageHub
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
@@ -30,9 +30,8 @@ from mmadclr.config.components import Place
 from mmadclr.config.default_hooks import default_hooks
 from mmadclr.config.findings import Finding, report
 from mmadclr.config.sense import check_sense
-from mmadclr.console.libraries import FILE_ONLY, ignore_noise
-from mmadclr.console.progress_hook import ProgressHook
-from mmadclr.console.screen import open_console, quietly
+from mmadclr.console.libraries import FILE_ONLY
+from mmadclr.console.runner import ConsoleRunner, quietly
 from mmadclr.datasets.checks import check_dataset
 from mmadclr.datasets.coco_labels import by_name
 from mmadclr.datasets.listing import share_in
@@ -44,7 +43,7 @@ from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.runners.batch_findings import UNTYPED_PARTS, batch_findings, run_conflicts
 from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
 from mmadclr.models.backbones.query_block import slow_attention
-from mmadclr.models.compilation import compile_blocks
+from mmadclr.models.compilation import OWN_OPTIONS, compile_blocks
 from mmadclr.models.selfsup import SelfDistillation
 from mmadclr.models.sharding import check_sharding, shard_model
 from mmadclr.precision import PRECISIONS, resolve_precision
@@ -54,7 +53,7 @@ from mmadclr.reliability.work_dir_lock import sole_use
 
 
 @RUNNERS.register_module()
-class Runner(mmengine_runner.Runner):
+class Runner(ConsoleRunner):
     """Fixes pitfalls of ``mmengine.runner.Runner``.
 
     * ``auto_scale_lr`` counts accumulated batches, and logs the computation.
@@ -67,12 +66,11 @@ class Runner(mmengine_runner.Runner):
     * Distributed runs without a GPU use gloo (under ``torchrun``).
     * ``sharding`` shards the parameters of a pretraining method over processes.
     * Histories of logged scalars use bounded memory and time.
-    * The console has what a person wants to know; the rest is in the log file, unless ``verbose=True`` is in the config.
     """
 
     config_parts: ClassVar = UNTYPED_PARTS
+    config_keys: ClassVar = {'compile': OWN_OPTIONS}
     sharded = False
-    console = None
     _load_from: str | None
     _position: dict | None = None  # position stored in the checkpoint that the run resumes from
 
@@ -94,22 +92,10 @@ class Runner(mmengine_runner.Runner):
         super().register_default_hooks({n: hook for n, hook in (hooks or {}).items() if n in own or hook is not None})
 
     def setup_env(self, env_cfg: dict) -> None:
-        if not self.cfg.get('verbose', False):
-            ignore_noise()
         if self.launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
         share_in(self.work_dir)
-
-    def build_logger(self, *args, **kwargs) -> MMLogger:
-        logger = super().build_logger(*args, **kwargs)
-        self.console = None if self.cfg.get('verbose', False) else open_console(logger)
-        return logger
-
-    def register_hooks(self, *args, **kwargs) -> None:
-        super().register_hooks(*args, **kwargs)
-        if self.console is not None:
-            self.register_hook(ProgressHook())
 
     def build_message_hub(self, message_hub: dict | None = None) -> MessageHub:
         hub = super().build_message_hub(message_hub)
@@ -379,8 +365,7 @@ class Runner(mmengine_runner.Runner):
         loop = self.train_loop
         if isinstance(loop, ResumableEpochLoop) and self._position is not None:
             changed = loop.go_to(self._position)
-            text = f'resumed: the next is batch {loop.first_batch + 1} of epoch {loop.epoch + 1}'
-            self.logger.info(text, extra=FILE_ONLY)
+            self.logger.info(f'resumed: the next is batch {loop.first_batch + 1} of epoch {loop.epoch + 1}', extra=FILE_ONLY)
             if changed is not None:
                 self.logger.warning(changed)
         elif isinstance(loop, EpochBasedTrainLoop):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import timm
@@ -66,7 +66,7 @@ def resolve_arch(arch: str | dict) -> dict:
             f'arch={arch!r} must be the name of a timm model, or a dict of sizes (on the command line one by one: '
             'model.backbone.arch.embed_dim=192)'
         )
-    return dict(PUBLIC[arch][0]) if arch in PUBLIC else _sizes_of_timm(arch)
+    return dict(PUBLIC[arch][0] if arch in PUBLIC else _sizes_of_timm(arch))
 
 
 def arch_options(arch: str | dict, **given: Any) -> dict[str, Any]:
@@ -129,6 +129,7 @@ def check_choice(name: str, value: Any, choices: Sequence) -> None:
         raise ValueError(f'{name}={value!r}: choose one of {", ".join(map(repr, choices))}')
 
 
+@cache  # checks ask several times, and timm takes a tenth of a second to build a model, even without memory
 def _sizes_of_timm(arch: str) -> dict:
     if not timm.is_model(arch):
         names = [*PUBLIC, *timm.list_models('*vit*'), *timm.list_models('deit*')]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ class PretrainedViT(QueryViT):
     Raises:
         ValueError: Stages out of range, an unsupported ``init_cfg``, or a pretraining-only argument.
     """
+
+    config_keys: ClassVar = {'init_cfg': INIT_KEYS}
 
     def __init__(self, *args, frozen_stages: int = -1, init_cfg: dict | None = None, **kwargs) -> None:
         unused = [name for name in OF_PRETRAINING if name in kwargs]

@@ -141,7 +141,7 @@ def test_images_without_boxes_are_left_out_and_counted():
 
 
 def test_what_has_no_box_is_refused():
-    with pytest.raises(ValueError, match='on a grid 2 x 3'):
+    with pytest.raises(ValueError, match='on a grid of 2 x 3'):
         lost_box(torch.randn(5, 4), (2, 3))
     with pytest.raises(ValueError, match='feature 0 of 6 is zero or not finite'):
         tokencut_box(torch.zeros(6, 4), (2, 3))

@@ -141,7 +141,7 @@ def test_what_cannot_be_trained_on_is_refused():
         run(torch.full_like(masks, 255))
     with pytest.raises(ValueError, match='epoch 0 has 1 batches, but per_epoch=3'):
         run(masks, 3)
-    with pytest.raises(ValueError, match='a batch of 2 images, and batch_size=1'):
+    with pytest.raises(ValueError, match='a batch of 2 images must have at most batch_size=1'):
         run(masks, recipe=dataclasses.replace(recipe, batch_size=1))
     with pytest.raises(ValueError, match='no batches of test images'):
         evaluate_linear_head(head, [], recipe)

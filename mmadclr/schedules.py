@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 
@@ -28,3 +30,22 @@ def linear_warmup(start: float, end: float, total: int, warmup: int) -> np.ndarr
     is truncated, not compressed.
     """
     return np.concatenate((np.linspace(start, end, warmup), np.full(max(total - warmup, 0), end)))[:total]
+
+
+def temperature_table(total: int, temp: tuple[float, float], warmup_epochs: int, start_epoch: int) -> np.ndarray:
+    """(total,) temperatures by epoch: the first until ``start_epoch``, then a linear warm-up to the second, which is held.
+
+    As in bytedance/ibot, ``main_ibot.py: iBOTLoss``.
+    """
+    return np.concatenate((np.full(start_epoch, temp[0]), linear_warmup(*temp, total, warmup_epochs)))[:total]
+
+
+def check_temperature(key: str, settings: Mapping) -> None:
+    """Raises ValueError if ``settings`` is not a valid temperature schedule."""
+    unknown = settings.keys() - {'temp', 'warmup_epochs', 'start_epoch'}
+    if unknown:
+        raise ValueError(f'{key}: unknown {", ".join(sorted(unknown))}; accepted: temp, warmup_epochs, start_epoch')
+    if len(settings['temp']) != 2 or not all(value > 0 for value in settings['temp']):
+        raise ValueError(f'{key}={tuple(settings["temp"])}: both ends must be positive')
+    if settings['start_epoch'] < 0:
+        raise ValueError(f'{key}: start_epoch={settings["start_epoch"]} must not be negative')
