@@ -9,9 +9,10 @@ RUN := $(PYTHON)
 else
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
+DOCS_INSTALLED := $(VENV)/docs-installed
 endif
 
-.PHONY: demo test test-slow test-all test-faults test-fuzz reliability bench gpu check format clean
+.PHONY: demo test test-slow test-all test-faults test-fuzz reliability bench gpu docs check format clean
 demo: $(INSTALLED)
 	$(RUN) -m mmadclr demo $(ARGS)
 
@@ -44,6 +45,10 @@ bench: $(INSTALLED)
 gpu: $(INSTALLED)
 	$(RUN) benchmarks/gpu.py $(ARGS)
 
+# The pages of docs/ as a site in site/; a warning is an error. Nothing is fetched while it builds or is read.
+docs: $(DOCS_INSTALLED)
+	$(RUN) -m mkdocs build --strict $(ARGS)
+
 check: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -54,9 +59,15 @@ format: $(INSTALLED)
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) data/shapes data/scenes work_dirs/demo
+	rm -rf $(VENV) site data/shapes data/scenes work_dirs/demo
 
 $(VENV)/installed: setup.py pyproject.toml $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[dense,export,tests]'
+	touch $@
+
+# The API pages are made from the source, so torch and the like are not needed for them.
+$(VENV)/docs-installed: requirements/docs.txt requirements/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -r requirements/docs.txt
 	touch $@

@@ -3,7 +3,7 @@
     python tools/train.py configs/adclr/vitmini8_small.py
 
 The network the small real detection and segmentation sets below ``configs/benchmarks`` start from: one can pretrain,
-fine-tune and compare with random initialization in an afternoon without a GPU. Measured: see "Real images" in the README.
+fine-tune and compare with random initialization in an afternoon without a GPU. Measured: see docs/results.md.
 """
 
 _base_ = ['../dino/vitmini8_small.py']

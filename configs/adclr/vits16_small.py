@@ -4,7 +4,7 @@
 
 Reads class folders data/images/{train,val}; labels serve k-NN only. DINO's settings are for a million images: with a
 thousandth of that, 65536 prototypes are never all used, a teacher of momentum .996 barely moves within an epoch, and a
-temperature of .04 leaves the loss at ln K for long. Measured so far: see "Real images" in the README.
+temperature of .04 leaves the loss at ln K for long. Measured so far: see docs/results.md.
 """
 
 _base_ = [

@@ -3,7 +3,7 @@
     python tools/train.py configs/benchmarks/small/mask-rcnn_coco-mini.py --cfg-options pretrained=PATH data_root=DIR
 
 Made for 90 + 35 images of at most 352 pixels in COCO's layout (data/coco_mini: train/, val/, annotations/), enough to try a
-pipeline on photographs, not to learn from. Measured: see "Real images" in the README.
+pipeline on photographs, not to learn from. Measured: see docs/results.md.
 """
 
 _base_ = ['./mask-rcnn_nuclei.py']

@@ -3,7 +3,7 @@
     python tools/train.py configs/benchmarks/small/mask-rcnn_nuclei.py --cfg-options pretrained=PATH data_root=DIR
 
 541 images of at most 360 pixels, 16,158 objects; data/nuclei holds train/, val/ and annotations/instances_{train,val}.json.
-Minutes on two CPU cores. Measured: see "Real images" in the README.
+Minutes on two CPU cores. Measured: see docs/results.md.
 """
 
 _base_ = [

@@ -3,7 +3,7 @@
     python tools/train.py configs/benchmarks/small/upernet_aerial.py --cfg-options pretrained=PATH data_root=DIR
 
 279 + 144 crops of 256 pixels; data/aerial holds images/ and annotations/, each with training/ and validation/, masks with
-labels 0 to 4 and 255 where unlabeled. Minutes on two CPU cores. Measured: see "Real images" in the README.
+labels 0 to 4 and 255 where unlabeled. Minutes on two CPU cores. Measured: see docs/results.md.
 """
 
 _base_ = [
