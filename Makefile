@@ -47,7 +47,7 @@ gpu: $(INSTALLED)
 
 # The pages of docs/ as a site in site/; a warning is an error. Nothing is fetched while it builds or is read.
 docs: $(DOCS_INSTALLED)
-	$(RUN) -m mkdocs build --strict $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)
 
 check: $(INSTALLED)
 	$(RUN) -m ruff check .

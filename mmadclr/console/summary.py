@@ -159,5 +159,5 @@ def log_file(runner: Any) -> str:
 
 def next_command(runner: Any, checkpoint: Path) -> str:
     if runner.default_scope.scope_name == SCOPE:
-        return f'python tools/export.py {checkpoint} {Path(runner.work_dir, "timm")} --format timm'
-    return f'python tools/test.py {os.path.relpath(runner.cfg.filename or "CONFIG")} {checkpoint}'
+        return f'mmadclr export {checkpoint} {Path(runner.work_dir, "timm")} --format timm'
+    return f'mmadclr test {os.path.relpath(runner.cfg.filename or "CONFIG")} {checkpoint}'

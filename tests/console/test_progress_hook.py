@@ -123,7 +123,7 @@ def test_on_a_narrow_terminal_one_line_is_rewritten(training, environment):
     left = terminal.rows()
     assert not any('epoch 1/2' in row or 'epoch 2/2' in row for row in left), 'the line is taken away at the end'
     assert left[-1] == ''
-    assert any(row.startswith('next     python tools/export.py') for row in left)
+    assert any(row.startswith('next     mmadclr export') for row in left)
 
 
 def test_a_pipe_that_is_closed_early_ends_no_run(training, tmp_path, environment):

@@ -36,7 +36,7 @@ END = """\
 done     6 iterations in SHORT
 saved    TMP/work/epoch_2.pth
 log      TMP/work/TIME/TIME.log
-next     python tools/export.py TMP/work/epoch_2.pth TMP/work/timm --format timm
+next     mmadclr export TMP/work/epoch_2.pth TMP/work/timm --format timm
 """
 
 
