@@ -30,7 +30,7 @@ METAFILES = sorted((REPO / 'configs').rglob('metafile.yml'))
 INDEXED = {model['Config']: model for path in METAFILES for model in yaml.safe_load(path.read_text())['Models']}
 # In the index, because they complete a series, but nobody published them; their docstrings say so.
 UNPUBLISHED = {
-    'benchmarks/coco/mask-rcnn_vitb16_fpn_1x': 'Nobody published this combination',
+    'benchmarks/coco/mask-rcnn_vitb16_fpn_1x': 'This combination has not been published',
     'pqcl/vitb16_in1k': "The authors' code states settings for a ViT-S alone",
     'selfpatch/vitb16_in1k': 'The authors published no ViT-B',
 }

@@ -1,8 +1,8 @@
-"""What every classification run shares: mmpretrain's scope, stand-in operations, hooks, logs."""
+"""Settings shared by all classification runs: mmpretrain's scope, stand-in operations, hooks, logs."""
 
 default_scope = 'mmpretrain'
 custom_imports = dict(imports=['mmadclr.ops'], allow_failed_imports=False)
-# Every process mixes its images and drops its paths by itself: microsoft/unilm, beit/run_class_finetuning.py adds the rank.
+# Mixup and drop path differ between processes, as in microsoft/unilm, beit/run_class_finetuning.py, which adds the rank.
 randomness = dict(seed=0, diff_rank_seed=True)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

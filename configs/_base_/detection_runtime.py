@@ -1,4 +1,4 @@
-"""What every detection run shares: mmdet's scope, stand-in operations, hooks, logs."""
+"""Settings shared by all detection runs: mmdet's scope, stand-in operations, hooks, logs."""
 
 default_scope = 'mmdet'
 custom_imports = dict(imports=['mmadclr.ops'], allow_failed_imports=False)

@@ -1,4 +1,4 @@
-"""What every segmentation run shares: mmseg's scope, stand-in operations, hooks by iteration, logs."""
+"""Settings shared by all segmentation runs: mmseg's scope, stand-in operations, hooks by iteration, logs."""
 
 default_scope = 'mmseg'
 custom_imports = dict(imports=['mmadclr.ops'], allow_failed_imports=False)

@@ -2,7 +2,7 @@
 
     tools/dist_train.sh configs/adclr/vitb16_in1k.py 8
 
-The paper reports linear 79.8, fine-tuned 84.0. Not yet run by us. See ``vits16_in1k.py`` on what is reconstructed.
+The paper reports linear 79.8, fine-tuned 84.0. Not yet run by us. ``vits16_in1k.py`` says what is reconstructed.
 """
 
 _base_ = ['./vits16_in1k.py']

@@ -2,8 +2,8 @@
 
     python tools/train.py configs/adclr/vitmini8_small.py
 
-The network the small real detection and segmentation sets below ``configs/benchmarks`` start from: one can pretrain,
-fine-tune and compare with random initialization in an afternoon without a GPU. Measured: see docs/results.md.
+The configs in ``configs/benchmarks/small`` fine-tune this network for detection and segmentation. Pretraining, fine-tuning
+and the comparison with random initialization take an afternoon without a GPU. Measurements: docs/results.md.
 """
 
 _base_ = ['../dino/vitmini8_small.py']

@@ -1,8 +1,8 @@
-"""ADCLR, ViT-S/16, on any folder of images, without labels and hence without k-NN: 96-pixel views, 200 epochs.
+"""ADCLR, ViT-S/16, for any folder of images without labels, hence without k-NN: 96-pixel views, 200 epochs.
 
     mmadclr train adclr/vits16_folder --data /path/to/my/images
 
-The recipe of ``vits16_small.py``, made for thousands of images. Not yet run by us to the end.
+Same recipe as ``vits16_small.py``, for thousands of images. We have not yet completed a run.
 """
 
 _base_ = ['./vits16_small.py']

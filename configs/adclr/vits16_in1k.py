@@ -4,10 +4,10 @@
 
 The paper reports linear 77.5, COCO Mask R-CNN 44.3 box and 39.7 mask AP. Not yet run by us.
 
-The paper's hyper-parameters are not public and the released code of its authors trains a later method. Everything that
-is not about queries is therefore DINO's, the baseline the paper builds on; the query settings below are our documented
-reconstruction (scale and lambda as in the released code; number and size of the crops by the paper's wording). So is the
-precision: DINO's released runs were in fp32, ours are in bf16 on a GPU (``--amp fp32`` for DINO's).
+The paper's hyper-parameters are not public, and the code that its authors released trains a later method. All settings
+except those of queries are therefore those of DINO, the baseline of the paper. The query settings are our documented
+reconstruction: scale and lambda follow the released code, number and size of the crops the wording of the paper. DINO's
+released runs used fp32; ours use bf16 on a GPU (``--amp fp32`` restores fp32).
 """
 
 _base_ = [

@@ -1,10 +1,10 @@
-"""ADCLR, ViT-S/16, for thousands of images: 96-pixel views, 1024 prototypes, a faster and sharper teacher, 200 epochs.
+"""ADCLR, ViT-S/16, thousands of images, 200 epochs: 96-pixel views, 1024 prototypes, low teacher momentum and temperature.
 
     python tools/train.py configs/adclr/vits16_small.py
 
-Reads class folders data/images/{train,val}; labels serve k-NN only. DINO's settings are for a million images: with a
-thousandth of that, 65536 prototypes are never all used, a teacher of momentum .996 barely moves within an epoch, and a
-temperature of .04 leaves the loss at ln K for long. Measured so far: see docs/results.md.
+Reads class folders in data/images/{train,val}; labels are used only for k-NN. DINO's settings are for a million images.
+With a thousandth of that, the model never uses all 65536 prototypes, a teacher with momentum .996 barely changes within an
+epoch, and with a temperature of .04 the loss stays at ln K for a long time. Measurements so far: docs/results.md.
 """
 
 _base_ = [

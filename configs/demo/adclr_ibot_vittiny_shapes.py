@@ -2,7 +2,7 @@
 
     python tools/train.py configs/demo/adclr_ibot_vittiny_shapes.py
 
-The twin of ``ibot_vittiny_shapes.py`` with the four query crops of ``adclr_vittiny_shapes.py``.
+Same as ``ibot_vittiny_shapes.py``, plus the four query crops of ``adclr_vittiny_shapes.py``.
 """
 
 _base_ = ['./ibot_vittiny_shapes.py']

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/demo/adclr_mocov3_vittiny_shapes.py
 
-The twin of ``mocov3_vittiny_shapes.py`` with the four query crops of ``adclr_vittiny_shapes.py``.
+Same as ``mocov3_vittiny_shapes.py``, plus the four query crops of ``adclr_vittiny_shapes.py``.
 """
 
 _base_ = ['./mocov3_vittiny_shapes.py']

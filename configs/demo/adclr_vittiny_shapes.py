@@ -3,7 +3,7 @@
     make demo
     python tools/train.py configs/demo/adclr_vittiny_shapes.py
 
-The twin of ``dino_vittiny_shapes.py`` with four query crops of one token each.
+Same as ``dino_vittiny_shapes.py``, plus four query crops of one token each.
 """
 
 _base_ = [

@@ -2,8 +2,8 @@
 
     python tools/train.py configs/demo/dino_vittiny_shapes.py
 
-Small numbers of prototypes, a sharp and fast teacher and Xavier initialization let so small a model leave the plateau
-at loss = ln K within a few hundred steps.
+With few prototypes, a low teacher temperature and momentum, and Xavier initialization, such a small model leaves the
+plateau at loss = ln K within a few hundred steps.
 """
 
 _base_ = [

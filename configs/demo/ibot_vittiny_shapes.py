@@ -2,7 +2,7 @@
 
     python tools/train.py configs/demo/ibot_vittiny_shapes.py
 
-The twin of ``dino_vittiny_shapes.py`` with masks over its 4 x 4 patches.
+Same as ``dino_vittiny_shapes.py``, plus masks over the 4 x 4 patches.
 """
 
 _base_ = [

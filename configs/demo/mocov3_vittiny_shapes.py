@@ -2,7 +2,7 @@
 
     python tools/train.py configs/demo/mocov3_vittiny_shapes.py
 
-The twin of ``dino_vittiny_shapes.py`` without local views. Batch norms in the heads, so batches should not be small.
+Same setup as ``dino_vittiny_shapes.py`` without local views. The heads have batch norms, so batches should not be small.
 """
 
 _base_ = [

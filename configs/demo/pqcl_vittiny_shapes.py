@@ -2,7 +2,7 @@
 
     python tools/train.py configs/demo/pqcl_vittiny_shapes.py
 
-The twin of ``ibot_vittiny_shapes.py`` with one query crop of 2 x 2 patches; it keeps the local views, which PQCL has not.
+Same as ``ibot_vittiny_shapes.py``, plus one query crop of 2 x 2 patches. It keeps local views, which PQCL does not have.
 """
 
 _base_ = ['./ibot_vittiny_shapes.py']

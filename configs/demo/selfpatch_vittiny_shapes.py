@@ -2,8 +2,8 @@
 
     python tools/train.py configs/demo/selfpatch_vittiny_shapes.py
 
-The twin of ``dino_vittiny_shapes.py``; two more blocks of class attention and a second head. Its views have 4 x 4 and 2 x 2
-patches, so opposite edges do not count as neighbors: with them, every patch of a local view would be one of any other.
+Same as ``dino_vittiny_shapes.py``, plus two blocks of class attention and a second head. Views have 4 x 4 and 2 x 2 patches,
+so neighborhoods do not wrap around the edges: otherwise all patches of a local view would be neighbors.
 """
 
 _base_ = [

@@ -2,8 +2,8 @@
 
     python tools/train.py configs/dino/vitmini8_small.py
 
-Reads class folders data/images/{train,val}; labels serve k-NN only. Its twins in the folders of the other methods differ
-from it in the method alone, so that ``tools/compare.py`` may compare them on photographs.
+Reads class folders in data/images/{train,val}; labels are used only for k-NN. The configs of the same name in the folders of
+other methods differ only in the method, so ``tools/compare.py`` can compare them on photographs.
 """
 
 _base_ = [
@@ -30,7 +30,7 @@ train_dataloader = dict(
             local_size=24,
             num_local=2,
             query_size=8,
-            # Half the strength of DINO's colors: views of 48 pixels have little else to agree on.
+            # Half the strength of DINO's color jitter: apart from color, views of 48 pixels have little in common.
             global_1=dict(jitter=0.5, gray=0.1, blur=0.2),
             global_2=dict(jitter=0.5, gray=0.1, solarize=0.0),
             local=dict(jitter=0.5, gray=0.1, blur=0.1),

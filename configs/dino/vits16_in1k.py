@@ -2,8 +2,8 @@
 
     tools/dist_train.sh configs/dino/vits16_in1k.py 8
 
-Published by DINO's authors for this recipe: k-NN 74.5, linear 77.0. Not yet run by us.
-The released runs were in fp32; ours are in bf16 on a GPU (``--amp fp32`` for theirs).
+Published by DINO's authors for this recipe: k-NN 74.5, linear 77.0. Not yet run by us. The published runs used fp32; ours
+use bf16 on a GPU (``--amp fp32`` restores fp32).
 """
 
 _base_ = [

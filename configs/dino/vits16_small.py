@@ -1,9 +1,9 @@
-"""DINO, ViT-S/16, for thousands of images: 96-pixel views, 1024 prototypes, a faster and sharper teacher, 200 epochs.
+"""DINO, ViT-S/16, thousands of images, 200 epochs: 96-pixel views, 1024 prototypes, low teacher momentum and temperature.
 
     python tools/train.py configs/dino/vits16_small.py
 
-Reads class folders data/images/{train,val}; labels serve k-NN only. The twin of ``configs/adclr/vits16_small.py``, which
-says why these settings are not those for a million images, without queries. Not yet run by us.
+Reads class folders in data/images/{train,val}; labels are used only for k-NN. Same as ``configs/adclr/vits16_small.py``
+without queries; that file explains the settings. Not yet run by us.
 """
 
 _base_ = [

@@ -2,10 +2,11 @@
 
     tools/dist_train.sh configs/ibot/vitb16_in1k.py 8
 
-Published by iBOT's authors for this recipe: k-NN 77.1, linear 79.5, fine-tuned 84.0. Not yet run by us.
-The published code trains in fp16 with loss scaling, we in bf16 on a GPU.
+Published by iBOT's authors for this recipe: k-NN 77.1, linear 79.5, fine-tuned 84.0. Not yet run by us. The published code
+uses fp16 with loss scaling; we use bf16 on a GPU.
 
-With random masks their numbers are 77.3, 79.8 and 84.1. For these, set in ``train_dataloader.dataset.transform.mask``
+With random masks, the published numbers are 77.3, 79.8 and 84.1. For random masks, set
+``train_dataloader.dataset.transform.mask`` to
 
     type='RandomMasking', ratio=(0.0, 0.7), spread=(0.0, 0.05)
 """

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/ibot/vitmini8_small.py
 
-The twin of ``configs/dino/vitmini8_small.py`` with masks over its 6 x 6 patches. Run by us in part: see docs/comparison.md.
+Same as ``configs/dino/vitmini8_small.py``, plus masks over the 6 x 6 patches. We have run part of it: docs/comparison.md.
 """
 
 _base_ = ['../dino/vitmini8_small.py']

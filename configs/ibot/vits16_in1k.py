@@ -2,8 +2,8 @@
 
     tools/dist_train.sh configs/ibot/vits16_in1k.py 8
 
-Published by iBOT's authors for this recipe: k-NN 75.2, linear 77.9, fine-tuned 82.3. Not yet run by us.
-The published code trains in fp16 with loss scaling, we in bf16 on a GPU.
+Published by iBOT's authors for this recipe: k-NN 75.2, linear 77.9, fine-tuned 82.3. Not yet run by us. The published code
+uses fp16 with loss scaling; we use bf16 on a GPU.
 """
 
 _base_ = [
@@ -20,7 +20,7 @@ model = dict(
     patch_weight=1.0,
     loss_patch=dict(student_temp=0.1, center_momentum=0.9, logits_mib=256),
 )
-# Half of the views are whole; of the others a tenth to a half is masked.
+# Half of the views have no mask; in the others, 10 to 50 % of the patches are masked.
 mask = dict(type='BlockMasking', patch_size=16, ratio=(0.0, 0.3), spread=(0.0, 0.2), start_epoch=0)
 train_dataloader = dict(dataset=dict(transform=dict(mask=mask)))
 optim_wrapper = dict(max_norm=3.0)

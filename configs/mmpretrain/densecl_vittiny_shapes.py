@@ -1,9 +1,9 @@
-"""DenseCL of mmpretrain on our data and hooks, generated 32-pixel images, with a ViT in place of its ResNet.
+"""DenseCL of mmpretrain with our data and hooks on generated 32-pixel images, with a ViT instead of its ResNet.
 
     python tools/train.py configs/mmpretrain/densecl_vittiny_shapes.py
 
-The ViT has no [CLS] token: DenseCL compares patches and their mean. The length of the queues is a multiple of the total
-batch. Run by us for a few steps only, in the tests.
+The ViT has no [CLS] token: DenseCL compares patches and their mean. The queue length must be a multiple of the total batch.
+We have run it only for a few steps, in the tests.
 """
 
 _base_ = ['./mae_vittiny_shapes.py']

@@ -1,11 +1,11 @@
-"""MAE of mmpretrain on our data and hooks, generated 32-pixel images: a template for its other methods.
+"""MAE of mmpretrain with our data and hooks on generated 32-pixel images: a template for other methods of mmpretrain.
 
     python tools/train.py configs/mmpretrain/mae_vittiny_shapes.py
     python tools/knn.py work_dirs/mae_vittiny_shapes/epoch_50.pth --num-heads 4 --size 32 --resize 32 \\
         --train data/shapes/train --val data/shapes/val
 
-Types of mmpretrain bear its name as a prefix. k-NN during the run is for our methods; here it is measured from the
-checkpoint. Run by us for a few steps only, in the tests.
+Types of mmpretrain have the prefix ``mmpretrain.``. k-NN during the run supports only our methods; the second command
+measures it for a checkpoint. We have run it only for a few steps, in the tests.
 """
 
 _base_ = ['../_base_/default_runtime.py', '../_base_/datasets/shapes.py']
@@ -46,5 +46,5 @@ optim_wrapper = dict(
 auto_scale_lr = dict(enable=True, base_batch_size=256)
 default_hooks = dict(
     checkpoint=dict(interval=10, max_keep_ckpts=1),
-    monitor=None,  # looks at a teacher, and there is none
+    monitor=None,  # requires a teacher; this method has none
 )

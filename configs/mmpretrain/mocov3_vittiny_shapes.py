@@ -1,8 +1,8 @@
-"""MoCo v3 of mmpretrain on our data and hooks, generated 32-pixel images; ours is ``configs/demo/mocov3_vittiny_shapes.py``.
+"""MoCo v3 of mmpretrain with our data and hooks on generated 32-pixel images; our own: ``demo/mocov3_vittiny_shapes``.
 
     python tools/train.py configs/mmpretrain/mocov3_vittiny_shapes.py
 
-A template, as ``mae_vittiny_shapes.py``. Run by us for a few steps only, in the tests.
+A template, like ``mae_vittiny_shapes.py``. We have run it only for a few steps, in the tests.
 """
 
 _base_ = ['./mae_vittiny_shapes.py']

@@ -1,10 +1,10 @@
-"""SimMIM of mmpretrain on our data and hooks, generated 32-pixel images; its masks are those iBOT takes.
+"""SimMIM of mmpretrain with our data and hooks on generated 32-pixel images, with the masks of our iBOT.
 
     python tools/train.py configs/mmpretrain/simmim_swinmini_shapes.py
 
-mmpretrain has SimMIM for Swin transformers only, so its checkpoints are evaluated with mmpretrain: our k-NN, probes and
-dense configs read plain ViTs. Masks are drawn patch by patch, not in units of 32 pixels. Run by us for a few steps only, in
-the tests.
+mmpretrain implements SimMIM only for Swin transformers. Evaluate its checkpoints with mmpretrain: our k-NN, probes and dense
+configs read only plain ViTs. Each patch is masked separately, not in units of 32 pixels. We have run it only for a few
+steps, in the tests.
 """
 
 _base_ = ['./mae_vittiny_shapes.py']

@@ -2,8 +2,8 @@
 
     tools/dist_train.sh configs/pqcl/vitb16_in1k.py 16
 
-The authors' code states settings for a ViT-S alone: what the size asks for is as in iBOT's ``vitb16_in1k.py``, the rest as
-in ``vits16_in1k.py``. Not yet run by us.
+The authors' code has settings only for ViT-S. Settings that depend on the size are those of iBOT's ``vitb16_in1k.py``, all
+others those of ``vits16_in1k.py``. Not yet run by us.
 """
 
 _base_ = ['./vits16_in1k.py']

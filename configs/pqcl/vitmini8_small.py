@@ -2,8 +2,8 @@
 
     python tools/train.py configs/pqcl/vitmini8_small.py
 
-The twin of ``configs/dino/vitmini8_small.py`` with iBOT's masks and one query crop of 3 x 3 patches; it keeps the local
-views, which PQCL has not. Run by us in part: see docs/comparison.md.
+Same as ``configs/dino/vitmini8_small.py``, plus iBOT's masks and one query crop of 3 x 3 patches. It keeps local views,
+which PQCL does not have. We have run part of it: docs/comparison.md.
 """
 
 _base_ = ['../dino/vitmini8_small.py']

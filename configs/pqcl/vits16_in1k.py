@@ -2,15 +2,16 @@
 
     tools/dist_train.sh configs/pqcl/vits16_in1k.py 8
 
-The command of the authors' released code (Sherrylone/PQCL); they published no numbers for it. Not yet run by us.
+The settings are those of the command in the authors' code (Sherrylone/PQCL); they published no numbers for it. Not yet run
+by us.
 
-Two things in that code are likely mistakes and not followed: places are not flipped with their view, and the second view has
-the colors of the first. To follow it there, too:
+Two details of that code are probably mistakes, so we do not reproduce them: query positions are not flipped with their view,
+and the second view has the color settings of the first. To reproduce them:
 
     --cfg-options model.data_preprocessor.flips=False \\
         train_dataloader.dataset.transform.global_2.blur=1.0 train_dataloader.dataset.transform.global_2.solarize=0.0
 
-That code trains in fp32, we in bf16 on a GPU (``--amp fp32`` for theirs).
+That code uses fp32; we use bf16 on a GPU (``--amp fp32`` restores fp32).
 """
 
 _base_ = [

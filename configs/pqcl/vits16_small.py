@@ -1,9 +1,9 @@
-"""PQCL, ViT-S/16, for thousands of images: 96-pixel views, 1024 prototypes, a faster and sharper teacher, 200 epochs.
+"""PQCL, ViT-S/16, thousands of images, 200 epochs: 96-pixel views, 1024 prototypes, low teacher momentum and temperature.
 
     python tools/train.py configs/pqcl/vits16_small.py
 
-Reads class folders data/images/{train,val}; labels serve k-NN only. The twin of ``configs/dino/vits16_small.py`` with
-iBOT's masks and one query crop of 3 x 3 patches; it keeps the local views, which PQCL has not. Not yet run by us.
+Reads class folders in data/images/{train,val}; labels are used only for k-NN. Same as ``configs/dino/vits16_small.py``, plus
+iBOT's masks and one query crop of 3 x 3 patches. It keeps local views, which PQCL does not have. Not yet run by us.
 """
 
 _base_ = ['../dino/vits16_small.py']

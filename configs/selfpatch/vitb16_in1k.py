@@ -2,8 +2,8 @@
 
     tools/dist_train.sh configs/selfpatch/vitb16_in1k.py 8
 
-The authors published no ViT-B: what its size asks for is as in DINO's ``vitb16_in1k.py`` (learning rate, clipping, how long
-the last layer stands still), the rest as in ``vits16_in1k.py``. Not yet run by us.
+The authors published no ViT-B. Settings that depend on the size (learning rate, clipping, number of epochs with a frozen
+last layer) are those of DINO's ``vitb16_in1k.py``, all others those of ``vits16_in1k.py``. Not yet run by us.
 """
 
 _base_ = ['./vits16_in1k.py']

@@ -2,8 +2,8 @@
 
     python tools/train.py configs/selfpatch/vitmini8_small.py
 
-The twin of ``configs/dino/vitmini8_small.py``; only real neighbors count among its 6 x 6 and 3 x 3 patches. Run by us in
-part: see docs/comparison.md.
+Same as ``configs/dino/vitmini8_small.py``, with SelfPatch. Neighborhoods in the 6 x 6 and 3 x 3 patches do not wrap around
+the edges. We have run part of it: docs/comparison.md.
 """
 
 _base_ = ['../dino/vitmini8_small.py']

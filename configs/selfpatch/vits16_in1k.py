@@ -3,8 +3,8 @@
     tools/dist_train.sh configs/selfpatch/vits16_in1k.py 8
 
 Published by SelfPatch's authors, after 200 epochs: COCO Mask R-CNN 42.1 box and 38.5 mask AP, ADE20K Semantic FPN 41.2 mIoU.
-300 is the default of their code, from which the settings are. Not yet run by us. That code trains in fp16 with loss scaling,
-we in bf16 on a GPU. For the length of the paper:
+The settings are from their code, which trains for 300 epochs by default. Not yet run by us. That code uses fp16 with loss
+scaling; we use bf16 on a GPU. To train for 200 epochs, as in the paper:
 
     tools/dist_train.sh configs/selfpatch/vits16_in1k.py 8 --cfg-options train_cfg.max_epochs=200
 """

@@ -1,10 +1,10 @@
-"""SelfPatch, ViT-S/16, for thousands of images: 96-pixel views, 1024 prototypes, a faster and sharper teacher, 200 epochs.
+"""SelfPatch, ViT-S/16, thousands of images, 200 epochs: 96-pixel views, 1024 prototypes, low teacher momentum, temperature.
 
     python tools/train.py configs/selfpatch/vits16_small.py
 
-Reads class folders data/images/{train,val}; labels serve k-NN only. The twin of ``configs/dino/vits16_small.py``. Views
-have 6 x 6 and 3 x 3 patches; across the edges of the small ones all patches would touch each other, so only real neighbors
-count. Not yet run by us.
+Reads class folders in data/images/{train,val}; labels are used only for k-NN. Same as ``configs/dino/vits16_small.py``, with
+SelfPatch. Views have 6 x 6 and 3 x 3 patches. Neighborhoods do not wrap around the edges: otherwise all patches of a small
+view would be neighbors. Not yet run by us.
 """
 
 _base_ = ['../dino/vits16_small.py']

@@ -1,4 +1,4 @@
-"""ADE20K (150 classes) in data/ade/ADEChallengeData2016: crops of 512 pixels, test at 2048 x 512 with kept ratio."""
+"""ADE20K (150 classes) in data/ade/ADEChallengeData2016: crops of 512 pixels, tests at 2048 x 512, keeping the ratio."""
 
 train_dataloader = dict(
     batch_size=4,

@@ -1,4 +1,4 @@
-"""COCO 2017 in data/coco with the augmentation of DETR, as Swin, iBOT and SelfPatch fine-tune; test at 1333 x 800."""
+"""COCO 2017 in data/coco with the augmentation of DETR, as in Swin, iBOT and SelfPatch; tests at 1333 x 800."""
 
 scales = [(side, 1333) for side in range(480, 801, 32)]
 train_pipeline = [

@@ -1,7 +1,7 @@
-"""ImageNet-1k in class folders below data/imagenet/{train,val}; DINO's multi-crop, k-NN of [CLS] as validation."""
+"""ImageNet-1k in class folders in data/imagenet/{train,val}; DINO's multi-crop, validation by k-NN of [CLS]."""
 
 train_dataloader = dict(
-    batch_size=128,  # per process; 8 of them make the published 1024
+    batch_size=128,  # per process; 8 processes give the published total of 1024
     num_workers=16,
     persistent_workers=True,
     pin_memory=True,
@@ -23,7 +23,7 @@ train_dataloader = dict(
     ),
 )
 
-# Features of the training images are the bank in which the validation images look for neighbors.
+# The bank for k-NN consists of the features of the training images.
 val_dataloader = dict(
     batch_size=128,
     num_workers=8,

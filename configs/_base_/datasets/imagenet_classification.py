@@ -1,4 +1,4 @@
-"""ImageNet-1k in class folders below data/imagenet/{train,val}: random crops and flips, test on the center crop of 224."""
+"""ImageNet-1k in class folders in data/imagenet/{train,val}: random crops and flips, center crops of 224 for tests."""
 
 train_dataloader = dict(
     batch_size=128,

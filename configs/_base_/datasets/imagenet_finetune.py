@@ -1,4 +1,4 @@
-"""ImageNet-1k in class folders below data/imagenet/{train,val}, with the augmentation of BEiT's fine-tuning."""
+"""ImageNet-1k in class folders in data/imagenet/{train,val}, with the augmentation of BEiT's fine-tuning."""
 
 bgr_mean = [103.53, 116.28, 123.675]
 train_dataloader = dict(

@@ -1,4 +1,4 @@
-"""Photographs of 100 classes in class folders below data/images/{train,val}: views of 48 pixels."""
+"""Photographs of 100 classes in class folders in data/images/{train,val}: views of 48 pixels."""
 
 train_dataloader = dict(
     batch_size=64,

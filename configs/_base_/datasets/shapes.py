@@ -1,4 +1,4 @@
-"""Generated shapes, drawn into data/shapes on first use; small views with mild color changes, k-NN as validation."""
+"""Generated shapes, written to data/shapes on first use; small views with mild color changes, k-NN for validation."""
 
 colors = dict(jitter=0.5, brightness=0.3, contrast=0.3, saturation=0.2, hue=0.05, gray=0.0, blur=0.0, solarize=0.0)
 
@@ -45,7 +45,7 @@ val_dataloader = dict(
 val_cfg = dict(type='FeatureEvalLoop', bank=dict(split='train'))
 val_evaluator = dict(
     knn=dict(type='WeightedKNN', k=20, temperature=0.07),
-    # Background and ten classes from frozen patch features: what pretraining does for dense tasks, while it runs.
+    # Segmentation into background and ten classes by frozen patch features, to monitor dense quality during pretraining.
     dense=dict(
         type='DenseProbe',
         train=dict(

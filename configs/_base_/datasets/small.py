@@ -1,4 +1,4 @@
-"""Thousands of small photographs in class folders below data/images/{train,val}: 96-pixel views, k-NN as validation."""
+"""Thousands of small photographs in class folders in data/images/{train,val}: 96-pixel views, k-NN for validation."""
 
 train_dataloader = dict(
     batch_size=64,
@@ -20,7 +20,7 @@ train_dataloader = dict(
             num_local=4,
             query_size=16,
             num_query=0,
-            # Blur radii scale with the view: DINO's range is for 224 pixels.
+            # Blur radii are scaled to the view size; DINO's range is for 224 pixels.
             global_1=dict(blur=0.5, blur_radius=(0.1, 1.0)),
             global_2=dict(blur=0.1, blur_radius=(0.1, 1.0)),
             local=dict(blur=0.25, blur_radius=(0.1, 0.5)),

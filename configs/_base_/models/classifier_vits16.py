@@ -1,4 +1,4 @@
-"""A linear layer over [CLS] of ViT-S/16, in mmpretrain's ImageClassifier."""
+"""A linear classifier on [CLS] of ViT-S/16, in mmpretrain's ImageClassifier."""
 
 model = dict(
     type='ImageClassifier',

@@ -1,4 +1,4 @@
-"""A Mask R-CNN for small images on a CPU: patches of 8 pixels, 48 channels, few proposals, masks of 14 pixels."""
+"""Mask R-CNN for small images on a CPU: patches of 8 pixels, 48 channels, few proposals, masks of 14 pixels."""
 
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py']
 

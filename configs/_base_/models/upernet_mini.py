@@ -1,4 +1,4 @@
-"""A UperNet for small images on a CPU: patches of 8 pixels, 48 channels, no auxiliary head."""
+"""UperNet for small images on a CPU: patches of 8 pixels, 48 channels, no auxiliary head."""
 
 _base_ = ['./upernet_vits16.py']
 

@@ -1,4 +1,4 @@
-"""UperNet over ViT-S/16 as iBOT's: four normed taps, deconvolution pyramid, auxiliary head on the third level."""
+"""UperNet on ViT-S/16 as in iBOT: four normalized feature maps, deconvolution pyramid, auxiliary head on the third level."""
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(

@@ -1,4 +1,4 @@
-"""AdamW at 1e-3 for the small detectors and segmentors; their lengths and learning-rate curves are their own."""
+"""AdamW with learning rate 1e-3 for the small detectors and segmentors, which set their own length and schedule."""
 
 optim_wrapper = dict(
     type='mmadclr.AutocastOptimWrapper',

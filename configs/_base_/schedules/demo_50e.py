@@ -1,4 +1,4 @@
-"""For small models and images, 50 epochs: as ``dino_800e.py``, with a sharp and fast teacher and a high learning rate."""
+"""``dino_800e.py`` for small models and images: 50 epochs, low teacher temperature and momentum, high learning rate."""
 
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=50, val_interval=10)
 optim_wrapper = dict(

@@ -1,4 +1,4 @@
-"""DINO's optimization, 800 epochs: AdamW, learning rate 5e-4 per 256 images, and all schedules."""
+"""DINO's optimization for 800 epochs: AdamW, learning rate 5e-4 per 256 images, and all schedules."""
 
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=800, val_interval=20)
 optim_wrapper = dict(

@@ -1,4 +1,4 @@
-"""100 epochs of SGD for a linear classifier, cosine to zero by epochs; single precision, as published (``--amp bf16``)."""
+"""100 epochs of SGD for a linear classifier, cosine to zero, updated per epoch; fp32, as published (or ``--amp bf16``)."""
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=100, val_interval=10)
 optim_wrapper = dict(

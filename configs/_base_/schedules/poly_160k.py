@@ -1,4 +1,4 @@
-"""160k iterations of AdamW, linear to zero after a warm-up of 1500; validation every 16k."""
+"""160k iterations of AdamW: warm-up for 1500 iterations, then linear decay to zero; validation every 16k."""
 
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
 optim_wrapper = dict(

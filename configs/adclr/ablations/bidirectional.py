@@ -1,7 +1,7 @@
-"""Ablation of ADCLR ViT-S/16: image tokens read query tokens too: the control that the paper reports to collapse.
+"""Ablation of ADCLR ViT-S/16: image tokens also attend to query tokens, a control that collapses according to the paper.
 
-The backbone then has query tokens read each other as well, so compare it with ``query_keys_queries.py``, which differs in
-``bidirectional`` alone.
+In this mode query tokens attend to each other as well. The right baseline is therefore ``query_keys_queries.py``, which
+differs only in ``bidirectional``.
 """
 
 _base_ = ['../vits16_in1k.py']

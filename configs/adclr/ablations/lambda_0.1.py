@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: query loss weighted by 0.1."""
+"""Ablation of ADCLR ViT-S/16: query loss with weight 0.1."""
 
 _base_ = ['../vits16_in1k.py']
 

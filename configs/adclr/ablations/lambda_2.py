@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: query loss weighted by 2."""
+"""Ablation of ADCLR ViT-S/16: query loss with weight 2."""
 
 _base_ = ['../vits16_in1k.py']
 

@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: two global views only; whether the paper used local crops is not known."""
+"""Ablation of ADCLR ViT-S/16: two global views only; it is unknown whether the paper used local crops."""
 
 _base_ = ['../vits16_in1k.py']
 

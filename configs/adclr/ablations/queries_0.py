@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: no query crop; equals DINO."""
+"""Ablation of ADCLR ViT-S/16: no query crops, which is DINO."""
 
 _base_ = ['../vits16_in1k.py']
 

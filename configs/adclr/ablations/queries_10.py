@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: ten query crops, the default; here to complete the row 0, 1, 5, 10, 20."""
+"""Ablation of ADCLR ViT-S/16: ten query crops, the default, to complete the series 0, 1, 5, 10, 20."""
 
 _base_ = ['../vits16_in1k.py']
 

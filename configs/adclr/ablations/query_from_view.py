@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: query crops cut out of the first global view instead of anywhere in the image."""
+"""Ablation of ADCLR ViT-S/16: query crops from the first global view instead of from anywhere in the image."""
 
 _base_ = ['../vits16_in1k.py']
 

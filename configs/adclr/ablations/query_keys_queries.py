@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: a query token reads all query tokens too, as in the released code of the authors."""
+"""Ablation of ADCLR ViT-S/16: query tokens also attend to all query tokens, as in the code that the authors released."""
 
 _base_ = ['../vits16_in1k.py']
 

@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: a query token also reads the tokens of its own crop."""
+"""Ablation of ADCLR ViT-S/16: a query token also attends to the tokens of its own crop."""
 
 _base_ = ['../vits16_in1k.py']
 

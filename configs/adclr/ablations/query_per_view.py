@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: colors of a query crop drawn anew for each view, so copying pixels does not solve it."""
+"""Ablation of ADCLR ViT-S/16: each view has its own colors of a query crop, so that copying pixels does not help."""
 
 _base_ = ['../vits16_in1k.py']
 

@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: query tokens carry the position embedding, resized to their crop."""
+"""Ablation of ADCLR ViT-S/16: query tokens have a position embedding, resized to their crop."""
 
 _base_ = ['../vits16_in1k.py']
 

@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: query crops of 32 x 32 pixels: four tokens each."""
+"""Ablation of ADCLR ViT-S/16: query crops of 32 x 32 pixels, which are four tokens each."""
 
 _base_ = ['../vits16_in1k.py']
 

@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: the student's query token predicts the teacher's of the same view, not of the other."""
+"""Ablation of ADCLR ViT-S/16: student query tokens predict teacher query tokens of the same view, not of the other."""
 
 _base_ = ['../vits16_in1k.py']
 

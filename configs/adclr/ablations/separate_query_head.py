@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: query tokens have a head of their own."""
+"""Ablation of ADCLR ViT-S/16: query tokens have a separate head."""
 
 _base_ = ['../vits16_in1k.py']
 

@@ -1,4 +1,4 @@
-"""Ablation of ADCLR ViT-S/16: the teacher encodes each query crop by itself, as in the released code of the authors."""
+"""Ablation of ADCLR ViT-S/16: the teacher encodes each query crop alone, as in the code that the authors released."""
 
 _base_ = ['../vits16_in1k.py']
 

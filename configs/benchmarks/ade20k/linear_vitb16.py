@@ -1,11 +1,11 @@
-"""Linear segmentation, ViT-B/16, ADE20K: iBOT's protocol, a 1x1 convolution on the frozen backbone's four normed taps.
+"""Linear segmentation, ViT-B/16, ADE20K: iBOT's protocol, 1x1 convolution on four feature maps of the frozen backbone.
 
     tools/dist_train.sh configs/benchmarks/ade20k/linear_vitb16.py 8 --cfg-options pretrained=PATH
 
 8 GPUs x 2 images (published: 4 x 4), AdamW 8e-4. Sources: bytedance/ibot, ``evaluation/README.md`` and
 ``evaluation/semantic_segmentation/configs/linear/vit_base_512_ade20k_160k.py``. Reported by others, mIoU: iBOT 38.3 (its
-README). Users who left positions at their pretraining size got 18 to 20 there; here they are resized when the checkpoint is
-loaded, and the report says so. Not yet run by us.
+README). With that code, users who did not resize the position embedding got 18 to 20. Here it is resized when the
+checkpoint is loaded, and the loading report says so. Not yet run by us.
 """
 
 _base_ = ['./linear_vits16.py']

@@ -1,11 +1,11 @@
-"""Linear segmentation, ViT-S/16, ADE20K: iBOT's protocol, a 1x1 convolution on the frozen backbone's four normed taps.
+"""Linear segmentation, ViT-S/16, ADE20K: iBOT's protocol, 1x1 convolution on four feature maps of the frozen backbone.
 
     tools/dist_train.sh configs/benchmarks/ade20k/linear_vits16.py 4 --cfg-options pretrained=PATH
 
 4 GPUs x 4 images, AdamW 3e-5, 160k iterations. Source: bytedance/ibot,
-``evaluation/semantic_segmentation/configs/linear/vit_small_512_ade20k_160k.py`` (8 GPUs x 2 images, the same 16). Its README
-has a command for ViT-B alone; the norm of the taps is from there. The published head asks for a norm and, having no layer to
-put it behind, has none; so has this one. No number for ViT-S is known to us. Not yet run by us.
+``evaluation/semantic_segmentation/configs/linear/vit_small_512_ade20k_160k.py`` (8 GPUs x 2 images, also 16 in total). Its
+README has a command for ViT-B only; we take the normalization of the feature maps from it. The published head sets a norm
+layer but has no layer that uses it; this head is equivalent. We know of no published number for ViT-S. Not yet run by us.
 """
 
 _base_ = [

@@ -1,9 +1,9 @@
-"""Semantic FPN, ViT-S/16, ADE20K, 40k iterations, as ADCLR's authors released it for their later method (PQCL).
+"""Semantic FPN, ViT-S/16, ADE20K, 40k iterations, as released by the authors of ADCLR for their later method (PQCL).
 
     tools/dist_train.sh configs/benchmarks/ade20k/semantic-fpn_vits16-8heads_512_40k.py 8 --cfg-options pretrained=PATH
 
-Differs from ``semantic-fpn_vits16_512_40k.py``: a real pyramid over blocks 3, 5, 7 and 11, 8 attention heads over weights of
-6, 8 GPUs x 2 images; positions for 512 x 512 pixels and single precision are alike. Source: Sherrylone/PQCL,
+Differences from ``semantic-fpn_vits16_512_40k.py``: a real pyramid of blocks 3, 5, 7 and 11, 8 attention heads for weights
+trained with 6, 8 GPUs x 2 images. Positions for 512 x 512 pixels and single precision are the same. Source: Sherrylone/PQCL,
 ``evaluation/semantic_segmentation/configs/fpn/vit_small_ade20k.py``. Not yet run by us.
 """
 

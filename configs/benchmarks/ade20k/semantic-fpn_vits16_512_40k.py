@@ -1,14 +1,15 @@
-"""Semantic FPN, ViT-S/16, ADE20K, 40k iterations: SelfPatch's protocol, the likely one of the ADCLR table.
+"""Semantic FPN, ViT-S/16, ADE20K, 40k iterations: SelfPatch's protocol, probably that of the ADCLR table.
 
     tools/dist_train.sh configs/benchmarks/ade20k/semantic-fpn_vits16_512_40k.py 8 --cfg-options pretrained=PATH
 
 8 GPUs x 4 images, AdamW 6e-5, blocks 2, 5, 8 and 11 without final norm, positions stored for 512 x 512 pixels, single
 precision, whole-image test. Source: alinlab/SelfPatch, ``segmentation/configs/semfpn_vit-s16_512x512_40k_ade20k.py``, which
-has no mixed precision (``--amp bf16`` is faster). Four maps of stride 16 enter an FPN whose head assumes strides 4 to 32, as
-published. Reported by others, mIoU: SelfPatch 41.2, DINO 38.3 (SelfPatch's README); ADCLR + 1.0 mIoU over SelfPatch (its
-abstract). Not yet run by us.
+does not use mixed precision (``--amp bf16`` is faster). As published, the FPN receives four maps of stride 16, while its
+head assumes strides 4 to 32. Reported by others, mIoU: SelfPatch 41.2, DINO 38.3 (SelfPatch's README); ADCLR + 1.0 mIoU over
+SelfPatch (its abstract). Not yet run by us.
 
-The configuration that ADCLR's authors released differs: ``semantic-fpn_vits16-8heads_512_40k.py``; the two do not compare.
+The config that the authors of ADCLR released is different: ``semantic-fpn_vits16-8heads_512_40k.py``. Results of the two are
+not comparable.
 """
 
 _base_ = [
@@ -51,4 +52,4 @@ param_scheduler = [
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=40000),
 ]
 auto_scale_lr = dict(enable=True, base_batch_size=32)
-randomness = dict(diff_rank_seed=True)  # paths are dropped on every process by itself
+randomness = dict(diff_rank_seed=True)  # drop path differs between processes

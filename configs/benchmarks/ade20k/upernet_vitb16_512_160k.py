@@ -2,7 +2,7 @@
 
     tools/dist_train.sh configs/benchmarks/ade20k/upernet_vitb16_512_160k.py 8 --cfg-options pretrained=PATH
 
-8 GPUs x 2 images, AdamW 8e-5, layer decay .65, final norm on all taps. Sources: bytedance/ibot,
+8 GPUs x 2 images, AdamW 8e-5, layer decay .65, final norm on all feature maps. Sources: bytedance/ibot,
 ``evaluation/semantic_segmentation/configs/upernet/vit_base_512_ade20k_160k.py`` and ``evaluation/README.md``. Reported by
 others, mIoU: iBOT 50.0 (its README). Not yet run by us.
 """

@@ -2,9 +2,9 @@
 
     tools/dist_train.sh configs/benchmarks/ade20k/upernet_vits16_512_160k.py 4 --cfg-options pretrained=PATH
 
-4 GPUs x 4 images, AdamW 3e-5, layer decay .9, final norm on all taps, sliding windows of 512 with stride 341. Sources:
-bytedance/ibot, ``evaluation/semantic_segmentation/configs/upernet/vit_small_512_ade20k_160k_ms.py`` (with one scale in the
-test) and ``evaluation/README.md``. Reported by others, mIoU: iBOT 45.4, SelfPatch 43.2, DINO 42.3 (the last two from
+4 GPUs x 4 images, AdamW 3e-5, layer decay .9, final norm on all feature maps, sliding windows of 512 with stride 341.
+Sources: bytedance/ibot, ``evaluation/semantic_segmentation/configs/upernet/vit_small_512_ade20k_160k_ms.py`` (with one scale
+in the test) and ``evaluation/README.md``. Reported by others, mIoU: iBOT 45.4, SelfPatch 43.2, DINO 42.3 (the last two from
 SelfPatch's README). Not yet run by us.
 """
 
@@ -17,4 +17,4 @@ _base_ = [
 
 optim_wrapper = dict(constructor='mmadclr.LayerDecayOptimConstructor', paramwise_cfg=dict(decay_rate=0.9))
 auto_scale_lr = dict(enable=True, base_batch_size=16)
-randomness = dict(diff_rank_seed=True)  # paths are dropped on every process by itself
+randomness = dict(diff_rank_seed=True)  # drop path differs between processes

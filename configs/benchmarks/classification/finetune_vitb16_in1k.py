@@ -2,8 +2,8 @@
 
     tools/dist_train.sh configs/benchmarks/classification/finetune_vitb16_in1k.py 8 --cfg-options pretrained=PATH
 
-Layer decay .65, drop path .2; rate, sources, augmentation and averaged weights as in ``finetune_vits16_in1k.py``. Top-1
-reported by others: ADCLR 84.0 (its paper), iBOT 84.0. Not yet run by us.
+Layer decay .65, drop path .2. Learning rate, sources, augmentation and averaged weights: see ``finetune_vits16_in1k.py``.
+Top-1 reported by others: ADCLR 84.0 (its paper), iBOT 84.0. Not yet run by us.
 """
 
 _base_ = ['./finetune_vits16_in1k.py']

@@ -2,8 +2,8 @@
 
     tools/dist_train.sh configs/benchmarks/classification/finetune_vits16_in1k_10percent.py 8 --cfg-options pretrained=PATH
 
-As ``finetune_vits16_in1k_1percent.py``, from the same sources, with SimCLR's list of 128,116 images in
-data/imagenet/10percent.txt. Not yet run by us.
+Same as ``finetune_vits16_in1k_1percent.py``, with SimCLR's list of 128,116 images in data/imagenet/10percent.txt. Not yet
+run by us.
 """
 
 _base_ = ['./finetune_vits16_in1k_1percent.py']

@@ -1,9 +1,9 @@
-"""Linear classification, ViT-B/16, ImageNet-1k: 45 learning rates side by side in one run, as iBOT evaluates.
+"""Linear classification, ViT-B/16, ImageNet-1k: 45 learning rates in one run, as in iBOT.
 
     tools/dist_train.sh configs/benchmarks/classification/linear-sweep_vitb16_in1k.py 8 --cfg-options pretrained=PATH
 
-In all else as ``linear-sweep_vits16_in1k.py``, which says what the two accuracies are. Top-1 reported by others: ADCLR 79.8
-(its paper), iBOT 79.5 (best on val). Not yet run by us.
+Otherwise the same as ``linear-sweep_vits16_in1k.py``, which describes the two accuracies. Top-1 reported by others: ADCLR
+79.8 (its paper), iBOT 79.5 (best on val). Not yet run by us.
 """
 
 _base_ = ['./linear-sweep_vits16_in1k.py']

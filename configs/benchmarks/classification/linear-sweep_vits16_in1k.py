@@ -1,11 +1,12 @@
-"""Linear classification, ViT-S/16, ImageNet-1k: 45 learning rates side by side in one run, as iBOT evaluates.
+"""Linear classification, ViT-S/16, ImageNet-1k: 45 learning rates in one run, as in iBOT.
 
     tools/dist_train.sh configs/benchmarks/classification/linear-sweep_vits16_in1k.py 8 --cfg-options pretrained=PATH
 
 Rates are per 256 images: bytedance/ibot, ``evaluation/eval_linear_multi.py`` and ``run.sh``. ``linear_top1`` is the
-validation accuracy at the rate that is best on 1 % of the training images, which are held out of training;
-``linear_top1_best_on_val`` is the best of all rates on the validation images themselves, as iBOT reports it, and so too high
-by what that choice is worth. Top-1 reported by others: ADCLR 77.5 (its paper), iBOT 77.9 (best on val). Not yet run by us.
+validation accuracy at the rate that is best on 1 % of the training images, which are held out of training.
+``linear_top1_best_on_val`` is the best accuracy of all rates on the validation images, as iBOT reports it. It is optimistic
+because the rate is chosen on the validation images. Top-1 reported by others: ADCLR 77.5 (its paper), iBOT 77.9 (best on
+val). Not yet run by us.
 """
 
 _base_ = ['./linear_vits16_in1k.py']

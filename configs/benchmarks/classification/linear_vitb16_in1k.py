@@ -2,7 +2,8 @@
 
     tools/dist_train.sh configs/benchmarks/classification/linear_vitb16_in1k.py 8 --cfg-options pretrained=PATH
 
-In all else as ``linear_vits16_in1k.py``. Top-1 reported by others: ADCLR 79.8 (its paper), DINO 78.2. Not yet run by us.
+Otherwise the same as ``linear_vits16_in1k.py``. Top-1 reported by others: ADCLR 79.8 (its paper), DINO 78.2. Not yet run by
+us.
 """
 
 _base_ = ['./linear_vits16_in1k.py']

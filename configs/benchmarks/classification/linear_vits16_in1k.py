@@ -3,7 +3,7 @@
     tools/dist_train.sh configs/benchmarks/classification/linear_vits16_in1k.py 8 --cfg-options pretrained=PATH
     tools/dist_test.sh configs/benchmarks/classification/linear_vits16_in1k.py work_dirs/linear_vits16_in1k/epoch_100.pth 8
 
-8 GPUs x 128 images, SGD .001 per 256 images, 100 epochs: facebookresearch/dino, ``eval_linear.py``. The number is that of
+8 GPUs x 128 images, SGD .001 per 256 images, 100 epochs: facebookresearch/dino, ``eval_linear.py``. The result is that of
 the last epoch; DINO's script reports the best of all epochs on the validation set. Top-1 reported by others: ADCLR 77.5 (its
 paper), DINO 77.0. Not yet run by us.
 """

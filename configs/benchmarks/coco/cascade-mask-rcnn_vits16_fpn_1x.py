@@ -4,8 +4,8 @@
 
 8 GPUs x 4 images, AdamW 1e-4, layer decay .8, drop path .1, positions stored for 800 x 1008 pixels. Sources: bytedance/ibot,
 ``evaluation/object_detection/configs/cascade_rcnn/vit_small_giou_4conv1f_coco_3x.py`` and ``evaluation/README.md``; the
-warm-up of 500 iterations is that of ``schedule_1x.py`` of mmdet 2, which the config builds on. No number under this protocol
-is stated in the ADCLR abstract. Not yet run by us.
+warm-up of 500 iterations is from ``schedule_1x.py`` of mmdet 2, the base of that config. The ADCLR abstract has no number
+for this protocol. Not yet run by us.
 """
 
 _base_ = [
@@ -49,7 +49,7 @@ model = dict(
     ],
     roi_head=dict(bbox_head=bbox_heads),
 )
-randomness = dict(diff_rank_seed=True)  # paths are dropped on every process by itself
+randomness = dict(diff_rank_seed=True)  # drop path differs between processes
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
     dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),

@@ -2,7 +2,7 @@
 
     tools/dist_train.sh configs/benchmarks/coco/mask-rcnn_vitb16_fpn_1x.py 8 --cfg-options pretrained=PATH
 
-Nobody published this combination; drop path .1 is our choice. Not yet run by us.
+This combination has not been published; drop path .1 is our choice. Not yet run by us.
 """
 
 _base_ = ['./mask-rcnn_vits16_fpn_1x.py']

@@ -1,4 +1,4 @@
-"""Mask R-CNN, ViT-S/16, COCO 1x: the protocol by name of the ADCLR table, as SelfPatch published it.
+"""Mask R-CNN, ViT-S/16, COCO 1x: the protocol named in the ADCLR table, as published by SelfPatch.
 
     tools/dist_train.sh configs/benchmarks/coco/mask-rcnn_vits16_fpn_1x.py 8 --cfg-options pretrained=PATH
 
@@ -7,8 +7,9 @@ alinlab/SelfPatch, ``detection/configs/selfpatch/mask_rcnn_vit_small_12_p16_1x_c
 Reported by others, box / mask AP on val2017: ADCLR 44.3 / 39.7 (its abstract, detector inferred), SelfPatch 42.1 / 38.5,
 DINO 40.8 / 37.3 (both from SelfPatch's detection README). Not yet run by us.
 
-This config uses the 6 heads of pretraining. The published config sets 8, which loads without complaint and computes another
-attention: ``mask-rcnn_vits16-8heads_fpn_1x.py``. A SelfPatch checkpoint needs ``model.backbone.class_token=False``.
+This config uses 6 heads, as in pretraining. The published config sets 8: the weights load without an error, but the
+attention is different (``mask-rcnn_vits16-8heads_fpn_1x.py``). A SelfPatch checkpoint requires
+``model.backbone.class_token=False``.
 """
 
 _base_ = [
@@ -23,7 +24,7 @@ model = dict(
         _delete_=True,
         type='mmadclr.DenseViT',
         arch='vit_small_patch16_224',
-        img_size=224,  # positions stay on the grid of pretraining and are resized for every image
+        img_size=224,  # positions keep the grid of pretraining and are resized for each image
         drop_path_rate=0.05,
         init_cfg=dict(type='Pretrained', checkpoint=None),
     ),
@@ -39,4 +40,4 @@ optim_wrapper = dict(
     ),
 )
 auto_scale_lr = dict(enable=True, base_batch_size=8)
-randomness = dict(diff_rank_seed=True)  # paths are dropped on every process by itself
+randomness = dict(diff_rank_seed=True)  # drop path differs between processes

@@ -1,9 +1,10 @@
-"""Mask R-CNN on scenes of the generated shapes, over the network of the pretraining demo: minutes on two CPU cores.
+"""Mask R-CNN on scenes of generated shapes, with the network of the pretraining demo: minutes on two CPU cores.
 
     python tools/train.py configs/benchmarks/demo/mask-rcnn_shapes.py --cfg-options pretrained=work_dirs/demo/epoch_50.pth
     python tools/train.py configs/benchmarks/demo/mask-rcnn_shapes.py                            # random initialization
 
-Ten classes, three to six objects on an image of 96 pixels. ``make demo`` runs both and reports COCO's box and mask AP.
+Ten classes, three to six objects in an image of 96 pixels. ``make demo`` runs both commands and reports COCO's box and mask
+AP.
 """
 
 _base_ = [

@@ -1,9 +1,9 @@
-"""UperNet on the generated shapes, over the network of the pretraining demo: minutes on two CPU cores.
+"""UperNet on generated shapes, with the network of the pretraining demo: minutes on two CPU cores.
 
     python tools/train.py configs/benchmarks/demo/upernet_shapes.py --cfg-options pretrained=work_dirs/demo/epoch_50.pth
     python tools/train.py configs/benchmarks/demo/upernet_shapes.py                              # random initialization
 
-Background and ten classes on images of 64 pixels. ``make demo`` runs both and reports mIoU.
+Background and ten classes on images of 64 pixels. ``make demo`` runs both commands and reports mIoU.
 """
 
 _base_ = [

@@ -1,9 +1,9 @@
-"""Fine-tuning on photographs (100 classes), from the small network of ``configs/adclr/vitmini8_small.py``.
+"""Fine-tuning on photographs (100 classes), with the small network of ``configs/adclr/vitmini8_small.py``.
 
     python tools/train.py configs/benchmarks/small/finetune_photos.py --cfg-options pretrained=PATH data_root=DIR
 
-Made for 4,672 + 1,170 images in data/images/{train,val}: AdamW with layer decay, 30 epochs of 73 steps, crops and flips and
-label smoothing, neither Mixup nor RandAugment, which a network of 0.45 M parameters does not need. Minutes on one CPU core.
+For 4,672 + 1,170 images in data/images/{train,val}: AdamW with layer decay, 30 epochs of 73 steps, crops, flips and label
+smoothing. A network of 0.45 M parameters does not need Mixup or RandAugment. Minutes on one CPU core.
 """
 
 _base_ = [

@@ -1,9 +1,9 @@
-"""Linear classification of photographs (100 classes), over the small network of ``configs/adclr/vitmini8_small.py``.
+"""Linear classification of photographs (100 classes), with the small network of ``configs/adclr/vitmini8_small.py``.
 
     python tools/train.py configs/benchmarks/small/linear_photos.py --cfg-options pretrained=PATH data_root=DIR
 
-Made for 4,672 + 1,170 images in data/images/{train,val}. [CLS] of the four blocks, nine learning rates side by side, 30
-epochs; the rate is chosen on 10 % of the training images, which are held out. A few minutes on one CPU core.
+For 4,672 + 1,170 images in data/images/{train,val}. [CLS] of the four blocks, nine learning rates in one run, 30 epochs. The
+rate is chosen on 10 % of the training images, which are held out. A few minutes on one CPU core.
 """
 
 _base_ = [

@@ -1,9 +1,9 @@
-"""Mask R-CNN on a few COCO photographs with the 12 supercategories, over ``configs/adclr/vitmini8_small.py``'s network.
+"""Mask R-CNN on a few COCO photographs, 12 supercategories, with the network of ``configs/adclr/vitmini8_small.py``.
 
     python tools/train.py configs/benchmarks/small/mask-rcnn_coco-mini.py --cfg-options pretrained=PATH data_root=DIR
 
-Made for 90 + 35 images of at most 352 pixels in COCO's layout (data/coco_mini: train/, val/, annotations/), enough to try a
-pipeline on photographs, not to learn from. Measured: see docs/results.md.
+For 90 + 35 images of at most 352 pixels in COCO's layout (data/coco_mini: train/, val/, annotations/). That is enough to
+test a pipeline on photographs, but not to train a useful model. Measurements: docs/results.md.
 """
 
 _base_ = ['./mask-rcnn_nuclei.py']

@@ -1,9 +1,9 @@
-"""Mask R-CNN on nuclei (2018 Data Science Bowl, one class), over the small network of ``configs/adclr/vitmini8_small.py``.
+"""Mask R-CNN on nuclei (2018 Data Science Bowl, one class), with the small network of ``configs/adclr/vitmini8_small.py``.
 
     python tools/train.py configs/benchmarks/small/mask-rcnn_nuclei.py --cfg-options pretrained=PATH data_root=DIR
 
-541 images of at most 360 pixels, 16,158 objects; data/nuclei holds train/, val/ and annotations/instances_{train,val}.json.
-Minutes on two CPU cores. Measured: see docs/results.md.
+541 images of at most 360 pixels, 16,158 objects; data/nuclei contains train/, val/ and
+annotations/instances_{train,val}.json. Minutes on two CPU cores. Measurements: docs/results.md.
 """
 
 _base_ = [
@@ -19,7 +19,7 @@ model = dict(
         dict(type='FPN', in_channels=[96] * 4, out_channels=48, num_outs=4),
     ],
     roi_head=dict(bbox_head=dict(num_classes=1), mask_head=dict(num_classes=1)),
-    # Up to 100 nuclei on an image.
+    # An image has up to 100 nuclei.
     train_cfg=dict(rpn_proposal=dict(nms_pre=1000, max_per_img=200), rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img=300), rcnn=dict(max_per_img=100)),
 )

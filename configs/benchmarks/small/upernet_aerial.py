@@ -1,9 +1,9 @@
-"""UperNet on aerial images (Dubai, 5 classes), over the small network of ``configs/adclr/vitmini8_small.py``.
+"""UperNet on aerial images (Dubai, 5 classes), with the small network of ``configs/adclr/vitmini8_small.py``.
 
     python tools/train.py configs/benchmarks/small/upernet_aerial.py --cfg-options pretrained=PATH data_root=DIR
 
-279 + 144 crops of 256 pixels; data/aerial holds images/ and annotations/, each with training/ and validation/, masks with
-labels 0 to 4 and 255 where unlabeled. Minutes on two CPU cores. Measured: see docs/results.md.
+279 + 144 crops of 256 pixels; data/aerial contains images/ and annotations/, each with training/ and validation/. Masks have
+labels 0 to 4, and 255 for unlabeled pixels. Minutes on two CPU cores. Measurements: docs/results.md.
 """
 
 _base_ = [

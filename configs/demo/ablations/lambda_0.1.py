@@ -1,4 +1,4 @@
-"""Ablation of the ADCLR demo: query loss weighted by 0.1."""
+"""Ablation of the ADCLR demo: query loss with weight 0.1."""
 
 _base_ = ['../adclr_vittiny_shapes.py']
 

@@ -1,4 +1,4 @@
-"""Ablation of the ADCLR demo: query loss weighted by 2."""
+"""Ablation of the ADCLR demo: query loss with weight 2."""
 
 _base_ = ['../adclr_vittiny_shapes.py']
 

@@ -1,4 +1,4 @@
-"""Ablation of the ADCLR demo: two global views only; needs ``--allow-different local_views``."""
+"""Ablation of the ADCLR demo: two global views only; requires ``--allow-different local_views``."""
 
 _base_ = ['../adclr_vittiny_shapes.py']
 

@@ -1,4 +1,4 @@
-"""Ablation of the ADCLR demo: no query crop; equals DINO."""
+"""Ablation of the ADCLR demo: no query crops, which is DINO."""
 
 _base_ = ['../adclr_vittiny_shapes.py']
 

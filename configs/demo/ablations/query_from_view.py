@@ -1,4 +1,4 @@
-"""Ablation of the ADCLR demo: query crops cut out of the first global view instead of anywhere in the image."""
+"""Ablation of the ADCLR demo: query crops from the first global view instead of from anywhere in the image."""
 
 _base_ = ['../adclr_vittiny_shapes.py']
 

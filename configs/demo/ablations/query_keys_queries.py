@@ -1,4 +1,4 @@
-"""Ablation of the ADCLR demo: a query token reads all query tokens too, as in the released code of the authors."""
+"""Ablation of the ADCLR demo: query tokens also attend to all query tokens, as in the code that the authors released."""
 
 _base_ = ['../adclr_vittiny_shapes.py']
 

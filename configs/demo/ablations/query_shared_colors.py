@@ -1,4 +1,4 @@
-"""Ablation of the ADCLR demo: colors of a query crop drawn once for both views, so that copying pixels helps."""
+"""Ablation of the ADCLR demo: both views have the same colors of a query crop, so that copying pixels helps."""
 
 _base_ = ['../adclr_vittiny_shapes.py']
 

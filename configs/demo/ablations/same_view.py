@@ -1,4 +1,4 @@
-"""Ablation of the ADCLR demo: the student's query token predicts the teacher's of the same view, not of the other."""
+"""Ablation of the ADCLR demo: student query tokens predict teacher query tokens of the same view, not of the other."""
 
 _base_ = ['../adclr_vittiny_shapes.py']
 

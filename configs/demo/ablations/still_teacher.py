@@ -1,4 +1,4 @@
-"""Ablation of the ADCLR demo: the teacher never moves from its random start: a control that should learn nothing."""
+"""Ablation of the ADCLR demo: the teacher is never updated: a control that should learn nothing."""
 
 _base_ = ['../adclr_vittiny_shapes.py']
 
