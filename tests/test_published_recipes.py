@@ -31,7 +31,7 @@ INDEXED = {model['Config']: model for path in METAFILES for model in yaml.safe_l
 # In the index, because they complete a series, but nobody published them; their docstrings say so.
 UNPUBLISHED = {
     'benchmarks/coco/mask-rcnn_vitb16_fpn_1x': 'This combination has not been published',
-    'pqcl/vitb16_in1k': "The authors' code states settings for a ViT-S alone",
+    'pqcl/vitb16_in1k': "The authors' code has settings only for ViT-S",
     'selfpatch/vitb16_in1k': 'The authors published no ViT-B',
 }
 REGISTRIES = (
