@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` and `make test`. Each creates .venv on first use, installs, and runs.
+# Two commands do everything: `make demo` and `make test`. Each creates .venv on first use and installs what it needs.
 # In an environment of your own:  pip install -e '.[dense,export,tests]' && make demo VENV=   (an empty VENV installs nothing)
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ endif
 demo: $(INSTALLED)
 	$(RUN) -m mmadclr demo $(ARGS)
 
-# Whole files go to as many processes as there are cores, in the order of the folders: the longest come first.
+# One process per core; whole files are distributed in the order of the folders, the longest first.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
@@ -26,12 +26,12 @@ test-slow: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(RUN) -m pytest -m '' $(ARGS)
 
-# Real faults in real runs; `make reliability` writes what came of them into docs/.
+# Real faults in real runs; `make reliability` writes the results into docs/.
 test-faults: $(INSTALLED)
 	$(RUN) -m pytest tests/faults -m '' $(ARGS)
 
-# Thousands of damaged images, lists, masks, annotations, checkpoints and overrides; `make test` has a few of them, always the
-# same. Others: ARGS='--hypothesis-seed=1'.
+# Thousands of damaged images, lists, masks, annotations, checkpoints and overrides; `make test` runs a few of them, always
+# the same. For other ones: ARGS='--hypothesis-seed=1'.
 test-fuzz: $(INSTALLED)
 	$(RUN) -m pytest tests/fuzz -m '' --hypothesis-profile=long $(ARGS)
 
@@ -41,11 +41,11 @@ reliability: $(INSTALLED)
 bench: $(INSTALLED)
 	$(RUN) benchmarks/run.py $(ARGS)
 
-# On a machine with a CUDA GPU: right, how fast, where the time goes, what is learned; docs/gpu.md is the page.
+# On a machine with a CUDA GPU: correctness, speed, profile and learning results, written to docs/gpu.md.
 gpu: $(INSTALLED)
 	$(RUN) benchmarks/gpu.py $(ARGS)
 
-# The pages of docs/ as a site in site/; a warning is an error. Nothing is fetched while it builds or is read.
+# The pages of docs/ as a site in site/; a warning is an error. It builds and opens without network access.
 docs: $(DOCS_INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)
 
@@ -66,7 +66,7 @@ $(VENV)/installed: setup.py pyproject.toml $(wildcard requirements/*.txt)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[dense,export,tests]'
 	touch $@
 
-# The API pages are made from the source, so torch and the like are not needed for them.
+# The API pages are generated from the source, without importing torch or other dependencies.
 $(VENV)/docs-installed: requirements/docs.txt requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -r requirements/docs.txt

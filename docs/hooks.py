@@ -31,9 +31,9 @@ GROUPS = {
 }
 INTRODUCTION = """# Configs
 
-Every config that comes with mmadclr, with what its docstring says; `mmadclr list-configs` prints the first lines.
-A name here is what the program takes: `mmadclr train adclr/vits16_folder`. `mmadclr print-config NAME` shows every value
-with the file and line that sets it. What a config is based on (`configs/_base_`) is not listed.
+All configs of mmadclr with their docstrings; `mmadclr list-configs` prints the first lines.
+Use the names in commands: `mmadclr train adclr/vits16_folder`. `mmadclr print-config NAME` shows every value
+with the file and line that sets it. Base configs (`configs/_base_`) are not listed.
 """
 LINK = re.compile(r'(!?)\[([^\]]*)\]\(([^)\s]+)\)')
 ROLE = re.compile(r':(?:attr|class|func|meth|mod):(?=<code>)')

@@ -1,7 +1,7 @@
-"""Packages that only some uses need, and packages that bring the same modules: what to install, what to remove.
+"""Optional packages, and packages that conflict: which to install, which to remove.
 
-The ``onedl-*`` packages are forks of OpenMMLab's under other names, and both own ``mmengine``, ``mmcv`` and so on. Either
-works alone. Where both are installed, the later one has overwritten files of the other, and to uninstall one breaks both.
+The ``onedl-*`` packages are forks of OpenMMLab's packages under other names. Both contain ``mmengine``, ``mmcv`` and so on.
+Each works alone. If both are installed, the later one has overwritten files of the other, and uninstalling one breaks both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
-# Module -> the extra that brings it.
+# Module -> the extra that installs it.
 EXTRAS = {
     **dict.fromkeys(('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'pycocotools'), 'dense'),
     **dict.fromkeys(('onnx', 'onnxruntime', 'onnxscript', 'transformers'), 'export'),
@@ -24,7 +24,7 @@ EXTRAS = {
     'shtab': 'completion',
     'torchcodec': 'decode',
 }
-# Module -> packages that own it: those this project names first.
+# Module -> packages that contain it, starting with those that this project uses.
 OWNERS = {
     'mmengine': ('onedl-mmengine', 'mmengine', 'mmengine-lite'),
     'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),
@@ -35,16 +35,16 @@ OWNERS = {
 
 
 class PackageError(ValueError):
-    """Installed packages exclude each other, or one is missing."""
+    """Installed packages conflict, or one is missing."""
 
 
 def install_command(module: str) -> str:
-    """The command that installs a module with all that is needed beside it."""
+    """The command that installs a module with its companions."""
     return f"pip install 'mmadclr[{EXTRAS[module]}]'"
 
 
 def missing_module(error: BaseException | None) -> str | None:
-    """The module whose absence is behind an error, also where libraries have caught and raised it again."""
+    """The missing module that caused an error, even if libraries have caught and re-raised it."""
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:
             return error.name.partition('.')[0]
@@ -53,35 +53,35 @@ def missing_module(error: BaseException | None) -> str | None:
 
 
 def failed_module(error: BaseException) -> str | None:
-    """The module that is missing, or of ``EXTRAS`` the one in which an import went wrong otherwise; None for any other."""
+    """The missing module, or the module of ``EXTRAS`` whose import failed for another reason; None otherwise."""
     *_, (last, _) = traceback.walk_tb(error.__traceback__)
     package = last.f_globals.get('__name__', '').partition('.')[0]
     return missing_module(error) or (package if package in EXTRAS else None)
 
 
 def how_to_get(module: str) -> str:
-    """What to do about a module that cannot be imported: which packages to remove, or what to install."""
+    """How to make a module importable: which packages to remove, or what to install."""
     if module not in EXTRAS:
-        return 'there is no such module; it is looked for in the current folder and in those of PYTHONPATH'
+        return 'no such module; the search path is the current folder and PYTHONPATH'
     names = [dist.metadata['Name'] for owned in OWNERS if owned in EXTRAS for dist in _installed(owned)]
     forks = [name for name in names if name.startswith('onedl-')]
     others = [name for name in names if name not in forks]
     if forks and others:
         return (
-            f'{", ".join(others)} and {", ".join(forks)} do not fit together: '
+            f'{", ".join(others)} and {", ".join(forks)} conflict: '
             f'pip uninstall -y {" ".join(others)} && {install_command(module)}'
         )
     return f'install it: {install_command(module)}'
 
 
 def check_families() -> str | None:
-    """Looks for modules that two installed packages own.
+    """Looks for modules that two installed packages contain.
 
     Returns:
-        What to say where the files of one of the two are complete, so that it works; None where there is nothing to say.
+        A note, if the files of one of the two are complete, so that it works; None if there is no conflict.
 
     Raises:
-        PackageError: The files of neither are.
+        PackageError: The files of neither are complete.
     """
     said = []
     for module in OWNERS:
@@ -89,14 +89,14 @@ def check_families() -> str | None:
         if len(installed) < 2:
             continue
         names = [f'{dist.metadata["Name"]} {dist.version}' for dist in installed]
-        text = f'{module} is installed by {" and by ".join(names)}, which overwrite the files of each other'
+        text = f'{module} is installed by {" and by ".join(names)}, which overwrite files of each other'
         complete = next((dist for dist in installed if _is_complete(dist)), None)
         kept = complete or installed[0]
         remedy = ' '.join(dist.metadata['Name'] for dist in installed)
         remedy = f'pip uninstall -y {remedy} && pip install {kept.metadata["Name"]}=={kept.version}'
         if complete is None:
             raise PackageError(f'{text}; keep one: {remedy}')
-        said.append(f'{text}; used is {complete.metadata["Name"]}, and to keep it alone: {remedy}')
+        said.append(f'{text}; {complete.metadata["Name"]} is used; to keep only that one: {remedy}')
     return '; '.join(said) or None
 
 
@@ -109,7 +109,7 @@ def _installed(module: str) -> Iterator[Distribution]:
 
 
 def _in_one_folder(module: str) -> list[Distribution]:
-    """The packages that have put their files where the module is imported from."""
+    """The packages whose files are in the folder that the module is imported from."""
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         return []
@@ -118,7 +118,7 @@ def _in_one_folder(module: str) -> list[Distribution]:
 
 
 def _is_complete(dist: Distribution) -> bool:
-    """Whether every Python file of a package is as it was installed."""
+    """Whether all Python files of a package are unchanged since installation."""
     for file in dist.files or ():
         if file.suffix == '.py' and file.hash is not None:
             path = Path(file.locate())
@@ -128,5 +128,5 @@ def _is_complete(dist: Distribution) -> bool:
 
 
 def _digest(algorithm: str, content: bytes) -> str:
-    """As in the record of installed files."""
+    """The digest in the format of the record of installed files."""
     return base64.urlsafe_b64encode(hashlib.new(algorithm, content).digest()).decode().rstrip('=')

@@ -49,8 +49,8 @@ def test_the_family_that_was_installed_last_works_and_is_named(site):
     site('onedl-mm-one', 'mm_one', '2.0', a='x = 1')
     site('mm-one', 'mm_one', '1.5', a='x = 2')
     assert check_families() == (
-        'mm_one is installed by onedl-mm-one 2.0 and by mm-one 1.5, which overwrite the files of each other; used is '
-        'mm-one, and to keep it alone: pip uninstall -y onedl-mm-one mm-one && pip install mm-one==1.5'
+        'mm_one is installed by onedl-mm-one 2.0 and by mm-one 1.5, which overwrite files of each other; mm-one '
+        'is used; to keep only that one: pip uninstall -y onedl-mm-one mm-one && pip install mm-one==1.5'
     )
 
 
@@ -77,15 +77,13 @@ def test_families_that_do_not_fit_together_are_named_where_an_import_fails(site)
     site('onedl-mm-one', 'mm_one')
     site('mm-two', 'mm_two')
     assert how_to_get('mm_two') == (
-        "mm-two and onedl-mm-one do not fit together: pip uninstall -y mm-two && pip install 'mmadclr[dense]'"
+        "mm-two and onedl-mm-one conflict: pip uninstall -y mm-two && pip install 'mmadclr[dense]'"
     )
 
 
 def test_a_module_that_is_not_there_is_named_with_its_extra():
     assert how_to_get('onnx') == "install it: pip install 'mmadclr[export]'"
-    assert (
-        how_to_get('nowhere') == 'there is no such module; it is looked for in the current folder and in those of PYTHONPATH'
-    )
+    assert how_to_get('nowhere') == 'no such module; the search path is the current folder and PYTHONPATH'
 
 
 def raised(code):
@@ -118,11 +116,11 @@ def test_a_package_whose_import_fails_otherwise_is_named():
     [
         (
             "custom_imports = dict(imports=['no_such'])",
-            r'config .*a\.py needs no_such, which cannot be imported: there is no',
+            r'config .*a\.py needs no_such, which cannot be imported: no such module',
         ),
         (
             "_base_ = 'mmyolo::yolov5/a.py'",
-            r'config .*a\.py needs mmyolo, which cannot be imported: there is no such module',
+            r'config .*a\.py needs mmyolo, which cannot be imported: no such module',
         ),
     ],
 )

@@ -44,8 +44,8 @@ def test_there_is_doubt_only_where_two_files_may_be_meant(tmp_path, monkeypatch)
     assert ambiguity('adclr/vits16_small') is ambiguity('adclr/vits16_small.py') is None
     (tmp_path / 'adclr/vits16_small.py').unlink()
     (tmp_path / 'adclr/vits16_small.py').touch()
-    assert 'comes with mmadclr is used' in ambiguity('adclr/vits16_small')
-    assert 'in this folder is used' in ambiguity('adclr/vits16_small.py')
+    assert 'using the config of mmadclr' in ambiguity('adclr/vits16_small')
+    assert 'using the file in this folder' in ambiguity('adclr/vits16_small.py')
     assert ambiguity('./adclr/vits16_small.py') is None
 
 

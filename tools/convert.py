@@ -1,9 +1,9 @@
-"""Checkpoints to and from layouts of other code bases: ``python tools/convert.py``, the same as ``mmadclr convert``."""
+"""Converts checkpoints between code bases: ``python tools/convert.py``, the same as ``mmadclr convert``."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed, too
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a clone that is not installed
 
 from mmadclr.cli.main import run_tool
 

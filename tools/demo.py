@@ -1,9 +1,9 @@
-"""ADCLR on generated images, before and after: ``python tools/demo.py``, the same as ``mmadclr demo``."""
+"""Pretrains and evaluates ADCLR on generated images: ``python tools/demo.py``, the same as ``mmadclr demo``."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed, too
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a clone that is not installed
 
 from mmadclr.cli.main import run_tool
 

@@ -13,7 +13,7 @@ if [ "${NNODES:-1}" = 1 ]; then
 else
     rendezvous=(--nnodes="$NNODES" --node_rank="${NODE_RANK:?}" --master_addr="${MASTER_ADDR:?}" --master_port="${MASTER_PORT:-29500}")
 fi
-# Signals that torchrun passes on to all processes (where it is new enough to read this); it dies of any other.
+# Signals that torchrun passes on to all processes, if its version supports this; other signals kill it.
 export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}"
 exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$gpus" \
     "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"

@@ -1,7 +1,7 @@
-"""What pretraining has to beat: the network before it, and the pixels themselves.
+"""Baselines of pretraining: the untrained network, and raw pixels.
 
-``python -m mmadclr.cli.baselines CONFIG --work-dir DIR`` writes the untrained network of the config, drawn with its
-seed, to ``DIR/random.pth`` and the metrics of raw pixels to ``DIR/pixels.json``.
+``python -m mmadclr.cli.baselines CONFIG --work-dir DIR`` writes the untrained network of the config, initialized with
+its seed, to ``DIR/random.pth``, and the metrics of raw pixels to ``DIR/pixels.json``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Check the data sets of a config, every record and file."""
+"""Check every record and file in the data sets of a config."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ EXAMPLE = 'benchmarks/coco/mask-rcnn_vits16_fpn_1x --data data/coco'
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the arguments of the command."""
     add_config_arguments(parser)
-    parser.add_argument('--first', type=positive, metavar='N', help='open only the first N images of every set')
+    parser.add_argument('--first', type=positive, metavar='N', help='open only the first N images of each data set')
 
 
 def run(args: Namespace) -> None:
-    """Prints what each data set holds, or what is wrong with it."""
+    """Prints the contents of each data set, or its errors."""
     from mmengine.registry import init_default_scope
 
     from mmadclr.config.loading import load_config

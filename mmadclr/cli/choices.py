@@ -1,6 +1,6 @@
-"""What arguments may be, as the modules have it that read them: those import torch, and help should not wait for it.
+"""Choices of arguments, copied from the modules that use them: those import torch, which would delay ``--help``.
 
-``tests/cli/test_choices.py`` compares them.
+``tests/cli/test_choices.py`` compares the copies with the originals.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Train configs with several seeds under one protocol, and write one table.
 
-Every config is trained with every seed; teachers, and the untrained network, are measured by k-NN, linear classifiers, patch
-probes, Mask R-CNN and UperNet. The work dir of a finished run in the place of a config is measured as it is.
+Every config is trained with every seed. The teachers and the untrained network are evaluated by k-NN, linear classifiers,
+patch probes, Mask R-CNN and UperNet. The work dir of a finished run can be given instead of a config; it is only evaluated.
 
-``OUT/table.md`` and ``OUT/table.json`` hold means and standard deviations over seeds and are brought up to date after every
-job. The same command goes on where it was interrupted. What was made with another config or other options is put aside and
-made anew (a change of the code is not noticed: choose another --out). Commands with different --seeds may share one --out
-and run at the same time; the same command with all seeds then makes the table.
+``OUT/table.md`` and ``OUT/table.json`` contain means and standard deviations over seeds. They are updated after each job. To
+continue an interrupted comparison, run the same command again. Results of other configs or options are moved aside, and the
+jobs run again. Changes of the code are not detected: choose another --out. Commands with different --seeds can share one
+--out and run at the same time; afterwards, the same command with all seeds writes the table.
 """
 
 from __future__ import annotations
@@ -27,18 +27,23 @@ EXAMPLE = 'demo/dino_vittiny_shapes demo/adclr_vittiny_shapes --seeds 0 1 2'
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the arguments of the command."""
     parser.add_argument(
-        'configs', nargs='+', metavar='CONFIG', help='of pretraining: a file or a name; or the work dir of a finished run'
+        'configs', nargs='+', metavar='CONFIG', help='pretraining config (file or name), or work dir of a finished run'
     )
     parser.add_argument('--seeds', type=natural, nargs='+', metavar='N', default=[0, 1, 2])
-    parser.add_argument('--out', default='work_dirs/compare', metavar='DIR', help='of runs, results and the table')
+    parser.add_argument('--out', default='work_dirs/compare', metavar='DIR', help='folder for runs, results and the table')
     parser.add_argument(
         '--epochs',
         type=positive,
         metavar='N',
-        help='of every pretraining, in place of what configs say; finished runs stay as they are',
+        help='length of each pretraining, instead of that in the configs; finished runs are not changed',
     )
     parser.add_argument(
-        '--parts', nargs='+', choices=PARTS, default=PARTS, metavar='PART', help=f'of {", ".join(PARTS)}; all by default'
+        '--parts',
+        nargs='+',
+        choices=PARTS,
+        default=PARTS,
+        metavar='PART',
+        help=f'parts to run: {", ".join(PARTS)} (default: all)',
     )
     parser.add_argument(
         '--allow-different',
@@ -46,21 +51,21 @@ def add_arguments(parser: ArgumentParser) -> None:
         choices=ASPECTS,
         default=[],
         metavar='ASPECT',
-        help=f'may differ: {", ".join(ASPECTS)}',
+        help=f'aspects in which the configs may differ: {", ".join(ASPECTS)}',
     )
     add_override_argument(parser, '--cfg-options', 'override keys of every config')
     for part in DENSE_TASKS:
-        parser.add_argument(f'--{part}-config', metavar='CONFIG', help=f"config of {part}; the demo's by default")
+        parser.add_argument(f'--{part}-config', metavar='CONFIG', help=f'{part} config (default: that of the demo)')
     add_dense_arguments(parser)
 
 
 def run(args: Namespace) -> None:
-    """Runs what is missing, and prints the table."""
+    """Runs the missing jobs, and prints the table."""
     from mmadclr.compare.board import Comparison
     from mmadclr.compare.methods import load_methods
     from mmadclr.compare.plan import load_settings
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit('error: ended by SIGTERM; the same command goes on from here'))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('error: ended by SIGTERM; run the same command again to continue'))
     tasks = chosen_tasks(args)
     methods = load_methods(args.configs, args.cfg_options, args.epochs)
     notes = check_alike({method.name: method.cfg for method in methods}, args.allow_different)

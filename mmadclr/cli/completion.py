@@ -11,7 +11,7 @@ from mmadclr.shipped import shipped_configs
 USAGE = 'SHELL'
 SHELLS = ('bash', 'zsh', 'tcsh')
 EXAMPLE = 'bash > ~/.local/share/bash-completion/completions/mmadclr'
-# What follows an option or stands in a place, by what help calls it.
+# Metavars of arguments that are files.
 FILES = {'CHECKPOINT', 'CKPT', 'DIR', 'FILE', 'FILE.pkl', 'FOLDER', 'IN', 'JSON', 'OUT', 'OUT_DIR', 'SOURCE'}
 CONFIGS = {'bash': '_mmadclr_configs', 'zsh': '_mmadclr_configs', 'tcsh': 'f'}
 FUNCTIONS = {
@@ -36,13 +36,13 @@ def run(args: Namespace, parser: ArgumentParser) -> None:
 
 
 def script_for(shell: str, shtab: ModuleType) -> str:
-    """The script of a shell, in which files and the names of the configs of this installation are completed, too."""
-    from mmadclr.cli.parsers import build_parser  # which imports this module to build its own parser
+    """The script for a shell, which also completes files and the names of the configs of this installation."""
+    from mmadclr.cli.parsers import build_parser  # imported here because it imports this module
 
     parser = build_parser()
     for action in actions_of(parser):
         if action.metavar == 'CONFIG':
-            action.complete = CONFIGS  # type: ignore[attr-defined]  # how shtab is told
+            action.complete = CONFIGS  # type: ignore[attr-defined]  # read by shtab
         elif action.metavar in FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # as above
     names = FUNCTIONS[shell].format(names=' '.join(shipped_configs()))
@@ -50,7 +50,7 @@ def script_for(shell: str, shtab: ModuleType) -> str:
 
 
 def actions_of(parser: ArgumentParser) -> Iterator[Action]:
-    """All arguments of a parser and of those of its commands."""
+    """All arguments of a parser and of the parsers of its commands."""
     for action in parser._actions:
         yield action
         for child in dict.fromkeys(action.choices.values()) if isinstance(action.choices, dict) else ():

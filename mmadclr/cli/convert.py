@@ -1,7 +1,7 @@
 """Convert checkpoints to and from the layouts of other code bases.
 
-``mmadclr`` and ``dino`` hold whole training states (both networks, heads, centers, optimizer), if IN does; the others hold
-the backbone: ``timm`` and ``safetensors`` under timm's names, ``mmpretrain`` and ``mmseg`` under theirs.
+``mmadclr`` and ``dino`` contain the whole training state (both networks, heads, centers, optimizer) if IN does. The others
+contain only the backbone: ``timm`` and ``safetensors`` with timm's names, ``mmpretrain`` and ``mmseg`` with their own.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ EXAMPLE = 'work_dirs/vits16_folder/epoch_200.pth vits16.safetensors --to safeten
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the arguments of the command."""
-    parser.add_argument('source', metavar='IN', help='file or folder of any layout this project reads')
-    parser.add_argument('target', metavar='OUT', help='.pth file, or .safetensors for a layout of tensors alone')
+    parser.add_argument('source', metavar='IN', help='file or folder in any supported layout')
+    parser.add_argument('target', metavar='OUT', help='.pth file, or .safetensors for layouts that contain only tensors')
     parser.add_argument('--to', required=True, choices=LAYOUTS, help='layout of the new file')
     add_weights_arguments(parser)
     parser.add_argument(
@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Writes the file, and prints what is in it and what is not."""
+    """Writes the file, and prints what it contains and what it does not."""
     from mmadclr.hub.conversion import convert
 
     result = convert(args.source, args.target, args.to, args.which, args.num_heads, args.img_size, args.prefix)

@@ -1,8 +1,8 @@
-"""Pretrain ADCLR on generated images, and show what its features are worth.
+"""Pretrain ADCLR on generated images, and evaluate its features.
 
-Draws the images, measures raw pixels and the untrained network, pretrains, measures again, draws pictures; then trains
-Mask R-CNN and UperNet from the pretrained teacher and from random initialization, and prints one table. Everything lands in
-the work dir; ``summary.json`` holds the numbers, and parts that are run alone add theirs.
+The demo generates the images, evaluates raw pixels and the untrained network, pretrains, evaluates the teacher, and draws
+pictures. It then trains Mask R-CNN and UperNet from the pretrained teacher and from random initialization, and prints one
+table. All output is in the work dir; ``summary.json`` contains the numbers of all parts.
 """
 
 from __future__ import annotations
@@ -22,9 +22,16 @@ PARTS = ('pretraining', *DENSE_TASKS)
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the arguments of the command."""
     add_config_arguments(parser, default_config='demo/adclr_vittiny_shapes')
-    parser.add_argument('--seed', type=int, metavar='N', default=0, help='of initialization, order and augmentation (0)')
     parser.add_argument(
-        '--parts', nargs='+', choices=PARTS, default=PARTS, metavar='PART', help=f'of {", ".join(PARTS)}; all by default'
+        '--seed', type=int, metavar='N', default=0, help='seed of initialization, order and augmentation (default: 0)'
+    )
+    parser.add_argument(
+        '--parts',
+        nargs='+',
+        choices=PARTS,
+        default=PARTS,
+        metavar='PART',
+        help=f'parts to run: {", ".join(PARTS)} (default: all)',
     )
     add_dense_arguments(parser)
 

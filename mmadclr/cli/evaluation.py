@@ -1,6 +1,6 @@
-"""What commands that evaluate features share: a backbone from a checkpoint or a config, features of two sets, the result.
+"""Shared by commands that evaluate features: the backbone from a checkpoint or a config, features of two sets, the result.
 
-The config may be any of ours for pretraining; its backbone is then the randomly initialized teacher's, the baseline.
+A pretraining config gives the backbone of the randomly initialized teacher, which serves as a baseline.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ from mmadclr.reliability.loader_guard import default_workers
 from mmadclr.shipped import find_config, is_shipped
 
 INPUTS = ('checkpoint', 'which', 'prefix', 'train', 'val')
-SEED = 0  # of random initialization, where the config has none
+SEED = 0  # of random initialization, if the config has no seed
 
 
 def pixel_arguments(args: Namespace) -> dict:
-    """The same as arguments of a data set."""
+    """The pixel arguments, as arguments of a data set."""
     return dict(value_range=args.value_range, bands=args.bands, max_pixels=args.max_pixels)
 
 
 def workers(args: Namespace) -> int:
-    """``--workers``, or what fits this machine."""
+    """``--workers``, or the default for this machine."""
     return default_workers() if args.workers is None else args.workers
 
 
 def start_processes(args: Namespace, *outputs: str | None) -> None:
-    """Joins the processes of the launcher, over gloo where there is no GPU.
+    """Joins the processes of the launcher, by gloo if there is no GPU.
 
     Raises:
-        UnwritableError: ``--out`` or another of the ``outputs`` (None: not asked for) could not be written in the end.
+        UnwritableError: ``--out`` or another of the ``outputs`` (None: not requested) cannot be written.
     """
     for path in filter(None, (args.out, *outputs)):
         check_writable(path)
@@ -75,15 +75,15 @@ def start_processes(args: Namespace, *outputs: str | None) -> None:
 
 
 def open_source(args: Namespace) -> OpenedBackbone:
-    """The backbone that ``checkpoint`` names, on the device to work on.
+    """The backbone of ``checkpoint``, on the device.
 
     Raises:
-        FileNotFoundError, ValueError: See ``open_backbone``; also for a config that is not one of pretraining.
+        FileNotFoundError, ValueError: See ``open_backbone``; also if a config is not a pretraining config.
     """
     if args.checkpoint.endswith('.py') or is_shipped(args.checkpoint):
         if args.prefix is not None:
             raise ValueError(
-                f'--prefix {args.prefix}: {args.checkpoint} is a config and holds no weights; leave the option out'
+                f'--prefix {args.prefix}: {args.checkpoint} is a config and contains no weights; omit the option'
             )
         opened = open_config(args.checkpoint, args.num_heads)
     else:
@@ -93,19 +93,19 @@ def open_source(args: Namespace) -> OpenedBackbone:
 
 
 def open_config(filename: str, num_heads: int | None = None) -> OpenedBackbone:
-    """The teacher's backbone of a pretraining config before the first step: that of a checkpoint written there.
+    """The teacher backbone of a pretraining config before the first step.
 
-    Weights are drawn with the seed of the config, as its run would draw them.
+    The weights equal those of a run: they are initialized with the seed of the config.
 
     Raises:
-        FileNotFoundError, ValueError: There is no such config, its model is none of our methods or has no ``QueryViT``, or
-            ``num_heads`` is given as well.
+        FileNotFoundError, ValueError: The config does not exist, its model is not one of our methods or has no ``QueryViT``,
+            or ``num_heads`` is given.
     """
     filename = str(find_config(filename))
     cfg = load_config(Namespace(config=filename, cfg_options={}, work_dir=None))
     check_method(filename, cfg.get('model') or {})
     if num_heads is not None:
-        raise ValueError(f'--num-heads {num_heads}: {filename} says how many heads its backbone has; leave the option out')
+        raise ValueError(f'--num-heads {num_heads}: {filename} sets the number of heads; omit the option')
     seed = (cfg.get('randomness') or {}).get('seed')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED if seed is None else seed)
@@ -121,19 +121,19 @@ def open_config(filename: str, num_heads: int | None = None) -> OpenedBackbone:
 
 
 def check_method(filename: str, model: Mapping) -> None:
-    """The ``model`` of a config is one of our methods of pretraining, and its backbone a ``QueryViT``.
+    """Checks that the ``model`` of a config is one of our pretraining methods, with a ``QueryViT`` backbone.
 
     Raises:
-        ValueError: It is not; says which of the two and what to give instead.
+        ValueError: It is not; names the wrong part and says what to give instead.
     """
     backbone = model.get('backbone') or {}
-    for part, cls, kind in ((model, SelfDistillation, 'method of pretraining'), (backbone, QueryViT, 'QueryViT')):
+    for part, cls, kind in ((model, SelfDistillation, 'pretraining method'), (backbone, QueryViT, 'QueryViT')):
         name = str(part.get('type')).removeprefix('mmadclr.')
-        found = None if '.' in name else MODELS.get(name)  # with a dot, of another library
+        found = None if '.' in name else MODELS.get(name)  # a name with a dot is of another library
         if not (isinstance(found, type) and issubclass(found, cls)):
             what = 'model' if part is model else 'backbone'
             raise ValueError(
-                f'{filename}: its {what} ({part.get("type")}) is no {kind} of ours; give a config of pretraining, or a '
+                f'{filename}: its {what} ({part.get("type")}) is not a {kind} of mmadclr; give a pretraining config or a '
                 'checkpoint'
             )
 
@@ -141,8 +141,8 @@ def check_method(filename: str, model: Mapping) -> None:
 class EvaluationSets(NamedTuple):
     """Features of two image sets.
 
-    ``draws``: for each run the images to learn from (places in ``train``; None for all). ``about``: what a result should say
-    about the features.
+    ``draws``: for each run, the indices in ``train`` of the images to learn from (None for all). ``about``: the settings of
+    the features, which are part of the result.
     """
 
     train: FeatureSet
@@ -152,22 +152,22 @@ class EvaluationSets(NamedTuple):
 
 
 def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
-    """Features of training and validation images; of the former only those that are drawn, unless all go to a cache.
+    """Features of training and validation images. Without a cache, only drawn training images are extracted.
 
     Args:
-        args: Of :mod:`mmadclr.cli.evaluation_arguments`.
+        args: Arguments of :mod:`mmadclr.cli.evaluation_arguments`.
         task: ``'knn'`` or ``'linear'``.
-        least: So many images to learn from are needed.
+        least: Smallest number of images to learn from.
 
     Raises:
-        FileNotFoundError, ValueError: The sets cannot be read, hold different classes or too few images, or their cache
-            holds other features.
+        FileNotFoundError, ValueError: The sets cannot be read, have different classes or too few images, or the cache
+            contains other features.
         UnreadableImageError: Too many images cannot be read.
     """
     if args.runs > 1 and args.shots is None:
-        raise ValueError(f'--runs {args.runs}: draws of --shots; without --shots there is nothing to draw')
+        raise ValueError(f'--runs {args.runs} requires --shots, the number of images to draw for each class')
     if args.refresh and not args.cache:
-        raise ValueError('--refresh: there is nothing to extract anew without --cache DIR')
+        raise ValueError('--refresh requires --cache DIR, the cache to extract again')
     opened = open_source(args)
     features = args.features or default_features(opened.model, task)
     model = FeatureExtractor(opened, features, args.precision).to(get_device())
@@ -175,7 +175,9 @@ def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
     draws = draw(args, datasets['train'])
     count = len(datasets['train']) if draws[0] is None else len(draws[0])
     if count < least:
-        raise ValueError(f'{count} images to learn from, but --k asks for {least} neighbors: choose fewer')
+        raise ValueError(
+            f'--k {least} requires {least} images to learn from, but there are only {count}: choose a smaller k'
+        )
     drawn = [images for images in draws if images is not None]
     wanted = {'train': np.unique(np.concatenate(drawn)) if drawn else None, 'val': None}
     loading = Loading(args.batch_size, workers(args), args.max_unreadable)
@@ -205,17 +207,17 @@ def load_features(args: Namespace, task: str, least: int = 1) -> EvaluationSets:
 
 
 def draw(args: Namespace, dataset: ImageDataset) -> list[np.ndarray | None]:
-    """For each run the images to learn from, all of them (None) without ``--shots``."""
+    """For each run, the indices of the images to learn from; None (all) without ``--shots``."""
     if args.shots is None:
         return [None]
-    names = np.array(dataset.metainfo['classes'])[dataset.labels]  # so that an error says them
+    names = np.array(dataset.metainfo['classes'])[dataset.labels]  # so that errors contain the names
     return [few_shot(names, args.shots, seed) for seed in range(args.seed, args.seed + args.runs)]
 
 
 def build_datasets(args: Namespace, size: int) -> dict[str, ImageDataset]:
-    """The training and the validation images at ``size`` pixels, once it is certain that they have the same classes.
+    """Training and validation images at ``size`` pixels, after a check that both have the same classes.
 
-    On all processes, which have to list the same images.
+    Called on all processes, which must list the same images.
     """
     transform = dict(type='ResizeCenterCrop', resize=args.resize or short_side(size), size=size, backend=args.read)
     places = {'train': (args.train, args.train_list), 'val': (args.val, args.val_list)}
@@ -232,36 +234,36 @@ def build_datasets(args: Namespace, size: int) -> dict[str, ImageDataset]:
 
 
 def check_classes(train: ImageDataset, val: ImageDataset, in_folders: bool) -> None:
-    """Both sets have the same classes, and every class has training images.
+    """Checks that both sets have the same classes, and that every class has training images.
 
     Raises:
-        ValueError: Names a class for which that is not so.
+        ValueError: They do not; names a class.
     """
     for dataset in (train, val) if in_folders else ():
         for name in map(printable, subfolders(dataset.data_root)):
             if name not in dataset.metainfo['classes']:
                 folder = printable(Path(dataset.data_root, name))
-                raise ValueError(f'class folder {folder} holds no image: put some there or remove it')
+                raise ValueError(f'class folder {folder} contains no images: add images or remove the folder')
     classes = [dataset.metainfo['classes'] for dataset in (train, val)]
     if classes[0] != classes[1]:
         alone = sorted(set(classes[0]) ^ set(classes[1]))[:4]
         raise ValueError(
-            f'{train.data_root} and {val.data_root} hold different classes, {len(classes[0])} and {len(classes[1])} of them '
-            f'(in one alone: {", ".join(alone) or "none, but their order differs"}): labels of one mean nothing in the other'
+            f'{train.data_root} and {val.data_root} have different classes, {len(classes[0])} and {len(classes[1])} of them '
+            f'(in only one: {", ".join(alone) or "none, but the order differs"}): their labels are not comparable'
         )
     missing = np.flatnonzero(np.bincount(train.labels, minlength=len(classes[0])) == 0)
     if len(missing):
-        raise ValueError(f'{train.data_root}: class {classes[0][missing[0]]} has no image to learn from')
+        raise ValueError(f'{train.data_root}: class {classes[0][missing[0]]} has no training images')
 
 
 def over_draws(sets: EvaluationSets, evaluate: Callable[[FeatureSet], dict]) -> dict:
-    """Metrics of ``evaluate(training images)``; with several draws, mean and deviation of accuracies."""
+    """Metrics of ``evaluate(training images)``; for several draws, mean and standard deviation of accuracies."""
     runs = [evaluate(sets.train if drawn is None else sets.train.select(drawn)) for drawn in sets.draws]
     return runs[0] if len(runs) == 1 else summarize(runs)
 
 
 def summarize(runs: Sequence[Mapping[str, float]]) -> dict:
-    """Mean and (sample) standard deviation of every accuracy over runs, and the runs themselves."""
+    """Mean and sample standard deviation of each accuracy over runs, and the metrics of each run."""
     metrics: dict = {}
     for name in (name for name in runs[0] if 'top' in name):
         values = [run[name] for run in runs]
@@ -270,7 +272,7 @@ def summarize(runs: Sequence[Mapping[str, float]]) -> dict:
 
 
 def finish(args: Namespace, metrics: Mapping) -> None:
-    """Prints a result as JSON, without its tables and inputs, and writes all of it to ``--out``; by the main process."""
+    """Prints a result as JSON without tables and inputs, and writes the full result to ``--out``; main process only."""
     if not dist.is_main_process():
         return
     metrics = rounded(metrics)
@@ -281,7 +283,7 @@ def finish(args: Namespace, metrics: Mapping) -> None:
 
 
 def rounded(node):
-    """Nested values with accuracies to two digits; learning rates, which may be small, stay as they are."""
+    """Nested values, rounded to two digits except for learning rates, which can be small."""
     if isinstance(node, Mapping):
         return {key: value if 'lr' in key.split('_') else rounded(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):

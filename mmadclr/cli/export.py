@@ -14,23 +14,21 @@ EXAMPLE = 'work_dirs/vits16_folder/epoch_200.pth my_vit --format timm'
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the arguments of the command."""
-    parser.add_argument(
-        'checkpoint', metavar='CHECKPOINT', help='file or folder of ours or in a known layout of another code base'
-    )
-    parser.add_argument('folder', metavar='FOLDER', help='must not exist, or be empty')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file or folder in any supported layout')
+    parser.add_argument('folder', metavar='FOLDER', help='folder to write; it must be empty or not exist')
     parser.add_argument('--format', required=True, choices=FORMATS)
     add_weights_arguments(parser)
     parser.add_argument(
         '--img-size', type=positive, metavar='N', help='resize the position embedding to images of this size'
     )
     parser.add_argument('--evaluation', nargs='+', default=[], metavar='JSON', help='results for the model card')
-    parser.add_argument('--name', help='title of the model card; the name of the folder by default')
-    parser.add_argument('--data', metavar='TEXT', help='images it was pretrained on, for the model card')
+    parser.add_argument('--name', help='title of the model card (default: the name of the folder)')
+    parser.add_argument('--data', metavar='TEXT', help='description of the pretraining images, for the model card')
     parser.add_argument('--license', metavar='TEXT', help='license of the weights, for the model card')
 
 
 def run(args: Namespace) -> None:
-    """Writes the folder, and prints how far what is in it is from the backbone."""
+    """Writes the folder, and prints how much its outputs differ from the backbone."""
     from mmadclr.hub.export import CardText, export_backbone
 
     text = CardText(args.name, args.data, args.license, args.evaluation)

@@ -1,6 +1,6 @@
 """Measure k-NN accuracy of frozen features.
 
-CHECKPOINT may be of any known layout, or a config of ours for the randomly initialized backbone.
+CHECKPOINT may have any supported layout. A config of mmadclr gives the randomly initialized backbone.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_backbone_arguments(parser)
     add_image_arguments(parser)
     parser.add_argument(
-        '--k', type=positive, nargs='+', default=[10, 20, 100, 200], help='numbers of neighbors (10 20 100 200)'
+        '--k', type=positive, nargs='+', default=[10, 20, 100, 200], help='numbers of neighbors (default: 10 20 100 200)'
     )
-    parser.add_argument('--temperature', type=float, nargs='+', default=[0.07], metavar='T', help='of the votes (0.07)')
+    parser.add_argument(
+        '--temperature', type=float, nargs='+', default=[0.07], metavar='T', help='temperatures of the votes (default: 0.07)'
+    )
 
 
 def run(args: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""How a command ends: with a message of one line where its input is at fault."""
+"""How a command ends: errors of its input become a one-line message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from mmadclr.datasets.image_dataset import UnreadableImageError
 from mmadclr.datasets.loader_workers import GROUP_SIGNALS
 from mmadclr.datasets.remote import StoreError
-from mmadclr.ops import UnsupportedOpError  # the import puts the stand-in in place before any config imports mmdet
+from mmadclr.ops import UnsupportedOpError  # this import installs the replacement before any config imports mmdet
 from mmadclr.packages import EXTRAS, how_to_get, missing_module
 from mmadclr.reliability.loader_guard import WorkerDiedError
 from mmadclr.reliability.stop_signals import PreemptedError
@@ -27,15 +27,16 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:
-    """Ends a tool with the message of a mistake in its input instead of a traceback through the libraries.
+    """Ends a tool with a message instead of a traceback if its input has an error.
 
-    Only errors raised on purpose by this package count; any other keeps its traceback. Ctrl-C ends it with one line and
-    status 130, as shells say it. A run that has stopped with its checkpoint keeps its status, whatever comes on its way out.
+    This applies only to errors that this package raises on purpose; all others keep their traceback. Ctrl-C ends the tool
+    with one line and status 130, as in shells. A run that stopped after a checkpoint keeps its status, whatever happens
+    during its exit.
     """
 
     @functools.wraps(main)
     def wrapped() -> None:
-        for stream in (sys.stdout, sys.stderr):  # names of files may be no Unicode, or none of the terminal's encoding
+        for stream in (sys.stdout, sys.stderr):  # file names may not be encodable for the terminal
             if hasattr(stream, 'reconfigure'):
                 stream.reconfigure(errors='backslashreplace')
         try:
@@ -44,10 +45,10 @@ def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(f'error: {_explained(error)}')
         except PreemptedError:
             for number in GROUP_SIGNALS:
-                signal.signal(number, signal.SIG_IGN)  # srun ends all tasks with SIGTERM as soon as one has ended
+                signal.signal(number, signal.SIG_IGN)  # srun sends SIGTERM to all tasks as soon as one ends
             raise
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one does not wait for what is still to be put away
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C does not wait for cleanup
             print('error: interrupted (Ctrl-C)', file=sys.stderr)
             sys.exit(INTERRUPTED)
         leave_process_group()
@@ -56,9 +57,9 @@ def report_bad_input(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def leave_process_group() -> None:
-    """Ends communication with the other processes, at the end of a tool; without it, threads of gloo may abort the exit.
+    """Ends communication with the other processes at the end of a tool. Otherwise, threads of gloo may abort the exit.
 
-    Not after an error: the others might be waiting for this process.
+    Not called after an error: the other processes may be waiting for this one.
     """
     if torch.distributed.is_initialized():
         gc.collect()  # sharded models and their runners refer to each other, and to groups of processes
@@ -66,7 +67,7 @@ def leave_process_group() -> None:
 
 
 def _explained(error: BaseException) -> str:
-    """What to say about an error that this package raised on purpose, or a missing package; any other is raised again."""
+    """The message of an error that this package raised on purpose, or of a missing package; raises any other error again."""
     module = missing_module(error)
     if _is_ours(error) and not isinstance(error, ModuleNotFoundError):
         return _message(error)
@@ -76,13 +77,13 @@ def _explained(error: BaseException) -> str:
 
 
 def _message(error: BaseException) -> str:
-    """The message as it was raised: an error from a worker of the loader arrives as a text of its traceback."""
+    """The original message: an error in a loader worker arrives as the text of its traceback."""
     text = str(error)
     return text.splitlines()[-1].partition(': ')[2] if text.startswith('Caught') else text
 
 
 def _is_ours(error: BaseException) -> bool:
     if isinstance(error, (UnreadableImageError, StoreError)):
-        return True  # no one else raises them, and from a worker of the loader they arrive by way of torch
+        return True  # only this package raises them; torch passes them on from loader workers
     *_, last = traceback.walk_tb(error.__traceback__)
     return last[0].f_globals.get('__name__', '').startswith('mmadclr.')

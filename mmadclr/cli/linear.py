@@ -1,9 +1,9 @@
 """Train linear classifiers on frozen features, and measure their accuracy.
 
-Features of center crops are extracted once, and a classifier is trained on them for each of many learning rates.
-``linear_top1`` is the accuracy at the rate that is best on held-out training images, ``linear_top1_best_on_val`` the best on
-the validation images, which published sweeps report. CHECKPOINT may be of any known layout, or a config of ours for the
-randomly initialized backbone.
+Features of center crops are extracted once. On them, a classifier is trained for each of many learning rates.
+``linear_top1`` is the accuracy at the rate that is best on held-out training images. ``linear_top1_best_on_val`` is the best
+accuracy on the validation images, which published sweeps report. CHECKPOINT may have any supported layout. A config of
+mmadclr gives the randomly initialized backbone.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declares the arguments of the command."""
     add_backbone_arguments(parser)
     add_image_arguments(parser)
-    parser.add_argument('--lr', type=float, nargs='+', help="peak learning rates for 256 images; default: iBOT's 45")
-    parser.add_argument('--epochs', type=positive, metavar='N', help='of training (100)')
-    parser.add_argument('--train-batch-size', type=positive, metavar='N', help='features of a step (1024)')
+    parser.add_argument('--lr', type=float, nargs='+', help='peak learning rates per 256 images (default: the 45 of iBOT)')
+    parser.add_argument('--epochs', type=positive, metavar='N', help='epochs of training (default: 100)')
+    parser.add_argument('--train-batch-size', type=positive, metavar='N', help='features per step (default: 1024)')
     parser.add_argument(
         '--held-out',
         type=float,
         metavar='SHARE',
-        help='share of --train the rate is chosen on; by default 2,000 images, within 2 and 20 %%',
+        help='fraction of --train on which the rate is chosen (default: 2,000 images, but 2 to 20 %%)',
     )
-    parser.add_argument('--retrain', action='store_true', help='train at the chosen rate again, with the held-out images')
+    parser.add_argument(
+        '--retrain', action='store_true', help='train again at the chosen rate, including the held-out images'
+    )
     parser.add_argument(
         '--save', metavar='FILE', help='write the chosen classifier (of the first draw of --shots): weight, bias, classes'
     )
@@ -63,7 +65,7 @@ def run(args: Namespace) -> None:
 
 
 def recipe_of(args: Namespace) -> LinearRecipe:
-    """The recipe, with its own settings where no argument is given."""
+    """The recipe; settings without an argument keep their defaults."""
     from mmadclr.evaluation.linear import LinearRecipe
 
     given = dict(learning_rates=args.lr and tuple(args.lr), epochs=args.epochs, batch_size=args.train_batch_size)

@@ -1,6 +1,6 @@
-"""List the configs that come with mmadclr, each with what it says of itself.
+"""List the configs of mmadclr with a description of each.
 
-Of several WORDs, all have to be in the name or the line.
+If there are several WORDs, a config is listed if its name or description contains all of them.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from mmadclr.shipped import first_line, shipped_configs
 
 USAGE = '[WORD ...]'
 EXAMPLE = 'adclr small'
-NARROWEST = 40  # columns for what a config says, beside the longest name
+NARROWEST = 40  # smallest width of the column of descriptions
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the arguments of the command."""
-    parser.add_argument('words', nargs='*', metavar='WORD', help='list only those with it in the name or the line')
+    parser.add_argument('words', nargs='*', metavar='WORD', help='list only configs with WORD in the name or description')
 
 
 def run(args: Namespace, parser: ArgumentParser) -> None:
-    """Prints the list: a line each where the output is no terminal, else within its width."""
+    """Prints the list; in a terminal, lines are wrapped to its width."""
     found = {name: first_line(path) for name, path in shipped_configs().items()}
     for word in args.words:
         found = {name: text for name, text in found.items() if word.lower() in f'{name} {text}'.lower()}
     if not found:
-        parser.error(f'no config that comes with mmadclr has {" and ".join(map(repr, args.words))} in its name or line')
+        parser.error(f'no config of mmadclr has {" and ".join(map(repr, args.words))} in its name or description')
     width = shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
     print('\n'.join(lines_of(found, width)))
 
 
 def lines_of(texts: Mapping[str, str], width: int | None) -> list[str]:
-    """Names and texts in two columns; where those do not fit the width, each text below its name. None: any width."""
+    """Names and texts in two columns; if they do not fit the width, each text is below its name. None: any width."""
     column = max(map(len, texts)) + 2
     if width is None:
         return [f'{name:<{column}}{text}' for name, text in texts.items()]

@@ -1,6 +1,6 @@
-"""The program ``mmadclr``: finds the command, reads its arguments, runs it.
+"""The program ``mmadclr``: finds the command, parses its arguments and runs it.
 
-Arguments are read, and names of configs looked up, before anything is imported that takes time.
+Arguments are parsed and config names are checked before any slow import.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from mmadclr.cli.processes import start_processes, started_by_torchrun
 from mmadclr.packages import check_families
 from mmadclr.shipped import ambiguity, find_config, is_shipped, nearest, shipped_configs
 
-INTERRUPTED = 130  # as shells say it of a program that Ctrl-C has ended
+INTERRUPTED = 130  # the status of a program that Ctrl-C ended, as in shells
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs what the command line asks for."""
+    """Runs the command in the command line."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ['help']:
         arguments = [*arguments[1:2], '--help']
@@ -31,19 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if command not in COMMANDS:
         names = nearest(command, list(COMMANDS))
         hint = f'; did you mean {" or ".join(names)}?' if names else ''
-        Parser(prog='mmadclr').error(f'there is no command {command!r}{hint}')
+        Parser(prog='mmadclr').error(f'unknown command {command!r}{hint}')
     find_own_modules()
     run_command(command, rest, f'mmadclr {command}')
 
 
 def find_own_modules() -> None:
-    """Modules of one's own that a config imports are found in the current folder, behind all others."""
+    """Appends the current folder to the module path, so that configs can import custom modules from it."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
 
 
 def run_tool(command: str) -> None:
-    """What a script of ``tools/`` does: the command with the arguments of the script."""
+    """Runs a command as a script of ``tools/``, with the arguments of the script."""
     run_command(command, sys.argv[1:], os.path.basename(sys.argv[0]))
 
 
@@ -62,16 +62,16 @@ def run_command(command: str, arguments: Sequence[str], prog: str) -> None:
 
 
 def run_light(command: str, args: Namespace, parser: Parser) -> None:
-    """Runs a command that only prints; who reads it may have read enough before its end, as ``head``."""
+    """Runs a command that only prints; its reader may close the pipe early, as ``head`` does."""
     try:
         module_of(command).run(args, parser)
         print(end='', flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is written at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discards what is flushed at exit
 
 
 def run(command: str, args: Namespace, arguments: Sequence[str]) -> None:
-    """Runs a command that trains, evaluates or writes, in the processes it asks for."""
+    """Runs a command that trains, evaluates or writes files, in one or several processes."""
     try:
         check_config_names(args)
         note(check_families())
@@ -84,14 +84,14 @@ def run(command: str, args: Namespace, arguments: Sequence[str]) -> None:
 
 
 def check_config_names(args: Namespace) -> None:
-    """Finds configs that do not exist before seconds are spent on imports, and says which one is meant in case of doubt.
+    """Checks that configs exist, before slow imports, and notes which file is used if a name is ambiguous.
 
     Raises:
         FileNotFoundError: See :func:`mmadclr.shipped.find_config`.
     """
     if 'config' in args:
         find_config(args.config)
-    elif 'checkpoint' in args and 'read' in args:  # of frozen features, where a config may stand for a checkpoint
+    elif 'checkpoint' in args and 'read' in args:  # evaluations of frozen features accept configs as checkpoints
         check_checkpoint_name(args.checkpoint)
     for text in getattr(args, 'configs', ()):
         if not Path(text).is_dir():
@@ -102,13 +102,13 @@ def check_config_names(args: Namespace) -> None:
 
 
 def check_checkpoint_name(text: str) -> None:
-    """Raises a FileNotFoundError for what can only be the misspelled name of a config."""
+    """Raises FileNotFoundError if a name can only be a misspelled config name."""
     near = [] if Path(text).exists() or Path(text).suffix else nearest(text, list(shipped_configs()))
     if near and not is_shipped(text):
         raise FileNotFoundError(f'checkpoint {text} does not exist; did you mean the config {" or ".join(near)}?')
 
 
 def note(text: str | None) -> None:
-    """Says something in a line, if there is something to say; processes that torchrun started do not say it again."""
+    """Prints a note, if there is one; processes that torchrun started do not repeat it."""
     if text and not started_by_torchrun():
         print(f'note: {text}', file=sys.stderr)

@@ -1,7 +1,7 @@
-"""The commands and their parsers, made without importing anything that takes time.
+"""The commands and their parsers, built without slow imports.
 
-Every command is a module of this folder: the first paragraph of its docstring says what it does, ``USAGE`` and ``EXAMPLE``
-how it is called, ``add_arguments(parser)`` adds its arguments, and ``run(args)`` does it, importing what it needs.
+Each command is a module of this folder. The first paragraph of its docstring says what it does, ``USAGE`` and ``EXAMPLE``
+show how to call it, ``add_arguments(parser)`` adds its arguments, and ``run(args)`` runs it and imports what it needs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ COMMANDS = (
     *('check-data', 'print-config', 'list-configs', 'pack', 'demo', 'completion'),
 )
 FIRST = 'mmadclr train adclr/vits16_folder --data my_images'
-# They import nothing that takes time, and what they refuse is said by ``Parser.error``.
+# They have no slow imports and report errors by ``Parser.error``.
 LIGHT = ('list-configs', 'completion')
 
 
 class Formatter(argparse.HelpFormatter):
-    """Fills paragraphs one by one to the width of the terminal; indented ones, such as examples, stay as they are."""
+    """Wraps each paragraph to the width of the terminal; indented paragraphs, such as examples, are not changed."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = text.strip('\n').split('\n\n')
@@ -33,7 +33,7 @@ class Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says mistakes in one line, with where to read on; its help has paragraphs."""
+    """Reports errors in one line that points to the help; its help text has paragraphs."""
 
     def __init__(self, **settings) -> None:
         super().__init__(**{'formatter_class': Formatter, **settings})
@@ -64,7 +64,7 @@ def settings_of(module: ModuleType, prog: str) -> dict[str, Any]:
 
 
 def command_parser(command: str, prog: str) -> Parser:
-    """Parser of one command, called ``prog`` in its messages."""
+    """Parser of one command; ``prog`` is its name in messages."""
     module = module_of(command)
     parser = Parser(prog=prog, **settings_of(module, prog))
     module.add_arguments(parser)
@@ -77,7 +77,7 @@ def build_parser() -> Parser:
         prog='mmadclr',
         usage='mmadclr COMMAND [arguments]',
         description='Dense self-supervised pretraining of vision transformers.',
-        epilog=f'example:\n\n    {FIRST}\n\nmmadclr COMMAND --help says more of each.',
+        epilog=f'example:\n\n    {FIRST}\n\nmmadclr COMMAND --help describes a command.',
     )
     parser.add_argument('--version', action='version', version=f'mmadclr {__version__}')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', title='commands', required=True)

@@ -1,4 +1,4 @@
-"""Print a config as a run would see it, with file and line of each value."""
+"""Print the config that a run would use, with file and line of each value."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ EXAMPLE = 'adclr/vits16_folder --key model.backbone'
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the arguments of the command."""
     add_config_arguments(parser)
-    parser.add_argument('--key', metavar='KEY', help='print this part alone, for example model.backbone')
-    parser.add_argument('--out', metavar='FILE', help='write to a file, which can be used as a config')
+    parser.add_argument('--key', metavar='KEY', help='print only this part, for example model.backbone')
+    parser.add_argument('--out', metavar='FILE', help='write to this file, which can be used as a config')
 
 
 def run(args: Namespace) -> None:
@@ -33,7 +33,7 @@ def run(args: Namespace) -> None:
 
 
 def described(args: Namespace) -> str:
-    """The config, each value with its origin, which is named relative to the clone or to the folder of all packages."""
+    """The config, each value with its origin, a path relative to the clone or to the folder of all packages."""
     from mmengine.config import Config
 
     from mmadclr.config.loading import load_config, overrides_of, spell_out

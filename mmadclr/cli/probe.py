@@ -1,6 +1,6 @@
 """Measure mIoU of frozen patch features, by k-NN and by a linear classifier.
 
-CHECKPOINT may be of any known layout, or a config of ours for the randomly initialized backbone.
+CHECKPOINT may have any supported layout. A config of mmadclr gives the randomly initialized backbone.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declares the arguments of the command."""
     add_backbone_arguments(parser, batch_size=32)
     parser.add_argument('--data-root', required=True, metavar='DIR', help='folder of images and masks')
-    for part, meaning in (('train', 'classifiers learn from'), ('val', 'are scored on')):
+    for part, meaning in (('train', 'training'), ('val', 'validation')):
         parser.add_argument(
             f'--{part}',
             required=True,
             nargs=2,
             metavar=('IMAGES', 'MASKS'),
-            help=f'folders below it that {meaning}; masks are PNG files of the same relative names',
+            help=f'{meaning} folders in --data-root; masks are PNG files with the same relative names as images',
         )
     parser.add_argument('--num-classes', type=positive, metavar='N', required=True)
-    parser.add_argument('--ignore-index', type=int, metavar='N', default=255, help='label of pixels that do not count (255)')
-    parser.add_argument('--reduce-zero-label', action='store_true', help='0 is no class, classes start at 1 (ADE20K)')
+    parser.add_argument('--ignore-index', type=int, metavar='N', default=255, help='label of ignored pixels (default: 255)')
+    parser.add_argument('--reduce-zero-label', action='store_true', help='label 0 is ignored, classes start at 1 (ADE20K)')
     parser.add_argument(
         '--size',
         type=positive,
         metavar='N',
-        help='side in pixels images are brought to; twice that of pretraining by default',
+        help='image size in pixels (default: twice that of pretraining)',
     )
     parser.add_argument(
-        '--max-images', type=positive, metavar='N', default=1000, help='of the training and of the validation set (1000)'
+        '--max-images', type=positive, metavar='N', default=1000, help='largest number of images of each set (default: 1000)'
     )
     parser.add_argument(
         '--bank-size',
         type=positive,
         metavar='N',
         default=20_000,
-        help='patches of the training images that are used (20000)',
+        help='number of training patches to use (default: 20000)',
     )
-    parser.add_argument('--k', type=positive, default=20, help='number of neighbors (20)')
+    parser.add_argument('--k', type=positive, default=20, help='number of neighbors (default: 20)')
     add_pixel_arguments(parser)
 
 
@@ -76,5 +76,5 @@ def run(args: Namespace) -> None:
     )
     val = dict(img_dir=args.val[0], mask_dir=args.val[1])
     probe = DenseProbe(train, val, k=args.k, bank_size=args.bank_size, batch_size=args.batch_size, num_workers=workers(args))
-    features = 'mean' if opened.model.cls_token is None else 'cls'  # of whole images, which the probe does not ask for
+    features = 'mean' if opened.model.cls_token is None else 'cls'  # image features, which the probe does not use
     finish(args, probe.of_model(FeatureExtractor(opened, features, args.precision).to(get_device())))

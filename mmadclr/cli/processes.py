@@ -1,4 +1,4 @@
-"""Several processes of a command, by torchrun, as ``tools/dist_train.sh`` starts them."""
+"""Starts several processes of a command by torchrun, as ``tools/dist_train.sh`` does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from mmadclr.shipped import importable
 
-# Signals that torchrun passes on to all processes (where it is new enough to read this); it dies of any other.
+# Signals that torchrun passes on to all processes, if its version supports this; other signals kill it.
 PASSED_ON = 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1'
 
 
@@ -20,20 +20,20 @@ def started_by_torchrun() -> bool:
 
 
 def start_processes(command: str, args: Namespace, arguments: Sequence[str]) -> None:
-    """Becomes torchrun where ``--gpus`` asks for several processes or machines; returns where there is nothing to start.
+    """Replaces this process by torchrun if ``--gpus`` requires several processes or machines; otherwise returns.
 
-    torchrun takes the place of this process, so that signals and its status are those of ``mmadclr``.
+    As torchrun replaces the process, it receives the signals to ``mmadclr`` and sets its exit status.
 
     Raises:
-        ValueError: The processes have been started already, this machine has fewer GPUs, or a variable is missing.
+        ValueError: The processes are already started, this machine has fewer GPUs, or a variable is missing.
     """
     gpus, launcher = getattr(args, 'gpus', None), getattr(args, 'launcher', 'none')
     if gpus is None or (started_by_torchrun() and launcher == 'pytorch'):
         return
     if launcher != 'none' or started_by_torchrun():
         raise ValueError(
-            f'--gpus {gpus} starts the processes itself; where torchrun or a batch system starts them, leave it out and '
-            'say --launcher pytorch, slurm or mpi'
+            f'--gpus {gpus} starts the processes itself; if torchrun or a batch system starts them, omit it and '
+            'set --launcher to pytorch, slurm or mpi'
         )
     if gpus == 1 and os.environ.get('NNODES', '1') == '1':
         return
@@ -48,7 +48,7 @@ def torchrun_command(gpus: int, command: str, arguments: Sequence[str], environm
     """torchrun with the same command, on this machine or as one of several.
 
     Raises:
-        ValueError: A variable that says which of several machines this is, or the first one's address, is missing.
+        ValueError: A variable with the rank of this machine or the address of the first one is missing.
     """
     nodes = environment.get('NNODES', '1')
     place = ['--standalone']
@@ -63,12 +63,12 @@ def torchrun_command(gpus: int, command: str, arguments: Sequence[str], environm
 
 
 def torchrun_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Signals are passed on, the package is found, and files of the current folder stand for no module of others."""
+    """Passes signals on, makes the package importable, and prevents files in the current folder from shadowing modules."""
     return {'PET_SIGNALS_TO_HANDLE': PASSED_ON, **importable(environment), 'PYTHONSAFEPATH': '1'}
 
 
 def check_once(args: Namespace) -> None:
-    """Ends with the message of a mistake in the config, if there is one, which else every process would repeat."""
+    """Ends with the message of an error in the config, if there is one; otherwise every process would repeat it."""
     if 'config' not in args:
         return
     from mmadclr.cli.launch import report_bad_input
@@ -76,14 +76,14 @@ def check_once(args: Namespace) -> None:
     from mmadclr.config.sense import check_sense
 
     alone = Namespace(**{name: value for name, value in vars(args).items() if name not in ('launcher', 'local_rank')})
-    logging.disable(logging.WARNING)  # the processes say it
+    logging.disable(logging.WARNING)  # the processes log them
     report_bad_input(lambda: check_sense(load_config(alone)))()
 
 
 def check_gpus(count: int) -> None:
-    """Raises a ValueError if this machine has GPUs, but fewer."""
+    """Raises ValueError if this machine has GPUs, but fewer than ``count``."""
     import torch
 
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if 0 < found < count:
-        raise ValueError(f'--gpus {count}: this machine has {found} GPU{"s" * (found > 1)} that may be used')
+        raise ValueError(f'--gpus {count}: only {found} GPU{"s" * (found > 1)} available on this machine')

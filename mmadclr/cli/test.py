@@ -1,7 +1,7 @@
 """Evaluate a checkpoint of a run with its config.
 
-Detection, segmentation and classification configs report the metrics of their packages on the test set, pretraining configs
-k-NN accuracy.
+Detection, segmentation and classification configs report the metrics of their packages on the test set. Pretraining configs
+report k-NN accuracy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 USAGE = 'CONFIG CHECKPOINT [options]'
 EXAMPLE = 'benchmarks/coco/mask-rcnn_vits16_fpn_1x work_dirs/mask-rcnn_vits16_fpn_1x/epoch_12.pth --gpus 8'
-# What the packages call the metric that stores predictions. mmdet's packs masks; mmseg's are tensors already.
+# The metric of each package that stores predictions. That of mmdet encodes masks; masks of mmseg are tensors.
 DUMPERS = {'mmdet': 'DumpDetResults', 'mmseg': 'mmengine.DumpResults', 'mmpretrain': 'mmengine.DumpResults'}
 
 
@@ -29,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_launcher_arguments(parser)
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint of a run with this config')
     parser.add_argument('--out', metavar='FILE.pkl', help='write all predictions to this pickle file')
-    parser.add_argument('--show-dir', metavar='DIR', help='write the images with predictions and ground truth drawn on them')
+    parser.add_argument('--show-dir', metavar='DIR', help='write images with predictions and ground truth')
 
 
 def run(args: Namespace) -> None:
@@ -42,13 +42,13 @@ def run(args: Namespace) -> None:
 
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
-    validates = cfg.get('test_cfg') is None  # pretraining: what there is to test is its validation
+    validates = cfg.get('test_cfg') is None  # pretraining: the test is its validation
     if not validates:
         store_predictions(cfg, args)
     elif args.out or args.show_dir:
-        kinds = 'detection and segmentation, and for classification'
-        sys.exit(f'error: --out and --show-dir are for {kinds}; {args.config} predicts nothing')
-    if not Path(args.checkpoint).is_file():  # before data sets are read, or drawn
+        kinds = 'detection, segmentation and classification'
+        sys.exit(f'error: --out and --show-dir are for {kinds}; {args.config} makes no predictions')
+    if not Path(args.checkpoint).is_file():  # before data sets are read or generated
         sys.exit(f'error: checkpoint {args.checkpoint} does not exist')
     with writing_below(cfg.work_dir):
         runner = Runner.from_cfg(cfg)
@@ -58,10 +58,10 @@ def run(args: Namespace) -> None:
 
 
 def store_predictions(cfg: Config, args: Namespace) -> None:
-    """Adds to the config what ``--out`` and ``--show-dir`` ask for."""
+    """Adds the settings of ``--out`` and ``--show-dir`` to the config."""
     if args.out:
         if not args.out.endswith(('.pkl', '.pickle')):
-            sys.exit(f'error: --out {args.out}: predictions are written as pickle, name a .pkl file')
+            sys.exit(f'error: --out {args.out}: predictions are written as pickle; the name must end with .pkl')
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dict(type=DUMPERS[cfg.default_scope], out_file_path=args.out)]
     if args.show_dir:
@@ -69,7 +69,7 @@ def store_predictions(cfg: Config, args: Namespace) -> None:
 
 
 def draw_predictions(cfg: Config, folder: str) -> None:
-    """Has the packages draw every image; each takes the folder from another place."""
+    """Makes the packages draw every image; each has its own setting for the folder."""
     hook = cfg.default_hooks.visualization
     hook['enable' if cfg.default_scope == 'mmpretrain' else 'draw'] = True
     hook.interval = 1

@@ -1,7 +1,6 @@
 """Train a model: pretraining, detection, segmentation or classification.
 
-CONFIG is a file, or the name of a config that comes with mmadclr. Ctrl-C and SIGTERM end a run after a checkpoint, with
-status 85.
+CONFIG is a file, or the name of a config of mmadclr. Ctrl-C and SIGTERM end a run with status 85 after a checkpoint.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         nargs='?',
         const='auto',
         metavar='CKPT',
-        help='continue from CKPT, or without a path from the latest checkpoint in the work dir',
+        help='continue from CKPT, or from the latest checkpoint in the work dir if no path is given',
     )
-    parser.add_argument('--amp', choices=PRECISIONS, help='precision; by default bf16 on a GPU, fp32 on a CPU')
+    parser.add_argument('--amp', choices=PRECISIONS, help='precision (default: bf16 on a GPU, fp32 on a CPU)')
 
 
 def run(args: Namespace) -> None:
@@ -44,7 +43,7 @@ def run(args: Namespace) -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
         init_cfg = cfg.model.get('backbone', {}).get('init_cfg')
         if init_cfg and (cfg.load_from or checkpoints(cfg.work_dir)):
-            init_cfg.checkpoint = None  # what the run once started from need not be there any more
+            init_cfg.checkpoint = None  # the initial weights may no longer exist
     with writing_below(cfg.work_dir):
         runner = Runner.from_cfg(cfg)
     runner.train()

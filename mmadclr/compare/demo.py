@@ -1,4 +1,4 @@
-"""The demo: ADCLR on generated images, what its features are worth before and after, and pictures of it."""
+"""The demo: ADCLR on generated images, evaluation of features before and after pretraining, and pictures."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ PICTURES = ('crops.png', 'curves.png', 'attention.png')
 
 
 def run_demo(args: argparse.Namespace) -> dict:
-    """Runs ``args.parts`` and returns the summary, which is in ``summary.json`` of the work dir after each of them.
+    """Runs ``args.parts`` and returns the summary, which is written to ``summary.json`` in the work dir after each part.
 
     Args:
-        args: What ``mmadclr demo`` takes; ``work_dir`` is given.
+        args: The arguments of ``mmadclr demo``; ``work_dir`` must be set.
     """
     file = Path(args.work_dir, 'summary.json')
-    # A dense part that is run alone adds to what was found; numbers of another teacher do not stay.
+    # A dense part that runs alone extends the summary; a new pretraining starts a new one.
     summary = json.loads(file.read_text()) if file.is_file() and 'pretraining' not in args.parts else {}
     for part in args.parts:
         start = time.time()
@@ -51,7 +51,7 @@ def run_demo(args: argparse.Namespace) -> dict:
 
 
 def pretrain(args: argparse.Namespace) -> dict[str, float]:
-    """Measures, trains, measures again; pictures land in the work dir."""
+    """Evaluates, trains, evaluates again, and writes pictures to the work dir."""
     print('PRETRAINING, after k-NN and probes of raw pixels and of the untrained network', flush=True)
     cfg = load_config(args)
     cfg.randomness = dict(seed=args.seed)
@@ -67,7 +67,7 @@ def pretrain(args: argparse.Namespace) -> dict[str, float]:
 
 
 def finetune(args: argparse.Namespace, part: str) -> dict[str, float]:
-    """Trains a dense task from the pretrained teacher and from random initialization, alike in all else."""
+    """Trains a dense task from the pretrained teacher and from random initialization, with the same settings."""
     task = DENSE_TASKS[part]
     checkpoints = {'pretrained': latest_checkpoint(args.work_dir), 'random': None}
     summary: dict[str, float] = {}
@@ -77,7 +77,7 @@ def finetune(args: argparse.Namespace, part: str) -> dict[str, float]:
         folder = str(Path(args.work_dir, f'{part}_{name}'))
         cfg = load_config(argparse.Namespace(config=task.config, cfg_options=options, work_dir=folder, verbose=args.verbose))
         cfg.randomness = dict(seed=args.seed)
-        cfg.experiment_name = f'{part}_{name}_{time.time_ns()}'  # loggers and scopes are global by this name
+        cfg.experiment_name = f'{part}_{name}_{time.time_ns()}'  # loggers and scopes with this name are global
         with writing_below(cfg.work_dir):
             runner = Runner.from_cfg(cfg)
         runner.train()
@@ -93,7 +93,7 @@ def last_of(runner: Runner, metric: str) -> float:
 def latest_checkpoint(work_dir: str) -> str:
     checkpoint = find_latest_checkpoint(work_dir)
     if checkpoint is None:
-        sys.exit(f'error: {work_dir} holds no pretrained checkpoint: run the part pretraining first')
+        sys.exit(f'error: {work_dir} contains no pretrained checkpoint: run the part pretraining first')
     return checkpoint
 
 
@@ -103,7 +103,7 @@ def named(metrics: dict[str, float], name: str) -> dict[str, float]:
 
 
 def draw_pictures(runner: Runner, evaluation, summary: dict) -> None:
-    """Crops of a batch, curves of the run, attention of the trained teacher on validation images."""
+    """Draws crops of a batch, curves of the run, and attention of the teacher on validation images."""
     model = runner.model.eval()
     crops, curves, attention = (Path(runner.work_dir, name) for name in PICTURES)
     train = runner.train_dataloader.dataset
@@ -120,7 +120,7 @@ def draw_pictures(runner: Runner, evaluation, summary: dict) -> None:
 
 
 def draw_teacher_attention(model, dataset, out: Path) -> Path:
-    """Attention for query crops cut out of the shown images themselves, at random places."""
+    """Draws attention for query crops at random positions of the shown images."""
     backbone, size = model.teacher['backbone'], dataset.transform.size
     samples = collate_samples([dataset[i] for i in spread(len(dataset))])
     shown = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in samples['images']]
@@ -140,7 +140,7 @@ def draw_teacher_attention(model, dataset, out: Path) -> Path:
 
 
 def spread(length: int) -> list[int]:
-    """Indices over the whole data set: paths are sorted, so neighbors are of one class."""
+    """Indices spread over the data set: paths are sorted, so neighboring images are of the same class."""
     return [(2 * i + 1) * length // (2 * NUM_SHOWN) for i in range(NUM_SHOWN)]
 
 
@@ -150,7 +150,7 @@ def versions() -> dict[str, str]:
 
 
 def table(summary: dict) -> str:
-    """One line per initialization; numbers of parts that were not run stay empty."""
+    """One line per initialization; cells of parts that were not run are empty."""
     columns = {'knn': 'k-NN top-1', 'probe_miou': 'probe mIoU', 'box_ap': 'box AP', 'mask_ap': 'mask AP', 'miou': 'mIoU'}
     rows = {'raw pixels': ('pixels',), 'random initialization': ('random',), 'ADCLR teacher': ('teacher', 'pretrained')}
     rule = '-' * (22 + 13 * len(columns))

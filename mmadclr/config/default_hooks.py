@@ -1,4 +1,4 @@
-"""The hooks that every pretraining run has, so that no config has to list them and none can lose them."""
+"""Hooks that every pretraining run has without listing them in its config."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from mmadclr.registry import SCOPE
 
-# Added to mmengine's own (timer, parameter schedulers); a config changes an argument, the type, or sets None to remove one.
+# Added to mmengine's own (timer, parameter schedulers). A config can change arguments or the type; None removes a hook.
 PRETRAINING: dict[str, dict] = {
     'runtime_info': dict(type='LossRecordHook'),
     'logger': dict(type='LoggerHook', interval=50),
@@ -21,9 +21,9 @@ PRETRAINING: dict[str, dict] = {
 
 
 def default_hooks(cfg: Mapping) -> dict[str, Any]:
-    """``default_hooks`` of a config, complete: those of its own, and in a pretraining run those that all such runs have.
+    """The complete ``default_hooks`` of a config: its own, and in a pretraining run also ``PRETRAINING``.
 
-    A hook without a type, or with the same one, keeps the arguments that the config does not name.
+    A hook without a type, or with the same type, keeps the arguments that the config does not set.
     """
     own = dict(cfg.get('default_hooks') or {})
     if (cfg.get('default_scope') or SCOPE) != SCOPE or not cfg.get('train_cfg'):

@@ -1,4 +1,4 @@
-"""What a person need not read of a run: reports and notices of the libraries below, which go to the log file."""
+"""Messages of libraries that are written only to the log file, not to the terminal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from types import FrameType
 from typing import Any, TextIO
 
 LIBRARIES = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'pycocotools'}
-FILE_ONLY = {'file_only': True}  # ``extra`` of a record of ours that is a detail
-# Warnings of these libraries about their own code, or settings that are meant.
+FILE_ONLY = {'file_only': True}  # ``extra`` of our log records that are details
+# Warnings of these libraries about their own code, or about settings that are intended.
 NOISE = (
     r'"FileClient" will be deprecated in future',
     r'"HardDiskBackend" is the alias of',
@@ -28,20 +28,20 @@ LOGGING = ('logging', 'mmengine.logging.logger', __name__)
 
 
 def ignore_noise() -> None:
-    """Has Python drop the warnings of ``NOISE``."""
+    """Makes Python ignore the warnings of ``NOISE``."""
     for message in NOISE:
         warnings.filterwarnings('ignore', message=message, category=UserWarning, module='mm')
 
 
 def speaks_library(frame: FrameType | None) -> bool:
-    """Whether the code that logs or prints is that of a library: the innermost frame that is not one of logging itself."""
+    """Whether a library logs or prints, judged by the innermost frame outside the logging modules."""
     while frame is not None and frame.f_globals.get('__name__') in LOGGING:
         frame = frame.f_back
     return frame is not None and frame.f_globals.get('__name__', '').partition('.')[0] in LIBRARIES
 
 
 class Prints:
-    """Stands in for a standard stream; what libraries print is dropped."""
+    """Replaces a standard stream and drops the output of libraries."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -51,10 +51,10 @@ class Prints:
         return len(text)
 
     def take(self, text: str) -> None:
-        """What a library prints."""
+        """Handles output of a library."""
 
     def print(self, text: str) -> None:
-        """What anyone else does."""
+        """Handles all other output."""
         self.stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -63,14 +63,14 @@ class Prints:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Drops what libraries print, and ``NOISE``: they do so when they are imported, before there is a log file."""
+    """Drops the output of libraries and ``NOISE`` during imports, when there is no log file yet."""
     with warnings.catch_warnings(), redirect_stdout(sys.stdout and Prints(sys.stdout)):
         ignore_noise()
         yield
 
 
 class PersonFilter(logging.Filter):
-    """Lets through warnings and errors, and what this package or the user's own code reports."""
+    """Passes warnings, errors, and messages of this package and of user code."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         from_library = speaks_library(sys._getframe())

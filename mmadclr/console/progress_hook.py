@@ -1,4 +1,4 @@
-"""A hook that tells a person how far a run is."""
+"""A hook that shows the progress of a run."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from mmadclr.console.summary import evaluation_summary, final_summary, training_
 from mmadclr.registry import HOOKS
 
 REWRITE_S = 0.1
-# What the line shows of a validation, the first that there is: part of the name, and how it reads.
+# The metric of a validation to show in the line, the first one that exists: part of its name, and its format.
 HEADLINES = {'knn': 'k-NN {:.1f} %', 'bbox_mAP': 'box mAP {:.3f}', 'mIoU': 'mIoU {:.1f} %', 'top1': 'top-1 {:.1f} %'}
 
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Summaries at the start and the end of a run, and between them a line that is rewritten, or lines without a terminal.
+    """Prints summaries at the start and the end of a run, and a progress line, which is rewritten in a terminal.
 
-    Nothing is fetched from the device for it: the loss is that of the last line of the log. The runner adds it by itself,
-    unless the config says ``verbose=True``.
+    The hook transfers nothing from the device: the loss is that of the last line of the log. The runner adds the hook unless
+    the config has ``verbose=True``.
     """
 
-    priority = 'LOWEST'  # what it tells has been recorded by others
+    priority = 'LOWEST'  # other hooks record what it prints
 
     def __init__(self) -> None:
         self.drawn_at = 0.0
-        self.is_training = False  # runner.iter would build a training loop for a run that only evaluates
+        self.is_training = False  # in a run that only evaluates, runner.iter would build a training loop
 
     def before_train(self, runner) -> None:
         self.is_training, self.began = True, time.monotonic()
@@ -42,7 +42,7 @@ class ProgressHook(Hook):
         self.tell(runner, is_due, last, training_fields, (runner.iter + 1) / runner.max_iters)
 
     def is_due(self, hook: LoggerHook, loader, batch_idx: int) -> bool:
-        """Whether the log gets a line of this iteration."""
+        """Whether the log has a line for this iteration."""
         ends = self.end_of_epoch(loader, batch_idx) and (not hook.ignore_last or len(loader) <= hook.interval)
         return ends or self.every_n_inner_iters(batch_idx, hook.interval)
 
@@ -92,7 +92,7 @@ class ProgressHook(Hook):
             runner.console.write(f'{when}{", ".join(f"{name} {rounded(value)}" for name, value in metrics.items())}\n')
 
     def tell(self, runner, is_due: bool, last: bool, fields: Callable, share: float) -> None:
-        """Rewrites the line now and then; without a terminal, writes one when the log gets one (``is_due``)."""
+        """Rewrites the line in a terminal; otherwise writes a line whenever the log has one (``is_due``)."""
         console, now = runner.console, time.monotonic()
         if console.is_quiet:
             return
@@ -109,7 +109,7 @@ def log_hooks(runner) -> list[LoggerHook]:
 
 
 def training_fields(runner) -> list[str]:
-    """What to tell of an iteration, what matters most first."""
+    """Fields of the progress line, the most important first."""
     hub, window, done = runner.message_hub, runner.log_processor.window_size, runner.iter + 1
     fields = [f'{done / runner.max_iters:4.0%}']
     if hasattr(runner.train_loop, 'run_epoch'):
@@ -122,7 +122,7 @@ def training_fields(runner) -> list[str]:
 
 
 def mean(hub: MessageHub, name: str, window: int) -> list[float]:
-    """As the log has it; nothing if there is none yet."""
+    """The mean in the log, as a list; empty if there is none yet."""
     return [hub.get_scalar(name).mean(window)] if name in hub.log_scalars else []
 
 
@@ -137,7 +137,7 @@ def as_time(seconds: float) -> str:
 
 
 def headline(hub: MessageHub) -> Iterator[str]:
-    """The last validation, of this start or one before."""
+    """The metric of the last validation, including those before a resumption."""
     found = ((text, name) for part, text in HEADLINES.items() for name in hub.log_scalars if part in name)
     for text, name in found:
         if name.startswith('val/'):

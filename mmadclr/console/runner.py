@@ -1,4 +1,4 @@
-"""mmengine's runner with a console for a person."""
+"""mmengine's runner with readable terminal output."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mmadclr.console.screen import Console, open_console
 
 
 class ConsoleRunner(Runner):
-    """Shows summaries, progress, warnings and results; all else goes to the log file alone.
+    """Prints summaries, progress, warnings and results; everything else is written only to the log file.
 
-    ``verbose=True`` in the config leaves everything as mmengine has it.
+    With ``verbose=True`` in the config, the output is that of mmengine.
     """
 
     console: Console | None = None
@@ -40,7 +40,7 @@ class ConsoleRunner(Runner):
 
 
 def quietly(run: Callable) -> Callable:
-    """For methods of such a runner: its console listens while they run."""
+    """Decorates methods of the runner: while they run, its console handles all output."""
 
     @functools.wraps(run)
     def wrapped(runner: ConsoleRunner, *args: Any, **kwargs: Any) -> Any:

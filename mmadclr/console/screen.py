@@ -1,4 +1,4 @@
-"""The terminal, or what stands in its place, of a run: messages, and below them one line that is rewritten."""
+"""Terminal output of a run: messages, and below them one line that is rewritten."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALLEST_BAR = 12  # columns
 
 
 class Line(tqdm):
-    """tqdm's bar without its thread."""
+    """tqdm's progress bar without its monitor thread."""
 
     monitor_interval = 0
 
@@ -29,7 +29,7 @@ Line.set_lock(threading.RLock())
 
 
 class MessageFormatter(logging.Formatter):
-    """``warning: text``, ``error: text``, or the text alone."""
+    """Formats ``warning: text``, ``error: text``, or only the text."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -37,16 +37,16 @@ class MessageFormatter(logging.Formatter):
 
 
 class Console(logging.StreamHandler):
-    """Takes the place of a logger's handler for the console; the log file is none of its business.
+    """Replaces the console handler of a logger; the log file has its own handler.
 
-    A reader that goes away (``| head``) costs what would have been written, and nothing else.
+    If the reader of the output closes it (``| head``), further output is lost, but the run continues.
 
     Attributes:
         is_terminal: Whether a line can be rewritten.
-        is_quiet: Nothing but errors is to be told, as on all processes but the first.
+        is_quiet: Whether only errors are printed, as on all processes except the first.
     """
 
-    lock: threading.RLock  # never None, as it may be by the type of the class above
+    lock: threading.RLock  # never None, unlike in the type of the base class
 
     def __init__(self, before: logging.StreamHandler) -> None:
         super().__init__(before.stream)
@@ -58,16 +58,16 @@ class Console(logging.StreamHandler):
         self.process = os.getpid()
         self.line: Line | MaybeNone = None
         self.is_shown = False  # the line
-        self.is_open = False  # a line that someone prints, and has not ended
+        self.is_open = False  # whether the last output did not end its line
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self.write(f'{self.format(record)}{self.terminator}')
-        except Exception:  # as in the class above: what cannot be told must not end a run
+        except Exception:  # as in the base class: output errors must not end a run
             self.handleError(record)
 
     def write(self, text: str, stream: TextIO | None = None) -> None:
-        """Writes text, by default to the own stream, above the line."""
+        """Writes text above the line, by default to the stream of the console."""
         with self.lock:
             self.hide()
             stream = stream or self.stream
@@ -77,15 +77,15 @@ class Console(logging.StreamHandler):
             except BrokenPipeError:
                 disconnect(stream)
             self.is_open = not text.endswith('\n')
-            if self.line is not None and not self.is_open and os.getpid() == self.process:  # not in workers of a loader
+            if self.line is not None and not self.is_open and os.getpid() == self.process:  # not in loader workers
                 self.draw()
 
     def show(self, fields: Sequence[str], share: float) -> None:
-        """Rewrites the line: the fields that fit, the first before all others, and a bar of which ``share`` is full."""
+        """Rewrites the line: the fields that fit, in order of priority, and a bar filled to ``share``."""
         with self.lock:
             if self.line is None:
                 self.line = Line(total=1, file=self.stream, leave=False, position=0, delay=1e9)
-            width = columns(self.stream) - 1  # in the last column, some terminals go on to the next line
+            width = columns(self.stream) - 1  # some terminals wrap after the last column
             text = fit(fields, width)
             self.line.ncols, self.line.n, self.line.desc = width, min(share, 1.0), text
             self.line.bar_format = f'{{desc}}{GAP}{{bar}}' if width - len(text) >= SMALLEST_BAR else '{desc}'
@@ -104,14 +104,14 @@ class Console(logging.StreamHandler):
         self.is_shown = False
 
     def end_line(self) -> None:
-        """Takes the line away."""
+        """Removes the line."""
         with self.lock:
             self.hide()
             self.line = None
 
     @contextmanager
     def listening(self, logger: logging.Logger) -> Iterator[None]:
-        """What libraries print goes to ``logger``; all else that is printed goes above the line."""
+        """Sends output of libraries to ``logger``, and prints all other output above the line."""
         with ExitStack() as stack:
             stack.callback(self.end_line)
             if sys.stdout is not None:
@@ -122,7 +122,7 @@ class Console(logging.StreamHandler):
 
 
 class PrintsAbove(Prints):
-    """What is printed goes above the line; whole lines of libraries go to a logger."""
+    """Prints output above the line, and sends complete lines of libraries to a logger."""
 
     def __init__(self, stream: TextIO, console: Console, logger: logging.Logger) -> None:
         super().__init__(stream)
@@ -138,13 +138,13 @@ class PrintsAbove(Prints):
 
 
 class ErrorsAbove(PrintsAbove):
-    """Of libraries, too."""
+    """Prints all output above the line, including that of libraries."""
 
     take = PrintsAbove.print
 
 
 def columns(stream: TextIO) -> int:
-    """Of a terminal; 80 where it does not tell."""
+    """Width of the terminal; 80 if it is unknown."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except OSError:
@@ -152,7 +152,7 @@ def columns(stream: TextIO) -> int:
 
 
 def fit(fields: Sequence[str], width: int) -> str:
-    """As many of the fields as have room, in their order; of the first at least what has."""
+    """The fields that fit into ``width``, in order; the first one is cut if necessary."""
     text = fields[0][:width]
     for field in fields[1:]:
         longer = f'{text}{GAP}{field}'
@@ -161,7 +161,7 @@ def fit(fields: Sequence[str], width: int) -> str:
 
 
 def disconnect(stream: TextIO) -> None:
-    """From here on, what is written to the stream is lost, without an error for each line and at the end."""
+    """Discards all further output to the stream, without errors."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -169,7 +169,7 @@ def disconnect(stream: TextIO) -> None:
 
 
 def open_console(logger: logging.Logger) -> Console | None:
-    """The console of a logger of mmengine, from here on for a person; None if it has none."""
+    """Replaces the console handler of a logger of mmengine and returns it; None if there is none."""
     for number, handler in enumerate(logger.handlers):
         if isinstance(handler, Console):
             return handler

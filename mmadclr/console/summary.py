@@ -1,4 +1,4 @@
-"""What a run is about, in a few lines at its start, and where its results are, at its end."""
+"""Summaries of a run: its settings at the start, and the location of its results at the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PRECISION_NAMES = {dtype: name for name, dtype in PRECISIONS.items()}
 
 
 def training_summary(runner: Any) -> str:
-    """Of a run that is about to train: built, with its checkpoint loaded."""
+    """Summary at the start of training, after the model is built and the checkpoint is loaded."""
     return as_lines(
         *model_rows(runner),
         ('data', describe_data(runner.train_dataloader.dataset)),
@@ -37,7 +37,7 @@ def training_summary(runner: Any) -> str:
 
 
 def evaluation_summary(runner: Any, loader: Any) -> str:
-    """Of a run that is about to evaluate a checkpoint."""
+    """Summary at the start of the evaluation of a checkpoint."""
     return as_lines(
         *model_rows(runner),
         ('data', describe_data(loader.dataset)),
@@ -48,7 +48,7 @@ def evaluation_summary(runner: Any, loader: Any) -> str:
 
 
 def final_summary(runner: Any, duration: str) -> str:
-    """Of a run that has come to its end; the next command can be run as it stands."""
+    """Summary at the end of a run; the printed command can be run unchanged."""
     newest = next(iter(checkpoints(runner.work_dir)), None)
     rows = [('done', f'{number(runner.iter, "iteration")} in {duration}')]
     if newest is not None:
@@ -70,12 +70,12 @@ def model_rows(runner: Any) -> Rows:
 
 
 def length_rows(runner: Any) -> Rows:
-    """Batch, and number of steps."""
+    """Batch size and number of steps."""
     loop, counts = runner.train_loop, accumulated(runner)
     images = loop.dataloader.batch_sampler.batch_size
     product = f'{images} x {number(runner.world_size, "process", "es")} x {counts} accumulated'
     yield 'batch', f'{number(total_batch(runner), "image")} = {product}'
-    steps = '' if counts == 1 else f', {number(-(-runner.max_iters // counts), "step")} of the optimizer'
+    steps = '' if counts == 1 else f', {number(-(-runner.max_iters // counts), "optimizer step")}'
     whole = f'{number(runner.max_iters, "iteration")}{steps}'
     by_epoch = hasattr(loop, 'run_epoch')
     epochs = f'{number(loop.max_epochs, "epoch")} x {number(len(loop.dataloader), "iteration")} = ' if by_epoch else ''
@@ -93,7 +93,7 @@ def number(count: int, unit: str, plural: str = 's') -> str:
 
 
 def total_batch(runner: Any) -> int:
-    """Images of a step of the optimizer."""
+    """Images per optimizer step."""
     return runner.train_dataloader.batch_sampler.batch_size * runner.world_size * accumulated(runner)
 
 
@@ -102,7 +102,7 @@ def accumulated(runner: Any) -> int:
 
 
 def setting(cfg: Any, *keys: str) -> Any:
-    """Value of a nested key; None where the config has none."""
+    """Value of a nested key; None if the config does not have it."""
     for key in keys:
         cfg = cfg.get(key) if isinstance(cfg, (Config, Mapping)) else None
     return cfg
@@ -134,13 +134,13 @@ def describe_precision(optim_wrapper: Any) -> str:
 
 
 def describe_rate(runner: Any) -> str:
-    """The peak of the learning rate, and how it comes about."""
+    """The peak learning rate, and how it is computed."""
     rate = setting(runner.cfg, 'optim_wrapper', 'optimizer', 'lr')
     scale = runner.auto_scale_lr or {}
     if rate is None:
         return 'several'
     if not scale.get('enable', False):
-        return f'{rate:g}, whatever the batch'
+        return f'{rate:g}, independent of the batch size'
     base = scale['base_batch_size']
     return f'{rate * total_batch(runner) / base:g} = {rate:g} x {total_batch(runner)} / {base} images'
 

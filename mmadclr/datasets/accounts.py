@@ -46,7 +46,7 @@ class UnreadableAccount:
     Attributes:
         seen: Messages, one for each image, since the start or the resumption.
         in_epoch: The same since :meth:`start_epoch`.
-        untold: Those that the other processes do not know of.
+        untold: Those that are not shared with the other processes yet.
     """
 
     def __init__(self) -> None:
@@ -58,11 +58,11 @@ class UnreadableAccount:
         self.in_epoch = set()
 
     def add(self, messages: Iterable[str]) -> None:
-        """Takes note of the ``unreadable`` of a batch."""
+        """Records the ``unreadable`` of a batch."""
         self.untold.update(one_line(message) for message in messages)
 
     def share(self) -> list[str]:
-        """Tells all processes, and returns what none of them knew, in order; to be called on all processes."""
+        """Shares messages with all processes, and returns the new ones, sorted; collective call."""
         everywhere = set().union(*dist.all_gather_object(self.untold))
         self.untold = set()
         self.in_epoch |= everywhere
@@ -72,14 +72,14 @@ class UnreadableAccount:
 
 
 class ListFile:
-    """A text file of a work dir to which lines are added, each once over all starts of a run."""
+    """A text file of a work dir; each line is added only once, even if the run is restarted."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lines = set(path.read_text('utf-8', 'replace').splitlines()) if path.exists() else set()
 
     def add(self, lines: Sequence[str]) -> None:
-        """Adds those that are not there yet.
+        """Adds lines that the file does not contain yet.
 
         Raises:
             OSError: The file cannot be written; the lines are not tried again.

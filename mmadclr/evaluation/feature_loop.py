@@ -140,7 +140,7 @@ def evaluator_configs(evaluator: Mapping | Sequence[Mapping]) -> dict[str, Mappi
     untyped = [key for key, each in configs.items() if not isinstance(each, Mapping) or 'type' not in each]
     if untyped or not configs:
         raise ValueError(
-            f'val_evaluator={evaluator}: give a dict with a type, or a list or a dict of such, as in dict(knn=dict(type='
+            f'val_evaluator={evaluator}: set a dict with a type, or a list or dict of these, as in dict(knn=dict(type='
             "'WeightedKNN', k=20))"
         )
     return configs

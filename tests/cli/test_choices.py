@@ -37,6 +37,6 @@ def test_the_recipe_of_linear_classifiers_is_the_default_where_nothing_is_given(
 def test_help_says_the_defaults_of_the_recipe():
     text = ' '.join(command_parser('linear', 'mmadclr').format_help().split())
     recipe = LinearRecipe()
-    assert f'of training ({recipe.epochs})' in text
-    assert f'features of a step ({recipe.batch_size})' in text
-    assert f"default: iBOT's {len(recipe.learning_rates)}" in text
+    assert f'epochs of training (default: {recipe.epochs})' in text
+    assert f'features per step (default: {recipe.batch_size})' in text
+    assert f'default: the {len(recipe.learning_rates)} of iBOT' in text

@@ -39,7 +39,7 @@ def test_words_that_choose_nothing_are_one_line():
     done = mmadclr('list-configs', 'adclr', 'zzz')
     assert (done.returncode, done.stdout) == (2, '')
     (line,) = done.stderr.splitlines()
-    assert "has 'adclr' and 'zzz' in its name or line" in line
+    assert "has 'adclr' and 'zzz' in its name or description" in line
 
 
 @pytest.mark.parametrize('width', [40, 80, 120])

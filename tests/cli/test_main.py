@@ -30,7 +30,7 @@ def test_a_shipped_config_is_known_by_its_name(name):
         ('vits16_folder', 'does not exist; did you mean adclr/vits16_folder'),
         ('configs/adclr/vits16_folder.py', 'does not exist; did you mean adclr/vits16_folder'),
         ('./my.py', 'does not exist; '),
-        ('qqqqq', 'does not exist; mmadclr list-configs names those that come with it'),
+        ('qqqqq', 'does not exist; mmadclr list-configs lists all names'),
         ('_base_/default_runtime', 'does not exist; '),
         ('.', 'is a folder, not a config; '),
     ],
@@ -77,8 +77,8 @@ def test_a_path_wins_over_a_name_and_that_is_said(both):
     done = mmadclr('print-config', 'adclr/vits16_folder.py', *KEY, cwd=both)
     assert 'max_epochs=77' in done.stdout
     assert done.stderr == (
-        'note: adclr/vits16_folder.py: the file in this folder is used; the config that comes with mmadclr is '
-        'adclr/vits16_folder, without .py\n'
+        'note: adclr/vits16_folder.py: using the file in this folder; for the config of mmadclr, omit .py: '
+        'adclr/vits16_folder\n'
     )
 
 
@@ -86,8 +86,8 @@ def test_a_name_that_is_no_path_is_the_shipped_config_and_that_is_said(both):
     done = mmadclr('print-config', 'adclr/vits16_folder', *KEY, cwd=both)
     assert 'max_epochs=200' in done.stdout
     assert done.stderr == (
-        'note: adclr/vits16_folder: the config that comes with mmadclr is used; the file in this folder is '
-        'adclr/vits16_folder.py, with .py\n'
+        'note: adclr/vits16_folder: using the config of mmadclr; for the file in this folder, add .py: '
+        'adclr/vits16_folder.py\n'
     )
 
 
@@ -110,8 +110,8 @@ def test_modules_of_the_current_folder_are_found_but_stand_for_no_others(tmp_pat
     (tmp_path / 'my_module.py').unlink()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stderr == (
-        'error: config my.py needs my_module, which cannot be imported: there is no such module; it is looked for in the '
-        'current folder and in those of PYTHONPATH\n'
+        'error: config my.py needs my_module, which cannot be imported: no such module; the search path is the '
+        'current folder and PYTHONPATH\n'
     )
 
 

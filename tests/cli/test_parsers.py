@@ -63,11 +63,11 @@ def test_mistakes_are_one_line_and_say_where_to_read_on():
         (['train'], 'mmadclr train: error: the following arguments are required: CONFIG (mmadclr train --help)'),
         (
             ['knn', 'a.pth', '--train', 'x', '--val', 'y', '--k', '0'],
-            "mmadclr knn: error: argument --k: '0' is no whole number of 1 or more (mmadclr knn --help)",
+            "mmadclr knn: error: argument --k: '0' is not an integer of 1 or more (mmadclr knn --help)",
         ),
-        (['trian', 'a.py'], "mmadclr: error: there is no command 'trian'; did you mean train? (mmadclr --help)"),
-        (['evaluate'], "mmadclr: error: there is no command 'evaluate' (mmadclr --help)"),
-        (['check-dta'], "mmadclr: error: there is no command 'check-dta'; did you mean check-data? (mmadclr --help)"),
+        (['trian', 'a.py'], "mmadclr: error: unknown command 'trian'; did you mean train? (mmadclr --help)"),
+        (['evaluate'], "mmadclr: error: unknown command 'evaluate' (mmadclr --help)"),
+        (['check-dta'], "mmadclr: error: unknown command 'check-dta'; did you mean check-data? (mmadclr --help)"),
     ):
         done = mmadclr(*arguments)
         assert (done.returncode, done.stdout, done.stderr) == (2, '', f'{message}\n')

@@ -50,8 +50,8 @@ def test_processes_find_the_package_of_a_clone_and_keep_what_is_set():
 @pytest.mark.parametrize(
     ('options', 'environment', 'message'),
     [
-        (['--gpus', '2', '--launcher', 'slurm'], {}, '--gpus 2 starts the processes itself; where torchrun or a batch '),
-        (['--gpus', '2'], {'TORCHELASTIC_RUN_ID': 'x'}, '--gpus 2 starts the processes itself; where torchrun or a batch '),
+        (['--gpus', '2', '--launcher', 'slurm'], {}, '--gpus 2 starts the processes itself; if torchrun or a batch '),
+        (['--gpus', '2'], {'TORCHELASTIC_RUN_ID': 'x'}, '--gpus 2 starts the processes itself; if torchrun or a batch '),
         (['--gpus', '1'], {'NNODES': '2', 'NODE_RANK': '1'}, 'NNODES=2: set MASTER_ADDR as well'),
         (['--gpus', '1'], {'NNODES': '2'}, 'NNODES=2: set NODE_RANK and MASTER_ADDR as well'),
     ],
@@ -82,7 +82,7 @@ def test_mistakes_in_the_config_are_said_once(tmp_path):
 
 def test_numbers_that_are_none_are_refused():
     done = mmadclr('train', 'adclr/vits16_folder', '--gpus', '0')
-    assert done.stderr.startswith("mmadclr train: error: argument --gpus: '0' is no whole number of 1 or more")
+    assert done.stderr.startswith("mmadclr train: error: argument --gpus: '0' is not an integer of 1 or more")
 
 
 @pytest.mark.parametrize(('found', 'refused'), [(0, False), (1, True), (7, True), (8, False), (9, False)])
@@ -91,7 +91,7 @@ def test_fewer_gpus_than_asked_for_are_refused(found, refused, monkeypatch):
     monkeypatch.setattr('torch.cuda.device_count', lambda: found)
     if not refused:
         return check_gpus(8)
-    with pytest.raises(ValueError, match=f'^--gpus 8: this machine has {found} GPUs? that may be used$'):
+    with pytest.raises(ValueError, match=f'^--gpus 8: only {found} GPUs? available on this machine$'):
         check_gpus(8)
     return None
 

@@ -60,8 +60,8 @@ def test_accumulated_batches_and_unscaled_rates(train, capsys):
     train(overrides)
     told = capsys.readouterr().out
     assert line(told, 'batch') == '8 images = 4 x 1 process x 2 accumulated'
-    assert line(told, 'length') == '2 epochs x 3 iterations = 6 iterations, 3 steps of the optimizer'
-    assert line(told, 'rate') == '0.003, whatever the batch'
+    assert line(told, 'length') == '2 epochs x 3 iterations = 6 iterations, 3 optimizer steps'
+    assert line(told, 'rate') == '0.003, independent of the batch size'
     assert line(told, 'device') == '1 x cpu, bf16'
 
 

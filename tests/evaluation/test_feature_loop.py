@@ -98,7 +98,7 @@ def test_evaluators_by_key_by_number_and_alone():
 
 @pytest.mark.parametrize('evaluator', [dict(knn=dict(k=3)), dict(k=3), [3], [], dict(off=None)])
 def test_what_is_not_an_evaluator_is_refused(evaluator):
-    with pytest.raises(ValueError, match=r'val_evaluator=.*give a dict with a type, or a list or a dict of such'):
+    with pytest.raises(ValueError, match=r'val_evaluator=.*set a dict with a type, or a list or dict of these'):
         evaluator_configs(evaluator)
 
 

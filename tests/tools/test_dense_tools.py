@@ -127,7 +127,7 @@ def test_parts_of_the_demo_run_alone_and_keep_the_other_numbers(demo, roots):
 def test_parts_of_the_demo_need_their_checkpoint(tmp_path):
     done = tool('demo', '--work-dir', tmp_path, '--parts', 'detection', check=False)
     assert done.returncode != 0
-    assert 'holds no pretrained checkpoint: run the part pretraining first' in done.stderr
+    assert 'contains no pretrained checkpoint: run the part pretraining first' in done.stderr
 
 
 def test_dense_probe_repeats_the_validation_of_the_run(demo, roots):

@@ -232,9 +232,9 @@ def test_lists_name_images_and_labels(folders, tmp_path):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ('empty', 'class folder .*yellow holds no image: put some there or remove it'),
-        ('differ', r'hold different classes, 3 and 3 of them \(in one alone: red, rot\)'),
-        ('fewer', r'hold different classes, 3 and 2 of them \(in one alone: red\)'),
+        ('empty', 'class folder .*yellow contains no images: add images or remove the folder'),
+        ('differ', r'have different classes, 3 and 3 of them \(in only one: red, rot\)'),
+        ('fewer', r'have different classes, 3 and 2 of them \(in only one: red\)'),
     ],
 )
 def test_class_folders_that_do_not_match_are_explained(tmp_path, change, message):
@@ -252,22 +252,22 @@ def test_a_class_without_training_images_is_explained(folders, tmp_path):
     for name, labels in (('train', (0, 2)), ('val', (0, 1, 2))):
         (tmp_path / name).write_text('\n'.join(f'blue/0{label}.png {label}' for label in labels))
     lists = ['--train-list', tmp_path / 'train', '--val-list', tmp_path / 'val']
-    with pytest.raises(ValueError, match='class 1 has no image to learn from'):
+    with pytest.raises(ValueError, match='class 1 has no training images'):
         load_features(parsed(*DINO, *places(folders), *lists), 'knn')
 
 
 def test_options_that_cannot_be_met_are_explained(folders):
-    with pytest.raises(ValueError, match='--runs 3: draws of --shots; without --shots there is nothing to draw'):
+    with pytest.raises(ValueError, match='--runs 3 requires --shots, the number of images to draw for each class'):
         load_features(parsed(*DINO, *places(folders), '--runs', 3), 'knn')
-    with pytest.raises(ValueError, match='--refresh: there is nothing to extract anew without --cache DIR'):
+    with pytest.raises(ValueError, match='--refresh requires --cache DIR, the cache to extract again'):
         load_features(parsed(*DINO, *places(folders), '--refresh'), 'knn')
     with pytest.raises(ValueError, match='shots=12: class blue has only 11 images'):
         load_features(parsed(*DINO, *places(folders), '--shots', 12), 'knn')
-    with pytest.raises(ValueError, match='6 images to learn from, but --k asks for 7 neighbors: choose fewer'):
+    with pytest.raises(ValueError, match='--k 7 requires 7 images to learn from, but there are only 6: choose a smaller k'):
         load_features(parsed(*DINO, *places(folders), '--shots', 2), 'knn', least=7)
-    with pytest.raises(ValueError, match='--num-heads 3: .* says how many heads its backbone has'):
+    with pytest.raises(ValueError, match='--num-heads 3: .* sets the number of heads; omit the option'):
         open_source(parsed(SMALL_CONFIG, '--num-heads', 3, *places(folders)))
-    with pytest.raises(ValueError, match='--prefix a.: .* is a config and holds no weights; leave the option out'):
+    with pytest.raises(ValueError, match='--prefix a.: .* is a config and contains no weights; omit the option'):
         open_source(parsed(SMALL_CONFIG, '--prefix', 'a.', *places(folders)))
     with pytest.raises(FileNotFoundError, match='config nowhere.py does not exist'):
         open_source(parsed('nowhere.py', *places(folders)))
@@ -282,7 +282,7 @@ def test_options_that_cannot_be_met_are_explained(folders):
     ],
 )
 def test_a_config_without_a_method_of_ours_is_refused(config, model):
-    message = rf'its model \({model}\) is no method of pretraining of ours; give a config of pretraining, or a checkpoint'
+    message = rf'its model \({model}\) is not a pretraining method of mmadclr; give a pretraining config or a checkpoint'
     with pytest.raises(ValueError, match=message):
         open_config(f'configs/{config}.py')
 
@@ -291,14 +291,14 @@ def test_a_config_with_another_backbone_is_refused(tmp_path):
     cfg = Config.fromfile(REPO / SMALL_CONFIG)
     cfg.model.backbone = dict(type='mmpretrain.ResNet', depth=18)
     (tmp_path / 'config.py').write_text(cfg.pretty_text)
-    with pytest.raises(ValueError, match=r'its backbone \(mmpretrain\.ResNet\) is no QueryViT of ours'):
+    with pytest.raises(ValueError, match=r'its backbone \(mmpretrain\.ResNet\) is not a QueryViT of mmadclr'):
         open_config(str(tmp_path / 'config.py'))
 
 
 def test_mistakes_end_with_a_message_not_a_traceback(folders, tmp_path):
     done = tool('knn', *DINO, *places(folders), '--k', 34, '--out', tmp_path / 'result.json', check=False)
     assert done.returncode != 0
-    assert 'error: 33 images to learn from, but --k asks for 34 neighbors: choose fewer' in done.stderr
+    assert 'error: --k 34 requires 34 images to learn from, but there are only 33: choose a smaller k' in done.stderr
     assert 'Traceback' not in done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -311,7 +311,7 @@ def test_numbers_that_cannot_be_are_refused_by_the_parser(option, value, capsys)
     with pytest.raises(SystemExit):
         parsed(*DINO, '--train', 'a', '--val', 'b', option, value)
     least = 0 if option in ('--workers', '--seed') else 1
-    assert f"argument {option}: '{value}' is no whole number of {least} or more" in capsys.readouterr().err
+    assert f"argument {option}: '{value}' is not an integer of {least} or more" in capsys.readouterr().err
 
 
 def test_outputs_are_tried_before_the_work(tmp_path):
