@@ -50,6 +50,7 @@ VALIDATION = [
     'val_dataloader.dataset.num_val=10',
     'val_dataloader.dataset.image_size=32',
     'val_evaluator.knn.k=5',
+    'default_hooks.watchdog.val_s=60',  # a validation that hangs for another reason leaves its stacks
 ]
 WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
 SETTINGS = dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore', PYTHON=sys.executable)
