@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,19 @@ def pytest_addoption(parser) -> None:
     group.addoption('--record-curves', action='store_true', help='write the losses of short runs instead of comparing them')
 
 
+def heed_interrupts() -> None:
+    """Programs under test get Ctrl-C even if the tests were started in the background, where shells ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_configure(config) -> None:
     config.addinivalue_line('markers', 'golden: compares with the files of --golden')
     config.addinivalue_line('markers', 'golden_names(argument, file, pattern): once for each match among the keys of a file')
     if not config.getoption('golden').is_dir():
         raise pytest.UsageError(f'--golden {config.getoption("golden")}: no such folder')
     leave_configs_unformatted()
+    heed_interrupts()
     if DENSE:
         importlib.import_module('mmadclr.ops')  # the stand-in, before mmpretrain imports mmdet, which remembers what it has
     config.stash[FOLDER], config.stash[UNREAD] = GoldenFolder(config.getoption('golden').resolve()), []

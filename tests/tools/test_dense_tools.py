@@ -178,7 +178,10 @@ def test_checked_data_is_reported(roots):
     [
         ([TASKS['detection'][0], 'nowhere.pth'], 'error: checkpoint nowhere.pth does not exist'),
         ([TASKS['detection'][0], 'a.pth', '--out', 'a.json'], 'error: --out a.json: predictions are written as pickle'),
-        ([ADCLR_DEMO, 'a.pth', '--show-dir', 'x'], 'error: --out and --show-dir are for detection and segmentation'),
+        (
+            [ADCLR_DEMO, 'a.pth', '--show-dir', 'x'],
+            'error: --out and --show-dir are for detection, segmentation and classification',
+        ),
         ([ADCLR_DEMO, 'a.pth', '--cfg-options', 'pretrained=x'], 'QueryViT has no such argument'),
         (
             ['configs/benchmarks/coco/mask-rcnn_vits16_fpn_1x.py', 'README.md'],  # a file there is
