@@ -29,7 +29,7 @@ SHAPES = [
         'train_dataloader.dataset.image_size=32',
     ),
     *('val_dataloader.dataset.num_train=16', 'val_dataloader.dataset.num_val=10', 'val_dataloader.dataset.image_size=32'),
-    *('train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'val_evaluator.k=3', 'val_cfg.dense_probe.k=3'),
+    *('train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'val_evaluator.knn.k=3', 'val_evaluator.dense.k=3'),
     *('train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0'),
     *('train_dataloader.batch_size=8', 'default_hooks.schedule.warmup_epochs=0', 'default_hooks.logger.interval=1'),
 ]
@@ -111,7 +111,7 @@ def test_the_wheel_holds_what_it_should(site):
     configs = {
         f'mmadclr/.mim/{path.relative_to(REPO).as_posix()}'
         for path in (REPO / 'configs').rglob('*')
-        if path.suffix in ('.py', '.yml')
+        if path.suffix in ('.py', '.yml', '.md')
     }
     code = {path.relative_to(REPO).as_posix() for path in (REPO / 'mmadclr').rglob('*.py')}
     info = next(name for name in names if name.endswith('.dist-info/METADATA')).removesuffix('METADATA')
