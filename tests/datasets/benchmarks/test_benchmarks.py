@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmark_miniatures import LAYOUTS, MAKERS, make
+from documents import text_of
 from PIL import Image
 
 from mmadclr.datasets.benchmarks import (
@@ -331,3 +332,29 @@ def test_items_of_lazy_lists(tmp_path):
         assert [each.name for each in items[1:3]] == [items[1].name, items[2].name]
         with pytest.raises(IndexError):
             items[len(items)]
+
+
+# --- documentation ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_name_with_its_files_and_source():
+    rows = [
+        line.strip('| ').split(' | ') for line in text_of('docs/benchmark_data.md').splitlines() if line.startswith('| `')
+    ]
+    content, files = ([row for row in rows if len(row) == number] for number in (4, 2))
+    assert {row[0].strip('`') for row in content} == {*BENCHMARKS} - {'folder'}  # which has no source
+    trees = {name: tree for names, tree in files for name in names.replace('`', '').split(', ')}
+    assert set(trees) == set(BENCHMARKS)
+    for name, reader in BENCHMARKS.items():
+        tree = reader.guide.tree.partition(', one name per line')[0]
+        assert words(trees[name]) == words(tree)
+    for name, text, _, source in content:
+        guide = BENCHMARKS[name.strip('`')].guide
+        assert all(
+            place in guide.source for place in source.replace(';', ',').split(', ') if '.' in place and ':' not in place
+        )
+        assert text
+
+
+def words(text):
+    return text.replace('`', '').replace(', ', ' ').replace('; ', ' ').split()
