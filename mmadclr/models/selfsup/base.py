@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from copy import deepcopy
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from mmengine.model import BaseModel
@@ -19,6 +19,7 @@ from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding
 from mmadclr.datasets.transforms import MultiCrop
 from mmadclr.models.containers import Network
+from mmadclr.models.losses.original_anchor import OriginalAnchor, watch_first_group
 from mmadclr.models.losses.self_distillation import SelfDistillationLoss
 from mmadclr.models.selfsup.teacher_copies import LowPrecisionCopies
 from mmadclr.registry import MODELS, ConfigOf
@@ -39,6 +40,11 @@ class SelfDistillation(BaseModel):
         teacher_momentum: Fraction of the old teacher kept in an update; overwritten every iteration by the schedule hook.
         teacher_copies: With bf16 autocast, cast the teacher's matrices in one operation per batch instead of one by one;
             losses are bit-identical. Needs two more bytes per teacher parameter. Not compatible with ``sharding``.
+        frozen_blocks: Number of first blocks of the backbone that keep their initial weights, as do then the embeddings.
+        anchor: Config of an ``OriginalAnchor``, whose terms keep the student close to the weights it starts from.
+
+    Raises:
+        ValueError: More frozen blocks than the backbone has, or fewer than 0.
     """
 
     uses_queries = True  # whether the loss uses query crops
@@ -51,21 +57,33 @@ class SelfDistillation(BaseModel):
         extra_heads: dict[str, dict] | None = None,
         teacher_momentum: float = 0.996,
         teacher_copies: bool = False,
+        frozen_blocks: int = 0,
+        anchor: Annotated[dict, ConfigOf('OriginalAnchor')] | None = None,
     ) -> None:
         super().__init__(data_preprocessor=MODELS.build({'type': 'ViewPreprocessor', **(data_preprocessor or {})}))
         self.student = Network({'backbone': MODELS.build(backbone)})
         in_dim = self.student['backbone'].embed_dim
         for name, cfg in {'head': head, **(extra_heads or {})}.items():
             self.student[name] = MODELS.build({'in_dim': in_dim, **cfg})
+        self.frozen = freeze_first(self.student['backbone'], frozen_blocks)
         self.teacher = deepcopy(self.student).requires_grad_(False)
+        self.anchor = self.build_anchor(anchor)
         self.teacher_momentum = teacher_momentum
         self.copies = LowPrecisionCopies(self.teacher) if teacher_copies else None
         self.inputs = frozenset(inspect.signature(self.loss).parameters)
         self.train()
 
+    def build_anchor(self, anchor: dict | None) -> OriginalAnchor | None:
+        if anchor is None:
+            return None
+        return MODELS.build({'type': 'OriginalAnchor', **anchor, 'original': deepcopy(self.student['backbone'])})
+
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
-        """Views that are created but not used."""
+        """Views that are created but not used, and an anchor without weights to start from."""
+        settings, start = place.settings, f'{place.path}.backbone.init_cfg.checkpoint'
+        if settings['anchor'] and not (place.get(start) or place.get('load_from') or place.get('resume')):
+            yield Finding(f'{place.path}.anchor keeps the student close to the weights of {start}, which is not set: set it')
         for crops in place.config.of_kind(MultiCrop):
             queries = crops.settings['num_query']
             if queries and not cls.uses_queries:
@@ -78,10 +96,14 @@ class SelfDistillation(BaseModel):
             part.init_weights()
         weights = self.student.state_dict()
         self.teacher.load_state_dict({name: weights[name] for name in self.teacher.state_dict()})
+        if self.anchor is not None:
+            self.anchor.start_at(self.student['backbone'])
 
     def train(self, mode: bool = True) -> SelfDistillation:
         super().train(mode)
         self.teacher.eval()
+        for module in self.frozen:
+            module.eval()
         return self
 
     def forward(self, views: dict | MaybeNone = None, images: Tensor | MaybeNone = None, mode: str = 'tensor'):
@@ -91,7 +113,7 @@ class SelfDistillation(BaseModel):
         if mode == 'loss':
             self.check_views(views)
             with self.copies.in_place() if self.copies else nullcontext():
-                return self.loss(**views)
+                return self.loss(**views) if self.anchor is None else self.anchored_loss(self.anchor, views)
         if mode == 'patches':
             return self.patch_features(images)
         return self.image_features(images)
@@ -99,6 +121,12 @@ class SelfDistillation(BaseModel):
     @abstractmethod
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
         """Named losses whose sum is minimized."""
+
+    def anchored_loss(self, anchor: OriginalAnchor, views: dict) -> dict[str, Tensor]:
+        """The method's losses and those of the anchor."""
+        with watch_first_group(self.student['backbone']) as seen:
+            losses = self.loss(**views)
+        return losses | anchor(seen.views, seen.output)
 
     def check_views(self, views: dict) -> None:
         """Raises ValueError for inputs in the samples that the method does not support, such as masks."""
@@ -132,6 +160,23 @@ class SelfDistillation(BaseModel):
 
     def distillation_losses(self) -> list[SelfDistillationLoss]:
         return [module for module in self.modules() if isinstance(module, SelfDistillationLoss)]
+
+
+def freeze_first(backbone: nn.Module, number: int) -> list[nn.Module]:
+    """Freezes the first blocks and the embeddings before them, if ``number`` is not 0; the modules frozen.
+
+    Raises:
+        ValueError: ``number`` is not one of 0 to the number of blocks.
+    """
+    blocks: Any = backbone.blocks
+    if not 0 <= number <= len(blocks):
+        raise ValueError(f'frozen_blocks={number} must be between 0 (none) and {len(blocks)} (all blocks)')
+    modules = [backbone.patch_embed, *blocks[:number]] if number else []
+    names = ('pos_embed', 'cls_token', 'reg_token') if number else ()
+    for part in (*modules, *(getattr(backbone, name) for name in names)):
+        if part is not None:
+            part.requires_grad_(False)
+    return modules
 
 
 @torch.no_grad()
