@@ -195,16 +195,36 @@ def extract(
         UnreadableImageError: More images than ``loading.unreadable`` cannot be read.
         ValueError: The features overflow the dtype, or no image can be read.
     """
-    chosen = share(np.arange(len(dataset)) if indices is None else indices)
-    loader = in_order(dataset, chosen, loading.batch_size, loading.num_workers)
-    batches = Progress(len(chosen), dataset.data_root).over(feature_batches(model, loader, chosen))
-    part = _pass(batches, dataset, loading.unreadable, lambda features: torch.from_numpy(to_dtype(features, dtype)))
+    part = _extracted(model, dataset, loading, dtype, indices)
     kept = part.indices.numpy()
     if sharded and len(kept):
         held, rows = part.rows.numpy(), FeatureRows([part.features.numpy()], may_be_empty=True)
     else:
         held, rows = None, FeatureRows([gather_rows(part.features, part.rows, len(kept)).numpy()])
     return FeatureSet(rows, dataset.labels[kept], kept, tuple(dataset.metainfo['classes']), held)
+
+
+def extract_rows(
+    model: Encoder, dataset: ImageDataset, loading: Loading, indices: np.ndarray | None = None
+) -> tuple[Tensor, np.ndarray]:
+    """Features (N, ...) of a data set with or without labels in single precision, and the images (N,), on every process.
+
+    Args:
+        model, dataset, loading, indices: See :func:`extract`.
+
+    Raises:
+        UnreadableImageError: More images than ``loading.unreadable`` cannot be read.
+        ValueError: The features are not finite.
+    """
+    part = _extracted(model, dataset, loading, 'float32', indices)
+    return gather_rows(part.features, part.rows, len(part.indices)), part.indices.numpy()
+
+
+def _extracted(model: Encoder, dataset: ImageDataset, loading: Loading, dtype: str, indices: np.ndarray | None) -> _Part:
+    chosen = share(np.arange(len(dataset)) if indices is None else indices)
+    loader = in_order(dataset, chosen, loading.batch_size, loading.num_workers)
+    batches = Progress(len(chosen), dataset.data_root).over(feature_batches(model, loader, chosen))
+    return _pass(batches, dataset, loading.unreadable, lambda features: torch.from_numpy(to_dtype(features, dtype)))
 
 
 class _Part(NamedTuple):
