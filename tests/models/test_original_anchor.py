@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from golden_files import GoldenFolder
 from mmengine.config import Config
 from places import REPO
 
-from golden_files import GoldenFolder
 from mmadclr.models.losses.original_anchor import cosine_distance, gram_distance
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.selfsup.base import freeze_first
@@ -52,7 +52,9 @@ def build(method, anchor=None, **model):
 def views_of(method, batch=2):
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
-    views = dict(global_views=draw(batch, 2, 3, 32, 32), local_views=draw(batch, 2, 3, 16, 16), query_crops=draw(batch, 2, 0, 3, 8, 8))
+    views = dict(
+        global_views=draw(batch, 2, 3, 32, 32), local_views=draw(batch, 2, 3, 16, 16), query_crops=draw(batch, 2, 0, 3, 8, 8)
+    )
     if 'mocov3' in method:
         views['local_views'] = views['local_views'][:, :0]
     if 'adclr' in method:

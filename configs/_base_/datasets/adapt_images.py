@@ -1,4 +1,4 @@
-"""A folder of images without labels, for weights with patches of 14 pixels; with patches of 16: local_size=96, query_size=16.
+"""A folder of images, for weights with patches of 14 pixels; for those of 16: local_size=96, query_size=16.
 
 There is no validation: ``mmadclr adapt`` adds its measures.
 """
