@@ -32,7 +32,7 @@ from mmadclr.hub.starting import Start, read_start
 from mmadclr.registry import DATASETS
 
 CONFIG, DONE, RESULT = 'adapt.py', 'training_is_done', 'adaptation'
-ASKED = ('weights', 'data', 'method', 'seed', 'size', 'labels')  # arguments that a continued run must share
+ASKED = ('weights', 'data', 'method', 'seed', 'size', 'labels', 'low_rank')  # arguments that a continued run must share
 
 
 def adapt(args: Namespace) -> None:
@@ -55,7 +55,7 @@ def planned(args: Namespace, started: float) -> tuple[Config, Plan]:
     sizes = choose_sizes(start.settings['arch']['patch_size'], start.settings['img_size'], args.size)
     images = count_images(args.data, sizes.large, args.labels)
     batch = choose_batch(images, torch.cuda.is_available())
-    base = base_options(sizes, batch, start, args.method, args.workers)
+    base = base_options(sizes, batch, start, args.method, args.workers, args.low_rank)
     with without_messages():  # of the weights, which are told above
         trial = build_config(args, base, args.seed)
     step_s = time_steps(trial)
@@ -126,7 +126,7 @@ def continued(folder: Path, args: Namespace) -> Config:
     if other:
         key = other[0]
         raise ValueError(
-            f'{folder} has a run with --{key} {cfg.adaptation[key]}, not {getattr(args, key)}: choose '
+            f'{folder} has a run with --{key.replace("_", "-")} {cfg.adaptation[key]}, not {getattr(args, key)}: choose '
             'another --work-dir, or the same arguments to continue it'
         )
     cfg.work_dir, cfg.resume = str(folder), bool(checkpoints(folder))

@@ -29,7 +29,7 @@ def evaluation_set(data: str, side: int, labels: bool = False) -> dict[str, Any]
     return dict(type='ImageDataset', data_root=data, with_label=labels, transform=transform)
 
 
-def base_options(sizes: Sizes, batch: int, start: Start, method: str, workers: int) -> dict[str, Any]:
+def base_options(sizes: Sizes, batch: int, start: Start, method: str, workers: int, rank: int | None) -> dict[str, Any]:
     """Overrides that the time of a step depends on."""
     options: dict[str, Any] = {
         f'{TRANSFORM}.global_size': sizes.large,
@@ -40,6 +40,7 @@ def base_options(sizes: Sizes, batch: int, start: Start, method: str, workers: i
         'train_dataloader.persistent_workers': workers > 0,
         'train_dataloader.pin_memory': torch.cuda.is_available(),
         'auto_scale_lr.base_batch_size': batch,
+        'model.low_rank': None if rank is None else dict(rank=rank),
     }
     if method == 'ibot':
         options |= {f'{TRANSFORM}.mask.patch_size': sizes.patch, 'model.mask_student': start.mask_token_trained}

@@ -1,8 +1,9 @@
-"""Continue pretraining from public weights on a folder of images, and say whether that helped.
+"""Continue pretraining from public weights on a folder of images.
 
 Reads what the weights need, times a few steps, chooses sizes and length for the time, measures the original weights, trains
-with an anchor to them, and prints a table of the original, the adapted and random weights with a verdict. The work dir
-has the config (adapt.py), checkpoints and the table. To continue an interrupted run, run the same command again.
+with an anchor to them, and prints a table of the original, the adapted and random weights with a verdict: better, worse, or
+no difference. The work dir has the config (adapt.py), checkpoints and the table. To continue an interrupted run, run the same
+command again.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         '--labels', action='store_true', help='the folders in DIR are classes: also measure k-NN, which then decides'
+    )
+    parser.add_argument(
+        '--low-rank', type=positive, metavar='RANK', help='train only updates of this rank of the attention layers (LoRA)'
     )
     parser.add_argument('--workers', type=natural, default=2, metavar='N', help='processes that read images (default: 2)')
     parser.add_argument('--dry-run', action='store_true', help='print the plan and stop')

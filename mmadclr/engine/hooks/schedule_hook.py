@@ -116,7 +116,7 @@ class DistillationScheduleHook(Hook):
         self.model = unwrapped(runner.model)
         self.tabulate_temperatures(runner.max_epochs)
         self.last_layer = [p for name, p in self.model.student.named_parameters() if 'last_layer' in name]
-        self.backbone = [p for p in self.model.student['backbone'].parameters() if p.requires_grad]
+        self.backbone = [p for _, p in self.model.backbone_parameters()]
 
     def tabulate_temperatures(self, epochs: int) -> None:
         self.losses = {n: loss for n, loss in self.model.named_modules() if isinstance(loss, SelfDistillationLoss)}

@@ -74,9 +74,10 @@ class SelfDistillationOptimConstructor:
             return [{'params': decayed}, {'params': exempt, 'weight_decay': 0.0}]
         if not isinstance(model, SelfDistillation):
             raise ValueError(f'paramwise_cfg has no effect on {type(model).__name__}: remove it')
-        return layer_groups(
-            model.student.named_parameters(), len(model.student['backbone'].blocks), settings['lr'], self.scales
-        )
+        of_backbone = [(f'backbone.{name}', parameter) for name, parameter in model.backbone_parameters()]
+        of_heads = [pair for pair in model.student.named_parameters() if not pair[0].startswith('backbone.')]
+        blocks = len(model.student['backbone'].blocks)
+        return layer_groups([*of_backbone, *of_heads], blocks, settings['lr'], self.scales)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from mmadclr.annotations import MaybeNone
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding
 from mmadclr.datasets.transforms import MultiCrop
+from mmadclr.models.backbones.low_rank import LowRankUpdates
 from mmadclr.models.containers import Network
 from mmadclr.models.losses.original_anchor import OriginalAnchor, watch_first_group
 from mmadclr.models.losses.self_distillation import SelfDistillationLoss
@@ -42,6 +43,8 @@ class SelfDistillation(BaseModel):
             losses are bit-identical. Needs two more bytes per teacher parameter. Not compatible with ``sharding``.
         frozen_blocks: Number of first blocks of the backbone that keep their initial weights, as do then the embeddings.
         anchor: Config of an ``OriginalAnchor``, whose terms keep the student close to the weights it starts from.
+        low_rank: Config of ``LowRankUpdates``: of the backbone only low-rank updates of attention are trained, in the
+            blocks that are not frozen. Not compatible with ``sharding``.
 
     Raises:
         ValueError: More frozen blocks than the backbone has, or fewer than 0.
@@ -59,6 +62,7 @@ class SelfDistillation(BaseModel):
         teacher_copies: bool = False,
         frozen_blocks: int = 0,
         anchor: Annotated[dict, ConfigOf('OriginalAnchor')] | None = None,
+        low_rank: Annotated[dict, ConfigOf('LowRankUpdates')] | None = None,
     ) -> None:
         super().__init__(data_preprocessor=MODELS.build({'type': 'ViewPreprocessor', **(data_preprocessor or {})}))
         self.student = Network({'backbone': MODELS.build(backbone)})
@@ -68,6 +72,9 @@ class SelfDistillation(BaseModel):
         self.frozen = freeze_first(self.student['backbone'], frozen_blocks)
         self.teacher = deepcopy(self.student).requires_grad_(False)
         self.anchor = self.build_anchor(anchor)
+        updates = {'type': 'LowRankUpdates', 'first_block': frozen_blocks, **(low_rank or {})}
+        self.low_rank: LowRankUpdates | None
+        self.low_rank = None if low_rank is None else MODELS.build({**updates, 'backbone': self.student['backbone']})
         self.teacher_momentum = teacher_momentum
         self.copies = LowPrecisionCopies(self.teacher) if teacher_copies else None
         self.inputs = frozenset(inspect.signature(self.loss).parameters)
@@ -98,6 +105,8 @@ class SelfDistillation(BaseModel):
         self.teacher.load_state_dict({name: weights[name] for name in self.teacher.state_dict()})
         if self.anchor is not None:
             self.anchor.start_at(self.student['backbone'])
+        if self.low_rank is not None:
+            self.low_rank.start()
 
     def train(self, mode: bool = True) -> SelfDistillation:
         super().train(mode)
@@ -112,7 +121,7 @@ class SelfDistillation(BaseModel):
         """
         if mode == 'loss':
             self.check_views(views)
-            with self.copies.in_place() if self.copies else nullcontext():
+            with self.copies.in_place() if self.copies else nullcontext(), self.updated_student():
                 return self.loss(**views) if self.anchor is None else self.anchored_loss(self.anchor, views)
         if mode == 'patches':
             return self.patch_features(images)
@@ -121,6 +130,16 @@ class SelfDistillation(BaseModel):
     @abstractmethod
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
         """Named losses whose sum is minimized."""
+
+    def updated_student(self) -> AbstractContextManager[None]:
+        """Context in which the student's weights carry gradients to their low-rank updates, if there are any."""
+        return nullcontext() if self.low_rank is None else self.low_rank.in_place()
+
+    def backbone_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All that changes the student's backbone in training, by names of the backbone."""
+        yield from ((name, p) for name, p in self.student['backbone'].named_parameters() if p.requires_grad)
+        if self.low_rank is not None:
+            yield from self.low_rank.named_factors()
 
     def anchored_loss(self, anchor: OriginalAnchor, views: dict) -> dict[str, Tensor]:
         """The method's losses and those of the anchor."""
@@ -156,6 +175,8 @@ class SelfDistillation(BaseModel):
         """
         for loss in self.distillation_losses():
             loss.update_center(skipped)
+        if self.low_rank is not None:
+            self.low_rank.merge()
         update_teacher(self.teacher, self.student, self.teacher_momentum, skipped)
 
     def distillation_losses(self) -> list[SelfDistillationLoss]:
