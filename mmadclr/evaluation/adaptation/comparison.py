@@ -61,7 +61,7 @@ def compare(
     """
     given = dict(zip(MODELS, (original, adapted, random), strict=True))
     models = {name: model for name, model in given.items() if model is not None}
-    drift = {name: drift_of(original.outputs, model.outputs) for name, model in models.items() if model is not original}
+    drift = {name: drift_of(original.outputs, model.outputs) for name, model in models.items() if name != 'original'}
     _check_measures(models)
     rows = _decided([_row(name, models, draws, level) for name in original.scores], level)
     verdict = overall([row.verdict for row in rows if row.decides])

@@ -14,7 +14,7 @@ from torch import nn
 
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.evaluation.adaptation.drift import linear_cka, row_cosines
-from mmadclr.evaluation.adaptation.masks import image_confusions
+from mmadclr.evaluation.adaptation.masks import image_counts
 from mmadclr.evaluation.adaptation.outputs import Outputs, image_outputs
 from mmadclr.evaluation.adaptation.scores import Score, dense_scores, scores_of
 from mmadclr.evaluation.adaptation.views import VIEWS, Views
@@ -65,7 +65,7 @@ def measure_backbone(
         outputs = image_outputs(encoder, dataset, loading, indices, views, name)
         scores = scores_of(outputs, k)
         if probe is not None:
-            scores |= dense_scores(image_confusions(probe, encoder))
+            scores |= dense_scores(image_counts(probe, encoder))
     return Measured(outputs, scores)
 
 

@@ -30,7 +30,6 @@ from mmadclr.evaluation.dense.bootstrap import (
     Statistic,
     bootstrap_interval,
     compare_models,
-    iou_score,
     mean_score,
 )
 
@@ -107,15 +106,28 @@ def scores_of(outputs: Outputs, k: int = 20, temperature: float = 0.07) -> dict[
     return found
 
 
-def dense_scores(confusions: Mapping[str, Tensor]) -> dict[str, Score]:
-    """mIoUs in percent, from the pixel counts (M, C, C) of each image by the name of the classifier."""
-    return {name: Score((counts,), percent_iou) for name, counts in confusions.items()}
+def dense_scores(counts: Mapping[str, Tensor]) -> dict[str, Score]:
+    """mIoUs in percent, from the pixel counts (M, 3, C) of each image by the name of the classifier.
+
+    Args:
+        counts: See :func:`mmadclr.evaluation.adaptation.masks.image_counts`.
+    """
+    return {name: Score((each,), percent_iou) for name, each in counts.items()}
 
 
-def percent_iou(confusions: Tensor) -> Statistic:
-    """mIoU in percent over the classes in the masks of the drawn images (M, C, C)."""
-    score = iou_score(confusions, 'annotated')
-    return lambda rows: 100 * score(rows)
+def percent_iou(counts: Tensor) -> Statistic:
+    """mIoU in percent over the classes annotated in the drawn images, from pixel counts (M, 3, C).
+
+    As :func:`mmadclr.evaluation.dense_probe.mean_iou` of the drawn images; NaN without annotated pixels.
+    """
+    table = counts.double().flatten(1)
+
+    def score(rows: Tensor) -> float:
+        correct, annotated, predicted = (rows.bincount(minlength=len(table)).double() @ table).unflatten(0, counts.shape[1:])
+        seen = annotated > 0
+        return 100 * (correct / (annotated + predicted - correct))[seen].mean().item()
+
+    return score
 
 
 def interval(score: Score, draws: int = DRAWS, level: float = LEVEL, seed: int = 0) -> Interval:
@@ -151,8 +163,8 @@ def difference(first: Score, second: Score, draws: int = DRAWS, level: float = L
 def jackknife(statistic: Statistic, units: int, level: float = LEVEL, groups: int = GROUPS) -> tuple[Interval, float]:
     """Normal interval and standard error by leaving out one group of units at a time.
 
-    Efron and Tibshirani, *An introduction to the bootstrap*, 1993, chapter 11; with groups of several units, the
-    delete-a-group jackknife.
+    Efron and Tibshirani, *An introduction to the bootstrap*, 1993, chapter 11, with groups of units. On average it is not
+    too narrow (Efron and Stein, *The jackknife estimate of variance*, Annals of Statistics 1981), but may be too wide.
 
     Args:
         statistic: Of rows.
