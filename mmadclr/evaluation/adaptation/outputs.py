@@ -113,19 +113,24 @@ class ViewEncoder:
         prepared = {key: self.model.data_preprocessor({'images': images}, False) for key, images in drawn.items()}
         return {'prepared': prepared, 'index': data['index']}
 
-    def __call__(self, *, prepared: dict[str, dict], index: Tensor, mode: str) -> Tensor:
-        """(B, 2 + 2 D + 2 n E) rows."""
+    def __call__(self, *, mode: str, **inputs: Any) -> Tensor:
+        """Rows (B, 2 + 2 D + 2 n E) from the output of ``data_preprocessor``; all modes are the same."""
+        prepared, index = inputs['prepared'], inputs['index']
         found = {f'[CLS] of the {key}': self.model(**prepared[view], mode='tensor') for key, view in CLS_OF.items()}
         grids = {key: self.model(**prepared[view], mode='patches') for key, view in PATCHES_OF.items()}
-        side = self._side(next(iter(grids.values())), prepared['whole'])
-        places = zip(*(drawn_patches(number, side, self.views) for number in index.tolist()), strict=True)
-        for (key, grid), chosen in zip(grids.items(), places, strict=True):
-            rows = torch.stack(chosen).to(grid.device)
+        places = self._places(grids['image'], prepared['whole'], index)
+        for (key, grid), rows in zip(grids.items(), places, strict=True):
             found[f'patches of the {key}'] = grid.gather(1, rows[..., None].expand(-1, -1, grid.shape[2])).flatten(1)
         self._check_finite(found, index)
-        whole = next(iter(found.values()))
-        header = whole.new_tensor([whole.shape[1], rows.shape[1]], dtype=torch.float32).expand(len(whole), 2)
+        whole = found['[CLS] of the image'].float()
+        header = whole.new_tensor([whole.shape[1], places.shape[2]]).expand(len(whole), 2)
         return torch.cat((header, *(part.float() for part in found.values())), dim=1)
+
+    def _places(self, patches: Tensor, prepared: dict, index: Tensor) -> Tensor:
+        """(2, B, n) numbers of the drawn patches in images and mirror images."""
+        side = self._side(patches, prepared)
+        drawn = [torch.stack(drawn_patches(number, side, self.views)) for number in index.tolist()]
+        return torch.stack(drawn, dim=1).to(patches.device)
 
     def _side(self, patches: Tensor, prepared: dict) -> int:
         """P of a square grid (B, P * P, E)."""
