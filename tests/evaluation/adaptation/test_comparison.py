@@ -57,10 +57,9 @@ def test_equal_models_and_models_that_differ_by_chance_are_the_same():
 
 
 def test_models_that_are_equal_are_rarely_called_different():
-    called = [
-        compare(model(seed=100 * i, count=60), model(seed=100 * i + 50, count=60), draws=100).verdict for i in range(30)
-    ]
-    assert sum(verdict != 'same' for verdict in called) <= 5  # 5 % expected
+    pairs = [(model(seed=100 * i, count=60), model(seed=100 * i + 50, count=60)) for i in range(20)]
+    called = [compare(*pair, draws=60).verdict for pair in pairs]
+    assert sum(verdict != 'same' for verdict in called) <= 4  # 5 % expected
 
 
 def test_labels_decide_where_there_are_some():
@@ -70,6 +69,10 @@ def test_labels_decide_where_there_are_some():
     assert 'by measures with labels' in found.summary
     agreement = next(row for row in found.rows if row.name == 'patch_agreement')
     assert (agreement.verdict, agreement.decides) == ('worse', False)
+    assert {row.verdict for row in found.rows if not row.kind.decides} <= {'higher', 'lower', 'same'}
+    table = as_text(found)
+    assert 'worse (does not decide)' in table
+    assert 'lower (only describes)' in table
 
 
 def test_masks_decide_with_their_own_number_of_images():
@@ -135,12 +138,6 @@ def test_holm_by_hand():
     assert [overall(found) for found in (['same'], ['better', 'same'], ['worse'], ['better', 'worse'], [])] == [
         'same', 'better', 'worse', 'mixed', 'same',
     ]  # fmt: skip
-
-
-def test_holm_is_that_of_statsmodels():
-    multitest = pytest.importorskip('statsmodels.stats.multitest')
-    p_values = np.random.default_rng(0).random(7) ** 3
-    assert holm(p_values.tolist()) == pytest.approx(multitest.multipletests(p_values, method='holm')[1].tolist())
 
 
 def test_tables_hold_every_number():
