@@ -127,10 +127,10 @@ class StopWhenWorseHook(Hook):
     def what_to_use(self, runner, original: float) -> str:
         """Whether the best checkpoint of the run is better than the original."""
         hooks = (hook for hook in runner.hooks if isinstance(hook, KeepBestHook) and hook.measure == self.measure)
-        best = next((hook for hook in hooks if hook.best is not None), None)
+        best = next(((hook.best['score'], hook.name) for hook in hooks if hook.best is not None), None)
         if best is None:
             return 'Keep the original weights. '
-        score, name = best.best['score'], best.name
+        score, name = best
         if self.sign * (score - original) > 0:
             return f'The best of the run is better than the original ({score:.4g}): use {name}. '
         return (

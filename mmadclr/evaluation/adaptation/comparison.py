@@ -19,7 +19,8 @@ MODELS = ('original', 'adapted', 'random')
 
 class Row(NamedTuple):
     """One measure. ``units``: number of images. ``values``: by model. ``change``: adapted minus original; its p-value and
-    significance are corrected for the number of deciding measures (Holm). ``verdict``: 'better', 'worse' or 'same'.
+    significance are corrected for the number of deciding measures (Holm). ``verdict``: 'better', 'worse' or 'same'; for
+    measures that only describe features 'higher', 'lower' or 'same'.
     """
 
     name: str
@@ -61,7 +62,7 @@ def compare(
     """
     given = dict(zip(MODELS, (original, adapted, random), strict=True))
     models = {name: model for name, model in given.items() if model is not None}
-    drift = {name: drift_of(original.outputs, model.outputs) for name, model in models.items() if model is not original}
+    drift = {name: drift_of(original.outputs, model.outputs) for name, model in models.items() if name != 'original'}
     _check_measures(models)
     rows = _decided([_row(name, models, draws, level) for name in original.scores], level)
     verdict = overall([row.verdict for row in rows if row.decides])
@@ -135,10 +136,18 @@ def _decided(rows: Sequence[Row], level: float) -> tuple[Row, ...]:
     for row, flag in zip(rows, decides, strict=True):
         p_value = next(corrected) if flag else row.change.p_value
         change = row.change._replace(p_value=p_value, significant=p_value < 1 - level)
-        is_better = (change.interval.value > 0) == row.kind.higher
-        verdict = ('better' if is_better else 'worse') if change.significant else 'same'
-        found.append(row._replace(change=change, verdict=verdict, decides=flag))
+        found.append(row._replace(change=change, verdict=verdict_of(row.kind, change), decides=flag))
     return tuple(found)
+
+
+def verdict_of(kind: Kind, change: Difference) -> str:
+    """The verdict of one measure; see ``Row``."""
+    if not change.significant:
+        return 'same'
+    is_higher = change.interval.value > 0
+    if not kind.decides:
+        return 'higher' if is_higher else 'lower'
+    return 'better' if is_higher == kind.higher else 'worse'
 
 
 def _notes(rows: Sequence[Row], images: int, channels: int, drift: Mapping[str, Mapping[str, float]]) -> Iterator[str]:

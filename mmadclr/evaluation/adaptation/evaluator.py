@@ -8,7 +8,7 @@ from torch import nn
 
 from mmadclr.datasets.listing import built_alike
 from mmadclr.evaluation.adaptation.measuring import Measured, drift_of, encoder_of, measure_backbone
-from mmadclr.evaluation.adaptation.outputs import sample_images
+from mmadclr.evaluation.adaptation.outputs import LEAST_IMAGES, sample_images
 from mmadclr.evaluation.adaptation.views import Views
 from mmadclr.evaluation.extraction import Loading
 from mmadclr.hub.opening import open_backbone
@@ -48,6 +48,8 @@ class AdaptationMeasures:
         batch_size: int = 64,
         num_workers: int = 0,
     ) -> None:
+        if images < LEAST_IMAGES:
+            raise ValueError(f'images={images} of AdaptationMeasures must be at least {LEAST_IMAGES}')
         self.dataset = built_alike(lambda: DATASETS.build({'type': 'ImageDataset', **dataset}))
         self.opened = None if original is None else open_backbone(original)
         self.indices = sample_images(len(self.dataset), images, seed)

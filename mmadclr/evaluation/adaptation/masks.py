@@ -16,10 +16,11 @@ from mmadclr.evaluation.image_account import ImageAccount
 from mmadclr.evaluation.patches import patch_batches
 
 
-def image_confusions(probe: DenseProbe, model: Encoder) -> dict[str, Tensor]:
-    """Pixel counts (M, C, C) of the readable validation images, by the name of the classifier; collective call.
+def image_counts(probe: DenseProbe, model: Encoder) -> dict[str, Tensor]:
+    """Pixel counts (M, 3, C) of the readable validation images, by the name of the classifier; collective call.
 
-    Their sums are the counts of which ``DenseProbe.of_model`` reports the mIoU.
+    Of every class: correct, annotated and predicted pixels, all that the IoU needs. Their sums are those of which
+    ``DenseProbe.of_model`` reports the mIoU.
 
     Args:
         probe: Trained on its training images first.
@@ -43,11 +44,12 @@ def image_confusions(probe: DenseProbe, model: Encoder) -> dict[str, Tensor]:
 
 
 def _counts(batch, classifiers, classes: int) -> dict[str, Tensor]:
-    """(B, C, C) on the CPU for every classifier."""
+    """(B, 3, C) on the CPU for every classifier."""
     features, found = batch.outputs.float(), {}
     for name, classify in classifiers.items():
         scores = classify(features.flatten(0, 1)).unflatten(0, features.shape[:2])
         pairs = zip(scores.split(1), batch.masks.split(1), strict=True)
-        each = [map_confusion(score, mask, classes).cpu() for score, mask in pairs]
-        found[name] = torch.stack(each) if each else torch.zeros(0, classes, classes, dtype=torch.int64)
+        each = [map_confusion(score, mask, classes).cpu() for score, mask in pairs if len(mask)]
+        rows = [torch.stack((m.diag(), m.sum(dim=1), m.sum(dim=0))) for m in each]
+        found[name] = torch.stack(rows) if rows else torch.zeros(0, 3, classes, dtype=torch.int64)
     return found

@@ -14,16 +14,19 @@ from torch import nn
 
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.evaluation.adaptation.drift import linear_cka, row_cosines
-from mmadclr.evaluation.adaptation.masks import image_confusions
+from mmadclr.evaluation.adaptation.masks import image_counts
 from mmadclr.evaluation.adaptation.outputs import Outputs, image_outputs
 from mmadclr.evaluation.adaptation.scores import Score, dense_scores, scores_of
 from mmadclr.evaluation.adaptation.views import VIEWS, Views
+from mmadclr.evaluation.collapse import evenly
 from mmadclr.evaluation.dense_probe import DenseProbe
 from mmadclr.evaluation.extraction import Loading
 from mmadclr.evaluation.extractor import FeatureExtractor, default_features
 from mmadclr.evaluation.frozen import frozen
 from mmadclr.hub.opening import OpenedBackbone
 from mmadclr.models.backbones.feature_vit import FeatureViT
+
+CKA_ROWS = 20_000
 
 
 class Measured(NamedTuple):
@@ -49,8 +52,8 @@ def measure_backbone(
 ) -> Measured:
     """The label-free measures; k-NN if the data set has labels; mIoU if there is a probe. Collective call.
 
-    Images are read once, and their features kept on the CPU: about 18 vectors per image. Models that are compared must be
-    measured with the same arguments.
+    Images are read once, and their features kept on the CPU: 18 vectors for each of at most ``MOST_IMAGES`` images. Models
+    that are compared must be measured with the same arguments.
 
     Args:
         model: An encoder such as :func:`encoder_of` or a pretraining method, on its device.
@@ -65,7 +68,7 @@ def measure_backbone(
         outputs = image_outputs(encoder, dataset, loading, indices, views, name)
         scores = scores_of(outputs, k)
         if probe is not None:
-            scores |= dense_scores(image_confusions(probe, encoder))
+            scores |= dense_scores(image_counts(probe, encoder))
     return Measured(outputs, scores)
 
 
@@ -86,7 +89,8 @@ def random_twin(opened: OpenedBackbone, seed: int = 0) -> OpenedBackbone:
 def drift_of(original: Outputs, adapted: Outputs) -> dict[str, float]:
     """How far the features of the same images have moved: linear CKA, debiased, and mean cosine, of images and patches.
 
-    1: not at all. Cosines only if both models have the same number of channels.
+    1: not at all. CKA is of at most ``CKA_ROWS`` evenly spaced rows. Cosines only if both models have the same number of
+    channels.
 
     Raises:
         ValueError: The models were not measured on the same images.
@@ -94,11 +98,11 @@ def drift_of(original: Outputs, adapted: Outputs) -> dict[str, float]:
     check_same_images(original, adapted)
     found = {}
     for name in ('whole', 'patches'):
-        rows = [getattr(outputs, name).flatten(0, -2) for outputs in (original, adapted)]
+        first, second = (getattr(outputs, name).flatten(0, -2) for outputs in (original, adapted))
         key = {'whole': 'cls', 'patches': 'patch'}[name]
-        found[f'drift_{key}_cka'] = linear_cka(*rows)
-        if rows[0].shape == rows[1].shape:
-            found[f'drift_{key}_cosine'] = row_cosines(*rows).mean().item()
+        found[f'drift_{key}_cka'] = linear_cka(evenly(first, CKA_ROWS), evenly(second, CKA_ROWS))
+        if first.shape == second.shape:
+            found[f'drift_{key}_cosine'] = row_cosines(first, second).mean().item()
     return found
 
 

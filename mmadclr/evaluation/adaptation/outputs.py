@@ -16,11 +16,12 @@ from torch import Tensor
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.evaluation.adaptation.views import VIEWS, Views, drawn_crop, drawn_patches, mirrored
 from mmadclr.evaluation.extraction import Loading, extract_rows
+from mmadclr.evaluation.extractor import FeatureExtractor
 from mmadclr.evaluation.frozen import Encoder
+from mmadclr.models.selfsup.base import SelfDistillation
+from mmadclr.precision import autocast_to
 
-LEAST_IMAGES = 4
-CLS_OF = {'image': 'whole', 'crop': 'crop'}
-PATCHES_OF = {'image': 'whole', 'mirror image': 'mirrored'}
+LEAST_IMAGES, MOST_IMAGES = 4, 5000
 
 
 class FeatureError(ValueError):
@@ -57,7 +58,7 @@ def image_outputs(
         model: Frozen, on its device; see :func:`mmadclr.evaluation.frozen.frozen`.
         dataset: With ``ResizeCenterCrop``, whose ``size`` is a multiple of the patch size, with or without labels.
         loading: How images are read.
-        indices: Images to use, ascending; all by default. See :func:`sample_images`.
+        indices: Images to use, ascending; by default at most ``MOST_IMAGES`` of :func:`sample_images`.
         views: What is drawn.
         name: Of the model, in messages.
 
@@ -66,7 +67,8 @@ def image_outputs(
         FeatureError: Features are NaN or infinite, or the patches are not a square grid that fills the image.
         UnreadableImageError: Too many images cannot be read.
     """
-    _check_count(len(dataset) if indices is None else len(indices), dataset)
+    indices = sample_images(len(dataset), MOST_IMAGES) if indices is None else indices
+    _check_count(len(indices), dataset)
     rows, indices = extract_rows(ViewEncoder(model, views, name), dataset, loading, indices)
     _check_count(len(indices), dataset)
     width, count = int(rows[0, 0]), int(rows[0, 1])
@@ -113,19 +115,24 @@ class ViewEncoder:
         prepared = {key: self.model.data_preprocessor({'images': images}, False) for key, images in drawn.items()}
         return {'prepared': prepared, 'index': data['index']}
 
-    def __call__(self, *, prepared: dict[str, dict], index: Tensor, mode: str) -> Tensor:
-        """(B, 2 + 2 D + 2 n E) rows."""
-        found = {f'[CLS] of the {key}': self.model(**prepared[view], mode='tensor') for key, view in CLS_OF.items()}
-        grids = {key: self.model(**prepared[view], mode='patches') for key, view in PATCHES_OF.items()}
-        side = self._side(next(iter(grids.values())), prepared['whole'])
-        places = zip(*(drawn_patches(number, side, self.views) for number in index.tolist()), strict=True)
-        for (key, grid), chosen in zip(grids.items(), places, strict=True):
-            rows = torch.stack(chosen).to(grid.device)
+    def __call__(self, *, mode: str, **inputs: Any) -> Tensor:
+        """Rows (B, 2 + 2 D + 2 n E) from the output of ``data_preprocessor``; all modes are the same."""
+        prepared, index = inputs['prepared'], inputs['index']
+        whole, patches = image_and_patches(self.model, prepared['whole'])
+        found = {'[CLS] of the image': whole, '[CLS] of the crop': self.model(**prepared['crop'], mode='tensor')}
+        grids = {'image': patches, 'mirror image': self.model(**prepared['mirrored'], mode='patches')}
+        places = self._places(patches, prepared['whole'], index)
+        for (key, grid), rows in zip(grids.items(), places, strict=True):
             found[f'patches of the {key}'] = grid.gather(1, rows[..., None].expand(-1, -1, grid.shape[2])).flatten(1)
         self._check_finite(found, index)
-        whole = next(iter(found.values()))
-        header = whole.new_tensor([whole.shape[1], rows.shape[1]], dtype=torch.float32).expand(len(whole), 2)
+        header = whole.new_tensor([whole.shape[1], places.shape[2]], dtype=torch.float32).expand(len(whole), 2)
         return torch.cat((header, *(part.float() for part in found.values())), dim=1)
+
+    def _places(self, patches: Tensor, prepared: dict, index: Tensor) -> Tensor:
+        """(2, B, n) numbers of the drawn patches in images and mirror images."""
+        side = self._side(patches, prepared)
+        drawn = [torch.stack(drawn_patches(number, side, self.views)) for number in index.tolist()]
+        return torch.stack(drawn, dim=1).to(patches.device)
 
     def _side(self, patches: Tensor, prepared: dict) -> int:
         """P of a square grid (B, P * P, E)."""
@@ -146,3 +153,16 @@ class ViewEncoder:
                     f'{len(index)} images, the first with index {int(index[broken][0])}: the weights are damaged, or '
                     "activations overflow (use precision='fp32')"
                 )
+
+
+def image_and_patches(model: Encoder, inputs: dict) -> tuple[Tensor, Tensor]:
+    """Features (B, D) of images and (B, P * P, E) of their patches: in one pass if the model's image feature is [CLS]."""
+    if isinstance(model, FeatureExtractor) and model.features == 'cls':
+        with autocast_to(model.precision, inputs['images'].device.type):
+            output = model.backbone(inputs['images'])
+        return output.cls.float(), output.patches.float()
+    methods = (SelfDistillation.image_features, SelfDistillation.patch_features)
+    if isinstance(model, SelfDistillation) and (type(model).image_features, type(model).patch_features) == methods:
+        output = model.teacher['backbone'](inputs['images'])
+        return output.cls, output.patches
+    return model(**inputs, mode='tensor'), model(**inputs, mode='patches')

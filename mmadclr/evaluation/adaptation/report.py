@@ -10,7 +10,6 @@ from typing import Any
 from mmadclr.evaluation.adaptation.comparison import MODELS, Comparison, Row, p_text
 from mmadclr.evaluation.dense.bootstrap import Interval
 
-WORDS = {'better': 'better', 'worse': 'worse', 'same': 'no difference shown'}
 DRIFT = {
     'drift_cls_cka': 'CKA of images',
     'drift_cls_cosine': 'mean cosine of images',
@@ -50,18 +49,21 @@ def _table(comparison: Comparison) -> list[list[str]]:
     models = [model for model in MODELS if model in comparison.rows[0].values]
     table = [['measure', *models, 'change', 'p', 'verdict']]
     for row in comparison.rows:
-        arrow = '(higher is better)' if row.kind.higher else '(lower is better)'
         values = [interval_text(row.values[model]) for model in models]
-        verdict = WORDS[row.verdict] if row.decides else f'{WORDS[row.verdict]} (does not decide)'
         found = row.change.interval
         change = f'{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]'
-        table.append([f'{row.name} {arrow}', *values, change, p_text(row.change.p_value), verdict])
+        table.append([row.name, *values, change, p_text(row.change.p_value), _verdict(row)])
     return table
 
 
 def interval_text(found: Interval) -> str:
     """A value with its interval, to four digits."""
     return f'{found.value:.4g} [{found.low:.4g}, {found.high:.4g}]'
+
+
+def _verdict(row: Row) -> str:
+    word = 'no difference shown' if row.verdict == 'same' else row.verdict
+    return word if row.decides else f'{word} ({"does not decide" if row.kind.decides else "only describes"})'
 
 
 def _columns(table: Sequence[Sequence[str]]) -> list[str]:

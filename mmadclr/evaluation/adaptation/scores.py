@@ -22,6 +22,7 @@ from mmadclr.evaluation.adaptation.label_free import (
     uniformity_score,
 )
 from mmadclr.evaluation.adaptation.outputs import Outputs
+from mmadclr.evaluation.collapse import evenly
 from mmadclr.evaluation.dense.bootstrap import (
     DRAWS,
     LEVEL,
@@ -30,11 +31,11 @@ from mmadclr.evaluation.dense.bootstrap import (
     Statistic,
     bootstrap_interval,
     compare_models,
-    iou_score,
     mean_score,
 )
 
 GROUPS = 40
+MOST_PAIRED = 4000  # images for statistics of all pairs, or of all left-out groups
 
 
 class Kind(NamedTuple):
@@ -49,7 +50,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    'retrieval': Kind(True, False, True, '% of images whose crop finds them among all images, and the reverse'),
+    'retrieval': Kind(True, False, True, '% of images that find their crop among those of all images, and the reverse'),
     'patch_agreement': Kind(True, False, True, '% of nearest patches in other images that mirroring leaves the same'),
     'alignment': Kind(False, False, False, 'mean squared distance of an image and its crop, 0 to 4'),
     'uniformity': Kind(False, False, False, 'log mean Gaussian potential of pairs of images; 0: all equal'),
@@ -95,27 +96,41 @@ def scores_of(outputs: Outputs, k: int = 20, temperature: float = 0.07) -> dict[
         outputs: Of one model.
         k, temperature: Of the k-NN.
     """
+    some = evenly(outputs.whole, MOST_PAIRED)
     found = {
         'retrieval': Score((100 * retrieval_hits(outputs.whole, outputs.crop),), mean_score),
         'patch_agreement': Score((100 * neighbor_agreement(outputs.patches, outputs.mirrored),), mean_score),
         'alignment': Score((alignment_distances(outputs.whole, outputs.crop),), mean_score),
-        'uniformity': Score((outputs.whole,), uniformity_score, resampled=False),
-        'rank': Score((outputs.whole,), rank_score, resampled=False),
+        'uniformity': Score((some,), uniformity_score, resampled=False),
+        'rank': Score((some,), rank_score, resampled=False),
     }
     if outputs.labels is not None and len(outputs.labels.unique()) > 1:
         found['knn'] = Score((100 * knn_hits(outputs.whole, outputs.labels, k, temperature),), mean_score)
     return found
 
 
-def dense_scores(confusions: Mapping[str, Tensor]) -> dict[str, Score]:
-    """mIoUs in percent, from the pixel counts (M, C, C) of each image by the name of the classifier."""
-    return {name: Score((counts,), percent_iou) for name, counts in confusions.items()}
+def dense_scores(counts: Mapping[str, Tensor]) -> dict[str, Score]:
+    """mIoUs in percent, from the pixel counts (M, 3, C) of each image by the name of the classifier.
+
+    Args:
+        counts: See :func:`mmadclr.evaluation.adaptation.masks.image_counts`.
+    """
+    return {name: Score((each,), percent_iou) for name, each in counts.items()}
 
 
-def percent_iou(confusions: Tensor) -> Statistic:
-    """mIoU in percent over the classes in the masks of the drawn images (M, C, C)."""
-    score = iou_score(confusions, 'annotated')
-    return lambda rows: 100 * score(rows)
+def percent_iou(counts: Tensor) -> Statistic:
+    """mIoU in percent over the classes annotated in the drawn images, from pixel counts (M, 3, C).
+
+    As :func:`mmadclr.evaluation.dense_probe.mean_iou` of the drawn images; NaN without annotated pixels.
+    """
+    table = counts.double().flatten(1)
+
+    def score(rows: Tensor) -> float:
+        correct, annotated, predicted = (rows.bincount(minlength=len(table)).double() @ table).unflatten(0, counts.shape[1:])
+        seen = annotated > 0
+        return 100 * (correct / (annotated + predicted - correct))[seen].mean().item()
+
+    return score
 
 
 def interval(score: Score, draws: int = DRAWS, level: float = LEVEL, seed: int = 0) -> Interval:
@@ -151,8 +166,8 @@ def difference(first: Score, second: Score, draws: int = DRAWS, level: float = L
 def jackknife(statistic: Statistic, units: int, level: float = LEVEL, groups: int = GROUPS) -> tuple[Interval, float]:
     """Normal interval and standard error by leaving out one group of units at a time.
 
-    Efron and Tibshirani, *An introduction to the bootstrap*, 1993, chapter 11; with groups of several units, the
-    delete-a-group jackknife.
+    Efron and Tibshirani, *An introduction to the bootstrap*, 1993, chapter 11, with groups of units. On average it is not
+    too narrow (Efron and Stein, *The jackknife estimate of variance*, Annals of Statistics 1981), but may be too wide.
 
     Args:
         statistic: Of rows.

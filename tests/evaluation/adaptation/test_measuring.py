@@ -10,10 +10,11 @@ from small_models import images_of, paint_classes, paint_masks, small_backbone
 from mmadclr.evaluation.adaptation import encoder_of, measure_backbone, random_twin, sample_images
 from mmadclr.evaluation.adaptation.label_free import knn_hits
 from mmadclr.evaluation.adaptation.measuring import drift_of
-from mmadclr.evaluation.adaptation.outputs import FeatureError, image_outputs
+from mmadclr.evaluation.adaptation.outputs import FeatureError, image_and_patches, image_outputs
 from mmadclr.evaluation.adaptation.views import drawn_crop, drawn_patches, mirrored
 from mmadclr.evaluation.dense_probe import DenseProbe
 from mmadclr.evaluation.extraction import Loading
+from mmadclr.evaluation.extractor import FeatureExtractor
 
 
 @pytest.fixture(scope='module')
@@ -50,6 +51,18 @@ def test_batches_and_workers_and_chosen_images_change_nothing(folder, measured):
     assert found.labels.tolist() == [index // 8 for index in chosen]
     for name in ('whole', 'crop', 'patches', 'mirrored'):
         torch.testing.assert_close(getattr(found, name), getattr(measured.outputs, name)[chosen], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize('features', ['cls', 'cls4', 'mean', 'cls+mean'])
+def test_images_and_patches_in_one_pass_are_those_of_two(folder, features):
+    encoder = FeatureExtractor(small_backbone(), features)
+    inputs = encoder.data_preprocessor({'images': torch.stack([images_of(folder)[i]['images'].clone() for i in range(3)])})
+    calls = []
+    encoder.backbone.patch_embed.register_forward_hook(lambda *args: calls.append(1))
+    whole, patches = image_and_patches(encoder, inputs)
+    assert len(calls) == (1 if features == 'cls' else 2)
+    torch.testing.assert_close(whole, encoder(**inputs), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(patches, encoder(**inputs, mode='patches'))
 
 
 def test_measures_by_what_the_data_allow(folder, measured, tmp_path):
