@@ -2,8 +2,8 @@
 
 Reads what the weights need, times a few steps, chooses sizes and length for the time, measures the original weights, trains
 with an anchor to them, and prints a table of the original, the adapted and random weights with a verdict: better, worse, or
-no difference. The work dir has the config (adapt.py), checkpoints and the table. To continue an interrupted run, run the same
-command again.
+no difference. The work dir has the config (adapt.py), checkpoints and the table. To continue an interrupted run, run the
+same command again.
 """
 
 from __future__ import annotations
