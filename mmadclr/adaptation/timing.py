@@ -13,6 +13,7 @@ from itertools import cycle, islice
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
 
 from mmadclr.engine import Runner
 
@@ -29,7 +30,7 @@ def time_steps(cfg: Config) -> float:
     """
     with tempfile.TemporaryDirectory() as folder, without_messages():
         cfg = cfg.copy()
-        cfg.work_dir, cfg.experiment_name = folder, f'timing_{time.time_ns()}'
+        cfg.work_dir, cfg.experiment_name, cfg.log_level = folder, f'timing_{time.time_ns()}', 'WARNING'
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         cfg.train_dataloader.persistent_workers = False
         cfg.visualizer = dict(type='Visualizer', vis_backends=[])
@@ -45,12 +46,13 @@ def time_steps(cfg: Config) -> float:
 @contextmanager
 def without_messages() -> Iterator[None]:
     """Drops messages below warnings: what is read several times before training is told once."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.INFO))
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(before)
+        logger.setLevel(level)
 
 
 def _timed(loader):
