@@ -50,6 +50,11 @@ def test_a_run_logs_the_measures_of_its_teacher_beside_those_of_the_original(sma
     expected = measured[0].values() | {f'original/{name}': value for name, value in measured[1].values().items()}
     expected |= drift_of(measured[1].outputs, measured[0].outputs)
     assert list(expected) == [*MEASURES, *(f'original/{name}' for name in MEASURES), *DRIFTS]
+    changes = [each.scores['retrieval'].tensors[0] for each in measured]
+    expected['error/retrieval'] = (changes[0] - changes[1]).std().item() / 20**0.5
+    assert {f'val/error/{name}' for name in MEASURES} & set(runner.message_hub.log_scalars) == {
+        f'val/error/{name}' for name in ('retrieval', 'patch_agreement', 'alignment', 'knn')
+    }
     assert {name: last_value(runner, name) for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
@@ -64,7 +69,7 @@ def test_without_an_original_there_are_only_its_own_measures_and_training_is_not
 
 def test_a_run_that_becomes_worse_than_the_original_ends(small_config, train, folder):
     original = Path(train(work_dir='before').work_dir, 'epoch_1.pth')
-    # A rank above that of the original by a margin that no model reaches: every evaluation is worse.
+    # An original value that no model reaches: every evaluation is worse.
     stop = dict(type='StopWhenWorseHook', measure='drift_cls_cosine', original=2.0, patience=2)
     keep = dict(type='KeepBestHook', measure='rank')
     hooks = {'default_hooks.worse': stop, 'default_hooks.best': keep, 'train_cfg.max_epochs': 5}
