@@ -42,6 +42,13 @@ def test_patience_margin_and_rule(small_config, scores, settings, epochs):
     assert ('of the original model (5) in' in log) == stopped
 
 
+def test_by_default_differences_within_two_standard_errors_do_not_count(small_config):
+    scores = [4.5, 4.1, 4.5, 3.9, 3.9]
+    assert run(small_config, scores, stop(), original=5.0, error=0.5).epoch == 5
+    assert reason_of(run(small_config, scores, stop(), original=5.0, error=0.5)) is not None
+    assert run(small_config, scores, stop(margin=0.0), original=5.0, error=0.5).epoch == 2
+
+
 def test_the_reason_says_what_happened_and_what_to_use(small_config):
     keep = dict(type='KeepBestHook', measure='score')
     text = reason_of(run(small_config, [6.0, 4.0, 3.0, 6.0], stop(), original=5.0, best=keep))

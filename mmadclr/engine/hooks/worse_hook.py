@@ -12,8 +12,10 @@ from mmengine.hooks import Hook
 from mmadclr.checkpoint.run_files import write_checkpoint
 from mmadclr.engine.hooks.best_hook import KeepBestHook, measure_of, sign_of
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
-from mmadclr.evaluation.adaptation.evaluator import ORIGINAL
+from mmadclr.evaluation.adaptation.evaluator import ERROR, ORIGINAL
 from mmadclr.registry import HOOKS
+
+ERRORS = 2  # standard errors by which a measure must be worse
 
 
 @HOOKS.register_module()
@@ -28,7 +30,8 @@ class StopWhenWorseHook(Hook):
         patience: Number of consecutive evaluations that are worse.
         original: Value of the original model; by default ``original/<measure>`` of the evaluation, which
             ``AdaptationMeasures`` computes.
-        margin: By how much the measure must be worse to count, in its own unit.
+        margin: By how much the measure must be worse to count, in its own unit. By default twice ``error/<measure>`` of the
+            evaluation, the standard error of the difference, so that an equally good model is rarely stopped; 0 without it.
         rule: See ``KeepBestHook``.
 
     Raises:
@@ -42,10 +45,10 @@ class StopWhenWorseHook(Hook):
         measure: str,
         patience: int = 3,
         original: float | None = None,
-        margin: float = 0.0,
+        margin: float | None = None,
         rule: str | None = None,
     ) -> None:
-        if patience < 1 or not margin >= 0:
+        if patience < 1 or (margin is not None and not margin >= 0):
             raise ValueError(
                 f'patience={patience}, margin={margin} of StopWhenWorseHook: patience must be at least 1, margin at least 0'
             )
@@ -65,7 +68,7 @@ class StopWhenWorseHook(Hook):
             return
         value = measure_of('StopWhenWorseHook', metrics, self.measure)
         original = self.value_of_original(metrics or {})
-        decision = [self.is_worse(value, original)]
+        decision = [self.is_worse(value, original, self.margin_of(metrics or {}))]
         dist.broadcast_object_list(decision)
         self.count(runner, decision[0])
         if self.state['count'] >= self.patience:
@@ -89,9 +92,13 @@ class StopWhenWorseHook(Hook):
             )
         return found
 
-    def is_worse(self, value: float, original: float) -> bool:
+    def margin_of(self, metrics: dict[str, float]) -> float:
+        """The margin, by default from the standard error in the results of an evaluation."""
+        return ERRORS * metrics.get(f'{ERROR}{self.measure}', 0.0) if self.margin is None else self.margin
+
+    def is_worse(self, value: float, original: float, margin: float) -> bool:
         """Whether a value is worse by more than the margin; NaN is."""
-        return math.isnan(value) or self.sign * (original - value) > self.margin
+        return math.isnan(value) or self.sign * (original - value) > margin
 
     def count(self, runner, worse: bool) -> None:
         """An evaluation that is repeated after resuming counts once."""

@@ -90,7 +90,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def summary(verdict: str, rows: Sequence[Row], level: float) -> str:
     """The verdict in words, with the measures behind it and how sure they are."""
     deciding = [row for row in rows if row.decides]
-    by = '; '.join(f'{row.name} {row.verdict}: {change_text(row, level)}' for row in deciding)
+    by = '; '.join(f'{row.name}: {word_of(row)}, {change_text(row, level)}' for row in deciding)
     kinds = 'measures with labels' if deciding[0].kind.labeled else 'label-free measures, since there are no labels'
     openings = {
         'better': 'The adapted model is better than the original on these images',
@@ -101,13 +101,23 @@ def summary(verdict: str, rows: Sequence[Row], level: float) -> str:
     return f'{openings[verdict]} (by {kinds}). {by}.'
 
 
+def word_of(row: Row) -> str:
+    """The verdict of one measure in words."""
+    return 'no difference shown' if row.verdict == 'same' else row.verdict
+
+
 def change_text(row: Row, level: float) -> str:
     """The change of a measure with its interval and p-value."""
     found, p_value, _ = row.change
     return (
-        f'{found.value:+.3g} ({100 * level:g} % interval {found.low:+.3g} to {found.high:+.3g}, p {p_text(p_value)}, '
-        f'{row.units} images)'
+        f'{signed(found.value)} ({100 * level:g} % interval {signed(found.low)} to {signed(found.high)}, '
+        f'p {p_text(p_value)}, {row.units} images)'
     )
+
+
+def signed(value: float) -> str:
+    """Three digits with a sign, at most four after the point."""
+    return f'{round(value, 4):+.3g}'
 
 
 def p_text(p_value: float) -> str:

@@ -9,12 +9,14 @@ from torch import nn
 from mmadclr.datasets.listing import built_alike
 from mmadclr.evaluation.adaptation.measuring import Measured, drift_of, encoder_of, measure_backbone
 from mmadclr.evaluation.adaptation.outputs import LEAST_IMAGES, sample_images
+from mmadclr.evaluation.adaptation.scores import standard_errors
 from mmadclr.evaluation.adaptation.views import Views
 from mmadclr.evaluation.extraction import Loading
 from mmadclr.hub.opening import open_backbone
 from mmadclr.registry import DATASETS, METRICS, ConfigOf
 
 ORIGINAL = 'original/'  # prefix of the measures of the original model
+ERROR = 'error/'  # prefix of the standard errors of differences from the original model
 
 
 @METRICS.register_module()
@@ -23,8 +25,9 @@ class AdaptationMeasures:
 
     Measures are those of :func:`mmadclr.evaluation.adaptation.scores.scores_of`: ``retrieval``, ``patch_agreement``,
     ``alignment``, ``uniformity``, ``rank`` and, with labels, ``knn``. The same of the original model have the prefix
-    ``original/``, so that ``StopWhenWorse`` can compare; ``drift_*`` are similarities to its features (1: equal). The
-    original is measured once, at the first evaluation of a run, and again after resuming.
+    ``original/``, and ``error/`` is the standard error over images of the difference, so that ``StopWhenWorseHook`` can
+    compare; ``drift_*`` are similarities to its features (1: equal). The original is measured once, at the first evaluation
+    of a run, and again after resuming.
 
     Args:
         dataset: Config of an ``ImageDataset`` with ``ResizeCenterCrop``; with ``with_label`` also measures k-NN.
@@ -66,8 +69,10 @@ class AdaptationMeasures:
         found = self._measure(model, 'the model in training')
         if self.original is None:
             return found.values()
-        values = {f'{ORIGINAL}{name}': value for name, value in self.original.values().items()}
-        return found.values() | drift_of(self.original.outputs, found.outputs) | values
+        beside = {f'{ORIGINAL}{name}': value for name, value in self.original.values().items()}
+        errors = standard_errors(found.scores, self.original.scores)
+        beside |= {f'{ERROR}{name}': value for name, value in errors.items()}
+        return found.values() | drift_of(self.original.outputs, found.outputs) | beside
 
     def _measure(self, model: nn.Module, name: str) -> Measured:
         return measure_backbone(model, self.dataset, self.loading, self.indices, self.views, k=self.k, name=name)

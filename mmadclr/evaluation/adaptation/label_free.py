@@ -64,14 +64,16 @@ def uniformity_score(features: Tensor) -> Statistic:
 
 def _gaussian_kernel(features: Tensor) -> Tensor:
     rows = F.normalize(features.double(), dim=1)
-    return (-UNIFORMITY_T * (2 - 2 * (rows @ rows.T)).clamp(min=0)).exp()
+    lengths = rows.square().sum(dim=1)  # 1, or 0 for features that are zero
+    squares = lengths[:, None] + lengths - 2 * (rows @ rows.T)
+    return (-UNIFORMITY_T * squares.clamp(min=0)).exp()
 
 
 def rank_score(features: Tensor) -> Statistic:
     """The effective rank of rows of features (N, D): :func:`mmadclr.evaluation.collapse.rank_me` in double precision.
 
     From the eigenvalues of the smaller of the two products of the matrix with itself, several times faster than from
-    singular values.
+    singular values. 1 if all features are zero.
     """
     features = features.double()
 
@@ -79,7 +81,7 @@ def rank_score(features: Tensor) -> Statistic:
         chosen = features[rows]
         product = chosen.T @ chosen if len(chosen) > chosen.shape[1] else chosen @ chosen.T
         values = torch.linalg.eigvalsh(product).clamp(min=0).sqrt()
-        return torch.special.entr(values / values.sum()).sum().exp().item()
+        return torch.special.entr(values / values.sum()).sum().exp().item() if values.any() else 1.0
 
     return score
 

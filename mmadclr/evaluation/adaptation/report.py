@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mmadclr.evaluation.adaptation.comparison import MODELS, Comparison, Row, p_text
+from mmadclr.evaluation.adaptation.comparison import MODELS, Comparison, Row, p_text, signed, word_of
 from mmadclr.evaluation.dense.bootstrap import Interval
 
 DRIFT = {
@@ -51,7 +51,7 @@ def _table(comparison: Comparison) -> list[list[str]]:
     for row in comparison.rows:
         values = [interval_text(row.values[model]) for model in models]
         found = row.change.interval
-        change = f'{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]'
+        change = f'{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]'
         table.append([row.name, *values, change, p_text(row.change.p_value), _verdict(row)])
     return table
 
@@ -62,7 +62,7 @@ def interval_text(found: Interval) -> str:
 
 
 def _verdict(row: Row) -> str:
-    word = 'no difference shown' if row.verdict == 'same' else row.verdict
+    word = word_of(row)
     return word if row.decides else f'{word} ({"does not decide" if row.kind.decides else "only describes"})'
 
 

@@ -163,6 +163,16 @@ def difference(first: Score, second: Score, draws: int = DRAWS, level: float = L
     return Difference(found, p_value, p_value < 1 - level)
 
 
+def standard_errors(first: Mapping[str, Score], second: Mapping[str, Score]) -> dict[str, float]:
+    """Standard errors over images of the differences of two models, for measures that are means of one value per image."""
+    found = {}
+    for name, score in first.items():
+        if score.statistic is mean_score:
+            changes = (score.tensors[0] - second[name].tensors[0]).double()
+            found[name] = (changes.std() / len(changes) ** 0.5).item()
+    return found
+
+
 def jackknife(statistic: Statistic, units: int, level: float = LEVEL, groups: int = GROUPS) -> tuple[Interval, float]:
     """Normal interval and standard error by leaving out one group of units at a time.
 

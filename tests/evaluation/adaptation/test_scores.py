@@ -91,9 +91,10 @@ def test_mious_of_drawn_images_are_those_of_summed_counts():
     assert math.isnan(score.statistic(0 * counts)(rows))
 
 
-def test_constant_features_have_rank_one_and_measures_at_chance():
+@pytest.mark.parametrize('value', [0.3, 0.0])
+def test_constant_features_have_rank_one_and_measures_at_chance(value):
     labels = torch.arange(40) % 4
-    constant = outputs_of(torch.full((40, 6), 0.3), patches=torch.ones(40, 4, 6), labels=labels)
+    constant = outputs_of(torch.full((40, 6), value), patches=torch.ones(40, 4, 6), labels=labels)
     values = {name: score.value for name, score in scores_of(constant).items()}
     assert values['rank'] == pytest.approx(1, abs=1e-3)
     assert values['retrieval'] == pytest.approx(100 / 40)
