@@ -66,7 +66,8 @@ def plan_options(plan: Plan, width: int) -> dict[str, Any]:
 
 def build_config(args: Namespace, options: dict[str, Any], seed: int) -> Config:
     """The config of the method with overrides, completed by what the weights say."""
-    options = {**options, 'pretrained': str(Path(args.weights).absolute())}
+    weights = Path(args.weights)
+    options = {**options, 'pretrained': str(weights.absolute()) if weights.exists() else args.weights}
     chosen = Namespace(
         config=f'adapt/{args.method}', data=str(Path(args.data).absolute()), cfg_options=options, work_dir=args.work_dir
     )

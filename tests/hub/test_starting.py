@@ -144,8 +144,12 @@ def test_crops_that_patches_do_not_divide_are_refused_with_sizes_that_they_do(st
         assert f'{key}=16 must be a multiple of the patch size 7 (model.backbone.arch): 14 or 21' in str(caught.value)
 
 
-def test_a_resumed_run_needs_no_weights(started_config, tmp_path):
-    folder, two = write_folder(tmp_path / 'gone'), {'train_cfg.max_epochs': 2}
+ANCHOR = dict(gram_weight=(2, 2), cls_weight=(1, 0.1), hold=0.25)
+
+
+@pytest.mark.parametrize('anchor', [None, ANCHOR])
+def test_a_resumed_run_needs_no_weights(anchor, started_config, tmp_path):
+    folder, two = write_folder(tmp_path / 'gone'), {'train_cfg.max_epochs': 2, 'model.anchor': anchor}
     whole = Runner.from_cfg(started_config(start=folder, overrides=two, work_dir='whole'))
     whole.train()
     shutil.rmtree(folder)
@@ -155,6 +159,22 @@ def test_a_resumed_run_needs_no_weights(started_config, tmp_path):
     resumed.resume = True
     Runner.from_cfg(resumed).train()
     assert_same_state(*(read_checkpoint(f'{run}/epoch_2.pth')['state_dict'] for run in (whole.work_dir, resumed.work_dir)))
+
+
+def test_an_anchor_needs_weights_to_start_from(small_config):
+    with pytest.raises(ConfigError, match='model.anchor keeps the student close to the weights of .*which is not set'):
+        Runner.from_cfg(small_config({'model.anchor': ANCHOR})).train()
+
+
+def test_the_anchor_is_the_file_and_stays_it(started_config, folder):
+    runner = Runner.from_cfg(started_config('adclr', overrides={'model.anchor': ANCHOR}))
+    runner.train()
+    assert_same_state(dict(runner.model.anchor.original.state_dict()), dict(open_backbone(folder).model.state_dict()))
+    student, original = (each.state_dict() for each in (runner.model.student['backbone'], runner.model.anchor.original))
+    assert not torch.equal(student['blocks.0.mlp.fc1.weight'], original['blocks.0.mlp.fc1.weight'])
+    assert runner.model.anchor.progress == pytest.approx(2 / 3)
+    checkpoint = open_backbone(f'{runner.work_dir}/epoch_1.pth')  # the teacher, not the original
+    assert torch.equal(checkpoint.model.cls_token, runner.model.teacher['backbone'].cls_token)
 
 
 def test_a_checkpoint_to_continue_from_wins(started_config, tmp_path):
