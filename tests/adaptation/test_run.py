@@ -163,3 +163,13 @@ def test_losses_that_are_not_finite_end_it_before_training(arguments, tmp_path, 
     with pytest.raises(SystemExit, match='error: .*loss_anchor_gram.* not finite in the first steps, before any training'):
         main(arguments())
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.slow
+def test_low_rank_updates_are_all_that_changes(arguments, tmp_path, weights):
+    main(arguments(**{'low-rank': 2, 'method': 'dino'}))
+    cfg = Config.fromfile(tmp_path / 'out' / 'adapt.py')
+    best = open_backbone(tmp_path / 'out' / f'best_{cfg.custom_hooks[0].measure}.pth', which='student').model.state_dict()
+    original = open_backbone(weights).model.state_dict()
+    moved = {name for name in best if not torch.equal(best[name], original[name])}
+    assert moved <= {'blocks.1.attn.qkv.weight', 'blocks.1.attn.proj.weight'}
