@@ -50,8 +50,9 @@ class OriginalAnchor(nn.Module):
                 raise ValueError(f'OriginalAnchor: {key}={tuple(values)} must be two weights of at least 0, first and last')
         if not 0 <= hold < 1:
             raise ValueError(f'OriginalAnchor: hold={hold} must be in [0, 1)')
-        self.original: Any = original.requires_grad_(False)
-        self.original.mask_token = None
+        copy: Any = original.requires_grad_(False)
+        copy.mask_token = None
+        self.original: Any = copy
         self.gram_ends, self.cls_ends, self.hold = tuple(gram_weight), tuple(cls_weight), hold
         self.progress = 0.0  # of the run, in [0, 1]; set by the schedule hook
         self.train()
@@ -70,7 +71,7 @@ class OriginalAnchor(nn.Module):
     def weights(self) -> dict[str, float]:
         """g and c at the present ``progress``."""
         ends = {'gram': self.gram_ends, 'cls': self.cls_ends}
-        return {name: held_cosine(*pair, self.progress, self.hold) for name, pair in ends.items()}
+        return {name: held_cosine(first, last, self.progress, self.hold) for name, (first, last) in ends.items()}
 
     def forward(self, views: ViewGroup, student: ViTOutput) -> dict[str, Tensor]:
         """Weighted terms by name; ``student`` is what the student made of ``views``, with patches."""
