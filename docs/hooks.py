@@ -20,6 +20,7 @@ GROUPS = {
     'ibot': 'iBOT',
     'selfpatch': 'SelfPatch',
     'pqcl': 'PQCL',
+    'adapt': 'Continuing from public weights',
     'demo': 'Demo: generated images, minutes on two CPU cores',
     'demo/ablations': 'Ablations of the demo',
     'mmpretrain': 'Methods of mmpretrain',

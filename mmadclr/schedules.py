@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -30,6 +31,12 @@ def linear_warmup(start: float, end: float, total: int, warmup: int) -> np.ndarr
     is truncated, not compressed.
     """
     return np.concatenate((np.linspace(start, end, warmup), np.full(max(total - warmup, 0), end)))[:total]
+
+
+def held_cosine(start: float, end: float, progress: float, hold: float) -> float:
+    """``start`` for a fraction ``hold`` of the run, then half a cosine to ``end``; ``progress`` is in [0, 1]."""
+    falling = max(progress - hold, 0.0) / (1 - hold)
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * min(falling, 1.0)))
 
 
 def temperature_table(total: int, temp: tuple[float, float], warmup_epochs: int, start_epoch: int) -> np.ndarray:

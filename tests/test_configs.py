@@ -9,6 +9,7 @@ from places import REPO
 
 from mmadclr.config.check import check_config
 from mmadclr.engine import Runner
+from mmadclr.models.backbones import QueryViT
 
 CONFIGS = sorted(
     path for path in (REPO / 'configs').rglob('*.py') if not {'_base_', 'benchmarks', 'mmpretrain'} & set(path.parts)
@@ -20,8 +21,10 @@ def reduced(path, images, shapes, work_dir):
     """The config with everything that costs time made small, and nothing else changed."""
     cfg = Config.fromfile(path)
     arch = cfg.model.backbone.arch
-    patch = 16 if isinstance(arch, str) else arch.patch_size
+    patch = 14 if arch is None else 16 if isinstance(arch, str) else arch.patch_size
     cfg.model.backbone.arch = dict(**TINY, patch_size=patch)
+    if arch is None:  # that of the weights to start from
+        cfg.model.backbone.init_cfg.checkpoint = str(weights_of(cfg.model.backbone.arch, work_dir))
     cfg.model.head.update(out_dim=32, hidden_dim=24)
     if cfg.model.head.type != 'MLPHead':
         cfg.model.head.bottleneck_dim = 16
@@ -41,11 +44,18 @@ def reduced(path, images, shapes, work_dir):
         cfg.val_evaluator.dense.train.data_root = str(shapes)
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
     schedule = cfg.default_hooks.schedule
+    schedule.pop('freeze_backbone_epochs', None)
     schedule.update(warmup_epochs=0, freeze_last_layer_epochs=min(1, schedule.freeze_last_layer_epochs))
     cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = work_dir.name
     return cfg
+
+
+def weights_of(arch, work_dir):
+    file = work_dir / 'weights.pth'
+    torch.save(QueryViT(arch, img_size=8 * arch['patch_size']).state_dict(), file)
+    return file
 
 
 def cases():

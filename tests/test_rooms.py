@@ -9,7 +9,7 @@ from places import REPO
 ROOMS = (
     ('__main__',),
     ('cli',),
-    ('compare',),
+    ('compare', 'adaptation'),
     ('engine', 'api', 'visualization'),
     ('evaluation',),
     ('hub', 'ops'),

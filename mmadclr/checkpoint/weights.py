@@ -84,9 +84,14 @@ def load_weights(
     Raises:
         FileNotFoundError, ValueError: The file cannot be read, or does not match beyond what is allowed.
     """
+    check_patterns(allow)
+    return fill(model, read_backbone(filename, which, prefix), filename, allow, unused)
+
+
+def check_patterns(allow: Sequence[str]) -> None:
+    """Raises ValueError if ``allow`` is a single pattern, not a list of patterns."""
     if isinstance(allow, str):
         raise ValueError(f'allow={allow!r} must be a list of patterns: [{allow!r}]')
-    return fill(model, read_backbone(filename, which, prefix), filename, allow, unused)
 
 
 def fill(

@@ -12,3 +12,4 @@ BACKENDS = ('fast', 'pillow')  # datasets.center_crop
 PRECISIONS = ('fp32', 'bf16')  # precision
 FEATURES = ('cls', 'cls4', 'cls+mean', 'mean')  # evaluation.extractor
 DTYPES = ('float16', 'float32')  # evaluation.extraction
+ADAPT_METHODS = ('adclr', 'dino', 'ibot')  # configs/adapt

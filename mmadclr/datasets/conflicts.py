@@ -32,7 +32,14 @@ def size_conflicts(place: Place, key: str) -> Iterator[Finding]:
     size, patch = place.settings[key], patch_size(place)
     if size < 0 or (patch and size % patch):
         text = f'{place.path}.{key}={size} must be a multiple of the patch size {patch} ({BACKBONE}.arch)'
+        text += f': {_multiples(size, patch)}' if patch and size > 0 else ''
         yield Finding(text if patch else f'{place.path}.{key}={size} must not be negative')
+
+
+def _multiples(size: int, patch: int) -> str:
+    """The multiples of the patch size below and above a size."""
+    below = size // patch * patch
+    return f'{below} or {below + patch}' if below else f'{patch}'
 
 
 def scale_conflicts(place: Place, key: str) -> Iterator[Finding]:

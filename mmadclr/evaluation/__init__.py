@@ -1,3 +1,4 @@
+from mmadclr.evaluation.adaptation.evaluator import AdaptationMeasures
 from mmadclr.evaluation.dense_probe import DenseProbe
 from mmadclr.evaluation.feature_loop import FeatureEvalLoop
 from mmadclr.evaluation.frozen import RawPixels
@@ -5,6 +6,7 @@ from mmadclr.evaluation.knn import WeightedKNN, knn_votes, top_accuracies
 from mmadclr.evaluation.linear_sweep import LinearSweepLoop, LinearSweepOptimConstructor, SweepAccuracy
 
 __all__ = [
+    'AdaptationMeasures',
     'DenseProbe',
     'FeatureEvalLoop',
     'LinearSweepLoop',

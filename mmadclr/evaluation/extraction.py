@@ -26,7 +26,7 @@ from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.distributed.agreement import together
-from mmadclr.evaluation.feature_shards import Shard, gather_rows, gather_uneven, share
+from mmadclr.evaluation.feature_shards import Shard, even_share, gather_rows, gather_uneven, share
 from mmadclr.evaluation.frozen import Encoder, frozen
 from mmadclr.evaluation.image_account import ImageAccount, Images
 from mmadclr.evaluation.rows import FeatureRows, FeatureSet
@@ -196,15 +196,42 @@ def extract(
         ValueError: The features overflow the dtype, or no image can be read.
     """
     chosen = share(np.arange(len(dataset)) if indices is None else indices)
-    loader = in_order(dataset, chosen, loading.batch_size, loading.num_workers)
-    batches = Progress(len(chosen), dataset.data_root).over(feature_batches(model, loader, chosen))
-    part = _pass(batches, dataset, loading.unreadable, lambda features: torch.from_numpy(to_dtype(features, dtype)))
+    part = _extracted(model, dataset, loading, dtype, chosen, chosen)
     kept = part.indices.numpy()
     if sharded and len(kept):
         held, rows = part.rows.numpy(), FeatureRows([part.features.numpy()], may_be_empty=True)
     else:
         held, rows = None, FeatureRows([gather_rows(part.features, part.rows, len(kept)).numpy()])
     return FeatureSet(rows, dataset.labels[kept], kept, tuple(dataset.metainfo['classes']), held)
+
+
+def extract_rows(
+    model: Encoder, dataset: ImageDataset, loading: Loading, indices: np.ndarray | None = None
+) -> tuple[Tensor, np.ndarray]:
+    """Features (N, ...) of a data set with or without labels in single precision, and the images (N,), on every process.
+
+    Every process calls the model equally often, as a model sharded over processes requires.
+
+    Args:
+        model, dataset, loading, indices: See :func:`extract`.
+
+    Raises:
+        UnreadableImageError: More images than ``loading.unreadable`` cannot be read.
+        ValueError: The features are not finite.
+    """
+    chosen = np.arange(len(dataset)) if indices is None else indices
+    places, counts = even_share(len(chosen))
+    part = _extracted(model, dataset, loading, 'float32', chosen[places], np.where(counts, chosen[places], NO_IMAGE))
+    return gather_rows(part.features, part.rows, len(part.indices)), part.indices.numpy()
+
+
+def _extracted(
+    model: Encoder, dataset: ImageDataset, loading: Loading, dtype: str, read: np.ndarray, asked: np.ndarray
+) -> _Part:
+    """Features of the images ``read`` (n,) by this process, of which those in ``asked`` (n,) are kept."""
+    loader = in_order(dataset, read, loading.batch_size, loading.num_workers)
+    batches = Progress(len(read), dataset.data_root).over(feature_batches(model, loader, asked))
+    return _pass(batches, dataset, loading.unreadable, lambda features: torch.from_numpy(to_dtype(features, dtype)))
 
 
 class _Part(NamedTuple):

@@ -38,6 +38,16 @@ def share(indices: np.ndarray) -> np.ndarray:
     return np.array_split(indices, dist.get_world_size())[dist.get_rank()]
 
 
+def even_share(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) images of this process, the same number on every process, and (n,) whether they count or are padding.
+
+    A model sharded over processes must be called equally often on each.
+    """
+    size = -(-count // dist.get_world_size())
+    places = np.arange(size) + size * dist.get_rank()
+    return places % count, places < count
+
+
 def shard_of(features: FeatureSet) -> Shard:
     """This process's part: the rows that only it holds or, if every process has all, a contiguous range."""
     labels = torch.from_numpy(features.labels)

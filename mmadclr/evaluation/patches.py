@@ -20,7 +20,7 @@ from mmadclr.datasets.loader_workers import outlive_signals
 from mmadclr.datasets.masked_images import MaskedImageDataset
 from mmadclr.distributed.agreement import together
 from mmadclr.evaluation.extraction import NO_IMAGE, Batch, feature_batches, in_order
-from mmadclr.evaluation.feature_shards import share
+from mmadclr.evaluation.feature_shards import even_share, share
 from mmadclr.evaluation.frozen import Encoder
 
 
@@ -131,16 +131,6 @@ def choose_patches(usable: Tensor, number: int) -> tuple[Tensor, Tensor]:
     drawn = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:number].clone()
     images = torch.searchsorted(ends, drawn, right=True)
     return images, drawn - (ends - usable)[images]
-
-
-def even_share(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) images of this process, the same number on every process, and (n,) whether they count or are padding.
-
-    A model sharded over processes must be called equally often on each.
-    """
-    size = -(-count // dist.get_world_size())
-    places = np.arange(size) + size * dist.get_rank()
-    return places % count, places < count
 
 
 def patch_batches(model: Encoder, dataset: MaskedImageDataset, batch_size: int, num_workers: int) -> Iterator[Batch]:

@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mmadclr.checkpoint.weights import load_weights
+from torch import Tensor, nn
+
+from mmadclr.checkpoint.layouts import BackboneWeights, tensors_by_path
+from mmadclr.checkpoint.names import timm_name, unwrapped_name
+from mmadclr.checkpoint.reading import read_checkpoint
+from mmadclr.checkpoint.weights import check_patterns, fill, load_weights, pick_backbone
 from mmadclr.registry import WEIGHT_INITIALIZERS
+
+MASK_TOKEN = 'mask_token'
+MASK_TOKEN_NAMES = (MASK_TOKEN, 'masked_embed')  # DINOv2, timm, transformers; iBOT
 
 
 @WEIGHT_INITIALIZERS.register_module('Pretrained')
 class Pretrained:
     """Initializes a backbone from a file or folder: :func:`mmadclr.checkpoint.load_weights` as mmengine's initializer.
 
-    Models refer to it only by its registry name, so that they do not depend on file reading.
+    A backbone with a mask token gets that of the file, or keeps its own if the file has none. Models refer to this class
+    only by its registry name, so that they do not depend on file reading.
     """
 
-    def __init__(self, checkpoint: str, **settings) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: str, which: str = 'teacher', prefix: str | None = None, **settings) -> None:
+        self.checkpoint, self.which, self.prefix = checkpoint, which, prefix
         self.settings = settings
 
     def __call__(self, backbone: nn.Module) -> None:
-        load_weights(backbone, self.checkpoint, **self.settings)
+        if getattr(backbone, MASK_TOKEN, None) is None:
+            load_weights(backbone, self.checkpoint, self.which, self.prefix, **self.settings)
+        else:
+            self.load_with_mask_token(backbone, **self.settings)
+
+    def load_with_mask_token(self, backbone: Any, allow: Sequence[str] = (), unused: Sequence[str] = ()) -> None:
+        """As :func:`load_weights`, and with the mask token of the file, which may be missing."""
+        check_patterns(allow)
+        checkpoint = read_checkpoint(self.checkpoint)
+        weights = pick_backbone(checkpoint, self.checkpoint, self.which, self.prefix)
+        token = mask_token(checkpoint, weights)
+        state = weights.state if token is None else {**weights.state, MASK_TOKEN: token}
+        fill(backbone, weights._replace(state=state), self.checkpoint, (*allow, MASK_TOKEN), unused)
+
+
+def mask_token(checkpoint: Mapping, weights: BackboneWeights) -> Tensor | None:
+    """The mask token (1, D) next to a backbone of a checkpoint; None if the file has none."""
+    prefix = unwrapped_name(weights.prefix)
+    names = {f'{prefix}{name}' for name in weights.left_out if timm_name(name) in MASK_TOKEN_NAMES}
+    found = (tensor for name, tensor in tensors_by_path(checkpoint) if unwrapped_name(name) in names)
+    return next((tensor.float().reshape(1, -1) for tensor in found), None)

@@ -40,6 +40,8 @@ def shard_model(model: nn.Module, sharding: str) -> None:
     check_sharding(sharding)
     if not isinstance(model, SelfDistillation):
         raise ValueError(f'sharding={sharding!r} requires a pretraining method, not {type(model).__name__}: remove the key')
+    if model.low_rank is not None:
+        raise ValueError(f'sharding={sharding!r} and model.low_rank cannot be combined: remove one of them')
     model.init_weights()
     for tensor in model.state_dict().values():
         dist.broadcast(tensor)

@@ -1,3 +1,4 @@
+from mmadclr.engine.hooks.best_hook import KeepBestHook
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.hooks.class_names_hook import ClassNamesHook
 from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
@@ -12,6 +13,7 @@ from mmadclr.engine.hooks.training_hooks import (
     UnreadableImageHook,
 )
 from mmadclr.engine.hooks.watchdog_hook import WatchdogHook
+from mmadclr.engine.hooks.worse_hook import StopWhenWorseHook
 
 __all__ = [
     'ClassNamesHook',
@@ -19,9 +21,11 @@ __all__ = [
     'DistillationScheduleHook',
     'EpochSeedHook',
     'GarbageCollectionHook',
+    'KeepBestHook',
     'LossRecordHook',
     'OrderHook',
     'SafeCheckpointHook',
+    'StopWhenWorseHook',
     'TeacherUpdateHook',
     'ThroughputHook',
     'UnreadableImageHook',

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop
@@ -36,6 +38,8 @@ class DistillationScheduleHook(Hook):
         teacher_temp_of: Temperature schedules of single losses, keyed by their name in the model (``loss_patch``): dicts of
             ``temp`` and ``warmup_epochs``, which default to those above, and ``start_epoch``, until which the start
             temperature is held (for iBOT, where masking begins late).
+        freeze_backbone_epochs: Epochs (may be fractional) during which only heads train, for backbones that start from a
+            file. With learning rates by layer (``paramwise_cfg``), the warm-up of the backbone begins afterwards.
 
     Raises:
         ValueError: A momentum or temperature is out of range, a schedule does not have two ends, ``teacher_temp_of`` has
@@ -54,6 +58,7 @@ class DistillationScheduleHook(Hook):
         teacher_temp_warmup_epochs: int = 0,
         freeze_last_layer_epochs: int = 1,
         teacher_temp_of: Mapping[str, Mapping] | None = None,
+        freeze_backbone_epochs: float = 0,
     ) -> None:
         self.weight_decay, self.momentum = two_ends('weight_decay', weight_decay), two_ends('momentum', momentum)
         if not all(0 <= value <= 1 for value in momentum):
@@ -68,7 +73,9 @@ class DistillationScheduleHook(Hook):
                 raise ValueError(f'teacher_temp_of.{name}={own!r} must be a dict, such as dict(temp=(0.04, 0.07))')
             self.temperature_of[name] = {**self.temperature, **own}
             check_temperature(f'teacher_temp_of.{name}', self.temperature_of[name])
-        self.freeze_last_layer_epochs = freeze_last_layer_epochs
+        self.freeze_last_layer_epochs, self.freeze_backbone_epochs = freeze_last_layer_epochs, freeze_backbone_epochs
+        if freeze_backbone_epochs < 0:
+            raise ValueError(f'freeze_backbone_epochs={freeze_backbone_epochs} must not be negative')
 
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
@@ -86,7 +93,8 @@ class DistillationScheduleHook(Hook):
     def before_run(self, runner) -> None:
         # Read before a checkpoint is loaded, which sets the learning rate of its last step. Evaluation has no optimizer.
         if isinstance(runner.optim_wrapper, OptimWrapper):
-            self.peak_lr = runner.optim_wrapper.optimizer.param_groups[0]['lr']
+            group = runner.optim_wrapper.optimizer.param_groups[0]
+            self.peak_lr = group['lr'] / group.get('lr_scale', 1.0)
 
     def before_train(self, runner) -> None:
         """Tabulates the schedules, now that the length of the run is known."""
@@ -94,15 +102,21 @@ class DistillationScheduleHook(Hook):
             raise ValueError('the schedules are per epoch: use an epoch-based loop (ResumableEpochLoop) in train_cfg')
         counts = runner.optim_wrapper.accumulative_counts
         total = -(-runner.max_iters // counts)
-        warmup = int(self.warmup_epochs * runner.max_iters / runner.max_epochs) // counts
+        warmup, frozen = (
+            int(epochs * runner.max_iters / runner.max_epochs) // counts
+            for epochs in (self.warmup_epochs, self.freeze_backbone_epochs)
+        )
+        self.total, self.frozen_steps = total, frozen
         self.tables = {
             'lr': cosine_schedule(self.peak_lr, self.min_lr, total, warmup),
+            'backbone_lr': late_cosine(self.peak_lr, self.min_lr, total, warmup, frozen),
             'weight_decay': cosine_schedule(*self.weight_decay, total),
             'teacher_momentum': cosine_schedule(*self.momentum, total),
         }
         self.model = unwrapped(runner.model)
         self.tabulate_temperatures(runner.max_epochs)
         self.last_layer = [p for name, p in self.model.student.named_parameters() if 'last_layer' in name]
+        self.backbone = [p for _, p in self.model.backbone_parameters()]
 
     def tabulate_temperatures(self, epochs: int) -> None:
         self.losses = {n: loss for n, loss in self.model.named_modules() if isinstance(loss, SelfDistillationLoss)}
@@ -116,22 +130,44 @@ class DistillationScheduleHook(Hook):
     def before_train_epoch(self, runner) -> None:
         for name, loss in self.losses.items():
             loss.teacher_temp = float(self.temperatures_of.get(name, self.temperatures)[runner.epoch])
-        frozen = runner.epoch < self.freeze_last_layer_epochs
-        runner.optim_wrapper.frozen = self.last_layer if frozen else []
+
+    def freeze(self, runner, step: int) -> None:
+        """Freezes the last layer and the backbone, each for the first part of the run.
+
+        In a single process no gradients of the backbone are computed; several expect those of all parameters.
+        """
+        backbone_is_frozen = step < self.frozen_steps
+        if self.frozen_steps and not is_distributed():
+            for parameter in self.backbone:
+                parameter.requires_grad_(not backbone_is_frozen)
+        last_layer = self.last_layer if runner.epoch < self.freeze_last_layer_epochs else []
+        runner.optim_wrapper.frozen = [*last_layer, *(self.backbone if backbone_is_frozen else [])]
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         step = runner.iter // runner.optim_wrapper.accumulative_counts
         now = {name: float(table[step]) for name, table in self.tables.items()}
+        self.freeze(runner, step)
         # `param_groups` of the wrapper includes the entry from which the log reads the learning rate.
         for group in runner.optim_wrapper.param_groups:
-            group['lr'] = now['lr']
-        runner.optim_wrapper.optimizer.param_groups[0]['weight_decay'] = now['weight_decay']
+            rate = now['backbone_lr' if group.get('part') == 'backbone' else 'lr']
+            group['lr'] = rate * group.get('lr_scale', 1.0)
+        for index, group in enumerate(runner.optim_wrapper.optimizer.param_groups):
+            if group.get('decays', index == 0):
+                group['weight_decay'] = now['weight_decay']
         self.model.teacher_momentum = now['teacher_momentum']
+        if self.model.anchor is not None:
+            self.model.anchor.progress = step / self.total
         for name in ('weight_decay', 'teacher_momentum'):
             runner.message_hub.update_scalar(f'train/{name}', now[name])
         runner.message_hub.update_scalar('train/teacher_temp', float(self.temperatures[runner.epoch]))
         for name, table in self.temperatures_of.items():
             runner.message_hub.update_scalar(f'train/teacher_temp_{name}', float(table[runner.epoch]))
+
+
+def late_cosine(start: float, end: float, total: int, warmup: int, frozen: int) -> np.ndarray:
+    """(total,) zeros for ``frozen`` steps, then :func:`cosine_schedule` over the others, with the same length of warm-up."""
+    left = max(total - frozen, 0)
+    return np.concatenate((np.zeros(total - left), cosine_schedule(start, end, left, min(warmup, left))))
 
 
 def two_ends(key: str, values: Sequence[float]) -> tuple[float, float]:
@@ -147,6 +183,11 @@ def length_conflicts(place: Place, epochs: int) -> Iterator[Finding]:
     rise, frozen, warmup = (
         place.settings[key] for key in ('warmup_epochs', 'freeze_last_layer_epochs', 'teacher_temp_warmup_epochs')
     )
+    heads_only = place.settings['freeze_backbone_epochs']
+    if heads_only >= epochs:
+        yield Finding(
+            f'{place.path}.freeze_backbone_epochs={heads_only} >= {length}: the backbone is never trained; lower it'
+        )
     if rise > epochs:
         text = f'{place.path}.warmup_epochs={rise} > {length}: the learning rate never reaches its peak'
         yield Finding(f'{text}; lower the first')

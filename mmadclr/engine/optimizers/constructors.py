@@ -10,6 +10,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmadclr.distributed.wrappers import unwrapped
+from mmadclr.engine.optimizers.student_groups import DEFAULTS, layer_groups, read_paramwise
 from mmadclr.engine.optimizers.wrappers import SelfDistillationOptimWrapper
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, root
@@ -40,24 +41,43 @@ class SelfDistillationOptimConstructor:
     """Builds the optimizer over two groups: the first decays (and follows the schedule), the second does not.
 
     The wrapper gets a reference to the model, whose centers and teacher its step updates.
+
+    Args:
+        optim_wrapper_cfg: Config of the optimizer wrapper.
+        paramwise_cfg: For learning rates by layer, in more groups: ``layer_decay``, ``patch_embed_scale``, ``head_scale``,
+            all 1 by default; see :func:`mmadclr.engine.optimizers.student_groups.rate_scale`.
+
+    Raises:
+        ValueError: Unknown or invalid settings.
     """
 
+    config_keys: ClassVar = {'paramwise_cfg': set(DEFAULTS)}
+
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        if paramwise_cfg:
-            raise ValueError('paramwise_cfg has no effect with SelfDistillationOptimConstructor: remove it')
+        self.scales = read_paramwise(paramwise_cfg) if paramwise_cfg else None
         self.cfg = optim_wrapper_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         model = unwrapped(model)
         cfg = {'type': 'SelfDistillationOptimWrapper', **self.cfg}
-        decayed, exempt = split_by_decay(model.named_parameters())
-        groups = [{'params': decayed}, {'params': exempt, 'weight_decay': 0.0}]
         settings = with_fused_kernel(cfg.pop('optimizer'), next(model.parameters()).device)
+        groups = self.groups(model, settings)
         optimizer = root.OPTIMIZERS.build({**settings, 'params': groups})
         wrapper = OPTIM_WRAPPERS.build({**cfg, 'optimizer': optimizer})
         if isinstance(model, SelfDistillation) and isinstance(wrapper, SelfDistillationOptimWrapper):
             wrapper.method = model
         return wrapper
+
+    def groups(self, model: nn.Module, settings: dict) -> list[dict]:
+        if self.scales is None:
+            decayed, exempt = split_by_decay(model.named_parameters())
+            return [{'params': decayed}, {'params': exempt, 'weight_decay': 0.0}]
+        if not isinstance(model, SelfDistillation):
+            raise ValueError(f'paramwise_cfg has no effect on {type(model).__name__}: remove it')
+        of_backbone = [(f'backbone.{name}', parameter) for name, parameter in model.backbone_parameters()]
+        of_heads = [pair for pair in model.student.named_parameters() if not pair[0].startswith('backbone.')]
+        blocks = len(model.student['backbone'].blocks)
+        return layer_groups([*of_backbone, *of_heads], blocks, settings['lr'], self.scales)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

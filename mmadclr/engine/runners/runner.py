@@ -42,6 +42,7 @@ from mmadclr.distributed.wrappers import ddp_settings, unwrapped
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.runners.batch_findings import UNTYPED_PARTS, batch_findings, run_conflicts
 from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
+from mmadclr.hub.starting import complete_start
 from mmadclr.models.backbones.query_block import slow_attention
 from mmadclr.models.compilation import OWN_OPTIONS, compile_blocks
 from mmadclr.models.selfsup import SelfDistillation
@@ -81,8 +82,8 @@ class Runner(ConsoleRunner):
 
     @classmethod
     def from_cfg(cls, cfg: Mapping) -> Runner:
-        """As mmengine's, with the hooks that every pretraining run has."""
-        complete: Any = copy.deepcopy(cfg)
+        """As mmengine's, with the hooks that every pretraining run has, and what a file of initial weights says."""
+        complete: Any = complete_start(copy.deepcopy(cfg))
         complete['default_hooks'] = default_hooks(cfg)
         return super().from_cfg(complete)
 

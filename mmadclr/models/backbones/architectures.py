@@ -53,7 +53,7 @@ def _public() -> dict[str, tuple[dict, dict]]:
 PUBLIC = _public()
 
 
-def resolve_arch(arch: str | dict) -> dict:
+def resolve_arch(arch: str | dict | None) -> dict:
     """Sizes of a vision transformer given by name (one of ``PUBLIC`` or a plain timm model), or explicitly.
 
     Raises:
@@ -61,6 +61,8 @@ def resolve_arch(arch: str | dict) -> dict:
     """
     if isinstance(arch, Mapping):
         return _check_sizes(dict(arch))
+    if arch is None:
+        raise ValueError('arch=None is read from the file of init_cfg: set init_cfg.checkpoint of the backbone, or an arch')
     if not isinstance(arch, str):
         raise ValueError(
             f'arch={arch!r} must be the name of a timm model, or a dict of sizes (on the command line one by one: '

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from mmadclr.models.backbones.initial_weights import load_initial_weights
 from mmadclr.models.backbones.query_vit import QueryViT
-from mmadclr.registry import WEIGHT_INITIALIZERS
 
 MAX_SIZES = 32  # cached input sizes of positions
 # Arguments of QueryViT without effect if there are no query tokens, masks and groups of views.
 OF_PRETRAINING = ('query_keys', 'bidirectional', 'query_pos_embed', 'mask_token', 'joint_resolutions')
-INIT_KEYS = {'type', 'checkpoint', 'which', 'prefix', 'allow'}
 
 
 class PretrainedViT(QueryViT):
@@ -26,18 +25,13 @@ class PretrainedViT(QueryViT):
     Args:
         frozen_stages: -1: train everything. 0: freeze patch embedding, [CLS], registers and positions. n: also freeze
             the first n blocks, and the final norm if these are all blocks.
-        init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` with, if needed, ``which``, ``prefix`` and ``allow`` of
-            :func:`mmadclr.checkpoint.load_weights`; PATH is a file, or a folder from transformers or timm.
-            ``checkpoint=None``: random initialization.
         *args, **kwargs: See ``QueryViT``, except pretraining-only arguments (``OF_PRETRAINING``).
 
     Raises:
         ValueError: Stages out of range, an unsupported ``init_cfg``, or a pretraining-only argument.
     """
 
-    config_keys: ClassVar = {'init_cfg': INIT_KEYS}
-
-    def __init__(self, *args, frozen_stages: int = -1, init_cfg: dict | None = None, **kwargs) -> None:
+    def __init__(self, *args, frozen_stages: int = -1, **kwargs) -> None:
         unused = [name for name in OF_PRETRAINING if name in kwargs]
         if unused:
             raise ValueError(f'{unused[0]} has no effect on {type(self).__name__}, which does not pretrain: remove it')
@@ -45,9 +39,7 @@ class PretrainedViT(QueryViT):
         self._resized_positions: dict[tuple[int, int, int | None], Tensor] = {}
         if not -1 <= frozen_stages <= len(self.blocks):
             raise ValueError(f'frozen_stages={frozen_stages} must be between -1 (none) and {len(self.blocks)} (all blocks)')
-        _check_init_cfg(init_cfg, type(self).__name__)
         self.frozen_stages = frozen_stages
-        self.init_cfg = init_cfg
         for module in self.frozen_modules():
             module.requires_grad_(False)
         if frozen_stages >= 0:
@@ -59,9 +51,7 @@ class PretrainedViT(QueryViT):
     def init_weights(self) -> None:
         """Initializes the weights, then loads those of ``init_cfg``; called by the runner before training."""
         self.reset_parameters()
-        if self.init_cfg is not None and self.init_cfg.get('checkpoint') is not None:
-            unused = ('norm.*',) if isinstance(self.norm, nn.Identity) else ()
-            WEIGHT_INITIALIZERS.build({**self.init_cfg, 'type': 'mmadclr.Pretrained', 'unused': unused})(self)
+        load_initial_weights(self, self.init_cfg, ('norm.*',) if isinstance(self.norm, nn.Identity) else ())
 
     def position_embedding(self, height: int, width: int) -> Tensor:
         if self.pos_embed.requires_grad and (self.training or torch.is_grad_enabled()):
@@ -115,13 +105,3 @@ class PretrainedViT(QueryViT):
         else:
             depth = int(name.split('.')[1]) + 1 if name.startswith('blocks.') else top
         return depth, top + 1
-
-
-def _check_init_cfg(init_cfg: dict | None, owner: str) -> None:
-    if init_cfg is None:
-        return
-    if init_cfg.get('type') != 'Pretrained' or init_cfg.keys() - INIT_KEYS:
-        raise ValueError(
-            f"init_cfg={dict(init_cfg)}: {owner} accepts dict(type='Pretrained', checkpoint=PATH) with the keys "
-            f'{", ".join(sorted(INIT_KEYS))}'
-        )

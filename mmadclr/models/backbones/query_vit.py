@@ -6,7 +6,7 @@ Shape legend: B images, N patches, Q query crops, T tokens per crop, D channels,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, overload
+from typing import ClassVar, NamedTuple, overload
 
 import torch
 from timm.layers import LayerScale
@@ -23,6 +23,7 @@ from mmadclr.models.backbones.architectures import (
     uses_rope,
     vit_arguments,
 )
+from mmadclr.models.backbones.initial_weights import INIT_KEYS, check_init_cfg, load_initial_weights
 from mmadclr.models.backbones.query_block import (
     QUERY_KEYS,
     JointLayout,
@@ -74,18 +75,17 @@ class QueryViT(VisionTransformer):
             feed-forward layers relative to that of the tokens). The other options of public backbones are the defaults of
             the arguments marked (arch), selected by None.
         img_size: Side, or (height, width), in pixels of the images for which the position embedding is stored.
-        drop_path_rate: Stochastic depth of the last block; increases linearly over the blocks.
+        drop_path_rate: Stochastic depth of the last block, increasing linearly.
         query_keys: What query tokens attend to: ``'image'`` ([CLS] and patches), ``'image+self'`` (also tokens of the
             same crop), ``'image+queries'`` (also all query tokens: the authors' released code).
         bidirectional: Image tokens also attend to query tokens. Only as control of the collapse ablation; requires
             ``query_keys='image+queries'``, since all tokens attend to all.
-        query_pos_embed: Add the position embedding, resized to the crop's grid, to query tokens. ADCLR adds no
-            parameters and its only released call passes no positions, so the default is False.
+        query_pos_embed: Add the position embedding, resized to the crop's grid, to query tokens; not in ADCLR's release.
         pos_embed_resize: ``'dino'`` (bicubic with DINO's ``(size + 0.1) / grid`` scale factors, on which published weights
             and fixtures rely; also DINOv2), ``'size'`` (exact size, antialiased: timm, DINOv2 with registers),
             ``'dino_antialias'``, or ``'size_aliased'`` (transformers). (arch)
-        init: ``'dino'`` (truncated normal, std .02), ``'xavier'`` for narrow models (at width 64, .02 is six times too small
-            for signals to propagate), or ``'mocov3'``, which also affects patch projection and [CLS].
+        init: ``'dino'`` (truncated normal, std .02), ``'xavier'`` for narrow models (at width 64, .02 is too small for
+            signals to propagate), or ``'mocov3'``, which also affects patch projection and [CLS].
         grad_checkpointing: What to recompute in the backward pass instead of storing it: nothing
             (False), everything except matrix products and attention (``'selective'``: a third of the memory at little cost),
             or everything (True).
@@ -96,20 +96,21 @@ class QueryViT(VisionTransformer):
         mask_token: Add a parameter ``mask_token`` (1, D), initialized to zero, that replaces masked patches in ``forward``
             (iBOT's ``masked_embed``, which only the student has).
         joint_resolutions: Run norms and linear layers once over the tokens of all groups of views passed to ``encode``,
-            instead of once per group; attention stays within groups. Same results up to rounding, and stochastic depth,
-            which is drawn in another order. Larger and fewer matrix products, most useful at small batch sizes; no benefit
-            on CPU.
+            instead of once per group; attention stays within groups. Same results up to rounding and the order of
+            stochastic depth. Larger and fewer matrix products, most useful at small batch sizes; no benefit on CPU.
         ffn: ``'mlp'``, or gated ``'swiglu'``. (arch)
         rope: Rotary positions of patches in every block instead of the position embedding: True for those of DINOv3,
             or a dict of arguments of ``RotaryPositions``; False for none. [CLS], registers and query tokens have no
             position: they are not rotated, like a patch at the image center. (arch)
         qkv_bias: Whether queries, keys and values have biases; ``'qv'``: no key bias. (arch)
         norm_eps: Epsilon of norms. (arch)
+        init_cfg: Weights to start from: ``dict(type='Pretrained', checkpoint=PATH)``, file or folder; also INIT_KEYS.
 
     Raises:
         ValueError: Unknown or non-plain ``arch``, an unknown choice of an option, or conflicting options.
     """
 
+    config_keys: ClassVar = {'init_cfg': INIT_KEYS}
     embed_dim: int
 
     def __init__(
@@ -133,7 +134,9 @@ class QueryViT(VisionTransformer):
         rope: bool | dict | None = None,
         qkv_bias: bool | str | None = None,
         norm_eps: float | None = None,
+        init_cfg: dict | None = None,
     ) -> None:
+        check_init_cfg(init_cfg, type(self).__name__)
         own = arch_options(
             arch,
             pos_embed_resize=pos_embed_resize,
@@ -169,12 +172,13 @@ class QueryViT(VisionTransformer):
         self.joint_resolutions = joint_resolutions
         self.mask_token = nn.Parameter(torch.zeros(1, self.embed_dim)) if mask_token else None
         self.rope = build_rope(own['rope'], self.embed_dim // sizes['num_heads'])
+        self.init_cfg = init_cfg
         self.reset_parameters()
 
     @classmethod
-    def patch_size_of(cls, settings: Mapping) -> int:
-        """Side of the patches in pixels, for a backbone with these arguments."""
-        return resolve_arch(settings['arch'])['patch_size']
+    def patch_size_of(cls, settings: Mapping) -> int | None:
+        """Side of the patches in pixels, for a backbone with these arguments; None if ``arch`` is that of a file."""
+        return None if settings['arch'] is None else resolve_arch(settings['arch'])['patch_size']
 
     def reset_parameters(self) -> None:
         """DINO's initialization of linear layers, [CLS] and positions; the patch convolution keeps torch's default.
@@ -199,8 +203,10 @@ class QueryViT(VisionTransformer):
             init_mocov3_embedding(self.patch_embed.proj, self.cls_token)
 
     def init_weights(self) -> None:
-        """Called by the runner before training."""
+        """Initializes weights, then loads those of ``init_cfg``; called by the runner before training."""
         self.reset_parameters()
+        no_norm, no_cls = isinstance(self.norm, nn.Identity), self.cls_token is None
+        load_initial_weights(self, self.init_cfg, ('norm.*',) * no_norm + ('cls_token',) * no_cls)
 
     def encode(self, *groups: ViewGroup) -> list[ViTOutput]:
         """Encodes every group of views as ``forward`` does; with ``joint_resolutions`` in a single pass."""

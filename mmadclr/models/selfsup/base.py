@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from mmengine.model import BaseModel
@@ -18,7 +18,9 @@ from mmadclr.annotations import MaybeNone
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding
 from mmadclr.datasets.transforms import MultiCrop
+from mmadclr.models.backbones.low_rank import LowRankUpdates
 from mmadclr.models.containers import Network
+from mmadclr.models.losses.original_anchor import OriginalAnchor, watch_first_group
 from mmadclr.models.losses.self_distillation import SelfDistillationLoss
 from mmadclr.models.selfsup.teacher_copies import LowPrecisionCopies
 from mmadclr.registry import MODELS, ConfigOf
@@ -39,6 +41,13 @@ class SelfDistillation(BaseModel):
         teacher_momentum: Fraction of the old teacher kept in an update; overwritten every iteration by the schedule hook.
         teacher_copies: With bf16 autocast, cast the teacher's matrices in one operation per batch instead of one by one;
             losses are bit-identical. Needs two more bytes per teacher parameter. Not compatible with ``sharding``.
+        frozen_blocks: Number of first blocks of the backbone that keep their initial weights, as do then the embeddings.
+        anchor: Config of an ``OriginalAnchor``, whose terms keep the student close to the weights it starts from.
+        low_rank: Config of ``LowRankUpdates``: of the backbone only low-rank updates of attention are trained, in the
+            blocks that are not frozen. Not compatible with ``sharding``.
+
+    Raises:
+        ValueError: More frozen blocks than the backbone has, or fewer than 0.
     """
 
     uses_queries = True  # whether the loss uses query crops
@@ -51,21 +60,37 @@ class SelfDistillation(BaseModel):
         extra_heads: dict[str, dict] | None = None,
         teacher_momentum: float = 0.996,
         teacher_copies: bool = False,
+        frozen_blocks: int = 0,
+        anchor: Annotated[dict, ConfigOf('OriginalAnchor')] | None = None,
+        low_rank: Annotated[dict, ConfigOf('LowRankUpdates')] | None = None,
     ) -> None:
         super().__init__(data_preprocessor=MODELS.build({'type': 'ViewPreprocessor', **(data_preprocessor or {})}))
         self.student = Network({'backbone': MODELS.build(backbone)})
         in_dim = self.student['backbone'].embed_dim
         for name, cfg in {'head': head, **(extra_heads or {})}.items():
             self.student[name] = MODELS.build({'in_dim': in_dim, **cfg})
+        self.frozen = freeze_first(self.student['backbone'], frozen_blocks)
         self.teacher = deepcopy(self.student).requires_grad_(False)
+        self.anchor = self.build_anchor(anchor)
+        updates = {'type': 'LowRankUpdates', 'first_block': frozen_blocks, **(low_rank or {})}
+        self.low_rank: LowRankUpdates | None
+        self.low_rank = None if low_rank is None else MODELS.build({**updates, 'backbone': self.student['backbone']})
         self.teacher_momentum = teacher_momentum
         self.copies = LowPrecisionCopies(self.teacher) if teacher_copies else None
         self.inputs = frozenset(inspect.signature(self.loss).parameters)
         self.train()
 
+    def build_anchor(self, anchor: dict | None) -> OriginalAnchor | None:
+        if anchor is None:
+            return None
+        return MODELS.build({'type': 'OriginalAnchor', **anchor, 'original': deepcopy(self.student['backbone'])})
+
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
-        """Views that are created but not used."""
+        """Views that are created but not used, and an anchor without weights to start from."""
+        settings, start = place.settings, f'{place.path}.backbone.init_cfg.checkpoint'
+        if settings['anchor'] and not (place.get(start) or place.get('load_from') or place.get('resume')):
+            yield Finding(f'{place.path}.anchor keeps the student close to the weights of {start}, which is not set: set it')
         for crops in place.config.of_kind(MultiCrop):
             queries = crops.settings['num_query']
             if queries and not cls.uses_queries:
@@ -78,10 +103,16 @@ class SelfDistillation(BaseModel):
             part.init_weights()
         weights = self.student.state_dict()
         self.teacher.load_state_dict({name: weights[name] for name in self.teacher.state_dict()})
+        if self.anchor is not None:
+            self.anchor.start_at(self.student['backbone'])
+        if self.low_rank is not None:
+            self.low_rank.start()
 
     def train(self, mode: bool = True) -> SelfDistillation:
         super().train(mode)
         self.teacher.eval()
+        for module in self.frozen:
+            module.eval()
         return self
 
     def forward(self, views: dict | MaybeNone = None, images: Tensor | MaybeNone = None, mode: str = 'tensor'):
@@ -90,8 +121,8 @@ class SelfDistillation(BaseModel):
         """
         if mode == 'loss':
             self.check_views(views)
-            with self.copies.in_place() if self.copies else nullcontext():
-                return self.loss(**views)
+            with self.copies.in_place() if self.copies else nullcontext(), self.updated_student():
+                return self.loss(**views) if self.anchor is None else self.anchored_loss(self.anchor, views)
         if mode == 'patches':
             return self.patch_features(images)
         return self.image_features(images)
@@ -99,6 +130,22 @@ class SelfDistillation(BaseModel):
     @abstractmethod
     def loss(self, global_views: Tensor, local_views: Tensor, query_crops: Tensor) -> dict[str, Tensor]:
         """Named losses whose sum is minimized."""
+
+    def updated_student(self) -> AbstractContextManager[None]:
+        """Context in which the student's weights carry gradients to their low-rank updates, if there are any."""
+        return nullcontext() if self.low_rank is None else self.low_rank.in_place()
+
+    def backbone_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All that changes the student's backbone in training, by names of the backbone."""
+        yield from ((name, p) for name, p in self.student['backbone'].named_parameters() if p.requires_grad)
+        if self.low_rank is not None:
+            yield from self.low_rank.named_factors()
+
+    def anchored_loss(self, anchor: OriginalAnchor, views: dict) -> dict[str, Tensor]:
+        """The method's losses and those of the anchor."""
+        with watch_first_group(self.student['backbone']) as seen:
+            losses = self.loss(**views)
+        return losses | anchor(seen.views, seen.output)
 
     def check_views(self, views: dict) -> None:
         """Raises ValueError for inputs in the samples that the method does not support, such as masks."""
@@ -128,10 +175,29 @@ class SelfDistillation(BaseModel):
         """
         for loss in self.distillation_losses():
             loss.update_center(skipped)
+        if self.low_rank is not None:
+            self.low_rank.merge()
         update_teacher(self.teacher, self.student, self.teacher_momentum, skipped)
 
     def distillation_losses(self) -> list[SelfDistillationLoss]:
         return [module for module in self.modules() if isinstance(module, SelfDistillationLoss)]
+
+
+def freeze_first(backbone: nn.Module, number: int) -> list[nn.Module]:
+    """Freezes the first blocks and the embeddings before them, if ``number`` is not 0; the modules frozen.
+
+    Raises:
+        ValueError: ``number`` is not one of 0 to the number of blocks.
+    """
+    blocks: Any = backbone.blocks
+    if not 0 <= number <= len(blocks):
+        raise ValueError(f'frozen_blocks={number} must be between 0 (none) and {len(blocks)} (all blocks)')
+    modules = [backbone.patch_embed, *blocks[:number]] if number else []
+    names = ('pos_embed', 'cls_token', 'reg_token') if number else ()
+    for part in (*modules, *(getattr(backbone, name) for name in names)):
+        if part is not None:
+            part.requires_grad_(False)
+    return modules
 
 
 @torch.no_grad()

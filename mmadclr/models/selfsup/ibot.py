@@ -29,10 +29,12 @@ class IBOT(DINO):
     projected by the student's head. As there, the patch center is the mean over all of the teacher's patches.
 
     Args:
-        backbone: Config of a ``QueryViT``; ``mask_token=True`` is the default.
+        backbone: Config of a ``QueryViT``; ``mask_token=True`` is the default, unless ``mask_student=False``.
         head: ``DINOHead``: patches share the prototypes of [CLS], as in all published models; ``IBOTHead``: separate ones.
         cls_weight, patch_weight: lambda_1 and lambda_2.
         loss_patch: Config of the patch loss, which has its own center and temperatures.
+        mask_student: Whether masked patches are hidden from the student. False for weights whose mask token was never
+            trained: the patch term then compares patches that both see (facebookresearch/dinov3, distillation).
         **kwargs: See ``DINO``.
 
     Raises:
@@ -46,11 +48,13 @@ class IBOT(DINO):
         cls_weight: float = 1.0,
         patch_weight: float = 1.0,
         loss_patch: LossConfig | None = None,
+        mask_student: bool = True,
         **kwargs,
     ) -> None:
-        super().__init__({'mask_token': True, **backbone}, head, **kwargs)
+        super().__init__({**({'mask_token': True} if mask_student else {}), **backbone}, head, **kwargs)
         self.teacher['backbone'].mask_token = None
         self.cls_weight, self.patch_weight = cls_weight, patch_weight
+        self.mask_student = mask_student
         num_prototypes = len(patch_prototypes(self.student['head']).weight_v)
         self.loss_patch = self.build_loss(loss_patch, out_dim=num_prototypes, pairing='same-view')
 
@@ -96,8 +100,8 @@ class IBOT(DINO):
             )
         return masks
 
-    @staticmethod
     def project_with_patches(
+        self,
         network: Network,
         global_views: Tensor,
         local_views: Tensor | None = None,
@@ -108,7 +112,7 @@ class IBOT(DINO):
 
         With ``queries`` (V*B, Q, ...), also query tokens (V, B, Q*T, D), which use the prototypes of [CLS].
         """
-        mask = None if masks is None else flat(masks.hidden)
+        mask = None if masks is None or not self.mask_student else flat(masks.hidden)
         groups = with_local(ViewGroup(flat(global_views), queries, mask=mask), local_views)
         outputs = network['backbone'].encode(*groups)
         patches = outputs[0].patches.flatten(0, 1)

@@ -1,0 +1,175 @@
+"""``mmadclr adapt`` from the command line to its verdict, its continuation, and what it says of bad input."""
+
+import json
+
+import pytest
+import torch
+from comparisons import assert_same_state
+from mmengine.config import Config
+from public_folders import write_folder
+
+from mmadclr.adaptation import plan, run
+from mmadclr.checkpoint import read_checkpoint
+from mmadclr.cli.main import main
+from mmadclr.config.check import check_config
+from mmadclr.datasets.remote import StoreError
+from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
+from mmadclr.hub.opening import open_backbone
+
+
+@pytest.fixture(autouse=True)
+def _short_runs(monkeypatch):
+    _shorten(monkeypatch)
+
+
+def stop():
+    raise StoreError('the machine went away')
+
+
+def _shorten(monkeypatch):
+    monkeypatch.setattr(plan, 'LEAST_STEPS', 4)
+    monkeypatch.setattr(plan, 'MOST_EPOCHS', 2)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return write_folder(tmp_path / 'weights')
+
+
+@pytest.fixture
+def arguments(weights, image_folder, tmp_path):
+    """The arguments of the command; overrides by option."""
+
+    def make(**overrides):
+        options = dict(weights=weights, data=image_folder(count=20, size=(40, 44)), size=28, budget='10m', workers=0)
+        options |= {'work-dir': tmp_path / 'out'} | overrides
+        return ['adapt', *(str(part) for name, value in options.items() for part in (f'--{name}', value))]
+
+    return make
+
+
+def states_of(folder, epoch):
+    return read_checkpoint(folder / f'epoch_{epoch}.pth')['state_dict']
+
+
+@pytest.mark.parametrize(
+    'method', [pytest.param('adclr', marks=pytest.mark.slow), 'dino', pytest.param('ibot', marks=pytest.mark.slow)]
+)
+def test_it_ends_with_table_and_verdict(method, arguments, tmp_path, capsys, weights):
+    main(arguments(method=method))
+    text = capsys.readouterr().out
+    for part in (
+        'weights  ',
+        'steps of 8 images',
+        's a step (measured)',
+        'retrieval',
+        'original',
+        'random',
+        'mmadclr export',
+    ):
+        assert part in text
+    result = json.loads((tmp_path / 'out' / 'adaptation.json').read_text())
+    assert result['verdict'] in ('better', 'same', 'worse', 'mixed')
+    assert result['summary'].splitlines()[0][:40] in text
+    cfg = Config.fromfile(tmp_path / 'out' / 'adapt.py')
+    check_config(cfg)
+    assert cfg.model.backbone.arch.patch_size == 7
+    adapted = open_backbone(tmp_path / 'out' / f'best_{cfg.custom_hooks[0].measure}.pth')
+    assert adapted.img_size == open_backbone(weights).img_size
+    if method == 'ibot':
+        assert not cfg.model.mask_student
+        assert 'its mask token was never trained, so no patches are masked' in text
+
+
+@pytest.mark.slow
+def test_a_trained_mask_token_is_used(arguments, tmp_path):
+    main([*arguments(method='ibot', weights=write_folder(tmp_path / 'trained', mask_token=0.5)), '--dry-run'])
+    assert not (tmp_path / 'out').exists()
+    main(arguments(method='ibot', weights=tmp_path / 'trained'))
+    assert Config.fromfile(tmp_path / 'out' / 'adapt.py').model.mask_student
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(arguments, tmp_path, capsys):
+    main([*arguments(), '--dry-run'])
+    assert 'steps of 8 images' in capsys.readouterr().out
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_continues_where_it_was(arguments, tmp_path, monkeypatch, capsys):
+    main(arguments(**{'work-dir': tmp_path / 'whole'}))
+    run_epoch = ResumableEpochLoop.run_epoch
+    monkeypatch.setattr(ResumableEpochLoop, 'run_epoch', lambda loop: stop() if loop.epoch else run_epoch(loop))
+    with pytest.raises(SystemExit, match='the machine went away'):
+        main(arguments())
+    monkeypatch.undo()
+    _shorten(monkeypatch)
+    assert not (tmp_path / 'out' / 'adaptation.json').exists()
+    main(arguments())
+    assert 'continuing the run in' in capsys.readouterr().out
+    last = max(int(path.stem.partition('_')[2]) for path in (tmp_path / 'whole').glob('epoch_*.pth'))
+    assert_same_state(*(states_of(tmp_path / name, last) for name in ('whole', 'out')))
+    results = [json.loads((tmp_path / name / 'adaptation.json').read_text()) for name in ('whole', 'out')]
+    assert results[0]['measures'] == results[1]['measures']
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_trained_again(arguments, tmp_path, monkeypatch):
+    main(arguments())
+    monkeypatch.setattr(run.Runner, 'train', lambda self: pytest.fail('trains again'))
+    main(arguments())
+
+
+@pytest.mark.slow
+def test_a_run_with_other_arguments_is_refused(arguments, tmp_path):
+    main(arguments(method='dino'))
+    with pytest.raises(SystemExit, match='has a run with --method dino, not adclr: choose another --work-dir'):
+        main(arguments())
+
+
+@pytest.mark.slow
+def test_labels_of_folders_decide_if_asked_for(arguments, tmp_path, image_folder):
+    main([*arguments(method='dino'), '--labels'])
+    result = json.loads((tmp_path / 'out' / 'adaptation.json').read_text())
+    assert 'knn' in result['measures']
+    assert Config.fromfile(tmp_path / 'out' / 'adapt.py').custom_hooks[0].measure == 'knn'
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    [
+        (dict(budget='1s'), r'error: --budget is too short: .*a step of 8 images takes .* s \(measured\)'),
+        (dict(size=30), 'error: --size 30 must be a multiple of the patch size 7 of the weights, at least 14: 28 or 35'),
+        (dict(weights='nowhere'), 'error: .*nowhere'),
+        (dict(data='nowhere'), 'error: .*nowhere'),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(overrides, message, arguments):
+    with pytest.raises(SystemExit, match=message) as caught:
+        main(arguments(**overrides))
+    assert '\n' not in str(caught.value.code)
+
+
+def test_too_few_images_are_refused(arguments, image_folder):
+    data = image_folder(count=6, size=(40, 44), name='few')
+    with pytest.raises(SystemExit, match='images are too few to adapt to: at least 16'):
+        main(arguments(data=data))
+
+
+def test_losses_that_are_not_finite_end_it_before_training(arguments, tmp_path, monkeypatch):
+    from mmadclr.models.losses import original_anchor
+
+    monkeypatch.setattr(original_anchor, 'gram_distance', lambda student, original: student.sum() * torch.nan)
+    with pytest.raises(SystemExit, match='error: .*loss_anchor_gram.* not finite in the first steps, before any training'):
+        main(arguments())
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.slow
+def test_low_rank_updates_are_all_that_changes(arguments, tmp_path, weights):
+    main(arguments(**{'low-rank': 2, 'method': 'dino'}))
+    cfg = Config.fromfile(tmp_path / 'out' / 'adapt.py')
+    best = open_backbone(tmp_path / 'out' / f'best_{cfg.custom_hooks[0].measure}.pth', which='student').model.state_dict()
+    original = open_backbone(weights).model.state_dict()
+    moved = {name for name in best if not torch.equal(best[name], original[name])}
+    assert moved <= {'blocks.1.attn.qkv.weight', 'blocks.1.attn.proj.weight'}
