@@ -60,7 +60,7 @@ PUBLISHED = (
     Published('voc', 'linear', '_mIoU_best_on_val', {f'NeCo on {S16}': 65.8, 'NeCo on TimeT': 68.5, 'NeCo on Leopart': 68.3,
               f'NeCo on {S14}': 81.4, f'NeCo on {B14}': 84.5}, dict(drop_last=True), NECO),
     Published('voc', 'linear', '_mIoU_best_on_val', {'Leopart ViT-S/16': 69.3}, dict(drop_last=True), LEOPART),
-    Published('ade20k', 'patch-knn', '_mIoU', {'CAPI ViT-L/14 (Places)': 35.2, 'CAPI ViT-L/14 (LVD)': 32.1,
+    Published('ade20k_151', 'patch-knn', '_mIoU', {'CAPI ViT-L/14 (Places)': 35.2, 'CAPI ViT-L/14 (LVD)': 32.1,
               'CAPI ViT-L/14 (ImageNet-22k)': 29.7, 'CAPI ViT-L/14 (ImageNet-1k)': 29.2}, {}, CAPI),
     Published('davis', 'davis', '_J&F', {S16: 61.8, B16: 62.3, S8: 69.9, 'DINO ViT-B/8': 71.4}, {}, DINO),
     Published('davis', 'davis', '_J_mean', {S16: 60.2, B16: 60.7, S8: 66.6, 'DINO ViT-B/8': 67.9}, {}, DINO),

@@ -51,8 +51,8 @@ class Source:
 
     @property
     def ignore(self) -> tuple[int, ...]:
-        """Labels that are not scored: 255, and the class of unlabeled pixels of ADE20K with 151 classes."""
-        return (VOID,) if self.benchmark.name != 'ade20k' or len(self.benchmark.classes) != 151 else (0, VOID)
+        """Labels that are not scored: 255, and in ``ade20k_151`` the class of unlabeled pixels, as in the published codes."""
+        return (0, VOID) if self.benchmark.name == 'ade20k_151' else (VOID,)
 
     def items(self, split: str) -> Sequence[LabeledImage]:
         return self.benchmark.train if split == 'train' else self.benchmark.val
@@ -80,12 +80,10 @@ class Source:
             self._found[place] = self._compute(split, form, sorted(self.planned[place]))
         return self._found[place]
 
-    def forget(self, split: str, form: Form) -> None:
-        """Removes the features of an input that no protocol needs any more."""
-        if (split, form) not in self._found:
-            return
-        del self._found[split, form]
-        if self.folder is not None and dist.is_main_process():
+    def forget(self, split: str, form: Form, keep: bool = False) -> None:
+        """Closes, and removes unless ``keep``, the features of an input that no protocol needs any more."""
+        self._found.pop((split, form), None)
+        if not keep and self.folder is not None and dist.is_main_process():
             shutil.rmtree(self._place(split, form), ignore_errors=True)
 
     def described(self, split: str, form: Form) -> dict[str, Any]:

@@ -46,13 +46,13 @@ def result_table(records: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
 
 
 def published_rows(
-    jobs: Sequence[tuple[str, str, Settings]], bases: Mapping[tuple[str, str], str], patch_size: int
+    jobs: Sequence[tuple[str, str, Settings]], patch_size: int, records: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Published results that are comparable with those of the jobs."""
+    """Published results that are comparable with those of the jobs: benchmark, protocol and settings of each."""
     found = []
     for benchmark, name, settings in jobs:
         for each in comparable(benchmark, name, settings, patch_size):
-            metric = f'{bases[benchmark, name]}{each.metric}'
+            metric = next(metric for metric in records[benchmark, name]['metrics'] if metric.endswith(each.metric))
             found += [
                 dict(benchmark=benchmark, metric=metric, backbone=backbone, value=value, source=each.source)
                 for backbone, value in each.values.items()
