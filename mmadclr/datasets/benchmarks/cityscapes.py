@@ -11,11 +11,23 @@ from mmadclr.datasets.benchmarks.layouts import Guide, locate
 from mmadclr.datasets.benchmarks.listing import paired_folders
 from mmadclr.datasets.benchmarks.types import VOID, SegmentationBenchmark
 
-LABELS = {
-    **{7: 'road', 8: 'sidewalk', 11: 'building', 12: 'wall', 13: 'fence', 17: 'pole', 19: 'traffic light'},
-    **{20: 'traffic sign', 21: 'vegetation', 22: 'terrain', 23: 'sky', 24: 'person', 25: 'rider', 26: 'car', 27: 'truck'},
-    **{28: 'bus', 31: 'train', 32: 'motorcycle', 33: 'bicycle'},
-}
+LABELS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CLASSES = (
+    *(
+        'road',
+        'sidewalk',
+        'building',
+        'wall',
+        'fence',
+        'pole',
+        'traffic light',
+        'traffic sign',
+        'vegetation',
+        'terrain',
+        'sky',
+    ),
+    *('person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle'),
+)
 NUM_LABELS = 34
 ENDINGS = ('_leftImg8bit', '_gtFine_labelIds')
 GUIDE = Guide(
@@ -34,10 +46,8 @@ def open_cityscapes(root: str) -> SegmentationBenchmark:
         FileNotFoundError, ValueError: See ``paired_folders``.
     """
     base = locate('cityscapes', root, GUIDE).base
-    train, val = (
-        paired_folders(base / 'leftImg8bit' / split, base / 'gtFine' / split, ENDINGS, deep=True)
-        for split in ('train', 'val')
-    )
+    splits = ('train', 'val')
+    train, val = (paired_folders(base / 'leftImg8bit' / split, base / 'gtFine' / split, ENDINGS, True) for split in splits)
     # -1, the license plate, is stored as 255.
     meaning = dict.fromkeys((*range(NUM_LABELS), VOID), VOID) | {label: index for index, label in enumerate(LABELS)}
-    return SegmentationBenchmark('cityscapes', tuple(LABELS.values()), train, val, LabelReader(meaning), None)
+    return SegmentationBenchmark('cityscapes', CLASSES, train, val, LabelReader(meaning), None)

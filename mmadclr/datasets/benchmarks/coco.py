@@ -62,15 +62,13 @@ PANOPTIC_GUIDE = Guide(
     },
     'images/{train,val}2017, annotations/panoptic_{train,val}2017, annotations/panoptic_{train,val}2017.json '
     'or annotations/panoptic_annotations/semantic_segmentations_{train,val}2017',
-    'cocodataset.org ({train,val}2017.zip, panoptic_annotations_trainval2017.zip, with the archives of masks in it unpacked)',
+    'cocodataset.org ({train,val}2017.zip, panoptic_annotations_trainval2017.zip and the archives in it)',
 )
 STUFF_HINTS = {
     'pixelmaps': 'the pixel maps of the stuff challenge have 92 to 182, 183 for other, and 0',
     'stuffthingmaps': 'stuff and thing maps have 0 to 181 and 255; semantic masks made from panoptic ones belong elsewhere',
 }
-PANOPTIC_HINT = (
-    'semantic masks made from panoptic ones have the 133 panoptic category ids and 0; stuffthingmaps belong elsewhere'
-)
+PANOPTIC_HINT = 'semantic masks made from panoptic ones have the 133 panoptic ids and 0; stuffthingmaps belong elsewhere'
 
 
 def stuff_meaning(layout: str) -> dict[int, int]:
@@ -113,10 +111,8 @@ def open_coco_objects(root: str) -> SegmentationBenchmark:
         LayoutError: Parts are missing.
         FileNotFoundError, ValueError: See ``paired_folders``.
     """
-    meaning = {
-        **{0: VOID, **dict.fromkeys(PANOPTIC_STUFF, 0)},
-        **{category: label for label, category in enumerate(THING_NAMES, start=1)},
-    }
+    things = {category: label for label, category in enumerate(THING_NAMES, start=1)}
+    meaning = {0: VOID, **dict.fromkeys(PANOPTIC_STUFF, 0), **things}
     return _from_panoptic('coco_objects', root, ('background', *THING_NAMES.values()), meaning, 0)
 
 

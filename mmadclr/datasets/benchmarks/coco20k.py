@@ -1,7 +1,7 @@
 """COCO20k: boxes of 20,000 images of COCO 2014, as used for unsupervised object discovery.
 
-Vo et al., *Toward unsupervised, multi-object discovery in large-scale image collections*, ECCV 2020; boxes as in valeoai/LOST,
-``datasets.py``.
+Vo et al., *Toward unsupervised, multi-object discovery in large-scale image collections*, ECCV 2020; boxes as in
+valeoai/LOST, ``datasets.py``.
 """
 
 from __future__ import annotations

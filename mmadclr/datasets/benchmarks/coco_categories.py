@@ -7,35 +7,32 @@ hierarchy: nightrome/cocostuff10k, ``dataset/code/CocoStuffClasses.m``); Kirillo
 
 from __future__ import annotations
 
+
+def _numbered(text: str) -> dict[int, str]:
+    """``'1 person, 2 bicycle'`` -> names by id."""
+    pairs = (part.strip().split(' ', 1) for part in text.split(','))
+    return {int(number): name for number, name in pairs}
+
+
+# Things by supercategory.
 THINGS = {
-    'person': {1: 'person'},
-    'vehicle': dict(
-        zip(range(2, 10), ('bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat'), strict=True)
+    'person': _numbered('1 person'),
+    'vehicle': _numbered('2 bicycle, 3 car, 4 motorcycle, 5 airplane, 6 bus, 7 train, 8 truck, 9 boat'),
+    'outdoor': _numbered('10 traffic light, 11 fire hydrant, 13 stop sign, 14 parking meter, 15 bench'),
+    'animal': _numbered('16 bird, 17 cat, 18 dog, 19 horse, 20 sheep, 21 cow, 22 elephant, 23 bear, 24 zebra, 25 giraffe'),
+    'accessory': _numbered('27 backpack, 28 umbrella, 31 handbag, 32 tie, 33 suitcase'),
+    'sports': _numbered(
+        '34 frisbee, 35 skis, 36 snowboard, 37 sports ball, 38 kite, 39 baseball bat, 40 baseball glove, 41 skateboard, '
+        '42 surfboard, 43 tennis racket'
     ),
-    'outdoor': {10: 'traffic light', 11: 'fire hydrant', 13: 'stop sign', 14: 'parking meter', 15: 'bench'},
-    'animal': dict(
-        zip(
-            range(16, 26),
-            ('bird', 'cat', 'dog', 'horse', 'sheep', 'cow', 'elephant', 'bear', 'zebra', 'giraffe'),
-            strict=True,
-        )
+    'kitchen': _numbered('44 bottle, 46 wine glass, 47 cup, 48 fork, 49 knife, 50 spoon, 51 bowl'),
+    'food': _numbered(
+        '52 banana, 53 apple, 54 sandwich, 55 orange, 56 broccoli, 57 carrot, 58 hot dog, 59 pizza, 60 donut, 61 cake'
     ),
-    'accessory': {27: 'backpack', 28: 'umbrella', 31: 'handbag', 32: 'tie', 33: 'suitcase'},
-    'sports': {
-        **{34: 'frisbee', 35: 'skis', 36: 'snowboard', 37: 'sports ball', 38: 'kite', 39: 'baseball bat'},
-        **{40: 'baseball glove', 41: 'skateboard', 42: 'surfboard', 43: 'tennis racket'},
-    },
-    'kitchen': {44: 'bottle', 46: 'wine glass', 47: 'cup', 48: 'fork', 49: 'knife', 50: 'spoon', 51: 'bowl'},
-    'food': {
-        **{52: 'banana', 53: 'apple', 54: 'sandwich', 55: 'orange', 56: 'broccoli', 57: 'carrot', 58: 'hot dog'},
-        **{59: 'pizza', 60: 'donut', 61: 'cake'},
-    },
-    'furniture': {62: 'chair', 63: 'couch', 64: 'potted plant', 65: 'bed', 67: 'dining table', 70: 'toilet'},
-    'electronic': {72: 'tv', 73: 'laptop', 74: 'mouse', 75: 'remote', 76: 'keyboard', 77: 'cell phone'},
-    'appliance': {78: 'microwave', 79: 'oven', 80: 'toaster', 81: 'sink', 82: 'refrigerator'},
-    'indoor': {
-        **{84: 'book', 85: 'clock', 86: 'vase', 87: 'scissors', 88: 'teddy bear', 89: 'hair drier', 90: 'toothbrush'},
-    },
+    'furniture': _numbered('62 chair, 63 couch, 64 potted plant, 65 bed, 67 dining table, 70 toilet'),
+    'electronic': _numbered('72 tv, 73 laptop, 74 mouse, 75 remote, 76 keyboard, 77 cell phone'),
+    'appliance': _numbered('78 microwave, 79 oven, 80 toaster, 81 sink, 82 refrigerator'),
+    'indoor': _numbered('84 book, 85 clock, 86 vase, 87 scissors, 88 teddy bear, 89 hair drier, 90 toothbrush'),
 }
 # Ids of stuff by supercategory; 183, "other", is everything that is not stuff.
 STUFF = {

@@ -45,7 +45,7 @@ class ObjectReader:
             raise LabelMapError(f'mask {printable(path)} has the label {labels.max()}: objects must be 1 to 254')
         if image.mode != 'P' and set(np.unique(labels)) in ({0, VOID}, {VOID}):
             raise LabelMapError(
-                f'mask {printable(path)} has only 0 and 255, like those of DAVIS 2016: the masks of 2017 have a palette, and '
+                f'mask {printable(path)} has only 0 and 255, like those of DAVIS 2016: those of 2017 have a palette, and '
                 'objects are 1, 2, ...'
             )
         if path in self.frames:

@@ -43,8 +43,8 @@ def open_folder(root: str) -> SegmentationBenchmark:
 
     Layouts: split below (``images/train``) or above (``train/images``) the kind, or no split: ``train.txt`` and ``val.txt``
     then list names; without them every fifth image in the order of names is for validation, which is logged. Names of
-    classes are the lines of ``classes.txt``; without it all masks are read once to find the labels. Class 0 is background if it
-    is called so.
+    classes are the lines of ``classes.txt``; without it all masks are read once to find the labels. Class 0 is background
+    if it is called so.
 
     Raises:
         LayoutError: Parts are missing.
@@ -59,12 +59,11 @@ def open_folder(root: str) -> SegmentationBenchmark:
 
 
 def _reader(classes: Sequence[str]) -> LabelReader:
-    return LabelReader(
-        identity(len(classes)), f'there are {len(classes)} classes, 0 to {len(classes) - 1}, and 255 is ignored'
-    )
+    hint = f'there are {len(classes)} classes, 0 to {len(classes) - 1}, and 255 is ignored'
+    return LabelReader(identity(len(classes)), hint)
 
 
-# --- files ------------------------------------------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------------------------------------------------------
 
 
 def _outside(base: Path) -> _Split:
@@ -114,9 +113,7 @@ def _without_extension(name: str) -> str:
 
 def _fifths(items: list[LabeledImage], base: Path) -> _Split:
     if len(items) < 2:
-        raise FileNotFoundError(
-            f'folder: {printable(base)} has one image: there must be one for training and one to validate'
-        )
+        raise FileNotFoundError(f'folder: {printable(base)} has one image: there must be at least 2')
     last = len(items) - 1 if len(items) < FIFTH else None
     val = [item for number, item in enumerate(items) if number % FIFTH == FIFTH - 1 or number == last]
     train = [item for number, item in enumerate(items) if number % FIFTH != FIFTH - 1 and number != last]
@@ -125,7 +122,7 @@ def _fifths(items: list[LabeledImage], base: Path) -> _Split:
     return _Split(train, val)
 
 
-# --- classes ----------------------------------------------------------------------------------------------------------------
+# --- classes ---------------------------------------------------------------------------------------------------------------
 
 
 def _named_classes(path: Path) -> tuple[str, ...]:
@@ -147,9 +144,7 @@ def _found_classes(split: _Split, base: Path) -> tuple[str, ...]:
     for item in chain(*split):
         found = count_labels(stored_labels(item.mask, item.image))
         if min(found) < 0 or max(found) > VOID:
-            raise LabelMapError(
-                f'mask {printable(item.mask)} has the label {max(found)}: labels must be 0 to 254, or 255 if ignored'
-            )
+            raise LabelMapError(f'mask {printable(item.mask)} has the labels {min(found)} to {max(found)}: must be 0 to 255')
         counts.update(found)
     largest = max((label for label in counts if label != VOID), default=-1)
     meaning = {**{label: label for label in range(largest + 1)}, VOID: IGNORED}

@@ -57,9 +57,7 @@ def relabel(labels: np.ndarray, table: np.ndarray, path: str, hint: str = '') ->
     if unknown.any():
         values, counts = np.unique(labels[unknown], return_counts=True)
         more = f' (and {len(values) - 1} others)' if len(values) > 1 else ''
-        text = (
-            f'mask {printable(path)}: {counts[0]} pixels have the label {values[0]}{more}, which is neither a class nor void'
-        )
+        text = f'mask {printable(path)}: {counts[0]} pixels have the label {values[0]}{more}, neither a class nor void'
         raise LabelMapError(f'{text}: {hint}' if hint else text)
     return classes.astype(np.uint8)
 

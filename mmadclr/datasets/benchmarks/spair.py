@@ -61,7 +61,7 @@ class PairReader:
 
 
 def open_spair(root: str) -> PairBenchmark:
-    """SPair-71k, 12,234 test pairs of 18 categories; in the order of ``Layout/large/test.txt`` if there is one, else by name.
+    """SPair-71k, 12,234 test pairs of 18 categories, in the order of ``Layout/large/test.txt`` or, without it, of names.
 
     Raises:
         LayoutError: Parts are missing.

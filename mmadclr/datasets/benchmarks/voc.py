@@ -38,8 +38,8 @@ GUIDE = Guide(
     'VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,SegmentationClassAug}, '
     'VOCdevkit/VOC2012/ImageSets/Segmentation/{trainaug,train,val}.txt '
     'or {images,SegmentationClass,SegmentationClassAug}, sets/{trainaug,train,val}.txt',
-    'host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-2012.tar); the augmented masks and trainaug.txt are made from '
-    'the SBD data set, for example by tools/dataset_converters/voc_aug.py of open-mmlab/mmsegmentation',
+    'host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-2012.tar); the augmented masks and trainaug.txt come '
+    'from the SBD data set, for example by tools/dataset_converters/voc_aug.py of open-mmlab/mmsegmentation',
 )
 
 
@@ -47,8 +47,8 @@ def open_voc(root: str) -> SegmentationBenchmark:
     """VOC 2012, 21 classes: trained on ``trainaug`` (10,582 images), or on ``train`` if there are no augmented masks.
 
     In the latter case the name is ``voc_train``, and a warning is logged. Training masks are those of
-    ``SegmentationClassAug``, as in Leopart and NeCo (``data/VOCdevkit/vocdata.py``); with mmsegmentation's ``aug.txt``, those
-    of ``train.txt`` are from ``SegmentationClass``.
+    ``SegmentationClassAug``, as in Leopart and NeCo (``data/VOCdevkit/vocdata.py``); with mmsegmentation's ``aug.txt``,
+    those of ``train.txt`` are from ``SegmentationClass``.
 
     Raises:
         LayoutError: Parts are missing; also if there are augmented masks without a list or the reverse.
@@ -98,7 +98,7 @@ def _benchmark(name: str, where: Located, train: list[LabeledImage]) -> Segmenta
     return SegmentationBenchmark(name, CLASSES, train, val, LabelReader(identity(len(CLASSES))), 0)
 
 
-# --- boxes ------------------------------------------------------------------------------------------------------------------
+# --- boxes -----------------------------------------------------------------------------------------------------------------
 
 
 def boxes_guide(year: str) -> Guide:
@@ -154,10 +154,8 @@ def _box(element: ElementTree.Element, path: str) -> tuple[int, int, int, int]:
         left, top, right, bottom = (int(float(value or '')) for value in values)
     except (ValueError, OverflowError) as error:
         raise ValueError(f'annotation {printable(path)}: bndbox {values} must be four numbers') from error
-    if right < left or bottom < top or left < 1 or top < 1:
-        raise ValueError(
-            f'annotation {printable(path)}: bndbox {[left, top, right, bottom]} must be xmin, ymin, xmax, ymax, counted from 1'
-        )
+    if right < left or bottom < top:
+        raise ValueError(f'annotation {printable(path)}: bndbox {[left, top, right, bottom]} must be xmin, ymin, xmax, ymax')
     return left - 1, top - 1, right, bottom
 
 
