@@ -1,6 +1,6 @@
-"""Evaluate frozen patch features by the published dense protocols: retrieval, k-NN, linear, clusters, DAVIS, SPair, CorLoc.
+"""Evaluate frozen patch features by the published dense protocols.
 
-CHECKPOINT may have any supported layout. A config of mmadclr gives the randomly initialized backbone. Finished protocols are
+Segmentation by retrieval, k-NN, linear classifiers and clusters, attention masks, DAVIS, SPair-71k and CorLoc. CHECKPOINT may have any supported layout. A config of mmadclr gives the randomly initialized backbone. Finished protocols are
 skipped when the same command is started again.
 """
 

@@ -87,7 +87,7 @@ def report(args: Namespace, plan: Plan, folder: Path, encoder: BackboneEncoder) 
     records: dict[tuple[str, str], Any] = {}
     for job in plan.jobs:
         records[job.benchmark, job.protocol] = read_record(record_path(folder, job.benchmark, job.protocol))
-    published = published_rows([(job.benchmark, job.protocol, job.settings) for job in plan.jobs], encoder.patch_size, records)
+    published = published_rows(plan.jobs, encoder.patch_size, records)
     text = '\n\n'.join(filter(None, (result_table(records), published_table(published))))
     result = dict(
         checkpoint=args.checkpoint,

@@ -31,13 +31,14 @@ NEW, FINISHED, AGAIN = 'to run', 'finished', 'run again'
 
 class Job(NamedTuple):
     """A protocol on a benchmark. ``identity``: what its result depends on. ``state``: whether there is one, and if it is not
-    used, why. ``images``: numbers of images, videos or pairs, as text.
+    used, why. ``count``: of scored images, videos or pairs. ``images``: also of training images, as text.
     """
 
     benchmark: str
     protocol: str
     settings: Settings
     identity: dict[str, Any]
+    count: int
     images: str
     state: str
 
@@ -184,14 +185,22 @@ def _check_most(key: str, value: int, most: int, what: str) -> None:
         raise ValueError(f'{key}={value} must be at most {most}, the number of {what}')
 
 
+def scored(benchmark: Benchmark) -> int:
+    """Number of validation images, videos, pairs or images with boxes."""
+    if isinstance(benchmark, SegmentationBenchmark):
+        return len(benchmark.val)
+    if isinstance(benchmark, VideoBenchmark):
+        return len(benchmark.videos)
+    return len(benchmark.pairs if isinstance(benchmark, PairBenchmark) else benchmark.images)
+
+
 def count_text(benchmark: Benchmark, protocol: str) -> str:
     """How many images a protocol reads."""
+    count = str(scored(benchmark))
     if isinstance(benchmark, SegmentationBenchmark):
         with_training = protocol in ('hummingbird', 'patch-knn', 'patch-logistic', 'linear')
-        return f'{len(benchmark.train)} + {len(benchmark.val)}' if with_training else str(len(benchmark.val))
-    if isinstance(benchmark, VideoBenchmark):
-        return f'{len(benchmark.videos)} videos'
-    return f'{len(benchmark.pairs)} pairs' if isinstance(benchmark, PairBenchmark) else str(len(benchmark.images))
+        return f'{len(benchmark.train)} + {count}' if with_training else count
+    return count + {VideoBenchmark: ' videos', PairBenchmark: ' pairs'}.get(type(benchmark), '')
 
 
 def digest_of_benchmark(benchmark: Benchmark) -> str:
@@ -227,7 +236,7 @@ def plan_jobs(
                 continue
             identity = plain({**common, 'images': images, 'protocol': name, 'settings': vars(values)})
             state = state_of(record_path(folder, benchmark, name), identity)
-            jobs.append(Job(benchmark, name, values, identity, count_text(opened, name), state))
+            jobs.append(Job(benchmark, name, values, identity, scored(opened), count_text(opened, name), state))
     return jobs
 
 

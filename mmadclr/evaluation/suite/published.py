@@ -71,8 +71,17 @@ PUBLISHED = (
 )  # fmt: skip
 
 
-def comparable(benchmark: str, protocol: str, settings: Settings, patch_size: int) -> list[Published]:
-    """Published results under the same settings; the size may be the published one rounded down to the patch size."""
+# Validation images, videos or images of the published results, where they are stated: a part of a set is not comparable.
+COUNTS = {'voc': 1449, 'ade20k_151': 2000, 'davis': 30, 'voc07': 5011, 'voc12': 11_540}
+
+
+def comparable(benchmark: str, count: int, protocol: str, settings: Settings, patch_size: int) -> list[Published]:
+    """Published results on the same images under the same settings.
+
+    The size may be the published one rounded down to the patch size.
+    """
+    if COUNTS.get(benchmark, count) != count:
+        return []
     plain = PROTOCOLS[protocol].settings()
     size = plain.size // patch_size * patch_size
     return [

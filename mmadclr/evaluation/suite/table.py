@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmadclr.evaluation.suite.plan import Job
 from mmadclr.evaluation.suite.published import comparable
-from mmadclr.evaluation.suite.settings import Settings
 
 HEADER = ('benchmark', 'metric', 'value', '95 % interval', 'units')
 
@@ -46,15 +46,16 @@ def result_table(records: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
 
 
 def published_rows(
-    jobs: Sequence[tuple[str, str, Settings]], patch_size: int, records: Mapping[tuple[str, str], Mapping[str, Any]]
+    jobs: Sequence[Job], patch_size: int, records: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Published results that are comparable with those of the jobs: benchmark, protocol and settings of each."""
+    """Published results that are comparable with those of the jobs."""
     found = []
-    for benchmark, name, settings in jobs:
-        for each in comparable(benchmark, name, settings, patch_size):
-            metric = next(metric for metric in records[benchmark, name]['metrics'] if metric.endswith(each.metric))
+    for job in jobs:
+        for each in comparable(job.benchmark, job.count, job.protocol, job.settings, patch_size):
+            metrics = records[job.benchmark, job.protocol]['metrics']
+            metric = next(metric for metric in metrics if metric.endswith(each.metric))
             found += [
-                dict(benchmark=benchmark, metric=metric, backbone=backbone, value=value, source=each.source)
+                dict(benchmark=job.benchmark, metric=metric, backbone=backbone, value=value, source=each.source)
                 for backbone, value in each.values.items()
             ]
     return found
@@ -68,7 +69,7 @@ def published_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return '\n'.join(['published by others, same settings:', *columns(cells, right=(2,))])
 
 
-def plan_table(jobs: Sequence[Any]) -> str:
+def plan_table(jobs: Sequence[Job]) -> str:
     """What will run on what."""
     rows = [('benchmark', 'protocol', 'input', 'images', 'state')]
     for job in jobs:
