@@ -50,7 +50,7 @@ class BackboneEncoder:
 
 
 class ModelEncoder:
-    """The teacher of a model in training; only patches after the final norm."""
+    """The teacher of a model in training, which normalizes pixel values itself; only patches after the final norm."""
 
     heads = 0
 
@@ -61,6 +61,7 @@ class ModelEncoder:
     def __call__(self, images: Tensor, kinds: Collection[str]) -> dict[str, Tensor]:
         if set(kinds) != {'patch'}:
             raise ValueError(f'a model in training has only patch features, not {", ".join(sorted(kinds))}')
-        return {'patch': self.model(images=images.to(self.device), mode='patches').float()}
+        data = self.model.data_preprocessor({'images': images.to(self.device)}, False)
+        return {'patch': self.model(**data, mode='patches').float()}
 
 

@@ -156,6 +156,7 @@ def compute_rows(
     if folder is None:
         arrays = {name: np.zeros((count, *each.shape), each.dtype) for name, each in layout.items()}
         together(lambda: _fill(arrays, read, compute, my_part(units), loading.workers, what))
+        together(lambda: _even_out(read, compute, units))
         return {name: _summed(array) for name, array in arrays.items()}
     together(lambda: _prepare(folder, layout, count, len(units), identity or {}) if dist.is_main_process() else None)
     arrays = {name: np.load(folder / f'{name}.npy', mmap_mode='r+') for name in layout}
@@ -163,6 +164,12 @@ def compute_rows(
     mine = [number for number in my_part(range(len(units))) if not done[number]]
     together(lambda: _fill(arrays, read, compute, [units[i] for i in mine], loading.workers, what, done, mine))
     return {name: np.load(folder / f'{name}.npy', mmap_mode='r') for name in layout}
+
+
+def _even_out(read: Callable[[int], Any], compute: Compute, units: Sequence[list[int]]) -> None:
+    """Repeats the first batch where there were fewer than elsewhere: sharded models must be called equally often."""
+    for _ in range(-(-len(units) // dist.get_world_size()) - len(my_part(units))):
+        compute([read(index) for index in units[0]])
 
 
 def _summed(array: np.ndarray) -> np.ndarray:
