@@ -43,7 +43,19 @@ def arguments(checkpoint, data, suite, out, *options, settings=SMALL):
     suite = ','.join(f'folder={data}/folder' if name == 'folder' else name for name in suite.split(','))
     common = ['--num-heads', '8', '--size', '32', '--workers', '0', '--draws', '20', '--device', 'cpu']
     chosen = [] if settings is None else ['--set', *settings]
-    return ['dense', str(checkpoint), '--suite', suite, '--data-root', str(data), '--out', str(out), *common, *chosen, *options]
+    return [
+        'dense',
+        str(checkpoint),
+        '--suite',
+        suite,
+        '--data-root',
+        str(data),
+        '--out',
+        str(out),
+        *common,
+        *chosen,
+        *options,
+    ]
 
 
 def dense(checkpoint, data, suite, out, *options, settings=SMALL):

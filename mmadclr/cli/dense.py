@@ -1,6 +1,8 @@
 """Evaluate frozen patch features by the published dense protocols.
 
-Segmentation by retrieval, k-NN, linear classifiers and clusters, attention masks, DAVIS, SPair-71k and CorLoc. CHECKPOINT may have any supported layout. A config of mmadclr gives the randomly initialized backbone. Finished protocols are
+Segmentation by retrieval, k-NN, linear classifiers and clusters, attention masks, DAVIS, SPair-71k and CorLoc.
+
+CHECKPOINT may have any supported layout. A config of mmadclr gives the randomly initialized backbone. Finished protocols are
 skipped when the same command is started again.
 """
 
@@ -45,7 +47,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--out', metavar='DIR', help='folder of results and features (default: work_dirs/dense/<name of the checkpoint>)'
     )
-    parser.add_argument('--draws', type=natural, metavar='N', default=1000, help='bootstrap samples, 0 for none (default: 1000)')
+    parser.add_argument(
+        '--draws', type=natural, metavar='N', default=1000, help='bootstrap samples, 0 for none (default: 1000)'
+    )
     parser.add_argument('--device', choices=('cpu', 'cuda'), help='default: a GPU if there is one')
     parser.add_argument('--batch-size', type=positive, metavar='N', default=16, help='images per batch (default: 16)')
     parser.add_argument(
@@ -53,7 +57,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32', help='of the backbone; bf16 uses autocast')
     parser.add_argument('--dtype', choices=DTYPES, default='float32', help='of stored features (default: float32)')
-    parser.add_argument('--keep-features', action='store_true', help='keep the features in --out, to run other protocols later')
+    parser.add_argument(
+        '--keep-features', action='store_true', help='keep the features in --out, to run other protocols later'
+    )
     add_launcher_arguments(parser)
 
 

@@ -50,9 +50,7 @@ def run_suite(args: Namespace) -> None:
     benchmarks = together(lambda: open_benchmarks(parse_suite(args.suite, args.data_root)))
     opened = open_source(args)
     digest = digest_of_weights(opened.model, opened.settings, args.precision)
-    options = Options(
-        folder, Loading(args.batch_size, workers(args)), args.dtype, digest, args.draws, args.keep_features
-    )
+    options = Options(folder, Loading(args.batch_size, workers(args)), args.dtype, digest, args.draws, args.keep_features)
     plan = together(lambda: make_plan(args, benchmarks, opened, options))
     show(f'{plan_table(plan.jobs)}\n', *plan.notes)
     encoder = BackboneEncoder(opened, args.device or get_device(), args.precision)
@@ -64,7 +62,7 @@ def run_suite(args: Namespace) -> None:
 def make_plan(args: Namespace, benchmarks: Mapping[str, Benchmark], opened: OpenedBackbone, options: Options) -> Plan:
     """What will run, after all checks that need no image."""
     asked = None if args.protocols is None else [name.strip() for name in args.protocols.split(',') if name.strip()]
-    names, notes = protocols_for(asked, list(benchmarks), opened.model.cls_token is not None)
+    names, notes = protocols_for(asked, list(benchmarks), opened.model)
     settings: dict[str, Settings] = {}
     for name, values in build_settings(names, args.set, args.size).items():
         chosen = f'{name}.size' in args.set or (args.size is not None and PROTOCOLS[name].kind == 'segmentation')

@@ -59,7 +59,7 @@ def boxes_of(pixels: np.ndarray, encoder: DenseEncoder, methods: Mapping[str, Me
     """Box of every method, in pixels, for an image (H, W, 3)."""
     size, patch = pixels.shape[:2], encoder.patch_size
     grid = (-(-size[0] // patch), -(-size[1] // patch))
-    found = {}
+    found: dict[str, Box] = {}
     for mean, std in {(settings.mean, settings.std) for settings in methods.values()}:
         same = {name: settings for name, settings in methods.items() if (settings.mean, settings.std) == (mean, std)}
         kinds = sorted({'attention' if isinstance(settings, DinoSeg) else 'keys' for settings in same.values()})
@@ -73,7 +73,7 @@ def _box(settings: Method, features: Mapping[str, Tensor], grid: tuple[int, int]
         return lost_box(features['keys'], grid, settings.k).box
     if isinstance(settings, TokenCut):
         return tokencut_box(features['keys'], grid, settings.tau).box
-    return attention_box(features['attention'], grid, settings.head, settings.mass, settings.choose_among)  # type: ignore[arg-type]  # checked
+    return attention_box(features['attention'], grid, settings.head, settings.mass, settings.choose_among)
 
 
 def scored_boxes(item: BoxedImage, keep_hard: bool) -> Tensor:

@@ -63,5 +63,3 @@ class ModelEncoder:
             raise ValueError(f'a model in training has only patch features, not {", ".join(sorted(kinds))}')
         data = self.model.data_preprocessor({'images': images.to(self.device)}, False)
         return {'patch': self.model(**data, mode='patches').float()}
-
-

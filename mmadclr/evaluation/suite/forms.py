@@ -19,7 +19,6 @@ from torchvision.transforms import functional as TF
 from mmadclr.datasets.any_image import DecodeError
 from mmadclr.datasets.benchmarks.types import LabeledImage, SegmentationBenchmark
 from mmadclr.datasets.decoding import load_rgb, said
-from mmadclr.evaluation.dense.segmentation_scores import VOID
 
 RESIZES = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 JITTER = 0.1
@@ -69,7 +68,9 @@ def labels_by_pillow(labels: np.ndarray, size: int) -> Tensor:
 
 def labels_by_torch(labels: np.ndarray, size: int) -> Tensor:
     """(S, S) uint8 label map resized by torch's nearest interpolation."""
-    return F.interpolate(torch.from_numpy(labels)[None, None].float(), size=(size, size), mode='nearest')[0, 0].to(torch.uint8)
+    return F.interpolate(torch.from_numpy(labels)[None, None].float(), size=(size, size), mode='nearest')[0, 0].to(
+        torch.uint8
+    )
 
 
 LABELS: dict[str, Callable[[np.ndarray, int], Tensor]] = {
@@ -100,7 +101,7 @@ def read_labels(benchmark: SegmentationBenchmark, item: LabeledImage, size: tupl
 class HummingbirdAugmentation:
     """Color jitter of the full image, then one crop of image and label map, at ``form.size`` pixels.
 
-    Source: ``hbird/utils/transforms.py`` of vpariza/open-hummingbird-eval: each jitter with probability .5, in a fixed order;
+    Source: ``hbird/utils/transforms.py`` of vpariza/open-hummingbird-eval: each jitter with probability .5, in fixed order;
     crops of .5 to 2 times the area, resized bilinearly after normalization; no flip. Areas above the image cannot be met:
     after ten tries the center of the image is used.
 

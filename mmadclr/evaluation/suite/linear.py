@@ -19,7 +19,7 @@ from mmadclr.evaluation.dense.linear_segmentation import NECO, Batch, LinearHead
 from mmadclr.evaluation.dense.segmentation_scores import SegmentationResult
 from mmadclr.evaluation.suite.forms import NecoAugmentation, labels_by_pillow, read_image, read_labels, square_input
 from mmadclr.evaluation.suite.outcomes import Outcome
-from mmadclr.evaluation.suite.passes import Arrays, Loading, checked_rows, compute_rows, own_random, units_of
+from mmadclr.evaluation.suite.passes import Arrays, checked_rows, compute_rows, own_random, units_of
 from mmadclr.evaluation.suite.segmentation import absent_notes, form_of, inputs_of, on_device, unlearned_notes
 from mmadclr.evaluation.suite.settings import Linear, metric_base
 from mmadclr.evaluation.suite.source import Source
@@ -53,7 +53,9 @@ class TrainingBatches:
         items = self.source.items('train')
         batches = epoch_batches(len(items), self.settings, epoch)
         for number, indices in enumerate(batches):
-            what = f'{self.source.benchmark.name} linear, epoch {epoch + 1}/{self.settings.epochs}, {number + 1}/{len(batches)}'
+            what = (
+                f'{self.source.benchmark.name} linear, epoch {epoch + 1}/{self.settings.epochs}, {number + 1}/{len(batches)}'
+            )
             rows = self._encoded(indices, epoch, what)
             self.labels.update(np.unique(rows['labels']).tolist())
             features, masks = (on_device(rows[key], self.source) for key in ('patch', 'labels'))
@@ -89,7 +91,7 @@ def as_map(features: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def linear(source: Source, settings: Linear) -> Outcome:
-    """See ``dense.linear_segmentation``. Result of the last epoch, and of the best one on the validation images, as published.
+    """See ``dense.linear_segmentation``. Results of the last epoch, and of the best one on the validation images.
 
     Raises:
         ValueError: See :func:`epoch_batches` and ``train_linear_head``.

@@ -16,8 +16,8 @@ from mmadclr.evaluation.dense.segmentation_scores import Over
 class Outcome(NamedTuple):
     """Result of a protocol on a benchmark.
 
-    ``metrics``: percent, by the full name. ``statistics``: fractions, of sampled units, by the same names, where a metric can
-    be recomputed. ``units``: number of images, videos or pairs. ``notes``: what a reader of the table has to know.
+    ``metrics``: percent, by the full name. ``statistics``: fractions, of sampled units, by the same names, of metrics that
+    can be recomputed. ``units``: number of images, videos or pairs. ``notes``: what a reader of the table has to know.
     ``about``: further results.
     """
 

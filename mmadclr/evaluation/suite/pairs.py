@@ -108,9 +108,11 @@ def spair(
 
     def work(index: int) -> PairErrors:
         pair = pairs[index]
-        maps = [torch.from_numpy(np.array(features[places[path]])).to(encoder.device) for path in (pair.source, pair.target)]
+        source, target = (
+            torch.from_numpy(np.array(features[places[path]])).to(encoder.device) for path in (pair.source, pair.target)
+        )
         try:
-            return errors_of(pair, *maps, settings)
+            return errors_of(pair, source, target, settings)
         except ValueError as error:
             raise ValueError(f'pair {pair.name}: {error}') from error
 
@@ -121,13 +123,13 @@ def spair(
 def errors_of(pair: PointPair, source: Tensor, target: Tensor, settings: Spair) -> PairErrors:
     """Errors of a pair, in units of the larger side of the target's box, from features (P, D) of both images."""
     side = round(len(source) ** 0.5)
-    maps = [rows.float().T.unflatten(1, (side, side)) for rows in (source, target)]
+    source_map, target_map = (rows.float().T.unflatten(1, (side, side)) for rows in (source, target))
     points, expected = (
         scaled_points(points, settings.size / max(size), settings.truncate) / settings.size
         for points, size in ((pair.source_points, pair.source_size), (pair.target_points, pair.target_size))
     )
     scale = box_side(pair) / max(pair.target_size)
-    matches = match_points(*maps, points, settings.cell, settings.align_corners)  # type: ignore[arg-type]  # checked
+    matches = match_points(source_map, target_map, points, settings.cell, settings.align_corners)
     visible = torch.ones(len(points), dtype=torch.bool)
     errors = pair_errors(matches.positions.cpu(), expected, visible, scale, pair.category)
     return errors._replace(errors=errors.errors.cpu())

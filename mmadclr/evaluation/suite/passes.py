@@ -234,14 +234,12 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ValueError(
-            f'{folder.parent}: features need {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free; choose another '
-            '--out, a smaller --size or --dtype float16'
+            f'{folder.parent}: features need {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free; choose '
+            'another --out, a smaller --size or --dtype float16'
         )
 
 
-def shared_out(
-    count: int, read: Callable[[int], Any], work: Callable[[Any], T], what: str, workers: int = 0
-) -> list[T]:
+def shared_out(count: int, read: Callable[[int], Any], work: Callable[[Any], T], what: str, workers: int = 0) -> list[T]:
     """``work(read(index))`` of every index, in order, on every process; each computes a part. Results must be small.
 
     Args:
@@ -285,7 +283,9 @@ def alone(work: Callable[[], T]) -> T | None:
     group = _patient_group()
     if group is None:
         return work()
-    result, error, failure = None, None, [None]
+    result: T | None = None
+    error: Exception | None = None
+    failure: list[str | None] = [None]
     if dist.is_main_process():
         try:
             result = work()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mmadclr.checkpoint.architecture import IMAGENET_MEAN, IMAGENET_STD
 from mmadclr.datasets.benchmarks import BENCHMARKS, Benchmark, benchmark_kind, open_benchmark
 from mmadclr.datasets.benchmarks.types import BoxBenchmark, PairBenchmark, SegmentationBenchmark, VideoBenchmark
+from mmadclr.evaluation.dense.davis import MULTIPLE
 from mmadclr.evaluation.dense.hummingbird import patches_per_image
 from mmadclr.evaluation.suite.passes import digest_of
 from mmadclr.evaluation.suite.records import differences, plain, read_record, record_path
@@ -25,20 +26,21 @@ from mmadclr.evaluation.suite.settings import (
     check_name,
 )
 from mmadclr.hub.opening import OpenedBackbone
+from mmadclr.models.backbones.query_vit import QueryViT
 
 NEW, FINISHED, AGAIN = 'to run', 'finished', 'run again'
 
 
 class Job(NamedTuple):
     """A protocol on a benchmark. ``identity``: what its result depends on. ``state``: whether there is one, and if it is not
-    used, why. ``count``: of scored images, videos or pairs. ``images``: also of training images, as text.
+    used, why. ``scored``: number of scored images, videos or pairs. ``images``: also of training images, as text.
     """
 
     benchmark: str
     protocol: str
     settings: Settings
     identity: dict[str, Any]
-    count: int
+    scored: int
     images: str
     state: str
 
@@ -81,29 +83,40 @@ def open_benchmarks(folders: Mapping[str, str]) -> dict[str, Benchmark]:
         except (FileNotFoundError, ValueError) as error:
             missing.append(str(error))
     if missing:
-        raise FileNotFoundError('; '.join(missing) if len(missing) == 1 else f'{len(missing)} benchmarks: {"; ".join(missing)}')
+        raise FileNotFoundError(
+            '; '.join(missing) if len(missing) == 1 else f'{len(missing)} benchmarks: {"; ".join(missing)}'
+        )
     return found
 
 
-def protocols_for(names: Sequence[str] | None, benchmarks: Sequence[str], has_cls: bool) -> tuple[list[str], list[str]]:
+def unsuited(name: str, backbone: QueryViT) -> str | None:
+    """Why a protocol cannot evaluate a backbone, in words."""
+    if PROTOCOLS[name].needs_cls and backbone.cls_token is None:
+        return 'needs attention of [CLS], but the backbone has no class token'
+    if name == 'davis' and MULTIPLE % backbone.patch_size:
+        return f'has frame sides that are multiples of {MULTIPLE}, but not of the patch size {backbone.patch_size}'
+    return None
+
+
+def protocols_for(names: Sequence[str] | None, benchmarks: Sequence[str], backbone: QueryViT) -> tuple[list[str], list[str]]:
     """Protocols to run, by default all that suit the benchmarks and the backbone, and notes on those left out.
 
     Raises:
-        ValueError: Unknown names, or a named protocol suits no benchmark or needs a class token.
+        ValueError: Unknown names, or a named protocol suits no benchmark or not the backbone.
     """
     kinds = {benchmark_kind(name) for name in benchmarks}
     if names is None:
-        suited = [name for name, each in PROTOCOLS.items() if each.kind in kinds]
-        without = [name for name in suited if PROTOCOLS[name].needs_cls and not has_cls]
-        notes = [f'{name}: left out, the backbone has no class token' for name in without]
-        return [name for name in suited if name not in without], notes
+        suited = {name: unsuited(name, backbone) for name, each in PROTOCOLS.items() if each.kind in kinds}
+        notes = [f'{name} is left out: it {reason}' for name, reason in suited.items() if reason]
+        return [name for name, reason in suited.items() if not reason], notes
     for name in names:
         protocol = PROTOCOLS[check_name(name, PROTOCOLS, 'protocol')]
         if protocol.kind not in kinds:
-            suited = [other for other in BENCHMARKS if benchmark_kind(other) == protocol.kind]
-            raise ValueError(f'--protocols {name} needs a benchmark of another kind: {", ".join(suited)}')
-        if protocol.needs_cls and not has_cls:
-            raise ValueError(f'--protocols {name} needs attention of [CLS], but the backbone has no class token')
+            others = [other for other in BENCHMARKS if benchmark_kind(other) == protocol.kind]
+            raise ValueError(f'--protocols {name} needs a benchmark of another kind: {", ".join(others)}')
+        reason = unsuited(name, backbone)
+        if reason:
+            raise ValueError(f'--protocols: {name} {reason}')
     return list(dict.fromkeys(names)), []
 
 
@@ -129,16 +142,13 @@ def fitted(name: str, settings: Settings, opened: OpenedBackbone, chosen: bool) 
         if chosen:
             raise ValueError(f'{name}.size={settings.size} must be a multiple of the patch size {patch}')
         settings = replace(settings, size=settings.size // patch * patch)
-    if isinstance(settings, Davis) and (settings.size % patch or 64 % patch):
-        raise ValueError(
-            f'davis.size={settings.size}: frames have sides that are multiples of 64 and of {settings.size}, which patches of '
-            f'{patch} pixels do not divide; leave davis out'
-        )
+    if isinstance(settings, Davis) and settings.size % patch:
+        raise ValueError(f'davis.size={settings.size} must be a multiple of the patch size {patch}')
     plain_settings = PROTOCOLS[name].settings()
-    if (opened.mean, opened.std) != (tuple(IMAGENET_MEAN), tuple(IMAGENET_STD)):
-        if (settings.mean, settings.std) == (plain_settings.mean, plain_settings.std):
-            settings = replace(settings, mean=tuple(opened.mean), std=tuple(opened.std))
-            notes.append(f'{name}: mean and std of the checkpoint are used instead of the published ones')
+    is_imagenet = (opened.mean, opened.std) == (tuple(IMAGENET_MEAN), tuple(IMAGENET_STD))
+    if not is_imagenet and (settings.mean, settings.std) == (plain_settings.mean, plain_settings.std):
+        settings = replace(settings, mean=tuple(opened.mean), std=tuple(opened.std))
+        notes.append(f'{name}: mean and std of the checkpoint are used instead of the published ones')
     if isinstance(settings, DinoSeg) and settings.head >= opened.model.blocks[-1].attn.num_heads:
         raise ValueError(f'dino-seg.head={settings.head}: the backbone has {opened.model.blocks[-1].attn.num_heads} heads')
     return settings, notes
@@ -154,7 +164,7 @@ def check_counts(name: str, settings: Settings, benchmark: Benchmark, patch: int
         return
     per_image = (settings.size // patch) ** 2
     train, val = (len(images) for images in (benchmark.train, benchmark.val))
-    if not train and isinstance(settings, (Hummingbird, PatchKnn, PatchLogistic)) or not val:
+    if (not train and isinstance(settings, (Hummingbird, PatchKnn, PatchLogistic))) or not val:
         raise ValueError(f'{benchmark.name}: {name} needs training and validation images')
     if isinstance(settings, Hummingbird):
         memory = settings.memory or train * settings.epochs * per_image
@@ -166,13 +176,13 @@ def check_counts(name: str, settings: Settings, benchmark: Benchmark, patch: int
         _check_most(f'{name}.k', max(settings.k), train * per_image, f'training patches of {benchmark.name}')
         if train < 10 and len(settings.k) * len(settings.distance) > 1:
             raise ValueError(
-                f'{benchmark.name}: {train} training images, of which none is held out to choose k and distance; use at least '
-                '10, or set one: --set patch-knn.k=30 patch-knn.distance=cosine'
+                f'{benchmark.name}: {train} training images, of which none is held out to choose k and distance; use at '
+                'least 10, or set one: --set patch-knn.k=30 patch-knn.distance=cosine'
             )
     elif isinstance(settings, PatchLogistic) and train < 10 and len(settings.strengths) > 1:
         raise ValueError(
-            f'{benchmark.name}: {train} training images, of which none is held out to choose C; use at least 10, or set one: '
-            '--set patch-logistic.strengths=1'
+            f'{benchmark.name}: {train} training images, of which none is held out to choose C; use at least 10, or set '
+            'one: --set patch-logistic.strengths=1'
         )
     elif isinstance(settings, Cluster):
         what = f'patches of the validation images of {benchmark.name}'
@@ -185,7 +195,7 @@ def _check_most(key: str, value: int, most: int, what: str) -> None:
         raise ValueError(f'{key}={value} must be at most {most}, the number of {what}')
 
 
-def scored(benchmark: Benchmark) -> int:
+def scored_units(benchmark: Benchmark) -> int:
     """Number of validation images, videos, pairs or images with boxes."""
     if isinstance(benchmark, SegmentationBenchmark):
         return len(benchmark.val)
@@ -196,7 +206,7 @@ def scored(benchmark: Benchmark) -> int:
 
 def count_text(benchmark: Benchmark, protocol: str) -> str:
     """How many images a protocol reads."""
-    count = str(scored(benchmark))
+    count = str(scored_units(benchmark))
     if isinstance(benchmark, SegmentationBenchmark):
         with_training = protocol in ('hummingbird', 'patch-knn', 'patch-logistic', 'linear')
         return f'{len(benchmark.train)} + {count}' if with_training else count
@@ -236,7 +246,7 @@ def plan_jobs(
                 continue
             identity = plain({**common, 'images': images, 'protocol': name, 'settings': vars(values)})
             state = state_of(record_path(folder, benchmark, name), identity)
-            jobs.append(Job(benchmark, name, values, identity, scored(opened), count_text(opened, name), state))
+            jobs.append(Job(benchmark, name, values, identity, scored_units(opened), count_text(opened, name), state))
     return jobs
 
 

@@ -14,8 +14,8 @@ from mmadclr.evaluation.suite.settings import PROTOCOLS, Settings
 
 
 class Published(NamedTuple):
-    """``metric``: end of the metric's name after its base. ``values``: percent, by backbone. ``settings``: what differs from the
-    defaults of the protocol. ``source``: where it was published.
+    """``metric``: end of the metric's name after its base. ``values``: percent, by backbone. ``settings``: what differs from
+    the defaults of the protocol. ``source``: where it was published.
     """
 
     benchmark: str
@@ -56,7 +56,8 @@ PUBLISHED = (
     _hummingbird(10_240_000, 46.6, 55.7, 77.0, 76.9),
     Published('voc', 'overcluster', '_mIoU', {f'NeCo on {S16}': 47.9, 'NeCo on TimeT': 53.1, 'NeCo on Leopart': 55.3,
               f'NeCo on {S14}': 57.7, f'NeCo on {B14}': 71.1}, dict(drop_last=True), NECO),
-    Published('voc', 'overcluster', '_mIoU', {'Leopart ViT-S/16': 53.5, 'Leopart ViT-B/8': 59.7}, dict(drop_last=True), LEOPART),
+    Published('voc', 'overcluster', '_mIoU', {'Leopart ViT-S/16': 53.5, 'Leopart ViT-B/8': 59.7}, dict(drop_last=True),
+              LEOPART),
     Published('voc', 'linear', '_mIoU_best_on_val', {f'NeCo on {S16}': 65.8, 'NeCo on TimeT': 68.5, 'NeCo on Leopart': 68.3,
               f'NeCo on {S14}': 81.4, f'NeCo on {B14}': 84.5}, dict(drop_last=True), NECO),
     Published('voc', 'linear', '_mIoU_best_on_val', {'Leopart ViT-S/16': 69.3}, dict(drop_last=True), LEOPART),

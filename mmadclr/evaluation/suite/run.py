@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from mmadclr.evaluation.suite.passes import Loading, alone
 from mmadclr.evaluation.suite.plan import Job
 from mmadclr.evaluation.suite.records import record_path, write_record
 from mmadclr.evaluation.suite.segmentation import RUNNERS, form_of, inputs_of
+from mmadclr.evaluation.suite.settings import Davis, DinoSeg, Lost, Spair, TokenCut
 from mmadclr.evaluation.suite.source import Source
 from mmadclr.evaluation.suite.videos import davis
 
@@ -34,7 +36,7 @@ FEATURES = 'features'
 
 
 class Options(NamedTuple):
-    """``folder``: of results and features. ``digest``: of the weights. ``draws``: of the bootstrap. ``keep``: keep features."""
+    """``folder``: of results and features. ``digest``: of the weights. ``draws``: of the bootstrap. ``keep``: features."""
 
     folder: Path
     loading: Loading
@@ -44,9 +46,7 @@ class Options(NamedTuple):
     keep: bool = False
 
 
-def run_jobs(
-    jobs: Sequence[Job], benchmarks: Mapping[str, Benchmark], encoder: DenseEncoder, options: Options
-) -> None:
+def run_jobs(jobs: Sequence[Job], benchmarks: Mapping[str, Benchmark], encoder: DenseEncoder, options: Options) -> None:
     """Runs all jobs that are not finished, and writes their results; on every process.
 
     Raises:
@@ -65,21 +65,22 @@ def _run_benchmark(benchmark: Benchmark, jobs: Sequence[Job], encoder: DenseEnco
         _run_segmentation(benchmark, jobs, encoder, options)
     elif isinstance(benchmark, BoxBenchmark):
         started = time.monotonic()
-        found = discovery(benchmark, encoder, {job.protocol: job.settings for job in jobs}, options.loading.workers)
+        methods = {job.protocol: job.settings for job in jobs if isinstance(job.settings, Lost | TokenCut | DinoSeg)}
+        found = discovery(benchmark, encoder, methods, options.loading.workers)
         for job in jobs:
             _finish(job, found[job.protocol], started, options)
     else:
         for job in jobs:
-            _timed(job, lambda job=job: _single(benchmark, job, encoder, options), options)
+            _timed(job, partial(_single, benchmark, job, encoder, options), options)
 
 
-def _single(
-    benchmark: VideoBenchmark | PairBenchmark, job: Job, encoder: DenseEncoder, options: Options
-) -> Outcome | None:
+def _single(benchmark: VideoBenchmark | PairBenchmark, job: Job, encoder: DenseEncoder, options: Options) -> Outcome | None:
+    settings, folder = job.settings, options.folder / FEATURES / job.benchmark / job.protocol
     if isinstance(benchmark, VideoBenchmark):
-        return davis(benchmark, encoder, job.settings, options.loading)
-    folder = options.folder / FEATURES / job.benchmark / job.protocol
-    return spair(benchmark, encoder, job.settings, options.loading, options.dtype, folder, options.digest)
+        assert isinstance(settings, Davis)
+        return davis(benchmark, encoder, settings, options.loading)
+    assert isinstance(settings, Spair)
+    return spair(benchmark, encoder, settings, options.loading, options.dtype, folder, options.digest)
 
 
 def _run_segmentation(
@@ -88,12 +89,12 @@ def _run_segmentation(
     folder = options.folder / FEATURES / jobs[0].benchmark
     source = Source(benchmark, encoder, options.loading, options.dtype, folder, options.digest)
     left = {job.protocol: {(split, form_of(job.settings)) for split in inputs_of(job.settings)} for job in jobs}
+    runners: dict[str, Callable[..., Outcome | None]] = {**RUNNERS, 'linear': linear}
     for job in jobs:
         for split, kinds in inputs_of(job.settings).items():
             source.plan(split, form_of(job.settings), kinds)
     for job in jobs:
-        run = linear if job.protocol == 'linear' else RUNNERS[job.protocol]
-        _timed(job, lambda job=job, run=run: run(source, job.settings), options)
+        _timed(job, partial(runners[job.protocol], source, job.settings), options)
         done = left.pop(job.protocol)
         for split, form in done - set().union(*left.values()):
             source.forget(split, form, options.keep)

@@ -1,15 +1,14 @@
 """Protocols on segmentation benchmarks: retrieval, k-NN, logistic regression, clustering, attention.
 
-Each takes a source of features and its settings, and returns its outcome on the main process; inputs are listed by :func:`inputs_of`, so that protocols with the same
-input share them.
+Each takes a source of features and its settings, and returns its outcome on the main process. Inputs are listed by
+:func:`inputs_of`, so that protocols with the same input share them.
 
 Shape legend: N images, P patches of an image (h x w), D channels, C classes, S side of an input.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -29,11 +28,19 @@ from mmadclr.evaluation.dense.hummingbird import (
     sample_patches,
     take_patches,
 )
+from mmadclr.evaluation.dense.matching import How
 from mmadclr.evaluation.dense.patch_knn import evaluate_patch_knn
 from mmadclr.evaluation.dense.patch_logistic import evaluate_patch_logistic
 from mmadclr.evaluation.dense.patch_sets import PatchResult, PatchSplit, published_permutation, split_patches
-from mmadclr.evaluation.dense.segmentation_scores import VOID, PixelCounts, count_pixels
-from mmadclr.evaluation.suite.forms import Form, HummingbirdAugmentation, labels_by_torch, read_image, read_labels, square_input
+from mmadclr.evaluation.dense.segmentation_scores import PixelCounts, count_pixels
+from mmadclr.evaluation.suite.forms import (
+    Form,
+    HummingbirdAugmentation,
+    labels_by_torch,
+    read_image,
+    read_labels,
+    square_input,
+)
 from mmadclr.evaluation.suite.outcomes import Outcome, mapped_score, mean_of, names_of
 from mmadclr.evaluation.suite.passes import Arrays, alone, checked_rows, compute_rows, my_part, own_random, shown, units_of
 from mmadclr.evaluation.suite.settings import (
@@ -108,8 +115,9 @@ def build_bank(source: Source, settings: Hummingbird) -> dict[str, np.ndarray]:
         image = read_image(items[index].image)
         labels = read_labels(benchmark, items[index], image.size[::-1])
         with own_random(settings.seed, place // len(items), index):
-            pair = (augment(image, labels) if settings.augment else (square_input(image, form), labels_by_torch(labels, form.size)))  # fmt: skip
-            return place, *pair
+            if settings.augment:
+                return place, *augment(image, labels)
+        return place, square_input(image, form), labels_by_torch(labels, form.size)
 
     def compute(found: list[tuple[int, Tensor, Tensor]]) -> Mapping[str, np.ndarray]:
         places, images, labels = zip(*found, strict=True)
@@ -123,9 +131,7 @@ def build_bank(source: Source, settings: Hummingbird) -> dict[str, np.ndarray]:
         taken = [take_patches(x, chosen).unflatten(0, chosen.shape) for x in (features, shares)]
         return dict(features=checked_rows(taken[0], source.dtype), shares=taken[1].numpy())
 
-    layout = dict(
-        features=Arrays((number, source.encoder.width), source.dtype), shares=Arrays((number, classes), 'float32')
-    )
+    layout = dict(features=Arrays((number, source.encoder.width), source.dtype), shares=Arrays((number, classes), 'float32'))
     folder = None if source.folder is None else source.folder / 'hummingbird-bank'
     identity = source.described('train', form) | dict(settings=str(settings), classes=list(benchmark.classes))
     count = len(items) * settings.epochs
@@ -153,7 +159,7 @@ def hummingbird(source: Source, settings: Hummingbird) -> Outcome:
 
     together(score)
     dist.all_reduce(counts)
-    how = None if settings.matching == 'none' else settings.matching
+    how: How | None = None if settings.matching == 'none' else settings.matching
     result = matched_result('', PixelCounts(counts, torch.zeros(len(counts))), how, (shares > 0).any(dim=0))
     base = metric_base('hummingbird', settings)
     statistics = {f'{base}_mIoU': iou_score(counts, matching=how), f'{base}_mIoU_identity': iou_score(counts)}
@@ -199,14 +205,14 @@ def patch_logistic(source: Source, settings: PatchLogistic) -> Outcome | None:
 def _patch_outcome(name: str, settings: PatchKnn | PatchLogistic, source: Source, result: PatchResult) -> Outcome:
     base = metric_base(name, settings)
     score = iou_score(result.counts.confusions.cpu(), 'seen')
-    metrics = {f'{base}{key[key.rindex("_"):]}': value for key, value in result.metrics.items()}
+    metrics = {f'{base}{key[key.rindex("_") :]}': value for key, value in result.metrics.items()}
     annotated = [label for label, count in zip(result.labels, result.counts.confusion.sum(dim=1), strict=True) if count]
     missing = sorted(set(range(len(source.benchmark.classes))) - set(annotated) - set(source.ignore))
     notes = unlearned_notes(result.unlearned, source)
     if missing:
         notes = (
-            f'not annotated in the validation images: {names_of(missing, source.benchmark.classes)}; they are not in the mean '
-            'unless predicted, which counts 0',
+            f'not annotated in the validation images: {names_of(missing, source.benchmark.classes)}; they are not in the '
+            'mean unless predicted, which counts 0',
             *notes,
         )
     about = dict(choice=result.choice, trials=[[setting, 100 * score] for setting, score in result.trials])
@@ -273,7 +279,7 @@ def attention(source: Source, settings: Attention) -> Outcome | None:
         best = found.best_head.nan_to_num(0.0) if zero else found.best_head
         statistics = {f'{base}_best_head': mean_score(best), f'{base}_merged': mean_score(found.merged)}
         metrics = {key: found.metrics[f'attention_jaccard_{key.removeprefix(base + "_")}'] for key in statistics}
-        notes = ()
+        notes: tuple[str, ...] = ()
         if found.without_objects:
             notes = (
                 f'{found.without_objects} of {len(best)} images without an object {"count 0" if zero else "are skipped"} '
@@ -284,7 +290,7 @@ def attention(source: Source, settings: Attention) -> Outcome | None:
     return alone(score)
 
 
-RUNNERS = {
+RUNNERS: dict[str, Callable[..., Outcome | None]] = {
     'hummingbird': hummingbird,
     'patch-knn': patch_knn,
     'patch-logistic': patch_logistic,

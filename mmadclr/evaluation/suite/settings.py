@@ -5,9 +5,9 @@ Sizes are in pixels, 0 where the native size of an image is used. ``mean`` and `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from mmadclr.shipped import nearest
 
@@ -27,7 +27,7 @@ class Hummingbird:
     epochs: int = 2
     memory: int = 102_400
     augment: bool = True
-    matching: str = 'hungarian'
+    matching: Literal['hungarian', 'none'] = 'hungarian'
     void_as: int = 0
     seed: int = 0
     mean: Numbers = MEAN
@@ -40,7 +40,7 @@ class PatchKnn:
 
     size: int = 224
     k: tuple[int, ...] = (1, 3, 10, 30)
-    distance: tuple[str, ...] = ('cosine', 'L2')
+    distance: tuple[Literal['cosine', 'L2'], ...] = ('cosine', 'L2')
     seed: int = 0
     mean: Numbers = MEAN
     std: Numbers = STD
@@ -107,8 +107,8 @@ class Attention:
 
     size: int = 448
     mass: float = 0.6
-    objects: str = 'published'
-    without_objects: str = 'zero'
+    objects: Literal['published', 'labels'] = 'published'
+    without_objects: Literal['zero', 'skip'] = 'zero'
     mean: Numbers = MEAN
     std: Numbers = STD
 
@@ -129,13 +129,13 @@ class Davis:
 
 @dataclass(frozen=True)
 class Spair:
-    """``per_category``: pairs of each category, drawn with ``seed``, 0 for all; probe3d draws 200, in an order that depends on
-    its file system. See ``dense.spair``.
+    """``per_category``: pairs of each category, drawn with ``seed``, 0 for all; probe3d draws 200, in an order that depends
+    on its file system. See ``dense.spair``.
     """
 
     size: int = 800
     alpha: float = 0.1
-    cell: str = 'corner'
+    cell: Literal['corner', 'center'] = 'corner'
     align_corners: bool = True
     truncate: bool = True
     per_category: int = 0
@@ -173,7 +173,7 @@ class DinoSeg:
     size: int = 0
     head: int = 4
     mass: float = 0.6
-    choose_among: str = 'published'
+    choose_among: Literal['published', 'all'] = 'published'
     keep_hard: bool = True
     mean: Numbers = MEAN
     std: Numbers = STD
@@ -183,8 +183,8 @@ Settings = Hummingbird | PatchKnn | PatchLogistic | Linear | Cluster | Attention
 
 
 class Protocol(NamedTuple):
-    """``kind``: of benchmark. ``settings``: their class. ``needs_cls``: whether it uses attention of [CLS]. ``base``: name of
-    its metrics, with the settings that it always shows.
+    """``kind``: of benchmark. ``settings``: their class. ``needs_cls``: whether it uses attention of [CLS]. ``base``: name
+    of its metrics, with the settings that it always shows.
     """
 
     kind: str
@@ -234,9 +234,7 @@ def metric_base(name: str, settings: Settings, classes: int = 0) -> str:
     if isinstance(settings, Cluster) and not settings.k:
         named['k'] = str(classes)
     plain = protocol.settings()
-    tags = [
-        f'_{key}={_plain(value)}' for key, value in shown.items() if key not in in_base and value != getattr(plain, key)
-    ]
+    tags = [f'_{key}={_plain(value)}' for key, value in shown.items() if key not in in_base and value != getattr(plain, key)]
     return protocol.base.format(**named) + ''.join(tags)
 
 
@@ -244,9 +242,7 @@ def _plain(value: Any) -> str:
     return ','.join(map(_plain, value)) if isinstance(value, tuple) else f'{value:g}' if type(value) is float else str(value)
 
 
-def build_settings(
-    names: Mapping[str, None] | list[str], overrides: Mapping[str, Any], size: int | None = None
-) -> dict[str, Settings]:
+def build_settings(names: Sequence[str], overrides: Mapping[str, Any], size: int | None = None) -> dict[str, Settings]:
     """Settings of protocols.
 
     Args:
@@ -297,6 +293,10 @@ def _converted(key: str, kind: Any, value: Any) -> Any:
     Raises:
         ValueError: It is of another type.
     """
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f'--set {key}={value!r}: must be one of {", ".join(get_args(kind))}')
+        return value
     if get_args(kind):
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_converted(key, get_args(kind)[0], item) for item in items)
@@ -310,16 +310,11 @@ def _converted(key: str, kind: Any, value: Any) -> Any:
     raise ValueError(f'--set {key}={value!r}: must be of type {kind.__name__}')
 
 
-POSITIVE = ('k', 'epochs', 'batch', 'lr', 'beta', 'temperature', 'seeds', 'steps', 'redos', 'points_per_center', 'topk', 'n_last', 'alpha')  # fmt: skip
+POSITIVE = (
+    *('k', 'epochs', 'batch', 'lr', 'beta', 'temperature', 'seeds', 'steps', 'redos', 'points_per_center'),
+    *('topk', 'n_last', 'alpha', 'strengths'),
+)
 NATURAL = ('size', 'memory', 'pca', 'per_category', 'seed', 'radius', 'head', 'step_epochs')
-CHOICES = {
-    'matching': ('hungarian', 'none'),
-    'objects': ('published', 'labels'),
-    'without_objects': ('zero', 'skip'),
-    'cell': ('corner', 'center'),
-    'choose_among': ('published', 'all'),
-    'distance': ('cosine', 'L2'),
-}
 
 
 def _check_values(name: str, settings: Settings) -> None:
@@ -335,8 +330,6 @@ def _check_values(name: str, settings: Settings) -> None:
 
 def _check_value(key: str, setting: str, value: Any, cluster: bool) -> None:
     least_zero = setting in NATURAL or (setting == 'k' and cluster)
-    if setting in CHOICES and value not in CHOICES[setting]:
-        raise ValueError(f'{key}={value!r}: must be one of {", ".join(CHOICES[setting])}')
     if (setting in POSITIVE and not least_zero and not value > 0) or (least_zero and value < 0):
         raise ValueError(f'{key}={value}: must be {"at least" if least_zero else "above"} 0')
     if setting == 'std' and not value > 0:

@@ -1,4 +1,4 @@
-"""Features and label maps of the two splits of a segmentation benchmark, computed once for all protocols with the same input.
+"""Features and label maps of a segmentation benchmark, computed once for all protocols with the same input.
 
 Shape legend: N images, P patches of an image (h x w), D channels, S side of an input.
 """
@@ -51,7 +51,7 @@ class Source:
 
     @property
     def ignore(self) -> tuple[int, ...]:
-        """Labels that are not scored: 255, and in ``ade20k_151`` the class of unlabeled pixels, as in the published codes."""
+        """Labels that are not scored: 255, and in ``ade20k_151`` the class of unlabeled pixels, as published."""
         return (0, VOID) if self.benchmark.name == 'ade20k_151' else (VOID,)
 
     def items(self, split: str) -> Sequence[LabeledImage]:
@@ -126,4 +126,5 @@ class Source:
         if kind in LABELS:
             return Arrays((form.size, form.size), 'uint8')
         patches = self.grid(form)[0] ** 2
-        return Arrays((self.encoder.heads if kind == 'attention' else patches, patches if kind == 'attention' else self.encoder.width), self.dtype)  # fmt: skip
+        shape = (self.encoder.heads, patches) if kind == 'attention' else (patches, self.encoder.width)
+        return Arrays(shape, self.dtype)

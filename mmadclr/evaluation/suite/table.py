@@ -51,7 +51,7 @@ def published_rows(
     """Published results that are comparable with those of the jobs."""
     found = []
     for job in jobs:
-        for each in comparable(job.benchmark, job.count, job.protocol, job.settings, patch_size):
+        for each in comparable(job.benchmark, job.scored, job.protocol, job.settings, patch_size):
             metrics = records[job.benchmark, job.protocol]['metrics']
             metric = next(metric for metric in metrics if metric.endswith(each.metric))
             found += [
@@ -76,5 +76,3 @@ def plan_table(jobs: Sequence[Job]) -> str:
         size = f'{job.settings.size}' if job.settings.size else 'native'
         rows.append((job.benchmark, job.protocol, size, job.images, job.state))
     return '\n'.join(columns(rows, right=(3,)))
-
-

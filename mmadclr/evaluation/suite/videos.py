@@ -49,7 +49,8 @@ def _segmented(
 ) -> Segmented:
     annotations = np.stack([benchmark.read_objects(path) for path in video.annotations])
     try:
-        size = frame_size(annotations.shape[1:], settings.size)
+        height, width = annotations.shape[1:]
+        size = frame_size((height, width), settings.size)
         grid = (size[0] // encoder.patch_size, size[1] // encoder.patch_size)
         first = np.where(annotations[0] == 255, 0, annotations[0]).astype(np.uint8)
         masks = segment_video(

@@ -31,7 +31,8 @@ def dense_features(backbone: QueryViT, images: Tensor, kinds: Collection[str]) -
     x, layout = backbone.embed(pad_to_multiple(images, backbone.patch_size))
     for index, block in enumerate(backbone.blocks[:-1]):
         x = block(x, layout.of_block(index))
-    first, found = backbone.num_prefix_tokens, {}
+    first = backbone.num_prefix_tokens
+    found: dict[str, Tensor] = {}
     if {'keys', 'attention'} & set(kinds):
         found |= _of_attention(backbone, x, layout.of_block(-1), kinds)
     if {'patch', 'patch_before_norm'} & set(kinds):

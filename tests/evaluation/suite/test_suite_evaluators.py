@@ -35,7 +35,9 @@ def test_they_find_what_the_command_finds(root, tmp_path):
     result = suite_cases.dense(
         root / 'tiny.pth', root, 'folder', tmp_path, '--protocols', 'hummingbird,patch-knn', settings=options
     )
-    expected = {name.partition('/')[2].replace('_std=0.229,0.224,0.225', ''): v for name, v in suite_cases.values(result).items()}
+    expected = {
+        name.partition('/')[2].replace('_std=0.229,0.224,0.225', ''): v for name, v in suite_cases.values(result).items()
+    }
     assert set(found) <= {name.replace('_std=0.229,0.224,0.225', '') for name in expected}
     assert found == pytest.approx({name: expected[name] for name in found}, abs=0.3)
     assert 'hummingbird5_32_mem100_epochs=1_augment=False_matching=none_mIoU' in found

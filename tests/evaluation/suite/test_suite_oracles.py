@@ -149,7 +149,10 @@ def test_davis_equals_loops(data, checkpoint, tmp_path):
             masks = propagated(features, truth[0])
             ious = []
             for mask, annotation in list(zip(masks, truth, strict=True))[1:-1]:
-                both, either = ((mask == label) & (annotation == label)).sum(), ((mask == label) | (annotation == label)).sum()
+                both, either = (
+                    ((mask == label) & (annotation == label)).sum(),
+                    ((mask == label) | (annotation == label)).sum(),
+                )
                 ious.append(both / either if either else 1.0)
             scores.append(np.mean(ious))
     found = suite_cases.values(result)['davis/davis_64_n_last=2_radius=3_topk=4_J_mean']
