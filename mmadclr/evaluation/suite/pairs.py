@@ -108,9 +108,7 @@ def spair(
 
     def work(index: int) -> PairErrors:
         pair = pairs[index]
-        source, target = (
-            torch.from_numpy(np.array(features[places[path]])).to(encoder.device) for path in (pair.source, pair.target)
-        )
+        source, target = (torch.from_numpy(features[places[path]]).to(encoder.device) for path in (pair.source, pair.target))
         try:
             return errors_of(pair, source, target, settings)
         except ValueError as error:

@@ -163,7 +163,8 @@ def compute_rows(
     done = np.load(folder / DONE, mmap_mode='r+')
     mine = [number for number in my_part(range(len(units))) if not done[number]]
     together(lambda: _fill(arrays, read, compute, [units[i] for i in mine], loading.workers, what, done, mine))
-    return {name: np.load(folder / f'{name}.npy', mmap_mode='r') for name in layout}
+    # Copy on write: torch wants writable arrays, and the files stay as they are.
+    return {name: np.load(folder / f'{name}.npy', mmap_mode='c') for name in layout}
 
 
 def _even_out(read: Callable[[int], Any], compute: Compute, units: Sequence[list[int]]) -> None:

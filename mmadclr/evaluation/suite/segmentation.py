@@ -77,13 +77,8 @@ def inputs_of(settings: Settings) -> dict[str, set[str]]:
 
 
 def on_device(rows: np.ndarray, source: Source) -> Tensor:
-    """A copy of an array on the device of the encoder."""
-    return torch.from_numpy(np.asarray(rows)).to(source.encoder.device, copy=True)
-
-
-def tensor(rows: np.ndarray) -> Tensor:
-    """An array that may be memory-mapped, as a tensor in the same memory."""
-    return torch.from_numpy(np.require(rows, requirements=['W']) if rows.flags.writeable else np.array(rows))
+    """An array, which may be memory-mapped, on the device of the encoder; not copied on the CPU."""
+    return torch.from_numpy(rows).to(source.encoder.device)
 
 
 def absent_notes(confusion: Tensor, source: Source, over_all: bool) -> tuple[str, ...]:
@@ -155,7 +150,9 @@ def hummingbird(source: Source, settings: Hummingbird) -> Outcome:
                 features, shares, on_device(queries, source).flatten(0, 1), settings.k, settings.beta
             ).unflatten(0, queries.shape[:2])
             maps = label_maps(found, grid, masks.shape[1:]).cpu()
-            counts[unit[0] : unit[-1] + 1] = count_pixels(maps, tensor(masks), classes, ignore=source.ignore).confusions
+            counts[unit[0] : unit[-1] + 1] = count_pixels(
+                maps, torch.from_numpy(masks), classes, ignore=source.ignore
+            ).confusions
 
     together(score)
     dist.all_reduce(counts)
@@ -268,8 +265,8 @@ def attention(source: Source, settings: Attention) -> Outcome | None:
     def score() -> Outcome:
         base = metric_base('attention', settings)
         found = attention_jaccard(
-            torch.from_numpy(np.array(rows['attention'])),
-            torch.from_numpy(np.array(rows['labels_by_pillow'])),
+            torch.from_numpy(rows['attention']),
+            torch.from_numpy(rows['labels_by_pillow']),
             source.grid(form),
             mass=settings.mass,
             objects=settings.objects,

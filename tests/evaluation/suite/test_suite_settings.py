@@ -21,7 +21,9 @@ def test_names_contain_what_moves_the_metric():
     assert metric_base('hummingbird', Hummingbird(size=448, memory=100_000)) == 'hummingbird30_448_mem1e5'
     changed = Hummingbird(memory=0, epochs=1, std=(0.229, 0.224, 0.225))
     assert metric_base('hummingbird', changed) == 'hummingbird30_512_memall_epochs=1_std=0.229,0.224,0.225'
-    settings = build_settings(['cluster', 'overcluster', 'spair', 'davis', 'patch-knn'], {'patch-knn.distance': 'cosine'}, 448)
+    settings = build_settings(
+        ['cluster', 'overcluster', 'spair', 'davis', 'patch-knn'], {'patch-knn.distance': 'cosine'}, 448
+    )
     names = {name: metric_base(name, each, 21) for name, each in settings.items()}
     assert names == {
         'cluster': 'cluster21_448',
@@ -45,7 +47,9 @@ def test_every_setting_that_differs_changes_the_name_of_the_metric():
 
 
 def test_overrides_are_converted_without_loss():
-    found = build_settings(['hummingbird', 'linear', 'patch-knn'], {'hummingbird.memory': 1e6, 'linear.lr': 1, 'patch-knn.k': 5})
+    found = build_settings(
+        ['hummingbird', 'linear', 'patch-knn'], {'hummingbird.memory': 1e6, 'linear.lr': 1, 'patch-knn.k': 5}
+    )
     assert found['hummingbird'] == Hummingbird(memory=1_000_000)
     assert found['linear'] == Linear(lr=1.0)
     assert found['patch-knn'].k == (5,)
