@@ -132,6 +132,8 @@ def _from_panoptic(
 
 
 def _splits(base: Path, masks: str) -> tuple[list[LabeledImage], list[LabeledImage]]:
-    folders = [[existing(base, part.format(split=split)) or base for part in (IMAGES, masks)] for split in SPLITS]
-    train, val = (paired_folders(*pair) for pair in folders)
+    train, val = (
+        paired_folders(existing(base, IMAGES.format(split=split)) or base, existing(base, masks.format(split=split)) or base)
+        for split in SPLITS
+    )
     return train, val

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 CHUNK = 2**20
-# An error this close to the end of what has been read may be due to a value that continues.
+# An error this close to the end of what has been read may be due to a value that continues, and a number may continue.
 MARGIN = 16
 BLANKS = ' \t\n\r'
+AFTER = frozenset(f'{BLANKS},]}}:')
 
 
 def json_records(path: str | Path, parts: Collection[str], chunk: int = CHUNK) -> Iterator[tuple[str, Any]]:
@@ -99,7 +100,7 @@ class _Scanner:
                 if self.ended or not continues:
                     raise self.error(error.msg, error.pos - self.place) from error
             else:
-                if end < len(self.text) or self.ended:  # a number at the end may continue
+                if self.ended or self.text[end : end + 1] in AFTER or len(self.text) - end > MARGIN:
                     self.place = end
                     return value
             self.more()

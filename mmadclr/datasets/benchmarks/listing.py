@@ -71,8 +71,12 @@ def files_by_name(
 def _files(folder: str, deep: bool) -> Iterable[str]:
     for parent, folders, names in os.walk(folder, followlinks=True):
         yield from (os.path.join(parent, name) for name in names)
-        if not deep:
-            folders.clear()
+        # A link may lead back to a folder it lies in.
+        folders[:] = [name for name in folders if deep and not _contains(os.path.join(parent, name), parent)]
+
+
+def _contains(folder: str, place: str) -> bool:
+    return Path(os.path.realpath(place)).is_relative_to(os.path.realpath(folder))
 
 
 def listed_names(path: Path) -> list[str]:

@@ -104,7 +104,7 @@ def _record(path: str) -> dict[str, Any]:
 
 def _side(record: Mapping, prefix: str, images: Path, path: str) -> tuple[str, tuple[int, int], Tensor]:
     """Image, its width and height, and the box of the source or target."""
-    image = images / str(record['category']) / str(record[f'{prefix}_imname'])
+    image = _with_any_extension(images / str(record['category']) / str(record[f'{prefix}_imname']))
     if not image.is_file():
         raise FileNotFoundError(f'{printable(path)}: {prefix}_imname: no image {printable(image)}')
     size, shown = _numbers(record[f'{prefix}_imsize'], path, f'{prefix}_imsize')[:2], displayed_size_of(str(image))
@@ -119,6 +119,12 @@ def _side(record: Mapping, prefix: str, images: Path, path: str) -> tuple[str, t
     if len(box) != 4 or box[2] <= box[0] or box[3] <= box[1]:
         raise ValueError(f'{printable(path)}: {prefix}_bndbox {box} must be left, top, right, bottom')
     return str(image), shown, torch.tensor(box, dtype=torch.float32)
+
+
+def _with_any_extension(image: Path) -> Path:
+    """An image, or the one with another spelling of its extension."""
+    spellings = (image.with_suffix(spelling) for spelling in ('.JPG', '.jpeg', '.JPEG'))
+    return image if image.is_file() else next((each for each in spellings if each.is_file()), image)
 
 
 def _points(

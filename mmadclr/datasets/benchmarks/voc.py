@@ -29,7 +29,7 @@ AUGMENTED = 'SegmentationClassAug'
 GUIDE = Guide(
     (
         *('.', 'VOC2012', 'VOCdevkit/VOC2012', 'VOC2012/VOCdevkit/VOC2012', 'VOCSegmentation', 'voc'),
-        *('voc/VOCdevkit/VOC2012', 'pascal', 'VOCdevkit/VOCSegmentation'),
+        *('voc/VOCdevkit/VOC2012', 'pascal'),
     ),
     {
         name: (images, 'SegmentationClass', f'{lists}/trainaug.txt|{lists}/aug.txt|{lists}/train.txt', f'{lists}/val.txt')
