@@ -45,7 +45,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         parser, '--set', 'change settings of protocols, for example hummingbird.memory=1e6 linear.epochs=10 (see the docs)'
     )
     parser.add_argument(
-        '--out', metavar='DIR', help='folder of results and features (default: work_dirs/dense/<name of the checkpoint>)'
+        '--out',
+        metavar='DIR',
+        help='folder of results and features (default: work_dirs/dense/<folder and name of CHECKPOINT>)',
     )
     parser.add_argument(
         '--draws', type=natural, metavar='N', default=1000, help='bootstrap samples, 0 for none (default: 1000)'

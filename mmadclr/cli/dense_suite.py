@@ -44,7 +44,7 @@ def run_suite(args: Namespace) -> None:
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: there is no GPU that torch can use')
     join_processes(args, args.device)
-    folder = Path(args.out or Path('work_dirs', 'dense', Path(args.checkpoint).stem))
+    folder = Path(args.out) if args.out else default_folder(args.checkpoint)
     if dist.is_main_process():
         check_writable(folder / RESULT)
     benchmarks = together(lambda: open_benchmarks(parse_suite(args.suite, args.data_root)))
@@ -57,6 +57,12 @@ def run_suite(args: Namespace) -> None:
     run_jobs(plan.jobs, benchmarks, encoder, options)
     if dist.is_main_process():
         report(args, plan, folder, encoder)
+
+
+def default_folder(checkpoint: str) -> Path:
+    """Folder of results, by the names of a checkpoint and its folder: those of epochs are alike in all runs."""
+    path = Path(checkpoint).absolute()
+    return Path('work_dirs', 'dense', f'{path.parent.name}-{path.stem}')
 
 
 def make_plan(args: Namespace, benchmarks: Mapping[str, Benchmark], opened: OpenedBackbone, options: Options) -> Plan:

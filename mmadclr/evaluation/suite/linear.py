@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mmadclr.distributed.agreement import together
 from mmadclr.evaluation.dense.bootstrap import iou_score
 from mmadclr.evaluation.dense.linear_segmentation import NECO, Batch, LinearHead, evaluate_linear_head, train_linear_head
 from mmadclr.evaluation.dense.segmentation_scores import SegmentationResult
 from mmadclr.evaluation.suite.forms import NecoAugmentation, labels_by_pillow, read_image, read_labels, square_input
 from mmadclr.evaluation.suite.outcomes import Outcome
-from mmadclr.evaluation.suite.passes import Arrays, checked_rows, compute_rows, own_random, units_of
+from mmadclr.evaluation.suite.passes import batches as read_batches
+from mmadclr.evaluation.suite.passes import checked_rows, my_part, own_random, shown, summed, units_of
 from mmadclr.evaluation.suite.segmentation import absent_notes, form_of, inputs_of, on_device, unlearned_notes
 from mmadclr.evaluation.suite.settings import Linear, metric_base
 from mmadclr.evaluation.suite.source import Source
@@ -43,46 +46,52 @@ def epoch_batches(count: int, settings: Linear, epoch: int) -> list[list[int]]:
 
 
 class TrainingBatches:
-    """Features and label maps of augmented training images, batch by batch."""
+    """Features and label maps of augmented training images, batch by batch; one loader for an epoch.
+
+    ``labels``: those that occurred.
+    """
 
     def __init__(self, source: Source, settings: Linear) -> None:
         self.source, self.settings, self.form = source, settings, form_of(settings)
         self.augment, self.labels = NecoAugmentation(self.form), set[int]()
 
     def __call__(self, epoch: int) -> Iterator[Batch]:
-        items = self.source.items('train')
-        batches = epoch_batches(len(items), self.settings, epoch)
-        for number, indices in enumerate(batches):
-            what = (
-                f'{self.source.benchmark.name} linear, epoch {epoch + 1}/{self.settings.epochs}, {number + 1}/{len(batches)}'
-            )
-            rows = self._encoded(indices, epoch, what)
-            self.labels.update(np.unique(rows['labels']).tolist())
-            features, masks = (on_device(rows[key], self.source) for key in ('patch', 'labels'))
+        size = self.source.loading.batch_size
+        batches = epoch_batches(len(self.source.items('train')), self.settings, epoch)
+        units = [my_part(units_of(len(indices), size)) for indices in batches]  # places in the batch
+        mine = [[indices[place] for place in unit] for indices, some in zip(batches, units, strict=True) for unit in some]
+        what = f'{self.source.benchmark.name} linear, epoch {epoch + 1} of {self.settings.epochs}'
+        found = read_batches(partial(self.read, epoch), mine, self.source.loading.workers)
+        stream = shown(found, sum(map(len, mine)), what, len)
+        for indices, some in zip(batches, units, strict=True):
+            rows = together(partial(self._encoded, stream, some, len(indices)))
+            features, masks = (on_device(summed(rows[key]), self.source) for key in ('patch', 'labels'))
+            self.labels.update(masks.unique().tolist())
             yield as_map(features, self.source.grid(self.form)), masks
 
-    def _encoded(self, indices: list[int], epoch: int, what: str) -> dict[str, np.ndarray]:
-        items, form = self.source.items('train'), self.form
+    def read(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """Input and label map of an image in an epoch."""
+        item = self.source.items('train')[index]
+        image = read_image(item.image)
+        labels = read_labels(self.source.benchmark, item, image.size[::-1])
+        if not self.settings.augment:
+            return square_input(image, self.form), labels_by_pillow(labels, self.form.size)
+        with own_random(self.settings.seed, epoch, index):
+            return self.augment(image, labels)
 
-        def read(place: int) -> tuple[Tensor, Tensor]:
-            item = items[indices[place]]
-            image = read_image(item.image)
-            labels = read_labels(self.source.benchmark, item, image.size[::-1])
-            if not self.settings.augment:
-                return square_input(image, form), labels_by_pillow(labels, form.size)
-            with own_random(self.settings.seed, epoch, indices[place]):
-                return self.augment(image, labels)
-
-        def compute(found: list[tuple[Tensor, Tensor]]) -> dict[str, np.ndarray]:
-            images, labels = zip(*found, strict=True)
-            features = self.source.encoder(torch.stack(images), ['patch'])['patch']
-            return dict(patch=checked_rows(features, 'float32'), labels=torch.stack(labels).numpy())
-
-        layout = dict(
-            patch=Arrays((self.source.grid(form)[0] ** 2, self.source.encoder.width), 'float32'),
-            labels=Arrays((form.size, form.size), 'uint8'),
+    def _encoded(self, stream: Iterator[list], units: list[list[int]], count: int) -> dict[str, np.ndarray]:
+        """Rows of a batch, zero except for those of this process."""
+        patches, side = self.source.grid(self.form)[0] ** 2, self.form.size
+        rows: dict[str, np.ndarray] = dict(
+            patch=np.zeros((count, patches, self.source.encoder.width), np.float32),
+            labels=np.zeros((count, side, side), np.uint8),
         )
-        return compute_rows(read, compute, len(indices), layout, self.source.loading, what)
+        for unit in units:
+            images, labels = zip(*next(stream), strict=True)
+            part = slice(unit[0], unit[-1] + 1)
+            rows['patch'][part] = checked_rows(self.source.encoder(torch.stack(images), ['patch'])['patch'], 'float32')
+            rows['labels'][part] = torch.stack(labels).numpy()
+        return rows
 
 
 def as_map(features: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -157,7 +157,7 @@ def compute_rows(
         arrays = {name: np.zeros((count, *each.shape), each.dtype) for name, each in layout.items()}
         together(lambda: _fill(arrays, read, compute, my_part(units), loading.workers, what))
         together(lambda: _even_out(read, compute, units))
-        return {name: _summed(array) for name, array in arrays.items()}
+        return {name: summed(array) for name, array in arrays.items()}
     together(lambda: _prepare(folder, layout, count, len(units), identity or {}) if dist.is_main_process() else None)
     arrays = {name: np.load(folder / f'{name}.npy', mmap_mode='r+') for name in layout}
     done = np.load(folder / DONE, mmap_mode='r+')
@@ -173,7 +173,7 @@ def _even_out(read: Callable[[int], Any], compute: Compute, units: Sequence[list
         compute([read(index) for index in units[0]])
 
 
-def _summed(array: np.ndarray) -> np.ndarray:
+def summed(array: np.ndarray) -> np.ndarray:
     """Sum over processes of arrays that are zero except for the rows of each."""
     if dist.get_world_size() == 1:
         return array

@@ -20,6 +20,7 @@ from mmadclr.evaluation.suite.settings import (
     Davis,
     DinoSeg,
     Hummingbird,
+    Linear,
     PatchKnn,
     PatchLogistic,
     Settings,
@@ -164,7 +165,7 @@ def check_counts(name: str, settings: Settings, benchmark: Benchmark, patch: int
         return
     per_image = (settings.size // patch) ** 2
     train, val = (len(images) for images in (benchmark.train, benchmark.val))
-    if (not train and isinstance(settings, (Hummingbird, PatchKnn, PatchLogistic))) or not val:
+    if not val or (not train and isinstance(settings, (Hummingbird, PatchKnn, PatchLogistic, Linear))):
         raise ValueError(f'{benchmark.name}: {name} needs training and validation images')
     if isinstance(settings, Hummingbird):
         memory = settings.memory or train * settings.epochs * per_image

@@ -70,3 +70,16 @@ def test_bad_input(root):
         METRICS.build(dict(type='PatchKNN', data_root=str(root / 'folder'), size=36)).of_model(model_of(root))
     with pytest.raises(ValueError, match=r'patch-knn\.k=1000 must be at most 96'):
         build('PatchKNN', root, k=1000).of_model(model_of(root))
+
+
+def test_a_pretraining_run_reports_them(root, train):
+    common = dict(data_root=str(root / 'folder'), size=32)
+    overrides = {
+        'val_evaluator.hummingbird': dict(type='Hummingbird', k=5, memory=100, **common),
+        'val_evaluator.patch_knn': dict(type='PatchKNN', k=3, **common),
+    }
+    runner = train(overrides)
+    metrics = runner.val_loop.run()
+    assert 0 < metrics['hummingbird5_32_mem100_epochs=1_augment=False_matching=none_mIoU'] < 100
+    assert 0 < metrics['patch_knn_32_k=3_distance=cosine_mIoU'] < 100
+    assert any(name.startswith('knn') for name in metrics)
