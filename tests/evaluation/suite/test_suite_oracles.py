@@ -266,3 +266,40 @@ def overlap(one, other):
     sides = [min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1)]
     both = max(sides[0], 0) * max(sides[1], 0)
     return both / (sum((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)) - both)
+
+
+def test_linear_equals_a_plain_loop(data, checkpoint, tmp_path):
+    """Published order: features are upsampled to 100 x 100, then the 1x1 convolution is applied."""
+    options = ['linear.augment=false', 'linear.epochs=3', 'linear.batch=4', 'linear.step_epochs=2', 'linear.lr=0.1']
+    result = suite_cases.dense(checkpoint, data, 'folder', tmp_path, '--protocols', 'linear', settings=options)
+    benchmark = open_benchmark('folder', str(data / 'folder'))
+    sets = []
+    for items in (benchmark.train, benchmark.val):
+        features = torch.cat([patches(square(i.image, 32, Image.Resampling.BILINEAR, 'imagenet')[None]) for i in items])
+        maps = F.interpolate(features.transpose(1, 2).reshape(-1, 64, 4, 4), size=(100, 100), mode='bilinear')
+        masks = [labels_of(benchmark, item, 32, 'pillow')[(np.arange(100) * 0.32).astype(int)] for item in items]
+        masks = np.stack([mask[:, (np.arange(100) * 0.32).astype(int)] for mask in masks])
+        sets.append((maps, torch.tensor(masks, dtype=torch.int64)))
+    (x, y), (x_val, y_val) = sets
+    head, generator = torch.nn.Conv2d(64, 4, 1), torch.Generator().manual_seed(400)
+    with torch.no_grad():
+        head.weight.uniform_(-0.125, 0.125, generator=generator)
+        head.bias.uniform_(-0.125, 0.125, generator=generator)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    scheduler, scores = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.1), []
+    for _ in range(3):
+        for part in (slice(0, 4), slice(4, 6)):
+            optimizer.zero_grad()
+            F.cross_entropy(head(x[part]), y[part], ignore_index=255).backward()
+            optimizer.step()
+        scheduler.step()
+        predicted = head(x_val).argmax(1)
+        counts = np.zeros((4, 4))
+        np.add.at(counts, (y_val[y_val != 255].numpy(), predicted[y_val != 255].numpy()), 1)
+        scores.append(iou_of(counts, 'all'))
+    assert result['results']['folder.linear']['about']['mIoU_of_epochs'] == pytest.approx(scores, abs=0.2)
+    names = [name for name in result['metrics'] if name.startswith('folder/linear_neco_32')]
+    assert {name.rpartition('mIoU')[2]: round(result['metrics'][name]['value'], 6) for name in names} == {
+        '': round(result['results']['folder.linear']['about']['mIoU_of_epochs'][-1], 6),
+        '_best_on_val': round(max(result['results']['folder.linear']['about']['mIoU_of_epochs']), 6),
+    }
