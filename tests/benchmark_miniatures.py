@@ -251,7 +251,7 @@ def coco20k(root):
         save(picture(labels), root / f'images/train2014/{name}.jpg')
         image = dict(id=9 + 21 * number, file_name=f'{name}.jpg', height=labels.shape[0], width=labels.shape[1])
         images.append(image)
-        boxes = [[10.5, 3.5, 20.25, 30.75], [0.0, 0.0, 40.5, 22.5], [2.49, 7.51, 0.3, 9.0]][: 1 + number % 3]
+        boxes = [[10.5, 3.5, 20.25, 30.75], [0.0, 0.0, 40.5, 22.5], [2.1, 7.51, 0.3, 9.0]][: 1 + number % 3]
         notes += [dict(image_id=image['id'], bbox=box, iscrowd=0) for box in boxes]
     notes.append(dict(image_id=30, bbox=[1, 1, 30, 30], iscrowd=1))
     notes = [
