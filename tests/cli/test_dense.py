@@ -142,6 +142,18 @@ def test_a_second_start_runs_only_what_is_missing_or_has_changed(whole, data, ch
     assert images_in(encoded) == 10
 
 
+def test_kept_features_serve_other_protocols(data, checkpoint, tmp_path, encoded):
+    of_clusters = [text for text in SMALL if text.startswith('overcluster')]
+    both = 'attention,overcluster'
+    dense(checkpoint, data, 'folder', tmp_path, '--protocols', both, '--keep-features', settings=of_clusters)
+    assert len(list(tmp_path.rglob('patch.npy'))) == 1
+    encoded.clear()
+    settings = [text for text in SMALL if text.startswith('cluster')]
+    dense(checkpoint, data, 'folder', tmp_path, '--protocols', 'cluster', settings=settings)
+    assert not encoded
+    assert not list(tmp_path.rglob('*.npy'))
+
+
 def test_results_of_another_checkpoint_are_not_reused(data, tmp_path, capsys):
     one, other = write_checkpoint(tmp_path / 'a.pth'), tmp_path / 'b.pth'
     state = torch.load(one)

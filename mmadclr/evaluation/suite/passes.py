@@ -208,7 +208,7 @@ def _prepare(folder: Path, layout: Mapping[str, Arrays], count: int, units: int,
     described = {'identity': identity, 'count': count, 'units': units, 'layout': {k: list(v) for k, v in layout.items()}}
     described = json.loads(json.dumps(described))
     note = folder / 'identity.json'
-    if note.exists() and json.loads(note.read_text()) == described:
+    if note.exists() and _is_usable(json.loads(note.read_text()), described, folder / DONE):
         return
     if folder.exists():
         shutil.rmtree(folder)
@@ -219,6 +219,14 @@ def _prepare(folder: Path, layout: Mapping[str, Arrays], count: int, units: int,
             np.lib.format.open_memmap(temporary / f'{name}.npy', 'w+', each.dtype, (count, *each.shape)).flush()
         np.save(temporary / DONE, np.zeros(units, np.uint8))
         (temporary / 'identity.json').write_text(json.dumps(described))
+
+
+def _is_usable(stored: dict[str, Any], wanted: dict[str, Any], done: Path) -> bool:
+    """Whether a pass continues stored outputs: they are the same, or finished and more than it needs."""
+    outputs = stored['layout'], wanted['layout']
+    if {**stored, 'layout': None} != {**wanted, 'layout': None}:
+        return False
+    return outputs[0] == outputs[1] or (outputs[0].items() >= outputs[1].items() and bool(np.load(done).all()))
 
 
 def bytes_of(each: Arrays) -> int:

@@ -1,5 +1,7 @@
 """Passes: kept in files, continued after an interruption, started anew for other inputs."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,21 @@ def test_other_inputs_start_anew(tmp_path, change):
     work, settings = Work(), dict(identity={'x': 1}) | change
     assert np.array_equal(rows(work, tmp_path / 'a', **settings), expected(settings.get('count', 10)))
     assert sum(map(len, work.batches)) == settings.get('count', 10)
+
+
+@pytest.mark.parametrize('fail_at', [None, 7])
+def test_finished_outputs_serve_passes_that_need_fewer(tmp_path, fail_at):
+    def compute(items):
+        if fail_at in items:
+            raise KeyboardInterrupt
+        return Work()(items) | {'halves': np.array(items, np.float32)[:, None] / 2}
+
+    layout, loading = LAYOUT | {'halves': Arrays((1,), 'float32')}, Loading(3, 0)
+    with suppress(KeyboardInterrupt):
+        compute_rows(lambda index: index, compute, 10, layout, loading, 'test', tmp_path / 'a', {})
+    work = Work()
+    assert np.array_equal(rows(work, tmp_path / 'a', {}), expected())
+    assert sum(map(len, work.batches)) == (0 if fail_at is None else 10)
 
 
 def test_too_little_space_is_an_error(tmp_path, monkeypatch):
