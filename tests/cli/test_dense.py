@@ -174,6 +174,19 @@ def test_two_processes_find_what_one_does(whole, data, checkpoint, tmp_path):
     assert 'benchmark' not in second.stdout
 
 
+def test_a_broken_image_of_one_process_ends_both(checkpoint, tmp_path):
+    root = write_data(tmp_path / 'data', 'folder')
+    (root / 'folder/images/val/l.jpg').write_bytes(b'no image')  # the last one
+    options = [text for text in SMALL if text.startswith('linear')]
+    flags = ['--protocols', 'linear', '--batch-size', '2', '--launcher', 'pytorch']
+    command = arguments(checkpoint, root, 'folder', tmp_path / 'out', *flags, settings=options)
+    first, second = python_on_ranks(2, '-m', 'mmadclr', *command, check=False, timeout=120)
+    assert first.returncode
+    assert second.returncode
+    assert 'error: process 1 failed: ValueError: image' in first.stderr
+    assert 'l.jpg cannot be read (not an image)' in second.stderr
+
+
 def test_loader_workers_change_nothing(whole, data, checkpoint, tmp_path):
     result = dense(checkpoint, data, 'folder,voc07', tmp_path, '--workers', '2', settings=SEGMENTATION)
     expected = values(whole[0])

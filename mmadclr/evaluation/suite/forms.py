@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import ColorJitter, InterpolationMode, RandomApply, RandomResizedCrop
 from torchvision.transforms import functional as TF
@@ -46,7 +46,8 @@ def read_image(path: str) -> Image.Image:
     except FileNotFoundError:
         raise
     except (OSError, SyntaxError, ValueError, DecodeError) as error:
-        raise ValueError(f'image {path} cannot be read ({said(error)})') from error
+        reason = 'not an image' if isinstance(error, UnidentifiedImageError) else said(error)  # which names an object
+        raise ValueError(f'image {path} cannot be read ({reason})') from error
 
 
 def normalized(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Tensor:
