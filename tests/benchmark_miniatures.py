@@ -119,14 +119,15 @@ def voc(root, images, lists, augmented='trainaug', base=''):
 
 def voc_boxes(root, year):
     base = root / f'VOCdevkit/VOC{year}'
-    for seed, (name, objects) in enumerate(VOC_OBJECTS.items()):
+    named = {name if year == '2007' else f'2008_{name}': objects for name, objects in VOC_OBJECTS.items()}
+    for seed, (name, objects) in enumerate(named.items()):
         labels = label_map(seed, [0, 3, 9])
         save(picture(labels), base / 'JPEGImages' / f'{name}.jpg')
         write(base / 'Annotations' / f'{name}.xml', _voc_annotation(name, labels.shape, objects, year))
-    lines(base / 'ImageSets/Main/trainval.txt', VOC_OBJECTS)
+    lines(base / 'ImageSets/Main/trainval.txt', named)
     write(
         base / 'ImageSets/Main/person_trainval.txt',
-        ''.join(f'{name}  {sign}\n' for name, sign in zip(VOC_OBJECTS, '-1', strict=False)),
+        ''.join(f'{name}  {sign}\n' for name, sign in zip(named, '-1', strict=False)),
     )
 
 

@@ -26,17 +26,20 @@ from mmadclr.datasets.benchmarks.types import VOID, LabeledImage, SegmentationBe
 PLACES = ('.', 'coco', 'COCO', 'coco2017')
 SPLITS = ('train2017', 'val2017')
 IMAGES = 'images/{split}|{split}'
+# Published instructions for both kinds of masks name this folder, so others come first.
+SHARED = 'annotations/{split}'
 # By layout: folders of masks.
 STUFF_MASKS = {
     'pixelmaps': (
         'annotations/stuff_annotations/stuff_{split}_pixelmaps|annotations/stuff_{split}_pixelmaps|stuff_{split}_pixelmaps'
     ),
-    'stuffthingmaps': 'stuffthingmaps/{split}|annotations/stuffthingmaps/{split}|annotations/{split}',
+    'stuffthingmaps': 'stuffthingmaps/{split}|annotations/stuffthingmaps/{split}',
+    'shared': SHARED,
 }
 SEMANTIC_MASKS = (
     'annotations/panoptic_annotations/semantic_segmentations_{split}|'
     # as spelled in the instructions of NeCo
-    'annotations/panoptic_annotations/semantic_segmenations_{split}|annotations/{split}'
+    'annotations/panoptic_annotations/semantic_segmenations_{split}'
 )
 PANOPTIC_MASKS = 'annotations/panoptic_{split}|annotations/panoptic_annotations/panoptic_{split}|panoptic_{split}'
 PANOPTIC_FILES = PANOPTIC_MASKS.replace('{split}', '{split}.json')
@@ -59,15 +62,14 @@ PANOPTIC_GUIDE = Guide(
     {
         'semantic': _for_splits(IMAGES, SEMANTIC_MASKS),
         'panoptic': _for_splits(IMAGES, PANOPTIC_MASKS, PANOPTIC_FILES),
+        'shared': _for_splits(IMAGES, SHARED),
     },
     'images/{train,val}2017, annotations/panoptic_{train,val}2017, annotations/panoptic_{train,val}2017.json '
     'or annotations/panoptic_annotations/semantic_segmentations_{train,val}2017',
     'cocodataset.org ({train,val}2017.zip, panoptic_annotations_trainval2017.zip and the archives in it)',
 )
-STUFF_HINTS = {
-    'pixelmaps': 'the pixel maps of the stuff challenge have 92 to 182, 183 for other, and 0',
-    'stuffthingmaps': 'stuff and thing maps have 0 to 181 and 255; semantic masks made from panoptic ones belong elsewhere',
-}
+PIXELMAPS_HINT = 'the pixel maps of the stuff challenge have 92 to 182, 183 for other, and 0'
+MAPS_HINT = 'stuff and thing maps have 0 to 181 and 255; semantic masks made from panoptic ones belong elsewhere'
 PANOPTIC_HINT = 'semantic masks made from panoptic ones have the 133 panoptic ids and 0; stuffthingmaps belong elsewhere'
 
 
@@ -88,7 +90,7 @@ def open_coco_stuff(root: str) -> SegmentationBenchmark:
     """
     base, layout = locate('coco_stuff', root, STUFF_GUIDE)
     train, val = _splits(base, STUFF_MASKS[layout])
-    reader = LabelReader(stuff_meaning(layout), STUFF_HINTS[layout])
+    reader = LabelReader(stuff_meaning(layout), PIXELMAPS_HINT if layout == 'pixelmaps' else MAPS_HINT)
     return SegmentationBenchmark('coco_stuff', STUFF_CLASSES, train, val, reader, None)
 
 
@@ -120,8 +122,8 @@ def _from_panoptic(
     name: str, root: str, classes: tuple[str, ...], meaning: Mapping[int, int], background: int | None
 ) -> SegmentationBenchmark:
     base, layout = locate(name, root, PANOPTIC_GUIDE)
-    if layout == 'semantic':
-        train, val = _splits(base, SEMANTIC_MASKS)
+    if layout != 'panoptic':
+        train, val = _splits(base, SEMANTIC_MASKS if layout == 'semantic' else SHARED)
         return SegmentationBenchmark(name, classes, train, val, LabelReader(meaning, PANOPTIC_HINT), background)
     train, val = _splits(base, PANOPTIC_MASKS)
     files = {

@@ -22,6 +22,8 @@ from mmadclr.names import printable
 
 PAIRS, LIST = 'PairAnnotation/test', 'Layout/large/test.txt'
 KEYS = ('category', 'src_imname', 'trg_imname', 'src_imsize', 'trg_imsize', 'src_bndbox', 'trg_bndbox', 'src_kps', 'trg_kps')
+# Systems without colons in file names replace that before the category.
+COLON = re.compile(r'(?:_|%3A)(?=[a-z]+$)')
 CATEGORY = re.compile(r'(?<=[^a-z])[a-z]+$')
 VIEWPOINTS = (0, 1, 2)
 GUIDE = Guide(
@@ -53,7 +55,7 @@ class PairReader:
         viewpoint = record.get('viewpoint_variation')
         if viewpoint not in VIEWPOINTS:
             raise ValueError(f'{printable(path)}: viewpoint_variation {viewpoint!r} must be 0, 1 or 2')
-        name, category = Path(path).stem, record['category']
+        name, category = _pair_name(path), record['category']
         return PointPair(
             *(name, category, source, target, points[0], points[1], source_box, target_box),
             *(int(viewpoint), source_size, target_size, points[2]),
@@ -69,7 +71,7 @@ def open_spair(root: str) -> PairBenchmark:
         ValueError: See ``listed_names``; for items, see :class:`PairReader`.
     """
     base = locate('spair', root, GUIDE).base
-    found = {Path(name).name: path for name, path in files_by_name(base / PAIRS, ('.json',), deep=True).items()}
+    found = {_pair_name(path): path for path in files_by_name(base / PAIRS, ('.json',), deep=True).values()}
     names = listed_names(base / LIST) if (base / LIST).is_file() else sorted(found)
     require(names, found, 'annotation', base / PAIRS, base / LIST)
     if not names:
@@ -79,8 +81,12 @@ def open_spair(root: str) -> PairBenchmark:
     return PairBenchmark('spair', tuple(categories), Lazy([found[name] for name in names], PairReader(base / 'JPEGImages')))
 
 
+def _pair_name(path: str) -> str:
+    return COLON.sub(':', Path(path).stem)
+
+
 def _category(name: str, path: str) -> str:
-    """Of a file name ``000001-2008_000033-2008_000187:cow``, or from the file if it was renamed."""
+    """Of a name ``000001-2008_000033-2008_000187:cow``, or from the file if it was renamed."""
     found = CATEGORY.search(name)
     return found[0] if found else _record(path)['category']
 

@@ -7,6 +7,7 @@ from inverse detectors*, ICCV 2011.
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +16,7 @@ from mmengine.logging import print_log
 
 from mmadclr.datasets.benchmarks.labels import LabelReader, identity
 from mmadclr.datasets.benchmarks.layouts import Guide, Located, existing, locate, missing_parts
-from mmadclr.datasets.benchmarks.listing import Lazy, files_by_name, listed_names, listed_pairs, require
+from mmadclr.datasets.benchmarks.listing import Lazy, files_by_name, listed_names, listed_pairs, require, some_of
 from mmadclr.datasets.benchmarks.types import BoxBenchmark, BoxedImage, LabeledImage, SegmentationBenchmark
 from mmadclr.names import printable
 
@@ -23,6 +24,8 @@ CLASSES = (
     *('background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable'),
     *('dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor'),
 )
+# How images of a year are called.
+NAMES = {'2007': re.compile(r'\d{6}'), '2012': re.compile(r'\d{4}_\d{6}')}
 # By layout: folders of images and of lists.
 FOLDERS = {'devkit': ('JPEGImages', 'ImageSets/Segmentation'), 'sets': ('images', 'sets')}
 AUGMENTED = 'SegmentationClassAug'
@@ -117,11 +120,15 @@ def open_voc_boxes(name: str, year: str, root: str) -> BoxBenchmark:
 
     Raises:
         LayoutError: Parts are missing.
+        ValueError: The list has names of another year.
         FileNotFoundError, ValueError: See ``require`` and ``listed_names``; for items, see :func:`read_voc_boxes`.
     """
     base = locate(name, root, boxes_guide(year)).base
     path, images, notes = base / 'ImageSets/Main/trainval.txt', base / 'JPEGImages', base / 'Annotations'
     names, pictures, files = listed_names(path), files_by_name(images), files_by_name(notes, ('.xml',))
+    others = [each for each in names if not NAMES[year].fullmatch(each)]
+    if others:
+        raise ValueError(f'{name}: {printable(path)} is not of {year}: it lists {some_of(others)}')
     require(names, pictures, 'image', images, path)
     require(names, files, 'annotation', notes, path)
     return BoxBenchmark(name, Lazy([(each, pictures[each], files[each]) for each in names], read_voc_boxes))

@@ -169,6 +169,25 @@ def test_masks_of_the_other_kind_in_the_folder_that_both_may_have(name, layout, 
         [wrong.read_labels(item) for item in items_of(wrong)]
 
 
+def test_panoptic_masks_beside_the_maps_of_the_official_instructions(tmp_path):
+    """These unpack stuff and thing maps into ``annotations``."""
+    make('coco_stuff', tmp_path, 'stuffthingmaps')
+    expected = labels_of(open_benchmark('coco_stuff', str(tmp_path)))
+    make('coco_thing', tmp_path / 'other')
+    things = labels_of(open_benchmark('coco_thing', str(tmp_path / 'other')))
+    (tmp_path / 'other/annotations').rename(tmp_path / 'annotations')
+    for split in ('train2017', 'val2017'):
+        (tmp_path / 'stuffthingmaps' / split).rename(tmp_path / 'annotations' / split)
+    assert labels_of(open_benchmark('coco_stuff', str(tmp_path))) == expected
+    (tmp_path / 'images').rename(tmp_path / 'images of stuff')
+    (tmp_path / 'other/images').rename(tmp_path / 'images')
+    assert labels_of(open_benchmark('coco_thing', str(tmp_path))) == things
+
+
+def labels_of(benchmark):
+    return [benchmark.read_labels(item).tolist() for item in items_of(benchmark)]
+
+
 # --- panoptic files --------------------------------------------------------------------------------------------------------
 
 

@@ -98,10 +98,14 @@ def test_pairs_in_folders_of_categories(tmp_path):
 
 @pytest.mark.parametrize('mark', ['_', '%3A'])
 def test_systems_without_colons_in_names(mark, tmp_path):
-    (tmp_path / LIST).unlink()
+    expected = [pair.name for pair in opened(tmp_path).pairs]
     for path in files(tmp_path):
         path.rename(path.with_name(path.name.replace(':', mark)))
     benchmark = opened(tmp_path)
+    assert [pair.name for pair in benchmark.pairs] == expected
+    (tmp_path / LIST).unlink()
+    benchmark = opened(tmp_path)
+    assert [pair.name for pair in benchmark.pairs] == expected
     assert benchmark.categories == ('aeroplane', 'cow', 'tvmonitor')
     assert [pair.category for pair in benchmark.pairs] == ['aeroplane'] * 2 + ['cow'] * 2 + ['tvmonitor']
 

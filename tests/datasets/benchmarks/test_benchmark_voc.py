@@ -151,5 +151,14 @@ def test_listed_images_without_files(folder, what, tmp_path):
     make('voc12', tmp_path)
     for path in sorted((tmp_path / f'{DEVKIT}/{folder}').iterdir())[1:]:
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=rf'trainval.txt: 3 of 4 names have no {what} in .*: 000007, 000009, 000012'):
+    with pytest.raises(
+        FileNotFoundError, match=rf'trainval.txt: 3 of 4 names have no {what} in .*: 2008_000007, 2008_000009, 2008_000012'
+    ):
         open_benchmark('voc12', str(tmp_path))
+
+
+@pytest.mark.parametrize(('name', 'other'), [('voc07', 'voc12'), ('voc12', 'voc07')])
+def test_the_folder_of_another_year(name, other, tmp_path):
+    make(other, tmp_path)
+    with pytest.raises(ValueError, match=rf'{name}: .*trainval.txt is not of 20{name[3:]}: it lists (2008_)?000005, '):
+        open_benchmark(name, str(tmp_path / f'VOCdevkit/VOC20{other[3:]}'))

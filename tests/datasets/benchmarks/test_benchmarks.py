@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -332,6 +333,36 @@ def test_items_of_lazy_lists(tmp_path):
         assert [each.name for each in items[1:3]] == [items[1].name, items[2].name]
         with pytest.raises(IndexError):
             items[len(items)]
+
+
+@pytest.mark.parametrize(('name', 'layout'), LAYOUTS)
+def test_damaged_bytes_are_read_or_refused_by_name(name, layout, tmp_path):
+    """Any damage to a list, mask or annotation: a message in one line with the place, and never another exception."""
+    root, rng = make(name, tmp_path, layout), random.Random(0)
+    files = sorted(path for path in root.rglob('*') if path.is_file() and path.suffix.lower() != '.jpg')
+    for _ in range(15):
+        path = rng.choice(files)
+        whole = path.read_bytes()
+        start = rng.randrange(len(whole))
+        damage = (
+            whole[:start],
+            whole[:start] + bytes([rng.randrange(256)]) + whole[start + 1 :],
+            whole[:start] + whole[start + 9 :],
+        )
+        path.write_bytes(rng.choice(damage))
+        refusal = refused(name, root)
+        assert refusal is None or str(root) in refusal
+        assert refusal is None or '\n' not in refusal
+        path.write_bytes(whole)
+
+
+def refused(name, root):
+    """The message if a benchmark cannot be opened and read."""
+    try:
+        everything(open_benchmark(name, str(root)))
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return None
 
 
 # --- documentation ---------------------------------------------------------------------------------------------------------
