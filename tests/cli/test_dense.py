@@ -154,6 +154,23 @@ def test_kept_features_serve_other_protocols(data, checkpoint, tmp_path, encoded
     assert not list(tmp_path.rglob('*.npy'))
 
 
+def test_an_interrupted_bank_outlives_other_protocols(data, checkpoint, tmp_path, encoded, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    mine = [text for text in SMALL if text.startswith('hummingbird')]
+    with monkeypatch.context() as patched:
+        patched.setattr('mmadclr.evaluation.suite.segmentation.propagate_shares', interrupted)
+        with pytest.raises(SystemExit):
+            dense(checkpoint, data, 'folder', tmp_path, '--protocols', 'hummingbird', settings=mine)
+    others = [text for text in SMALL if text.startswith('cluster')]
+    dense(checkpoint, data, 'folder', tmp_path, '--protocols', 'cluster', settings=others)
+    encoded.clear()
+    dense(checkpoint, data, 'folder', tmp_path, '--protocols', 'hummingbird', settings=mine)
+    assert not encoded
+    assert not (tmp_path / 'features').exists()
+
+
 def test_results_of_another_checkpoint_are_not_reused(data, tmp_path, capsys):
     one, other = write_checkpoint(tmp_path / 'a.pth'), tmp_path / 'b.pth'
     state = torch.load(one)

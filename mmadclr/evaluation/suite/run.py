@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from mmadclr.evaluation.suite.pairs import spair
 from mmadclr.evaluation.suite.passes import Loading, alone
 from mmadclr.evaluation.suite.plan import Job
 from mmadclr.evaluation.suite.records import record_path, write_record
-from mmadclr.evaluation.suite.segmentation import RUNNERS, form_of, inputs_of
+from mmadclr.evaluation.suite.segmentation import BANK, RUNNERS, form_of, inputs_of
 from mmadclr.evaluation.suite.settings import Davis, DinoSeg, Lost, Spair, TokenCut
 from mmadclr.evaluation.suite.source import Source
 from mmadclr.evaluation.suite.videos import davis
@@ -56,8 +57,7 @@ def run_jobs(jobs: Sequence[Job], benchmarks: Mapping[str, Benchmark], encoder: 
         waiting = [job for job in jobs if job.benchmark == name and not job.is_finished]
         if waiting:
             _run_benchmark(benchmark, waiting, encoder, options)
-        if not options.keep and dist.is_main_process():
-            shutil.rmtree(options.folder / FEATURES / name, ignore_errors=True)
+        _remove_empty(options.folder / FEATURES / name)
 
 
 def _run_benchmark(benchmark: Benchmark, jobs: Sequence[Job], encoder: DenseEncoder, options: Options) -> None:
@@ -72,15 +72,34 @@ def _run_benchmark(benchmark: Benchmark, jobs: Sequence[Job], encoder: DenseEnco
     else:
         for job in jobs:
             _timed(job, partial(_single, benchmark, job, encoder, options), options)
+            _remove(features_of(job, options), options)
 
 
 def _single(benchmark: VideoBenchmark | PairBenchmark, job: Job, encoder: DenseEncoder, options: Options) -> Outcome | None:
-    settings, folder = job.settings, options.folder / FEATURES / job.benchmark / job.protocol
+    settings = job.settings
     if isinstance(benchmark, VideoBenchmark):
         assert isinstance(settings, Davis)
         return davis(benchmark, encoder, settings, options.loading)
     assert isinstance(settings, Spair)
-    return spair(benchmark, encoder, settings, options.loading, options.dtype, folder, options.digest)
+    return spair(benchmark, encoder, settings, options.loading, options.dtype, features_of(job, options), options.digest)
+
+
+def features_of(job: Job, options: Options) -> Path:
+    """Folder of features that only one protocol uses."""
+    return options.folder / FEATURES / job.benchmark / job.protocol
+
+
+def _remove(folder: Path, options: Options) -> None:
+    """Removes features that are not needed any more; those of protocols that are not part of this run stay."""
+    if not options.keep and dist.is_main_process():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    if dist.is_main_process():
+        with suppress(OSError):  # other features are left, or there were none
+            folder.rmdir()
+            folder.parent.rmdir()
 
 
 def _run_segmentation(
@@ -95,6 +114,8 @@ def _run_segmentation(
             source.plan(split, form_of(job.settings), kinds)
     for job in jobs:
         _timed(job, partial(runners[job.protocol], source, job.settings), options)
+        if job.protocol == 'hummingbird':
+            _remove(folder / BANK, options)
         done = left.pop(job.protocol)
         for split, form in done - set().union(*left.values()):
             source.forget(split, form, options.keep)

@@ -57,6 +57,7 @@ from mmadclr.evaluation.suite.source import Source
 
 PUBLISHED_BATCH = 32  # of NeCo's clustering
 QUERY_IMAGES = 64
+BANK = 'hummingbird-bank'
 
 
 def form_of(settings: Settings) -> Form:
@@ -127,7 +128,7 @@ def build_bank(source: Source, settings: Hummingbird) -> dict[str, np.ndarray]:
         return dict(features=checked_rows(taken[0], source.dtype), shares=taken[1].numpy())
 
     layout = dict(features=Arrays((number, source.encoder.width), source.dtype), shares=Arrays((number, classes), 'float32'))
-    folder = None if source.folder is None else source.folder / 'hummingbird-bank'
+    folder = None if source.folder is None else source.folder / BANK
     identity = source.described('train', form) | dict(settings=str(settings), classes=list(benchmark.classes))
     count = len(items) * settings.epochs
     return compute_rows(read, compute, count, layout, source.loading, f'{benchmark.name} bank', folder, identity)
