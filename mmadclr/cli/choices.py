@@ -13,3 +13,11 @@ PRECISIONS = ('fp32', 'bf16')  # precision
 FEATURES = ('cls', 'cls4', 'cls+mean', 'mean')  # evaluation.extractor
 DTYPES = ('float16', 'float32')  # evaluation.extraction
 ADAPT_METHODS = ('adclr', 'dino', 'ibot')  # configs/adapt
+BENCHMARKS = (  # datasets.benchmarks
+    *('voc', 'voc_train', 'ade20k', 'ade20k_151', 'cityscapes', 'coco_stuff', 'coco_thing', 'coco_objects'),
+    *('davis', 'spair', 'voc07', 'voc12', 'coco20k', 'folder'),
+)
+PROTOCOLS = (  # evaluation.suite.settings
+    *('hummingbird', 'patch-knn', 'patch-logistic', 'linear', 'cluster', 'overcluster', 'attention'),
+    *('davis', 'spair', 'lost', 'tokencut', 'dino-seg'),
+)

@@ -58,17 +58,22 @@ def workers(args: Namespace) -> int:
 
 
 def start_processes(args: Namespace, *outputs: str | None) -> None:
-    """Joins the processes of the launcher, by gloo if there is no GPU.
+    """Checks that results can be written, and joins the processes of the launcher.
 
     Raises:
         UnwritableError: ``--out`` or another of the ``outputs`` (None: not requested) cannot be written.
     """
     for path in filter(None, (args.out, *outputs)):
         check_writable(path)
+    join_processes(args)
+
+
+def join_processes(args: Namespace, device: str | None = None) -> None:
+    """Joins the processes of the launcher, by gloo if there is no GPU or ``device`` is the CPU."""
     if args.launcher == 'none':
         return
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if args.launcher == 'pytorch' and not torch.cuda.is_available():
+    if args.launcher == 'pytorch' and (device == 'cpu' or not torch.cuda.is_available()):
         torch.distributed.init_process_group('gloo')
     else:
         dist.init_dist(args.launcher)

@@ -91,7 +91,9 @@ def check_config_names(args: Namespace) -> None:
     """
     if 'config' in args:
         find_config(args.config)
-    elif 'checkpoint' in args and 'read' in args:  # evaluations of frozen features accept configs as checkpoints
+    elif 'checkpoint' in args and (
+        'read' in args or 'suite' in args
+    ):  # evaluations of frozen features accept configs as checkpoints
         check_checkpoint_name(args.checkpoint)
     for text in getattr(args, 'configs', ()):
         if not Path(text).is_dir():

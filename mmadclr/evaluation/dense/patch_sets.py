@@ -123,7 +123,7 @@ def split_patches(
     center, spread = standardization(parts[0][0].flatten(0, 1))
     sets = [(features, masks) for features, masks in zip(*parts, strict=True)] + [test]
     learned, held_out, tested = (
-        Patches(((x.flatten(0, 1).double() - center) / spread).float(), patch_pixels(masks, grid).flatten(0, 1), len(x))
+        Patches(_standardized(x.flatten(0, 1), center, spread), patch_pixels(masks, grid).flatten(0, 1), len(x))
         for x, masks in sets
     )
     return PatchSplit(learned, held_out, tested, tuple(sorted(ignore)), center, spread)
@@ -139,6 +139,11 @@ def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
     variance = sum((part.double() - center).square().sum(dim=0) for part in parts) / count
     constant = variance <= torch.finfo(torch.float64).eps * count * center.square()
     return center, variance.sqrt().masked_fill(constant | (variance == 0), 1.0)
+
+
+def _standardized(features: Tensor, center: Tensor, spread: Tensor) -> Tensor:
+    """(n, D) in single precision; computed in double precision, some rows at a time."""
+    return torch.cat([((part.double() - center) / spread).float() for part in features.split(ROWS)])
 
 
 def learnable(patches: Patches, ignore: Collection[int]) -> Patches:

@@ -1,0 +1,106 @@
+"""The command ``mmadclr dense`` after its arguments: plan, run, table."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmengine import dist
+from mmengine.device import get_device
+
+from mmadclr.cli.evaluation import join_processes, open_source, workers
+from mmadclr.datasets.benchmarks import Benchmark
+from mmadclr.distributed.agreement import together
+from mmadclr.evaluation.suite.encoder import BackboneEncoder
+from mmadclr.evaluation.suite.passes import Loading
+from mmadclr.evaluation.suite.plan import Job, check_counts, fitted, open_benchmarks, parse_suite, plan_jobs, protocols_for
+from mmadclr.evaluation.suite.records import digest_of_weights, read_record, record_path
+from mmadclr.evaluation.suite.run import Options, run_jobs
+from mmadclr.evaluation.suite.settings import PROTOCOLS, Settings, build_settings
+from mmadclr.evaluation.suite.table import plan_table, published_rows, published_table, result_table
+from mmadclr.files import atomic_path, check_writable
+from mmadclr.hub.opening import OpenedBackbone
+
+RESULT, TABLE = 'result.json', 'result.txt'
+
+
+class Plan(NamedTuple):
+    """Jobs, and notes for the user."""
+
+    jobs: list[Job]
+    notes: list[str]
+
+
+def run_suite(args: Namespace) -> None:
+    """Runs the suite; see :mod:`mmadclr.cli.dense`.
+
+    Raises:
+        ValueError, FileNotFoundError: Invalid arguments, missing benchmarks or files.
+    """
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise ValueError('--device cuda: there is no GPU that torch can use')
+    join_processes(args, args.device)
+    folder = Path(args.out) if args.out else default_folder(args.checkpoint)
+    if dist.is_main_process():
+        check_writable(folder / RESULT)
+    benchmarks = together(lambda: open_benchmarks(parse_suite(args.suite, args.data_root)))
+    opened = open_source(args)
+    digest = digest_of_weights(opened.model, opened.settings, args.precision)
+    options = Options(folder, Loading(args.batch_size, workers(args)), args.dtype, digest, args.draws, args.keep_features)
+    plan = together(lambda: make_plan(args, benchmarks, opened, options))
+    show(f'{plan_table(plan.jobs)}\n', *plan.notes)
+    encoder = BackboneEncoder(opened, args.device or get_device(), args.precision)
+    run_jobs(plan.jobs, benchmarks, encoder, options)
+    if dist.is_main_process():
+        report(args, plan, folder, encoder)
+
+
+def default_folder(checkpoint: str) -> Path:
+    """Folder of results, by the names of a checkpoint and its folder: those of epochs are alike in all runs."""
+    path = Path(checkpoint).absolute()
+    return Path('work_dirs', 'dense', f'{path.parent.name}-{path.stem}')
+
+
+def make_plan(args: Namespace, benchmarks: Mapping[str, Benchmark], opened: OpenedBackbone, options: Options) -> Plan:
+    """What will run, after all checks that need no image."""
+    asked = None if args.protocols is None else [name.strip() for name in args.protocols.split(',') if name.strip()]
+    names, notes = protocols_for(asked, list(benchmarks), opened.model)
+    settings: dict[str, Settings] = {}
+    for name, values in build_settings(names, args.set, args.size).items():
+        chosen = f'{name}.size' in args.set or (args.size is not None and PROTOCOLS[name].kind == 'segmentation')
+        settings[name], more = fitted(name, values, opened, chosen)
+        notes += more
+        for benchmark in benchmarks.values():
+            check_counts(name, settings[name], benchmark, opened.model.patch_size)
+    common = dict(weights=options.digest, dtype=args.dtype, draws=args.draws)
+    return Plan(plan_jobs(benchmarks, settings, common, options.folder), notes)
+
+
+def show(*lines: str) -> None:
+    """Prints lines, on the main process."""
+    if dist.is_main_process():
+        print(*lines, sep='\n', flush=True)
+
+
+def report(args: Namespace, plan: Plan, folder: Path, encoder: BackboneEncoder) -> None:
+    """Prints all results with those of others, and writes both as text and JSON."""
+    records: dict[tuple[str, str], Any] = {}
+    for job in plan.jobs:
+        records[job.benchmark, job.protocol] = read_record(record_path(folder, job.benchmark, job.protocol))
+    published = published_rows(plan.jobs, encoder.patch_size, records)
+    text = '\n\n'.join(filter(None, (result_table(records), published_table(published))))
+    result = dict(
+        checkpoint=args.checkpoint,
+        metrics={f'{key[0]}/{name}': each for key, record in records.items() for name, each in record['metrics'].items()},
+        published=published,
+        notes=plan.notes + [f'{key[0]} {key[1]}: {note}' for key, record in records.items() for note in record['notes']],
+        results={f'{benchmark}.{name}': record for (benchmark, name), record in records.items()},
+    )
+    for name, content in ((RESULT, json.dumps(result, indent=1)), (TABLE, text)):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(content + '\n')
+    show(text, '', f'written to {folder / RESULT}')

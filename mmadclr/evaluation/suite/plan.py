@@ -1,0 +1,264 @@
+"""What the dense suite will run: benchmarks found, settings that fit the backbone, results that exist already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmadclr.checkpoint.architecture import IMAGENET_MEAN, IMAGENET_STD
+from mmadclr.datasets.benchmarks import BENCHMARKS, Benchmark, benchmark_kind, open_benchmark
+from mmadclr.datasets.benchmarks.types import BoxBenchmark, PairBenchmark, SegmentationBenchmark, VideoBenchmark
+from mmadclr.evaluation.dense.davis import MULTIPLE
+from mmadclr.evaluation.dense.hummingbird import patches_per_image
+from mmadclr.evaluation.suite.passes import digest_of
+from mmadclr.evaluation.suite.records import differences, plain, read_record, record_path
+from mmadclr.evaluation.suite.settings import (
+    PROTOCOLS,
+    Cluster,
+    Davis,
+    DinoSeg,
+    Hummingbird,
+    Linear,
+    PatchKnn,
+    PatchLogistic,
+    Settings,
+    check_name,
+)
+from mmadclr.hub.opening import OpenedBackbone
+from mmadclr.models.backbones.query_vit import QueryViT
+
+NEW, FINISHED, AGAIN = 'to run', 'finished', 'run again'
+
+
+class Job(NamedTuple):
+    """A protocol on a benchmark. ``identity``: what its result depends on. ``state``: whether there is one, and if it is not
+    used, why. ``scored``: number of scored images, videos or pairs. ``images``: also of training images, as text.
+    """
+
+    benchmark: str
+    protocol: str
+    settings: Settings
+    identity: dict[str, Any]
+    scored: int
+    images: str
+    state: str
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state == FINISHED
+
+
+def parse_suite(text: str, data_root: str | None) -> dict[str, str]:
+    """Folders of benchmarks by name, from ``voc,folder=DIR``; those without folder are below ``data_root``.
+
+    Raises:
+        ValueError: Unknown or repeated names, or no folder.
+    """
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(','))):
+        name, equals, folder = part.partition('=')
+        check_name(name, BENCHMARKS, 'benchmark')
+        if name in found:
+            raise ValueError(f'--suite: {name} is listed twice')
+        if not equals and data_root is None:
+            raise ValueError(f'--suite {name}: set --data-root DIR, or write {name}=DIR')
+        found[name] = folder if equals else str(data_root)
+    if not found:
+        raise ValueError(f'--suite is empty; choose from {", ".join(BENCHMARKS)}')
+    return found
+
+
+def open_benchmarks(folders: Mapping[str, str]) -> dict[str, Benchmark]:
+    """Opens all benchmarks.
+
+    Raises:
+        FileNotFoundError: Some are missing; the message has all of them.
+        ValueError: One is invalid.
+    """
+    found, missing = {}, []
+    for name, folder in folders.items():
+        try:
+            found[name] = open_benchmark(name, folder)
+        except (FileNotFoundError, ValueError) as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError(
+            '; '.join(missing) if len(missing) == 1 else f'{len(missing)} benchmarks: {"; ".join(missing)}'
+        )
+    return found
+
+
+def unsuited(name: str, backbone: QueryViT) -> str | None:
+    """Why a protocol cannot evaluate a backbone, in words."""
+    if PROTOCOLS[name].needs_cls and backbone.cls_token is None:
+        return 'needs attention of [CLS], but the backbone has no class token'
+    if name == 'davis' and MULTIPLE % backbone.patch_size:
+        return f'has frame sides that are multiples of {MULTIPLE}, but not of the patch size {backbone.patch_size}'
+    return None
+
+
+def protocols_for(names: Sequence[str] | None, benchmarks: Sequence[str], backbone: QueryViT) -> tuple[list[str], list[str]]:
+    """Protocols to run, by default all that suit the benchmarks and the backbone, and notes on those left out.
+
+    Raises:
+        ValueError: Unknown names, or a named protocol suits no benchmark or not the backbone.
+    """
+    kinds = {benchmark_kind(name) for name in benchmarks}
+    if names is None:
+        suited = {name: unsuited(name, backbone) for name, each in PROTOCOLS.items() if each.kind in kinds}
+        notes = [f'{name} is left out: it {reason}' for name, reason in suited.items() if reason]
+        return [name for name, reason in suited.items() if not reason], notes
+    for name in names:
+        protocol = PROTOCOLS[check_name(name, PROTOCOLS, 'protocol')]
+        if protocol.kind not in kinds:
+            others = [other for other in BENCHMARKS if benchmark_kind(other) == protocol.kind]
+            raise ValueError(f'--protocols {name} needs a benchmark of another kind: {", ".join(others)}')
+        reason = unsuited(name, backbone)
+        if reason:
+            raise ValueError(f'--protocols: {name} {reason}')
+    return list(dict.fromkeys(names)), []
+
+
+def fitted(name: str, settings: Settings, opened: OpenedBackbone, chosen: bool) -> tuple[Settings, list[str]]:
+    """Settings for a backbone, and notes on what was changed.
+
+    Default sizes are rounded down to a multiple of the patch size. Backbones that were trained with another normalization
+    than ImageNet's keep theirs.
+
+    Args:
+        name: Of the protocol.
+        settings: Before.
+        opened: Backbone.
+        chosen: Whether the user has set the size.
+
+    Raises:
+        ValueError: A chosen size is not a multiple of the patch size, or too small.
+    """
+    patch, notes = opened.model.patch_size, []
+    if settings.size and settings.size < patch:
+        raise ValueError(f'{name}.size={settings.size} must be at least the patch size {patch}')
+    if settings.size % patch and not isinstance(settings, Davis) and PROTOCOLS[name].kind != 'pairs':
+        if chosen:
+            raise ValueError(f'{name}.size={settings.size} must be a multiple of the patch size {patch}')
+        settings = replace(settings, size=settings.size // patch * patch)
+    if isinstance(settings, Davis) and settings.size % patch:
+        raise ValueError(f'davis.size={settings.size} must be a multiple of the patch size {patch}')
+    plain_settings = PROTOCOLS[name].settings()
+    is_imagenet = (opened.mean, opened.std) == (tuple(IMAGENET_MEAN), tuple(IMAGENET_STD))
+    if not is_imagenet and (settings.mean, settings.std) == (plain_settings.mean, plain_settings.std):
+        settings = replace(settings, mean=tuple(opened.mean), std=tuple(opened.std))
+        notes.append(f'{name}: mean and std of the checkpoint are used instead of the published ones')
+    if isinstance(settings, DinoSeg) and settings.head >= opened.model.blocks[-1].attn.num_heads:
+        raise ValueError(f'dino-seg.head={settings.head}: the backbone has {opened.model.blocks[-1].attn.num_heads} heads')
+    return settings, notes
+
+
+def check_counts(name: str, settings: Settings, benchmark: Benchmark, patch: int) -> None:
+    """Checks the numbers of neighbors and clusters before features are computed.
+
+    Raises:
+        ValueError: There are more than patches.
+    """
+    if not isinstance(benchmark, SegmentationBenchmark):
+        return
+    per_image = (settings.size // patch) ** 2
+    train, val = (len(images) for images in (benchmark.train, benchmark.val))
+    if not val or (not train and isinstance(settings, (Hummingbird, PatchKnn, PatchLogistic, Linear))):
+        raise ValueError(f'{benchmark.name}: {name} needs training and validation images')
+    if isinstance(settings, Hummingbird):
+        memory = settings.memory or train * settings.epochs * per_image
+        bank = train * settings.epochs * min(per_image, patches_per_image(memory, train, settings.epochs))
+        _check_most(f'{name}.k', settings.k, bank, f'patches in the bank of {benchmark.name}')
+        if settings.void_as >= len(benchmark.classes):
+            raise ValueError(f'{name}.void_as={settings.void_as} must be one of the {len(benchmark.classes)} classes')
+    elif isinstance(settings, PatchKnn):
+        _check_most(f'{name}.k', max(settings.k), train * per_image, f'training patches of {benchmark.name}')
+        if train < 10 and len(settings.k) * len(settings.distance) > 1:
+            raise ValueError(
+                f'{benchmark.name}: {train} training images, of which none is held out to choose k and distance; use at '
+                'least 10, or set one: --set patch-knn.k=30 patch-knn.distance=cosine'
+            )
+    elif isinstance(settings, PatchLogistic) and train < 10 and len(settings.strengths) > 1:
+        raise ValueError(
+            f'{benchmark.name}: {train} training images, of which none is held out to choose C; use at least 10, or set '
+            'one: --set patch-logistic.strengths=1'
+        )
+    elif isinstance(settings, Cluster):
+        what = f'patches of the validation images of {benchmark.name}'
+        _check_most(f'{name}.k', settings.k or len(benchmark.classes), val * per_image, what)
+        _check_most(f'{name}.pca', settings.pca, val * per_image, what)
+
+
+def _check_most(key: str, value: int, most: int, what: str) -> None:
+    if value > most:
+        raise ValueError(f'{key}={value} must be at most {most}, the number of {what}')
+
+
+def scored_units(benchmark: Benchmark) -> int:
+    """Number of validation images, videos, pairs or images with boxes."""
+    if isinstance(benchmark, SegmentationBenchmark):
+        return len(benchmark.val)
+    if isinstance(benchmark, VideoBenchmark):
+        return len(benchmark.videos)
+    return len(benchmark.pairs if isinstance(benchmark, PairBenchmark) else benchmark.images)
+
+
+def count_text(benchmark: Benchmark, protocol: str) -> str:
+    """How many images a protocol reads."""
+    count = str(scored_units(benchmark))
+    if isinstance(benchmark, SegmentationBenchmark):
+        with_training = protocol in ('hummingbird', 'patch-knn', 'patch-logistic', 'linear')
+        return f'{len(benchmark.train)} + {count}' if with_training else count
+    return count + {VideoBenchmark: ' videos', PairBenchmark: ' pairs'}.get(type(benchmark), '')
+
+
+def digest_of_benchmark(benchmark: Benchmark) -> str:
+    """Hash of the names of its images, and of its classes."""
+    if isinstance(benchmark, SegmentationBenchmark):
+        return digest_of([benchmark.classes, [item.name for item in benchmark.train], [item.name for item in benchmark.val]])
+    if isinstance(benchmark, VideoBenchmark):
+        return digest_of([(video.name, len(video.frames)) for video in benchmark.videos])
+    if isinstance(benchmark, BoxBenchmark):
+        return digest_of([item.name for item in benchmark.images])
+    return digest_of([pair.name for pair in benchmark.pairs])
+
+
+def plan_jobs(
+    benchmarks: Mapping[str, Benchmark], settings: Mapping[str, Settings], common: Mapping[str, Any], folder: Path
+) -> list[Job]:
+    """Jobs in the order of the benchmarks, with their states.
+
+    Args:
+        benchmarks: By name.
+        settings: By protocol.
+        common: What all results depend on.
+        folder: Of the suite.
+
+    Raises:
+        ValueError: A file in the folder is not a result.
+    """
+    jobs = []
+    for benchmark, opened in benchmarks.items():
+        images = digest_of_benchmark(opened)
+        for name, values in settings.items():
+            if PROTOCOLS[name].kind != benchmark_kind(benchmark):
+                continue
+            identity = plain({**common, 'images': images, 'protocol': name, 'settings': vars(values)})
+            state = state_of(record_path(folder, benchmark, name), identity)
+            jobs.append(Job(benchmark, name, values, identity, scored_units(opened), count_text(opened, name), state))
+    return jobs
+
+
+def state_of(path: Path, identity: Mapping[str, Any]) -> str:
+    """Whether a result exists and has the same identity.
+
+    Raises:
+        ValueError: See ``read_record``.
+    """
+    record = read_record(path)
+    if record is None:
+        return NEW
+    changed = differences(record['identity'], identity)
+    return f'{AGAIN}: {", ".join(changed)}' if changed else FINISHED
