@@ -16,7 +16,7 @@ from torch import Tensor
 
 HEAT = 'inferno'
 CELL = 1.75  # inches
-LABEL, TITLE, LINE, GAP = 0.22, 0.24, 0.14, 0.06  # inches
+LABEL, TITLE, LINE, GAP = 0.3, 0.24, 0.14, 0.06  # inches
 FLAT, TALL = 0.3, 1.5  # limits of height by width of a row
 FONT = 8
 WIDE = 0.58  # width of a letter by size of the font
@@ -43,7 +43,7 @@ def sheet(
     """An empty grid.
 
     Args:
-        labels: Of the rows, written at their left.
+        labels: Of the rows, of one or two lines, written at their left.
         titles: Of the columns, written above the first row.
         aspects: Height by width of the pictures of each row.
         note: Lines below all rows.
@@ -62,7 +62,8 @@ def sheet(
     axes, top = np.empty((len(labels), len(titles)), object), height - TITLE
     for row, tall in enumerate(heights):
         top -= tall + text
-        _write(figure, LABEL / 2, top + tall / 2, fitted(labels[row], tall), rotation=90, ha='center')
+        label = '\n'.join(fitted(line, tall) for line in labels[row].splitlines())
+        _write(figure, LABEL / 2, top + tall / 2, label, rotation=90, ha='center', multialignment='center')
         for column, left in enumerate(lefts):
             axes[row, column] = figure.add_axes((left / width, top / height, cell / width, tall / height))
             axes[row, column].set_axis_off()

@@ -55,7 +55,7 @@ def labels(study: Study, shown: Sequence[int]) -> list[str]:
     """Of rows that show one picture by one backbone each."""
     if len(study.subjects) == 1:
         return [study.pictures[i].name for i in shown]
-    return [f'{study.pictures[i].name}: {subject.name}' for i in shown for subject in study.subjects]
+    return [f'{study.pictures[i].name}\n{subject.name}' for i in shown for subject in study.subjects]
 
 
 def cases(study: Study, shown: Sequence[int]) -> list[tuple[int, int]]:
@@ -181,7 +181,7 @@ def _patches_page(study: Study, shown: Sequence[int]) -> Figure:
     k = min(2, len(study.pictures) - 1)
     cells = cases(study, shown)
     titles = ['image', *(f'{"ABCDE"[i]}{j + 1}' for i in range(len(DIE)) for j in range(k))]
-    note = 'For patches A to E, the nearest patch of each of the nearest other images, by cosine, with its surroundings.'
+    note = 'For patches A to E, the other images with the most similar patches, which are framed; above them, the cosines.'
     page = sheet(labels(study, shown), titles, aspects(study, cells), note, TEXT, cell=1.3)
     for axes, (picture, subject) in zip(page.axes, cells, strict=True):
         _draw_patches(study, axes, subject, picture, k)
@@ -224,7 +224,7 @@ def correspondence_figures(study: Study, rows: int | None = ROWS) -> list[Figure
 
 
 def _pairs_page(study: Study, shown: Sequence[int]) -> Figure:
-    names = [f'{study.pictures[i].name} \u2013 {study.pictures[i + 1].name}' for i in shown]
+    names = [f'{study.pictures[i].name}\n{study.pictures[i + 1].name}' for i in shown]
     alone = len(study.subjects) == 1
     titles = ['image', 'next image'] if alone else [subject.name for subject in study.subjects for _ in range(2)]
     tall = [max(values) for values in zip(*(aspects(study, [(i + j, 0) for i in shown]) for j in (0, 1)), strict=True)]
