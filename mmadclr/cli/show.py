@@ -137,7 +137,7 @@ def draw(study: Study, args: Namespace) -> None:
         ValueError: One of them is not possible.
     """
     from mmadclr.files import atomic_path
-    from mmadclr.show.figures import KINDS
+    from mmadclr.show.plots import KINDS
     from mmadclr.show.query_crops import BOX
 
     for kind in args.what or possible(study):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from mmadclr.show import figures
+from mmadclr.show import plots
 from mmadclr.show.pictures import ImageLike
 from mmadclr.show.query_crops import BOX
 from mmadclr.show.study import SIZE, Models, Study
@@ -33,7 +33,7 @@ def attention(models: Models, images: Images, size: int = SIZE) -> Figure:
     Raises:
         FileNotFoundError, ValueError: See ``Study``; also a backbone without class token.
     """
-    return figures.attention_figures(Study(models, images, size), rows=None)[0]
+    return plots.attention_figures(Study(models, images, size), rows=None)[0]
 
 
 def pca(models: Models, images: Images, size: int = SIZE) -> Figure:
@@ -41,7 +41,7 @@ def pca(models: Models, images: Images, size: int = SIZE) -> Figure:
 
     Arguments and errors as of ``attention``; the class token is not needed.
     """
-    return figures.pca_figures(Study(models, images, size), rows=None)[0]
+    return plots.pca_figures(Study(models, images, size), rows=None)[0]
 
 
 def neighbors(models: Models, images: Images, size: int = SIZE, patches: bool = False) -> Figure:
@@ -52,7 +52,7 @@ def neighbors(models: Models, images: Images, size: int = SIZE, patches: bool = 
     Raises:
         FileNotFoundError, ValueError: See ``Study``; also a single image.
     """
-    return figures.neighbors_figures(Study(models, images, size), rows=None)[int(patches)]
+    return plots.neighbors_figures(Study(models, images, size), rows=None)[int(patches)]
 
 
 def correspondence(models: Models, images: Images, size: int = SIZE) -> Figure:
@@ -60,7 +60,7 @@ def correspondence(models: Models, images: Images, size: int = SIZE) -> Figure:
 
     Arguments and errors as of ``neighbors``.
     """
-    return figures.correspondence_figures(Study(models, images, size), rows=None)[0]
+    return plots.correspondence_figures(Study(models, images, size), rows=None)[0]
 
 
 def queries(
@@ -80,7 +80,7 @@ def queries(
     Raises:
         FileNotFoundError, ValueError: See ``Study`` and ``mmadclr.show.query_crops.ask``.
     """
-    return figures.queries_figures(Study(models, images, size), None, box, query_size)[0]
+    return plots.queries_figures(Study(models, images, size), None, box, query_size)[0]
 
 
 def segmentation(models: Models, images: Images, size: int = SIZE) -> Figure:
@@ -88,4 +88,4 @@ def segmentation(models: Models, images: Images, size: int = SIZE) -> Figure:
 
     Arguments and errors as of ``pca``.
     """
-    return figures.segmentation_figures(Study(models, images, size), rows=None)[0]
+    return plots.segmentation_figures(Study(models, images, size), rows=None)[0]

@@ -78,7 +78,7 @@ def foreground(grids: Sequence[Tensor]) -> list[Tensor]:
     rows = torch.cat([grid.flatten(0, 1) for grid in grids])
     first = principal_components(rows, 1).scores(rows)[:, 0]
     above = first > best_split(first)
-    border = torch.cat([on_border(grid.shape[:2]).flatten() for grid in grids]).double()
+    border = torch.cat([on_border((grid.shape[0], grid.shape[1])).flatten() for grid in grids]).double()
     front = above if border[above].mean() <= border[~above].mean() else ~above
     sizes = [grid.shape[0] * grid.shape[1] for grid in grids]
     return [part.view(grid.shape[:2]) for part, grid in zip(front.split(sizes), grids, strict=True)]

@@ -111,8 +111,8 @@ def draw_box(axis: Axes, box: Sequence[float], color: str, style: str = '-', wid
     left, top, right, bottom = box
     # Pixel i covers [i - 0.5, i + 0.5] in the coordinates of imshow.
     corner = (left - 0.5, top - 0.5)
-    look = dict(fill=False, edgecolor=color, linestyle=style, linewidth=width)
-    axis.add_patch(Rectangle(corner, right - left, bottom - top, **look))
+    sides = (right - left, bottom - top)
+    axis.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=color, linestyle=style, linewidth=width))
 
 
 def draw_fractions(axis: Axes, box: Sequence[float], size: tuple[int, int], color: str) -> None:

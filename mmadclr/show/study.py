@@ -173,7 +173,7 @@ def subject_of(name: str, model: Model) -> Subject:
         FileNotFoundError, ValueError: See ``open_backbone``; also another kind of model.
     """
     if isinstance(model, (str, os.PathLike)):
-        model = open_backbone(model)
+        model = open_backbone(os.fspath(model))
     if isinstance(model, OpenedBackbone):
         return Subject(name, model.model, model.mean, model.std)
     if isinstance(model, QueryViT):

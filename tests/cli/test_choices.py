@@ -11,7 +11,7 @@ from mmadclr.evaluation.linear import LinearRecipe
 from mmadclr.hub import conversion
 from mmadclr.hub.export import FORMATS
 from mmadclr.precision import PRECISIONS
-from mmadclr.show.figures import KINDS
+from mmadclr.show.plots import KINDS
 
 
 def test_choices_are_those_of_the_modules():

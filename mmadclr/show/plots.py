@@ -254,8 +254,8 @@ def _draw_lines(figure: Figure, axes: np.ndarray, matches: Matches, widths: tupl
         ends = [((i % w + 0.5) * patch, (i // w + 0.5) * patch) for i, w in zip((one, other), widths, strict=True)]
         for axis, end in zip(axes, ends, strict=True):
             axis.plot(*end, 'o', color=color, markersize=3, markeredgecolor='black', markeredgewidth=0.4)
-        look = dict(color=color, linewidth=0.9, alpha=0.9)
-        figure.add_artist(ConnectionPatch(ends[0], ends[1], 'data', 'data', axesA=axes[0], axesB=axes[1], **look))
+        line = ConnectionPatch(ends[0], ends[1], 'data', axesA=axes[0], axesB=axes[1], color=color, linewidth=0.9, alpha=0.9)
+        figure.add_artist(line)
 
 
 # --- queries ---------------------------------------------------------------------------------------------------------------
