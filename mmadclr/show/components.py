@@ -41,7 +41,7 @@ def principal_components(rows: Tensor, k: int) -> Components:
     scatter = sum((part.T @ part for part in centered), mean.new_zeros(len(mean), len(mean)))
     variances, vectors = torch.linalg.eigh(scatter / len(rows))
     if k > min(len(rows) - 1, rows.shape[1]) or variances[-1] <= 1e-12 * mean.square().sum():
-        raise ValueError(f'{len(rows)} patches of {rows.shape[1]} channels do not vary in {k} directions: show more patches')
+        raise ValueError(f'number of patches {len(rows)}: they do not vary in {k} directions; raise the size, or add images')
     axes = vectors.T.flip(0)[:k]
     largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
     return Components(mean, axes * largest.sign(), variances.flip(0)[:k])
