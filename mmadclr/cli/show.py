@@ -1,4 +1,4 @@
-"""Draw what backbones have learned: attention, features, matches and objects.
+"""Draw what backbones have learned: attention, features, matches, objects.
 
 CHECKPOINT may have any supported layout, or be a config of mmadclr, for a randomly initialized backbone. IMAGES are files
 and folders. --against adds checkpoints, which are drawn side by side. Figures are PNG files, or with --html one page to
