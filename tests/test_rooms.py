@@ -11,6 +11,7 @@ ROOMS = (
     ('cli',),
     ('compare', 'adaptation'),
     ('engine', 'api', 'visualization'),
+    ('show',),
     ('evaluation',),
     ('hub', 'ops'),
     ('models',),

@@ -11,6 +11,7 @@ FORMATS = ('timm', 'safetensors', 'onnx', 'torchscript', 'hf')  # hub.export
 BACKENDS = ('fast', 'pillow')  # datasets.center_crop
 PRECISIONS = ('fp32', 'bf16')  # precision
 FEATURES = ('cls', 'cls4', 'cls+mean', 'mean')  # evaluation.extractor
+SHOWN = ('attention', 'pca', 'neighbors', 'correspondence', 'queries', 'segmentation')  # show.plots
 DTYPES = ('float16', 'float32')  # evaluation.extraction
 ADAPT_METHODS = ('adclr', 'dino', 'ibot')  # configs/adapt
 BENCHMARKS = (  # datasets.benchmarks

@@ -12,7 +12,21 @@ USAGE = 'SHELL'
 SHELLS = ('bash', 'zsh', 'tcsh')
 EXAMPLE = 'bash > ~/.local/share/bash-completion/completions/mmadclr'
 # Metavars of arguments that are files.
-FILES = {'CHECKPOINT', 'CKPT', 'DIR', 'FILE', 'FILE.pkl', 'FOLDER', 'IN', 'JSON', 'OUT', 'OUT_DIR', 'SOURCE'}
+FILES = {
+    'CHECKPOINT',
+    'CKPT',
+    'DIR',
+    'FILE',
+    'FILE.pkl',
+    'FOLDER',
+    'IMAGES',
+    'IN',
+    'JSON',
+    'OUT',
+    'OUT_DIR',
+    'SOURCE',
+    'WORK_DIR',
+}
 CONFIGS = {'bash': '_mmadclr_configs', 'zsh': '_mmadclr_configs', 'tcsh': 'f'}
 FUNCTIONS = {
     'bash': '_mmadclr_configs() {{ compgen -W "{names}" -- "$1"; compgen -f -- "$1"; }}',

@@ -17,11 +17,11 @@ from mmadclr import __version__
 
 COMMANDS = (
     *('train', 'adapt', 'test', 'knn', 'linear', 'probe', 'dense', 'compare', 'export', 'convert'),
-    *('check-data', 'print-config', 'list-configs', 'pack', 'demo', 'completion'),
+    *('show', 'watch', 'check-data', 'print-config', 'list-configs', 'pack', 'demo', 'completion'),
 )
 FIRST = 'mmadclr train adclr/vits16_folder --data my_images'
 # They have no slow imports and report errors by ``Parser.error``.
-LIGHT = ('list-configs', 'completion')
+LIGHT = ('list-configs', 'completion', 'watch')
 
 
 class Formatter(argparse.HelpFormatter):

@@ -1,3 +1,3 @@
-from mmadclr.visualization.figures import attention_maps, draw_attention, draw_crops, draw_curves
+from mmadclr.visualization.figures import draw_attention, draw_crops, draw_curves
 
-__all__ = ['attention_maps', 'draw_attention', 'draw_crops', 'draw_curves']
+__all__ = ['draw_attention', 'draw_crops', 'draw_curves']

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-GLOBAL_COLOR, LOCAL_COLOR, QUERY_COLOR = 'white', 'deepskyblue', 'gold'
+from mmadclr.show.drawing import HEAT, QUERY_COLOR, draw_box
+from mmadclr.show.last_block import attention_maps
+
+GLOBAL_COLOR, LOCAL_COLOR = 'white', 'deepskyblue'
 
 
 def draw_crops(images: list[Image.Image], data: dict, views: dict, mean: Tensor, std: Tensor, out: str | Path) -> Path:
@@ -99,7 +100,7 @@ def draw_attention(
         for column, heat in enumerate(maps[row]):
             axis = grid[row, column + 1]
             axis.imshow(picture.convert('L'), cmap='gray')
-            axis.imshow(heat.cpu().numpy(), cmap='inferno', alpha=0.65)
+            axis.imshow(heat.cpu().numpy(), cmap=HEAT, alpha=0.65)
             if column:
                 _draw_boxes(axis, [crop_boxes[row, column - 1].tolist()], QUERY_COLOR, '-')
     for axis, title in zip(grid[0], ['image', '[CLS]', *(f'query {i + 1}' for i in range(num_queries))], strict=True):
@@ -107,23 +108,9 @@ def draw_attention(
     return _save(figure, grid.flatten(), out)
 
 
-def attention_maps(backbone, images: Tensor, crops: Tensor) -> Tensor:
-    """(B, 1 + Q, H, W): attention from [CLS] and from each query crop to the patches (mean over heads and its tokens)."""
-    height, width = images.shape[-2] // backbone.patch_size, images.shape[-1] // backbone.patch_size
-    num_patches = height * width
-    attention = backbone.last_attention(images, crops).mean(dim=1)[:, :, 1 : 1 + num_patches]
-    queries = attention[:, 1 + num_patches :].unflatten(1, (crops.shape[1], -1)).mean(dim=2)
-    rows = torch.cat((attention[:, :1], queries), dim=1).unflatten(2, (height, width))
-    return F.interpolate(rows, size=images.shape[-2:], mode='bilinear')
-
-
 def _draw_boxes(axis: Axes, boxes: list, color: str, style: str) -> None:
-    for left, top, right, bottom in boxes:
-        # Pixel i covers [i - 0.5, i + 0.5] in the coordinates of imshow.
-        corner = (left - 0.5, top - 0.5)
-        axis.add_patch(
-            Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=color, linestyle=style, linewidth=1.2)
-        )
+    for box in boxes:
+        draw_box(axis, box, color, style)
 
 
 def _save(figure: Figure, axes: np.ndarray, out: str | Path) -> Path:

@@ -11,6 +11,7 @@ from mmadclr.evaluation.linear import LinearRecipe
 from mmadclr.hub import conversion
 from mmadclr.hub.export import FORMATS
 from mmadclr.precision import PRECISIONS
+from mmadclr.show.plots import KINDS
 
 
 def test_choices_are_those_of_the_modules():
@@ -21,6 +22,7 @@ def test_choices_are_those_of_the_modules():
     assert tuple(PRECISIONS) == choices.PRECISIONS
     assert choices.FEATURES == extractor.FEATURES
     assert choices.DTYPES == extraction.DTYPES
+    assert tuple(KINDS) == choices.SHOWN
     assert ('pretraining', *DENSE_TASKS) == demo.PARTS
 
 

@@ -153,7 +153,7 @@ def test_a_work_dir_that_cannot_be_is_one_line(image_folder, tmp_path):
 def test_a_reader_that_has_read_enough_is_no_error():
     command = f'{sys.executable} -m mmadclr list-configs | head -1'
     done = subprocess.run(command, shell=True, cwd=REPO, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith('adclr/')
+    assert done.stdout.startswith('adapt/')
     assert done.stderr == ''
 
 

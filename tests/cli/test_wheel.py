@@ -115,7 +115,13 @@ def test_the_wheel_holds_what_it_should(site):
     }
     code = {path.relative_to(REPO).as_posix() for path in (REPO / 'mmadclr').rglob('*.py')}
     info = next(name for name in names if name.endswith('.dist-info/METADATA')).removesuffix('METADATA')
-    others = {'mmadclr/py.typed', 'mmadclr/.mim/model-index.yml', f'{info}entry_points.txt', f'{info}licenses/LICENSE'}
+    others = {
+        'mmadclr/py.typed',
+        'mmadclr/show/page.html',
+        'mmadclr/.mim/model-index.yml',
+        f'{info}entry_points.txt',
+        f'{info}licenses/LICENSE',
+    }
     assert names - {f'{info}{name}' for name in ('METADATA', 'RECORD', 'WHEEL', 'top_level.txt')} == configs | code | others
     assert (site / f'{info}entry_points.txt').read_text() == '[console_scripts]\nmmadclr = mmadclr.cli.main:main\n'
 
