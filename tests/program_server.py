@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import cv2  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
@@ -39,13 +39,22 @@ GRACE_S = 20  # from the failure of one program to the end of those beside it
 def redirect(program: dict) -> None:
     """Standard streams, environment and folder of the program, in the process that is to run it."""
     for stream, path in enumerate((os.devnull, program['stdout'], program['stderr'])):
-        file = os.open(path, os.O_RDONLY if stream == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        mode = os.O_RDONLY if stream == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY
+        file = os.open(path, mode, 0o600)
         os.dup2(file, stream)
         os.close(file)
     sys.stdin = open(0, closefd=False)
+    for number, name in ((1, 'stdout'), (2, 'stderr')):
+        setattr(sys, name, reopened(number, getattr(sys, name)))
     os.chdir(program['cwd'])
     os.environ.clear()
     os.environ.update(program['environment'])
+
+
+def reopened(number: int, before: TextIO) -> TextIO:
+    """A standard stream as Python opens it: lines are written as they come to a terminal and to standard error."""
+    lines = number == 2 or os.isatty(number)
+    return open(number, 'w', 1 if lines else -1, before.encoding, before.errors, closefd=False)
 
 
 def started(programs: list[dict]) -> dict[int, int] | None:
@@ -107,6 +116,7 @@ def serve() -> bool:
 
 def run() -> None:
     """The script or, after ``-m``, the module that ``sys.argv`` names, as Python itself would run it."""
+    sys.path[1:1] = filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep))
     if sys.argv[0] == '-m':
         del sys.argv[0]
         sys.path[0] = os.getcwd()
