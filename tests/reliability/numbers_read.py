@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 
 class Numbers(Dataset):
-    """The numbers below 8, each with the process that read it, numbers drawn there, and whether it has imported the runner."""
+    """The numbers below 8, each with the process that read it, numbers drawn there, and whether it knows the runner."""
 
     def __len__(self) -> int:
         return 8
