@@ -25,6 +25,7 @@ pytest_plugins = ['short_runs']
 
 FOLDER = pytest.StashKey[GoldenFolder]()
 UNREAD = pytest.StashKey[list[list[str]]]()  # by each process of tests that has ended
+LONGEST = places.REPO / 'tests/tools'
 DENSE = all(importlib.util.find_spec(name) for name in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain'))
 
 
@@ -101,6 +102,7 @@ def has_gpu() -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items) -> None:
+    items.sort(key=lambda item: not item.path.is_relative_to(LONGEST))  # so that the last ones to end are short
     for item in items:
         if 'golden' in getattr(item, 'fixturenames', ()):
             item.add_marker('golden')
