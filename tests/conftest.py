@@ -1,24 +1,31 @@
-"""Fixtures and helpers shared by all tests."""
+"""Fixtures and helpers shared by all tests.
+
+Torch and mmengine are imported by the processes that run tests, not by the one that distributes them, which starts sooner.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import signal
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import places
 import pytest
-import torch
 from golden_files import GoldenArrays, GoldenFolder
-from mmengine.registry import DefaultScope
 from PIL import Image
 from unformatted import leave_configs_unformatted
+
+if TYPE_CHECKING:
+    import torch
 
 pytest_plugins = ['short_runs']
 
 FOLDER = pytest.StashKey[GoldenFolder]()
 UNREAD = pytest.StashKey[list[list[str]]]()  # by each process of tests that has ended
+LONGEST = places.REPO / 'tests/tools'
 DENSE = all(importlib.util.find_spec(name) for name in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain'))
 
 
@@ -37,14 +44,21 @@ def heed_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def runs_tests(config) -> bool:
+    """Whether this process runs them itself, or a part of them for the one that distributes them."""
+    return hasattr(config, 'workerinput') or not config.getoption('numprocesses', None)
+
+
 def pytest_configure(config) -> None:
     config.addinivalue_line('markers', 'golden: compares with the files of --golden')
     config.addinivalue_line('markers', 'golden_names(argument, file, pattern): once for each match among the keys of a file')
     if not config.getoption('golden').is_dir():
         raise pytest.UsageError(f'--golden {config.getoption("golden")}: no such folder')
-    leave_configs_unformatted()
     heed_interrupts()
-    if DENSE:
+    if runs_tests(config):
+        leave_configs_unformatted()
+        importlib.import_module('mmadclr.engine')  # what most tests need
+    if DENSE and runs_tests(config):
         importlib.import_module('mmadclr.ops')  # the stand-in, before mmpretrain imports mmdet, which remembers what it has
     config.stash[FOLDER], config.stash[UNREAD] = GoldenFolder(config.getoption('golden').resolve()), []
     if config.getoption('record_curves') and config.getoption('dist', 'no') not in ('no', 'loadfile', 'loadscope'):
@@ -79,12 +93,20 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
         terminalreporter.write('\n'.join([*unread, '']))
 
 
+@cache
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items) -> None:
+    items.sort(key=lambda item: not item.path.is_relative_to(LONGEST))  # so that the last ones to end are short
     for item in items:
         if 'golden' in getattr(item, 'fixturenames', ()):
             item.add_marker('golden')
-        if 'gpu' in item.keywords and not torch.cuda.is_available():
+        if 'gpu' in item.keywords and not has_gpu():
             item.add_marker(pytest.mark.skip(reason='needs a GPU'))
         if 'dense' in item.keywords and not DENSE:
             item.add_marker(pytest.mark.skip(reason='needs the packages of requirements/dense.txt'))
@@ -93,6 +115,8 @@ def pytest_collection_modifyitems(items) -> None:
 @pytest.fixture(autouse=True)
 def _scope_of_its_own():
     """A test that builds parts of mmdet or mmseg leaves no default scope behind, in which others would look for ours."""
+    from mmengine.registry import DefaultScope
+
     before = dict(DefaultScope._instance_dict)
     yield
     DefaultScope._instance_dict.clear()
@@ -101,6 +125,8 @@ def _scope_of_its_own():
 
 @pytest.fixture(autouse=True)
 def _reproducible():
+    import torch
+
     # One thread: tiny tensors gain nothing from more, and processes started by tests share the machine.
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -115,6 +141,8 @@ def golden(request) -> GoldenFolder:
 @pytest.fixture(scope='session')
 def tensors():
     """Tensors of the arrays below a prefix, keyed by the rest of their name."""
+
+    import torch
 
     def load(arrays: GoldenArrays, prefix: str, dtype=None) -> dict[str, torch.Tensor]:
         found = {name: torch.from_numpy(array) for name, array in arrays.below(prefix).items()}

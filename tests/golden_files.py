@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from torch import nn
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class GoldenArrays(Mapping):

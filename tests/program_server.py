@@ -2,11 +2,13 @@
 
 Lines of JSON on standard input, each a list of programs that run side by side; for each line, one with their exit statuses.
 Only libraries that register nothing for others by being imported are here, and nothing of this package: a program that
-forgets to import what it needs fails as it would alone.
+forgets to import what it needs fails as it would alone. At its end a program does all that Python does, except that the
+modules are not taken apart object by object, which would copy most of the memory of the server.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -14,8 +16,11 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import NoReturn, TextIO
 
 import cv2  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
@@ -34,13 +39,22 @@ GRACE_S = 20  # from the failure of one program to the end of those beside it
 def redirect(program: dict) -> None:
     """Standard streams, environment and folder of the program, in the process that is to run it."""
     for stream, path in enumerate((os.devnull, program['stdout'], program['stderr'])):
-        file = os.open(path, os.O_RDONLY if stream == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        mode = os.O_RDONLY if stream == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY
+        file = os.open(path, mode, 0o600)
         os.dup2(file, stream)
         os.close(file)
     sys.stdin = open(0, closefd=False)
+    for number, name in ((1, 'stdout'), (2, 'stderr')):
+        setattr(sys, name, reopened(number, getattr(sys, name)))
     os.chdir(program['cwd'])
     os.environ.clear()
     os.environ.update(program['environment'])
+
+
+def reopened(number: int, before: TextIO) -> TextIO:
+    """A standard stream as Python opens it: lines are written as they come to a terminal and to standard error."""
+    lines = number == 2 or os.isatty(number)
+    return open(number, 'w', 1 if lines else -1, before.encoding, before.errors, closefd=False)
 
 
 def started(programs: list[dict]) -> dict[int, int] | None:
@@ -102,6 +116,7 @@ def serve() -> bool:
 
 def run() -> None:
     """The script or, after ``-m``, the module that ``sys.argv`` names, as Python itself would run it."""
+    sys.path[1:1] = filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep))
     if sys.argv[0] == '-m':
         del sys.argv[0]
         sys.path[0] = os.getcwd()
@@ -111,6 +126,30 @@ def run() -> None:
         runpy.run_path(sys.argv[0], run_name='__main__')
 
 
+def status_of(program: Callable[[], None]) -> int:
+    """What Python would exit with; errors are written as it would. Ctrl-C is left to it."""
+    try:
+        program()
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process: threads, functions of ``atexit`` and streams first."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status & 0xFF)
+
+
 if __name__ == '__main__':
     leave_configs_unformatted()
     for name in OF_DENSE:
@@ -118,4 +157,4 @@ if __name__ == '__main__':
             importlib.import_module(name)
     gc.freeze()  # programs neither look through nor copy what is here
     if serve():
-        run()
+        leave(status_of(run))

@@ -21,6 +21,7 @@ from torch.distributed import TCPStore
 
 SERVER = REPO / 'tests/program_server.py'
 ENVIRONMENT = dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', MPLBACKEND='Agg', CUDA_VISIBLE_DEVICES='')
+STREAMS = ('stdout', 'stderr')
 
 
 @cache
@@ -37,7 +38,11 @@ def server() -> subprocess.Popen:
 
 
 def run_side_by_side(
-    commands: Iterable[Iterable], environments: Iterable[Mapping[str, str]], timeout: float = 300
+    commands: Iterable[Iterable],
+    environments: Iterable[Mapping[str, str]],
+    timeout: float = 300,
+    cwd: Path = REPO,
+    **streams: Path | str,
 ) -> list[subprocess.CompletedProcess]:
     """Runs programs at the same time.
 
@@ -45,6 +50,8 @@ def run_side_by_side(
         commands: Of each, a script, or ``-m`` and a module, and its arguments.
         environments: Of each, what is added to the environment of the tests.
         timeout: Seconds for all together.
+        cwd: The folder they start in.
+        streams: ``stdout`` or ``stderr``, which are not captured then: a terminal, a pipe with a name.
 
     Raises:
         subprocess.TimeoutExpired: One had not ended by then; all of them are ended.
@@ -54,9 +61,8 @@ def run_side_by_side(
             dict(
                 argv=[str(part) for part in command],
                 environment=os.environ | ENVIRONMENT | environment,
-                cwd=str(REPO),
-                stdout=f'{folder}/{number}.out',
-                stderr=f'{folder}/{number}.err',
+                cwd=str(cwd),
+                **{name: str(streams.get(name, f'{folder}/{number}.{name}')) for name in STREAMS},
             )
             for number, (command, environment) in enumerate(zip(commands, environments, strict=True))
         ]
@@ -68,7 +74,8 @@ def run_side_by_side(
 
 
 def completed(program: dict, status: int | None, timeout: float) -> subprocess.CompletedProcess:
-    stdout, stderr = (Path(program[stream]).read_text() for stream in ('stdout', 'stderr'))
+    files = (Path(program[stream]) for stream in STREAMS)
+    stdout, stderr = (file.read_text() if file.is_file() else '' for file in files)
     if status is None:
         raise subprocess.TimeoutExpired(program['argv'], timeout, stdout, stderr)
     return subprocess.CompletedProcess(program['argv'], status, stdout, stderr)
@@ -79,9 +86,11 @@ def checked(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
     return done
 
 
-def python(*command, check: bool = True, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
+def python(
+    *command, check: bool = True, timeout: float = 300, cwd: Path = REPO, **environment: str
+) -> subprocess.CompletedProcess:
     """Runs a script, or ``-m`` and a module, with its arguments; ``check``: it has to end well."""
-    (done,) = run_side_by_side([command], [environment], timeout)
+    (done,) = run_side_by_side([command], [environment], timeout, cwd)
     return checked(done) if check else done
 
 

@@ -1,10 +1,7 @@
 """A training run of seconds, for tests of the engine."""
 
 import pytest
-from mmengine.config import Config
 from places import REPO
-
-from mmadclr.engine import Runner
 
 SMALL = {
     'train_cfg.max_epochs': 2,
@@ -25,6 +22,8 @@ SMALL = {
 def small_config(tmp_path):
     """The ADCLR demo at a size that takes seconds, on 12 + 10 generated images; ``overrides`` as dotted keys."""
 
+    from mmengine.config import Config
+
     def make(overrides=None, work_dir='work', config='configs/demo/adclr_vittiny_shapes.py'):
         cfg = Config.fromfile(REPO / config)
         data = dict(data_root=str(tmp_path / 'shapes'), num_train=12, num_val=10, image_size=32)
@@ -43,6 +42,8 @@ def small_config(tmp_path):
 
 @pytest.fixture
 def train(small_config):
+    from mmadclr.engine import Runner
+
     def run(*args, **kwargs):
         runner = Runner.from_cfg(small_config(*args, **kwargs))
         runner.train()

@@ -2,15 +2,12 @@
 
 import importlib
 import math
-import os
-import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 
 import numpy as np
 import pytest
 import torch
-from places import REPO
 from programs import python
 
 from mmadclr import ops
@@ -283,11 +280,6 @@ def test_stand_in_agrees_with_the_compiled_operations(maps):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
-def run_python(code, **environment):
-    command = [sys.executable, '-c', code]
-    return subprocess.run(command, cwd=REPO, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
-
-
 def test_a_compiled_extension_wins(tmp_path):
     package = tmp_path / 'mmcv'
     package.mkdir()
@@ -297,7 +289,8 @@ def test_a_compiled_extension_wins(tmp_path):
         'import sys; from mmadclr import ops; found = ops.compiled_extension(); '
         "print(found.origin, ops.install(), 'mmcv._ext' in sys.modules, 'mmcv' in sys.modules)"
     )
-    result = run_python(code, PYTHONPATH=str(tmp_path))
+    (tmp_path / 'program.py').write_text(code)
+    result = python(tmp_path / 'program.py')  # its folder comes first
     assert result.stdout.split() == [str(package / f'_ext{EXTENSION_SUFFIXES[0]}'), 'False', 'False', 'False'], result.stderr
 
 

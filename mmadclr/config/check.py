@@ -16,7 +16,7 @@ from mmengine.registry import Registry
 from torch.utils.data import DataLoader
 
 from mmadclr import registry as our_registries
-from mmadclr.config.components import RUNNER_KEYS, Node, accepted_arguments, find_component, nodes, registries_of
+from mmadclr.config.components import Node, accepted_arguments, find_component, nodes, registries_of, runner_keys
 from mmadclr.config.default_hooks import default_hooks
 from mmadclr.config.findings import ConfigError
 from mmadclr.config.names import Reader, read_names
@@ -102,8 +102,8 @@ def _unread_names(cfg: Mapping, overrides: Iterable[str]) -> Iterator[str]:
     """Top-level names that neither a run nor another line of the config files reads."""
     reader = read_names(getattr(cfg, 'text', ''))
     given = {key.split('.')[0] for key in overrides}
-    for name in cfg.keys() - RUNNER_KEYS - OTHER_TOOLS - given:
-        close = difflib.get_close_matches(name, RUNNER_KEYS, n=1, cutoff=0.85)
+    for name in cfg.keys() - runner_keys() - OTHER_TOOLS - given:
+        close = difflib.get_close_matches(name, runner_keys(), n=1, cutoff=0.85)
         if close:
             yield f'{name}: did you mean {close[0]}?'
         elif name not in reader.own - reader.used:
@@ -117,7 +117,7 @@ def _unread_names(cfg: Mapping, overrides: Iterable[str]) -> Iterator[str]:
 def _no_use(name: str, cfg: Mapping, reader: Reader) -> str:
     """Message about an unused name, with the places that accept such a key, if there are few."""
     places = [path for path in _paths(dict(cfg.items())) if path.rpartition('.')[2] == name]
-    hint = f'; did you mean {" or ".join(places)}?' if 0 < len(places) <= 3 else _hint(name, RUNNER_KEYS)
+    hint = f'; did you mean {" or ".join(places)}?' if 0 < len(places) <= 3 else _hint(name, runner_keys())
     return f'neither the run nor another line of {reader.files} uses it{hint or "; remove it"}'
 
 
@@ -144,8 +144,8 @@ def _paths(node: Any, path: str = '') -> Iterator[str]:
 def _useless_overrides(overrides: Iterable[str]) -> Iterator[str]:
     for key in overrides:
         top = key.split('.')[0]
-        if top not in RUNNER_KEYS:
-            yield f'{key}: {top} is not a known top-level key{_hint(top, RUNNER_KEYS)}'
+        if top not in runner_keys():
+            yield f'{key}: {top} is not a known top-level key{_hint(top, runner_keys())}'
 
 
 def _problems(found: Node, registries: Sequence[Registry]) -> Iterator[str]:

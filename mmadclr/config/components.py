@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from types import ModuleType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from mmengine import registry as root_registries
 from mmengine.registry import Registry
-from mmengine.runner import Runner
 
 from mmadclr import registry as our_registries
 from mmadclr.annotations import MaybeNone
@@ -19,20 +18,32 @@ from mmadclr.config.findings import ConfigError
 from mmadclr.packages import EXTRAS, how_to_get
 from mmadclr.registry import ConfigOf
 
-# Top-level keys that a run reads; other top-level names are variables.
-RUNNER_KEYS = {
-    *inspect.signature(Runner.__init__).parameters,
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'sync_bn',
-    'compile',
-    'activation_checkpointing',
-    'efficient_conv_bn_eval',
-    'custom_imports',
-    'dataset_check',
-    'sharding',
-    'verbose',
-} - {'self', 'cfg'}
+# Top-level keys that a run reads beside the arguments of mmengine's runner.
+MORE_RUNNER_KEYS = frozenset(
+    {
+        'find_unused_parameters',
+        'model_wrapper_cfg',
+        'sync_bn',
+        'compile',
+        'activation_checkpointing',
+        'efficient_conv_bn_eval',
+        'custom_imports',
+        'dataset_check',
+        'sharding',
+        'verbose',
+    }
+)
+
+
+@cache
+def runner_keys() -> frozenset[str]:
+    """Top-level keys that a run reads; other top-level names are variables.
+
+    The runner is not imported before: loader workers that are started afresh import the data sets alone.
+    """
+    from mmengine.runner import Runner
+
+    return (MORE_RUNNER_KEYS | inspect.signature(Runner.__init__).parameters.keys()) - {'self', 'cfg'}
 
 
 class Node(NamedTuple):
@@ -106,7 +117,7 @@ class Places:
         for path, node, _, component, _ in nodes(
             self.cfg, registries_of(self.cfg.get('default_scope') or our_registries.SCOPE)
         ):
-            if component is not None and path.split('.')[0] in {'', *RUNNER_KEYS}:
+            if component is not None and path.split('.')[0] in {'', *runner_keys()}:
                 found[path] = Place(path, component, {**defaults_of(component), **dict(node.items())}, self)
         return found
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from places import REPO
-from program import mmadclr
+from program import mmadclr, mmadclr_with_libraries
 from programs import python
 
 KEY = ('--key', 'train_cfg.max_epochs')
@@ -74,7 +74,7 @@ def both(tmp_path):
 
 
 def test_a_path_wins_over_a_name_and_that_is_said(both):
-    done = mmadclr('print-config', 'adclr/vits16_folder.py', *KEY, cwd=both)
+    done = mmadclr_with_libraries('print-config', 'adclr/vits16_folder.py', *KEY, cwd=both)
     assert 'max_epochs=77' in done.stdout
     assert done.stderr == (
         'note: adclr/vits16_folder.py: using the file in this folder; for the config of mmadclr, omit .py: '
@@ -83,7 +83,7 @@ def test_a_path_wins_over_a_name_and_that_is_said(both):
 
 
 def test_a_name_that_is_no_path_is_the_shipped_config_and_that_is_said(both):
-    done = mmadclr('print-config', 'adclr/vits16_folder', *KEY, cwd=both)
+    done = mmadclr_with_libraries('print-config', 'adclr/vits16_folder', *KEY, cwd=both)
     assert 'max_epochs=200' in done.stdout
     assert done.stderr == (
         'note: adclr/vits16_folder: using the config of mmadclr; for the file in this folder, add .py: '
@@ -92,7 +92,7 @@ def test_a_name_that_is_no_path_is_the_shipped_config_and_that_is_said(both):
 
 
 def test_within_the_folder_of_configs_both_are_one(tmp_path):
-    done = mmadclr('print-config', 'adclr/vits16_folder.py', *KEY, cwd=REPO / 'configs')
+    done = mmadclr_with_libraries('print-config', 'adclr/vits16_folder.py', *KEY, cwd=REPO / 'configs')
     assert (done.returncode, done.stderr) == (0, '')
 
 
@@ -108,7 +108,7 @@ def test_modules_of_the_current_folder_are_found_but_stand_for_no_others(tmp_pat
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith('imported\n')
     (tmp_path / 'my_module.py').unlink()
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = mmadclr_with_libraries('print-config', 'my.py', *KEY, cwd=tmp_path)
     assert done.stderr == (
         'error: config my.py needs my_module, which cannot be imported: no such module; the search path is the '
         'current folder and PYTHONPATH\n'

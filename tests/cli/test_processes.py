@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from places import REPO
-from program import mmadclr
+from program import mmadclr, mmadclr_with_libraries
 
 from mmadclr.cli.processes import PASSED_ON, check_gpus, torchrun_command, torchrun_environment
 
@@ -71,7 +71,8 @@ def test_mistakes_in_the_config_are_said_once(tmp_path):
         ),
         (['--data', 'nowhere'], 'train_dataloader.dataset.data_root: folder nowhere does not exist'),
     ):
-        done = mmadclr('train', 'adclr/vits16_folder', '--gpus', '2', '--work-dir', tmp_path / 'run', *options)
+        run = ['train', 'adclr/vits16_folder', '--gpus', '2', '--work-dir', tmp_path / 'run', *options]
+        done = mmadclr_with_libraries(*run)
         assert (done.returncode, done.stdout) == (1, '')
         assert done.stderr.count('error: ') == 1
         assert message in done.stderr

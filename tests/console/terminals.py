@@ -9,7 +9,7 @@ import threading
 
 
 class Terminal:
-    """``stream`` is its side for programs; ``text`` is all that came, ``rows()`` what is left to be seen.
+    """``stream`` is its side for programs, ``path`` its name; ``text`` is all that came, ``rows()`` what is left to be seen.
 
     A plain model of a terminal: carriage return, line feed and wrapping at the right edge, and no escape sequences.
     """
@@ -18,6 +18,7 @@ class Terminal:
         self.columns, self.data = columns, b''
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
+        self.path = os.ttyname(slave)
         self.stream = os.fdopen(slave, 'w', encoding='utf-8')
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()

@@ -4,18 +4,17 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mmengine.logging import MessageHub
-from places import REPO
-from programs import python_on_ranks
+from programs import python_on_ranks, run_side_by_side
 from terminals import Terminal
 
 from mmadclr.console.progress_hook import headline
 from mmadclr.engine import Runner
 
+PLAIN = dict(TERM='xterm', NO_COLOR='1')
 DUMPS = ('System environment', 'Config:', 'Hooks will be executed', 'base_lr', 'Exp name', 'Saving checkpoint')
 
 
@@ -89,11 +88,6 @@ def test_a_log_level_above_info_silences_progress(train, capsys):
     assert capsys.readouterr().out == ''
 
 
-@pytest.fixture
-def environment():
-    return os.environ | dict(OMP_NUM_THREADS='1', MPLBACKEND='Agg', TERM='xterm', NO_COLOR='1', PYTHONPATH=str(REPO))
-
-
 @pytest.mark.parametrize(('ignore_last', 'interval'), [(True, 2), (False, 2), (True, 5), (True, 3), (True, 1)])
 def test_lines_come_when_the_log_has_them(train, capsys, ignore_last, interval):
     runner = train({'default_hooks.logger.ignore_last': ignore_last, 'default_hooks.logger.interval': interval})
@@ -108,11 +102,9 @@ def training(small_config, tmp_path):
     return ['tools/train.py', str(tmp_path / 'small.py')]
 
 
-def test_on_a_narrow_terminal_one_line_is_rewritten(training, environment):
+def test_on_a_narrow_terminal_one_line_is_rewritten(training):
     terminal = Terminal(40)
-    done = subprocess.run(
-        [sys.executable, *training], cwd=REPO, env=environment, stdout=terminal.stream, stderr=terminal.stream
-    )
+    (done,) = run_side_by_side([training], [PLAIN], stdout=terminal.path, stderr=terminal.path)
     terminal.close()
     assert done.returncode == 0, terminal.text
     assert '\x1b' not in terminal.text
@@ -126,13 +118,12 @@ def test_on_a_narrow_terminal_one_line_is_rewritten(training, environment):
     assert any(row.startswith('next     mmadclr export') for row in left)
 
 
-def test_a_pipe_that_is_closed_early_ends_no_run(training, tmp_path, environment):
-    command = ' '.join([sys.executable, *training]) + '; echo status $? >&2'
-    done = subprocess.run(
-        ['bash', '-c', f'({command}) | head -2'], cwd=REPO, env=environment, capture_output=True, text=True
-    )
-    assert len(done.stdout.splitlines()) == 2
-    assert done.stderr == 'status 0\n'
+def test_a_pipe_that_is_closed_early_ends_no_run(training, tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    with subprocess.Popen(['head', '-2', tmp_path / 'pipe'], stdout=subprocess.PIPE, text=True) as head:
+        (done,) = run_side_by_side([training], [PLAIN], stdout=tmp_path / 'pipe')
+        assert len(head.stdout.readlines()) == 2
+    assert (done.returncode, done.stderr) == (0, '')
     assert (tmp_path / 'work/epoch_2.pth').is_file()
 
 

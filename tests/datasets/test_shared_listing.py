@@ -1,13 +1,12 @@
 """Arrays that several processes share are those that were written for them, or an error."""
 
+import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
+import time
 
 import numpy as np
 import pytest
-from places import REPO
 
 from mmadclr.datasets import shared_listing
 from mmadclr.datasets.byte_strings import ByteStrings
@@ -72,16 +71,21 @@ def test_a_source_is_taken_only_for_the_same_key_and_view(source, tmp_path):
     assert len(os.listdir(tmp_path)) == 1
 
 
-def test_what_a_killed_process_left_is_removed_what_a_living_one_uses_is_not(source, tmp_path, monkeypatch):
-    code = f"""import sys; sys.path.insert(0, {str(REPO)!r})
-from mmadclr.datasets.shared_listing import save
-print(save([], {str(tmp_path)!r}, None).folder, flush=True)
-sys.stdin.read()"""
-    with subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        place = other.stdout.readline().strip()
-        mine = save(source, str(tmp_path), None)
-        assert os.path.isdir(place)
-        other.kill()
+def save_and_wait(folder, to):
+    to.send(save([], folder, None).folder)
+    time.sleep(60)
+
+
+def test_what_a_killed_process_left_is_removed_what_a_living_one_uses_is_not(source, tmp_path):
+    context = multiprocessing.get_context('fork')
+    heard, told = context.Pipe(duplex=False)
+    other = context.Process(target=save_and_wait, args=(str(tmp_path), told))
+    other.start()
+    place = heard.recv()
+    mine = save(source, str(tmp_path), None)
+    assert os.path.isdir(place)
+    other.kill()
+    other.join()
     save(source, str(tmp_path), None)
     assert not os.path.exists(place)
     assert is_visible(mine)

@@ -15,8 +15,9 @@ import programs
 import pytest
 import torch
 from mmengine.hooks import Hook
+from numbers_read import Numbers
 from places import REPO
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.cli.launch import report_bad_input
@@ -26,16 +27,6 @@ from mmadclr.reliability import stop_signals
 from mmadclr.reliability.stop_signals import PreemptedError, StopSignals
 
 STOPS = sorted(GROUP_SIGNALS)
-
-
-class Numbers(Dataset):
-    """The numbers below 8, each with the process that read it and numbers that were drawn there."""
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, index):
-        return index, os.getpid(), torch.rand(()).item(), np.random.random()  # noqa: NPY002, as data sets draw
 
 
 def hit_by_all(worker_id: int) -> None:
@@ -68,6 +59,7 @@ def test_workers_outlive_stop_signals(method):
     time.sleep(0.2)
     found += list(batches)
     assert [int(batch[0]) for batch in found] == list(range(8))
+    assert {bool(batch[4]) for batch in found} == {method == 'fork'}, 'started anew, workers import what they need'
 
 
 def test_no_thread_of_a_worker_is_open_to_stop_signals_where_a_fork_server_ran_before(monkeypatch):
@@ -97,8 +89,8 @@ def test_signals_while_workers_start_do_no_harm_and_an_init_function_of_the_user
 
 def test_random_numbers_are_those_of_other_workers():
     ours, torchs = (list(batches) for batches in (outlive_signals(loader()), loader()))
-    assert [[float(value) for value in batch[2:]] for batch in ours] == [
-        [float(value) for value in batch[2:]] for batch in torchs
+    assert [[float(value) for value in batch[2:4]] for batch in ours] == [
+        [float(value) for value in batch[2:4]] for batch in torchs
     ]
 
 
@@ -123,26 +115,19 @@ def test_signals_that_a_program_handles_itself_are_not_for_workers():
     assert len(found) == 8
 
 
-ORPHANS = """
-import multiprocessing, os, signal, time
-from torch.utils.data import DataLoader, Dataset
-from mmadclr.datasets.loader_workers import outlive_signals
+class Slow(Numbers):
+    """Says who reads, and never comes to an end."""
 
-class Slow(Dataset):
-    def __len__(self):
-        return 8
+    def __init__(self, said: int) -> None:
+        self.said = said
+
     def __getitem__(self, index):
-        os.write(1, b'%d\\n' % os.getpid())  # at once: two workers write
+        os.write(self.said, b'%d\n' % os.getpid())  # at once: two workers write
         time.sleep(600)
 
-next(iter(outlive_signals(DataLoader(Slow(), 1, num_workers=2, prefetch_factor=1))))
-"""
 
-
-def python(code: str, **kwargs) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, '-c', code], cwd=REPO, stdout=subprocess.PIPE, text=True, start_new_session=True, **kwargs
-    )
+def read_slowly(said: int) -> None:
+    next(iter(outlive_signals(DataLoader(Slow(said), 1, num_workers=2, prefetch_factor=1))))
 
 
 def is_alive(pid: int) -> bool:
@@ -154,11 +139,15 @@ def is_alive(pid: int) -> bool:
 
 def test_workers_end_when_the_main_process_is_killed():
     """In the middle of a sample that takes for ever, where torch would not look."""
-    main = python(ORPHANS)
-    workers = [int(main.stdout.readline()) for _ in range(2)]
+    heard, said = os.pipe()
+    main = multiprocessing.get_context('fork').Process(target=read_slowly, args=(said,))
+    main.start()
+    os.close(said)
+    with open(heard) as lines:
+        workers = [int(lines.readline()) for _ in range(2)]
     assert all(map(is_alive, workers))
     main.kill()
-    main.wait()
+    main.join()
     end = time.monotonic() + 10
     while any(map(is_alive, workers)) and time.monotonic() < end:
         time.sleep(0.05)

@@ -2,21 +2,18 @@
 
 import errno
 import fcntl
-import subprocess
-import sys
+import multiprocessing
 
 import pytest
 
 from mmadclr.reliability import work_dir_lock
 from mmadclr.reliability.work_dir_lock import sole_use
 
-HOLD = """
-import sys
-from mmadclr.reliability.work_dir_lock import sole_use
-with sole_use(sys.argv[1]):
-    print('held', flush=True)
-    sys.stdin.read()
-"""
+
+def hold(folder, ends):
+    with sole_use(folder):
+        ends.send('held')
+        ends.recv()
 
 
 @pytest.fixture
@@ -50,14 +47,16 @@ def test_a_lock_that_is_taken_is_no_lack_of_locks(tmp_path, monkeypatch, said, n
 
 
 def test_a_work_dir_belongs_to_the_process_that_lives(tmp_path, said):
-    holder = subprocess.Popen(
-        [sys.executable, '-c', HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    context = multiprocessing.get_context('fork')
+    ours, theirs = context.Pipe()
+    holder = context.Process(target=hold, args=(tmp_path, theirs))
+    holder.start()
     try:
-        assert holder.stdout.readline() == 'held\n'
+        assert ours.recv() == 'held'
         with pytest.raises(ValueError, match=rf'in use by another run \(process {holder.pid} on '), sole_use(tmp_path):
             pass
     finally:
-        holder.communicate('')
+        ours.send('end')
+        holder.join()
     with sole_use(tmp_path):
         assert said == []
