@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from mmengine.logging import print_log
-from torch import nn
 
 from mmadclr.checkpoint.architecture import CHANNELS_PER_HEAD, IMAGENET_MEAN, IMAGENET_STD, infer_settings
+from mmadclr.checkpoint.families import PROVENANCE
 from mmadclr.checkpoint.layouts import BackboneWeights, with_class_position
 from mmadclr.checkpoint.weights import fill, read_backbone
 from mmadclr.models.backbones.feature_vit import FeatureViT
@@ -20,7 +22,8 @@ class OpenedBackbone(NamedTuple):
     """A backbone and its image preprocessing.
 
     ``model``: frozen, on the CPU. ``settings``: arguments of ``QueryViT`` that describe it. ``img_size``: (height, width)
-    of training images. ``mean``, ``std``: per-channel normalization of values in [0, 1].
+    of training images. ``mean``, ``std``: per-channel normalization of values in [0, 1]. ``origin``: family, source and
+    license of weights of others (:mod:`mmadclr.checkpoint.families`), as far as known.
     """
 
     model: FeatureViT
@@ -28,6 +31,7 @@ class OpenedBackbone(NamedTuple):
     img_size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    origin: Mapping[str, str] = MappingProxyType({})
 
 
 def open_backbone(
@@ -36,11 +40,12 @@ def open_backbone(
     prefix: str | None = None,
     num_heads: int | None = None,
     img_size: int | tuple[int, int] | None = None,
+    facts: Mapping | None = None,
 ) -> OpenedBackbone:
     """The backbone of any supported checkpoint, with the architecture inferred from the file.
 
     Args:
-        filename, which, prefix: See :func:`mmadclr.checkpoint.load_weights`.
+        filename, which, prefix, facts: See :func:`mmadclr.checkpoint.load_weights`.
         num_heads: For files of other code bases whose heads do not have 64 channels.
         img_size: Permanently resizes the stored position embedding to another image size. Not required to
             process images of other sizes.
@@ -49,7 +54,7 @@ def open_backbone(
         FileNotFoundError, ValueError: The file cannot be read, has non-finite weights or no plain vision transformer, or is
             a fine-tuned detector, segmentor or classifier without its final norm.
     """
-    weights = with_class_position(read_backbone(filename, which, prefix))
+    weights = with_class_position(read_backbone(filename, which, prefix, facts))
     settings = check_architecture(filename, weights, num_heads)
     if num_heads is None and weights.num_heads is None:
         heads = settings['arch']['num_heads']
@@ -60,10 +65,10 @@ def open_backbone(
     if img_size is not None:
         settings['img_size'] = img_size
     model = FeatureViT(**settings)
-    set_norm_eps(model, weights)
     fill(model, weights, filename, allow=('num_heads',), remedy='')
     mean, std = (weights.about.get(key, default) for key, default in (('mean', IMAGENET_MEAN), ('std', IMAGENET_STD)))
-    return OpenedBackbone(model, settings, model.patch_embed.img_size, tuple(mean), tuple(std))
+    origin = {key: weights.about[key] for key in PROVENANCE if key in weights.about}
+    return OpenedBackbone(model, settings, model.patch_embed.img_size, tuple(mean), tuple(std), origin)
 
 
 def check_architecture(filename: str | Path, weights: BackboneWeights, num_heads: int | None = None) -> dict:
@@ -82,6 +87,8 @@ def check_architecture(filename: str | Path, weights: BackboneWeights, num_heads
     with torch.device('meta'):
         model = QueryViT(**settings)
     expected, found = ({name: tuple(t.shape) for name, t in state.items()} for state in (model.state_dict(), weights.state))
+    if 'rope' in weights.about:
+        expected.pop('rope.periods' if 'rope.periods' not in found else '', None)
     differing = sorted({name for name, _ in expected.items() ^ found.items()})
     if differing:
         examples = '; '.join(f'{n}: file {found.get(n, "-")}, model {expected.get(n, "-")}' for n in differing[:4])
@@ -92,16 +99,9 @@ def check_architecture(filename: str | Path, weights: BackboneWeights, num_heads
     return settings
 
 
-def set_norm_eps(model: QueryViT, weights: BackboneWeights) -> None:
-    """Sets the eps of norms if the file specifies it; ``QueryViT`` has no argument for it."""
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = weights.about.get('norm_eps', module.eps)
-
-
 def _check_complete(filename: str | Path, weights: BackboneWeights) -> None:
     if 'cls_token' in weights.state and 'norm.weight' not in weights.state:
         raise ValueError(
-            f'{filename}: the backbone has a class token but no final norm, as in detectors and segmentors that were '
+            f'{filename}: the backbone below {weights.prefix!r} has a class token but no final norm, as in detectors and segmentors that were '
             'fine-tuned without it. Its features are no longer those of pretraining: use the pretrained checkpoint'
         )

@@ -69,6 +69,25 @@ class RotaryPositions(nn.Module):
         """Resets the periods to those of the arguments."""
         self.periods.copy_(rotary_periods(self.head_dim, *self.range))
 
+    def periods_of(
+        self,
+        base: float | None = None,
+        min_period: float | None = None,
+        max_period: float | None = None,
+        normalize_coords: str = 'separate',
+    ) -> Tensor:
+        """Periods (C/4) for other arguments.
+
+        Raises:
+            ValueError: Invalid arguments, or coordinates are divided by other sides than here.
+        """
+        if normalize_coords != self.normalize_coords:
+            raise ValueError(
+                f'rope: normalize_coords={normalize_coords!r} of the weights differs from {self.normalize_coords!r} of the '
+                'backbone'
+            )
+        return rotary_periods(self.head_dim, base, min_period, max_period).float()
+
     @torch.no_grad()
     def forward(self, grid: tuple[int, int], blocks: int, before: int, total: int) -> Tensor:
         """Cosines and sines (L, 2, S, C/2) for ``total`` tokens S, of which those ``before`` and after the patches of the
