@@ -80,7 +80,7 @@ def rope_arguments(state: Mapping[str, Tensor], about: Mapping) -> dict:
     Published files contain periods rounded to bfloat16.
     """
     if 'rope' in about or 'rope.periods' not in state:
-        return dict(about.get('rope', {}))
+        return {key: value for key, value in about.get('rope', {}).items() if (key, value) != ('base', ROPE_BASE)}
     periods = state['rope.periods'].double()
     regular = ROPE_BASE ** (torch.arange(len(periods), dtype=torch.float64) / len(periods))
     if torch.allclose(periods, regular, rtol=BFLOAT16_ROUNDING, atol=0):

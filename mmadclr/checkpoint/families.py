@@ -139,4 +139,4 @@ def license_sentence(about: Mapping[str, Any]) -> str | None:
     family = FAMILIES[about['family']].title if about.get('family') in FAMILIES else 'the weights'
     if title is None:
         return 'the license of the weights is not recorded in the file: ask their authors before sharing them'
-    return f'{family}, from {about.get("source", "an unknown source")}: license {title}' + (f' ({duties})' if duties else '')
+    return f'{family}, from {about.get("source", "an unknown source")}: published under {title}' + (f' ({duties})' if duties else '')

@@ -33,6 +33,8 @@ def joined(state: dict[str, Tensor], rotary: bool) -> dict[str, Tensor]:
         state: Tensors of a backbone.
         rotary: It has the rotary positions of DINOv3: then keys need no bias, and other names are known.
     """
+    # transformers' DINOv3 without registers stores an empty tensor of them.
+    state = {name: tensor for name, tensor in state.items() if name != 'reg_token' or tensor.numel()}
     state = _with_joint_layers(_with_joint_qkv(state, rotary))
     return _with_effective_biases(_with_bias_of_eva(state)) if rotary else _with_qkv_biases(state)
 

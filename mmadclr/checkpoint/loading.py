@@ -38,17 +38,34 @@ def described(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
 def describe_backbone(model: BaseModel) -> dict:
     """Facts about the backbone of a pretraining model that no tensor shows; stored in checkpoints as ``meta.backbone``.
 
-    ``mean`` and ``std`` are for values in [0, 1].
+    ``mean`` and ``std`` are for values in [0, 1]. ``family``, ``source`` and ``license`` are those of the weights that
+    training started from, if they were loaded from a file (:mod:`mmadclr.checkpoint.families`).
     """
     backbone, preprocessor = model.teacher['backbone'], model.data_preprocessor
     eps = backbone.blocks[0].norm1.eps
+    origin = getattr(backbone, 'weights_origin', None) or getattr(model.student['backbone'], 'weights_origin', {})
     return dict(
         **({} if eps == USUAL_EPS else dict(norm_eps=eps)),
+        **rope_facts(backbone),
+        **origin,
         img_size=tuple(backbone.patch_embed.img_size),
         pos_embed_resize=backbone.pos_embed_resize,
         mean=tuple(round(value / 255, 6) for value in preprocessor.mean.flatten().tolist()),
         std=tuple(round(value / 255, 6) for value in preprocessor.std.flatten().tolist()),
     )
+
+
+def rope_facts(backbone: nn.Module) -> dict[str, Any]:
+    """Rotary positions and biases of attention as arguments of ``QueryViT``; only those that differ from a plain ViT's."""
+    attention = backbone.blocks[0].attn
+    facts: dict[str, Any] = {}
+    if attention.qkv.bias is None:
+        facts['qkv_bias'] = False
+    elif attention.qkv_bias() is not attention.qkv.bias:
+        facts['qkv_bias'] = 'qv'
+    elif backbone.rope is not None:
+        facts['qkv_bias'] = True
+    return facts if backbone.rope is None else {**facts, 'rope': backbone.rope.described()}
 
 
 def check_state_dict(model: nn.Module, filename: str | Path, checkpoint: dict | None = None) -> Mapping[str, Tensor]:

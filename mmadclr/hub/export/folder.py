@@ -64,7 +64,7 @@ def export_backbone(
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         form.write(opened, temporary)
-        comparisons = verify(form, opened, form.load(temporary))
+        comparisons = verify(form, form.exported(opened), form.load(temporary))
         origin = read_origin(checkpoint, which, img_size is not None, prefix)
         (temporary / 'README.md').write_text(model_card(folder.resolve().name, form, opened, origin, comparisons, text))
     return comparisons

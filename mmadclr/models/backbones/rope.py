@@ -69,6 +69,13 @@ class RotaryPositions(nn.Module):
         """Resets the periods to those of the arguments."""
         self.periods.copy_(rotary_periods(self.head_dim, *self.range))
 
+    def described(self) -> dict[str, Any]:
+        """Arguments other than the default ones, without those for training."""
+        base, min_period, max_period = self.range
+        found = dict(base=None if base == BASE else base, min_period=min_period, max_period=max_period)
+        found['normalize_coords'] = None if self.normalize_coords == NORMALIZATIONS[0] else self.normalize_coords
+        return {name: value for name, value in found.items() if value is not None}
+
     def periods_of(
         self,
         base: float | None = None,
