@@ -147,7 +147,7 @@ def _facts(
     facts = read_facts(checkpoint)
     if not facts and any(name.endswith(OF_TRANSFORMERS_VIT) for name in names):
         facts = dict(norm_eps=EPS_OF_TRANSFORMERS)
-    heads = facts.pop('num_heads', None)
+    heads = facts.pop('num_heads', None) or _heads_of_periods(names)
     meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     recorded = meta.get('backbone')
@@ -158,6 +158,15 @@ def _facts(
     if family is not None:
         about.setdefault('family', family)
     return heads or _num_heads(checkpoint, network.clean), checked_facts(about)
+
+
+def _heads_of_periods(names: Mapping[str, Tensor]) -> int | None:
+    """Each of DINOv3's periods belongs to four channels of a head."""
+    new = {timm_name(name): tensor for name, tensor in names.items()}
+    periods, token = new.get('rope.periods'), new.get('cls_token')
+    if periods is None or token is None or not periods.numel() or token.shape[-1] % (4 * periods.numel()):
+        return None
+    return token.shape[-1] // (4 * periods.numel())
 
 
 def _family(names: Mapping[str, Tensor]) -> str | None:

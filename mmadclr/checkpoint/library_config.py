@@ -17,7 +17,7 @@ ROPE_KEYS = ('base', 'min_period', 'max_period', 'normalize_coords')  # of Rotar
 # Keys that our exports add to the configs of libraries: how positions are resized, whether layer scales were learned, exact
 # periods of rotary positions, and where the weights come from.
 OWN_KEY = 'mmadclr'
-OWN_FACTS = ('pos_embed_resize', 'layer_scale', 'qkv_bias', 'rope', 'rope_periods', *PROVENANCE)
+OWN_FACTS = ('pos_embed_resize', 'layer_scale', 'norm_eps', 'qkv_bias', 'rope', 'rope_periods', *PROVENANCE)
 # transformers' plain vision transformers, with defaults for keys that a config may omit.
 TRANSFORMERS: dict[str, dict[str, Any]] = {
     'vit': dict(num_attention_heads=12, layer_norm_eps=1e-12),
@@ -51,8 +51,11 @@ def read_facts(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(config, Mapping):
         return {}
     own = config.get(OWN_KEY)
-    own = {'own': True, **{key: own[key] for key in OWN_FACTS if key in own}} if isinstance(own, Mapping) else {}
-    return {**_of_library(config, checkpoint), **own}
+    facts = _of_library(config, checkpoint)
+    if not isinstance(own, Mapping):
+        return facts
+    facts = {key: value for key, value in facts.items() if key not in PROVENANCE}
+    return {**facts, 'own': True, **{key: own[key] for key in OWN_FACTS if key in own}}
 
 
 def _of_library(config: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> dict[str, Any]:

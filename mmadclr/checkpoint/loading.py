@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from mmadclr.checkpoint.architecture import USUAL_EPS
+from mmadclr.checkpoint.families import PROVENANCE
 from mmadclr.checkpoint.reading import read_checkpoint
 
 if TYPE_CHECKING:
     from mmengine.model import BaseModel
 
-USUAL_EPS = 1e-6  # of norms; files record it only if it differs
 
 
 def architecture(model: nn.Module) -> dict[str, int]:
@@ -32,7 +33,30 @@ def described(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
         meta['dataset_meta'] = dataset.metainfo
     if hasattr(model, 'teacher'):  # of a pretraining method
         meta |= {'method': method_name(model), 'backbone': describe_backbone(model)}
+    elif weights_origin(model):  # of a task that started from weights of others
+        meta['backbone'] = {**attention_facts(model.backbone), **weights_origin(model)}
     return meta
+
+
+def backbones(model: nn.Module) -> list[nn.Module]:
+    """The backbones of a pretraining method (student, teacher) or of a task."""
+    if hasattr(model, 'teacher'):
+        return [model.student['backbone'], model.teacher['backbone']]
+    return [model.backbone] if isinstance(getattr(model, 'backbone', None), nn.Module) else []
+
+
+def weights_origin(model: nn.Module) -> dict[str, str]:
+    """Family, source and license of the weights of others that the backbones started from; empty if there are none."""
+    found = [getattr(backbone, 'weights_origin', {}) for backbone in backbones(model)]
+    return dict(next(filter(None, found), {}))
+
+
+def restore_origin(model: nn.Module, meta: Any) -> None:
+    """Sets what :func:`weights_origin` returns to that of a checkpoint with this ``meta``."""
+    recorded = meta.get('backbone') if isinstance(meta, Mapping) else None
+    recorded = recorded if isinstance(recorded, Mapping) else {}
+    for backbone in backbones(model):
+        backbone.weights_origin = {key: recorded[key] for key in PROVENANCE if isinstance(recorded.get(key), str)}
 
 
 def describe_backbone(model: BaseModel) -> dict:
@@ -42,12 +66,9 @@ def describe_backbone(model: BaseModel) -> dict:
     training started from, if they were loaded from a file (:mod:`mmadclr.checkpoint.families`).
     """
     backbone, preprocessor = model.teacher['backbone'], model.data_preprocessor
-    eps = backbone.blocks[0].norm1.eps
-    origin = getattr(backbone, 'weights_origin', None) or getattr(model.student['backbone'], 'weights_origin', {})
     return dict(
-        **({} if eps == USUAL_EPS else dict(norm_eps=eps)),
-        **rope_facts(backbone),
-        **origin,
+        **attention_facts(backbone),
+        **weights_origin(model),
         img_size=tuple(backbone.patch_embed.img_size),
         pos_embed_resize=backbone.pos_embed_resize,
         mean=tuple(round(value / 255, 6) for value in preprocessor.mean.flatten().tolist()),
@@ -55,13 +76,14 @@ def describe_backbone(model: BaseModel) -> dict:
     )
 
 
-def rope_facts(backbone: nn.Module) -> dict[str, Any]:
-    """Rotary positions and biases of attention as arguments of ``QueryViT``; only those that differ from a plain ViT's."""
-    attention = backbone.blocks[0].attn
-    facts: dict[str, Any] = {}
-    if attention.qkv.bias is None:
+def attention_facts(backbone: nn.Module) -> dict[str, Any]:
+    """``norm_eps``, ``qkv_bias`` and ``rope``, as arguments of ``QueryViT``; only those that differ from a plain ViT's."""
+    block = backbone.blocks[0]
+    eps, bias = block.norm1.eps, block.attn.qkv.bias
+    facts: dict[str, Any] = {} if eps == USUAL_EPS and backbone.rope is None else {'norm_eps': eps}
+    if bias is None:
         facts['qkv_bias'] = False
-    elif attention.qkv_bias() is not attention.qkv.bias:
+    elif block.attn.qkv_bias() is not bias:
         facts['qkv_bias'] = 'qv'
     elif backbone.rope is not None:
         facts['qkv_bias'] = True

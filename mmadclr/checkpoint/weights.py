@@ -22,6 +22,8 @@ from mmadclr.checkpoint.reading import read_checkpoint
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
+    from mmadclr.models.backbones.rope import RotaryPositions
+
 # Supported dtypes; lower precisions require scales.
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 GIVEN = ('norm_eps', 'pos_embed_resize', 'img_size', 'mean', 'std', 'rope', 'license')  # facts that users may give
@@ -138,7 +140,7 @@ def _with_implied(weights: BackboneWeights, model: VisionTransformer, target: Ma
     """Adds or removes what a file need not contain: periods of rotary positions, and biases that are zero."""
     state = dict(weights.state)
     if 'rope.periods' in target and 'rope' in weights.about and 'rope.periods' not in state:
-        state['rope.periods'] = implied_periods(model, weights.about)
+        state['rope.periods'] = implied_periods(model.rope, weights.about)
     biases = [name for name in {**target, **state} if name.endswith('.attn.qkv.bias')]
     if not any(name in state for name in biases):
         state |= {name: torch.zeros_like(target[name], device='cpu') for name in biases}
@@ -147,7 +149,7 @@ def _with_implied(weights: BackboneWeights, model: VisionTransformer, target: Ma
     return weights._replace(state=state)
 
 
-def implied_periods(model: VisionTransformer, about: Mapping) -> Tensor:
+def implied_periods(rope: RotaryPositions, about: Mapping) -> Tensor:
     """Periods (C/4) of the rotary positions of a file without them: those recorded in its config, or computed.
 
     Raises:
@@ -155,10 +157,10 @@ def implied_periods(model: VisionTransformer, about: Mapping) -> Tensor:
     """
     recorded = about.get('rope_periods')
     if recorded is None:
-        return model.rope.periods_of(**about['rope'])
+        return rope.periods_of(**about['rope'])
     periods = torch.tensor(recorded, dtype=torch.float32)
-    if periods.shape != model.rope.periods.shape:
-        raise ValueError(f'{len(periods)} recorded periods do not match {len(model.rope.periods)} of the model')
+    if periods.shape != rope.periods.shape:
+        raise ValueError(f'{len(periods)} recorded periods do not match {len(rope.periods)} of the model')
     return periods
 
 

@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 import torch
 from mmengine.logging import print_log
+from torch import Tensor
 
 from mmadclr.checkpoint.architecture import CHANNELS_PER_HEAD, IMAGENET_MEAN, IMAGENET_STD, infer_settings
 from mmadclr.checkpoint.families import PROVENANCE
 from mmadclr.checkpoint.layouts import BackboneWeights, with_class_position
-from mmadclr.checkpoint.weights import fill, read_backbone
+from mmadclr.checkpoint.weights import fill, implied_periods, read_backbone
 from mmadclr.models.backbones.feature_vit import FeatureViT
 from mmadclr.models.backbones.query_vit import QueryViT
+from mmadclr.models.backbones.rope import RotaryPositions
 
 
 class OpenedBackbone(NamedTuple):
@@ -56,7 +58,7 @@ def open_backbone(
     """
     weights = with_class_position(read_backbone(filename, which, prefix, facts))
     settings = check_architecture(filename, weights, num_heads)
-    if num_heads is None and weights.num_heads is None:
+    if num_heads is None and weights.num_heads is None and 'rope.periods' not in weights.state:
         heads = settings['arch']['num_heads']
         print_log(
             f'{filename} does not specify its number of attention heads; assuming {heads}, of {CHANNELS_PER_HEAD} channels',
@@ -97,6 +99,20 @@ def check_architecture(filename: str | Path, weights: BackboneWeights, num_heads
             f'{" ..." if len(differing) > 4 else ""})'
         )
     return settings
+
+
+def completed_state(weights: BackboneWeights, settings: dict) -> dict[str, Tensor]:
+    """The tensors of a backbone, with periods of rotary positions if the file has none."""
+    if 'rope' not in settings or 'rope.periods' in weights.state:
+        return dict(weights.state)
+    rope = rotary_positions(settings)
+    return {**weights.state, 'rope.periods': implied_periods(rope, weights.about)}
+
+
+def rotary_positions(settings: Mapping) -> RotaryPositions:
+    """Rotary positions of a backbone with these settings of ``QueryViT``."""
+    arch = settings['arch']
+    return RotaryPositions(arch['embed_dim'] // arch['num_heads'], **settings['rope'])
 
 
 def _check_complete(filename: str | Path, weights: BackboneWeights) -> None:

@@ -15,7 +15,7 @@ from mmadclr.hub.export.plain import effective_state, is_gated
 from mmadclr.hub.opening import OpenedBackbone
 from mmadclr.models.backbones.architectures import ratio_of
 from mmadclr.models.backbones.query_vit import SIZES, QueryViT, resolve_arch
-from mmadclr.models.backbones.rope import BASE, rotary_periods
+from mmadclr.models.backbones.rope import BASE, RotaryPositions, rotary_periods
 
 EPS = 1e-5  # of timm's DINOv3
 BFLOAT16_ROUNDING = 2**-8
@@ -94,7 +94,7 @@ def eva_recipe(model: QueryViT) -> Recipe:
     if isinstance(model.norm, nn.Identity):
         options |= dict(use_post_transformer_norm=False)
     registers = 0 if model.reg_token is None else model.reg_token.shape[1]
-    options |= dict(num_reg_tokens=registers, init_values=model.layer_scale or 1.0, rope_temperature=rope_base(model))
+    options |= dict(num_reg_tokens=registers, init_values=model.layer_scale or 1.0, rope_temperature=rope_base(model.rope))
     ending = '' if block.attn.qkv.bias is None else '_qkvb'
     for name in NAMES:
         full = f'vit_{name}_patch16_dinov3{ending}'
@@ -112,7 +112,7 @@ def with_computed_periods(opened: OpenedBackbone) -> OpenedBackbone:
     """
     if opened.model.rope is None:
         return opened
-    periods = rotary_periods(opened.model.rope.head_dim, rope_base(opened.model)).float()
+    periods = rotary_periods(opened.model.rope.head_dim, rope_base(opened.model.rope)).float()
     if torch.equal(periods, opened.model.rope.periods):
         return opened
     model = copy.deepcopy(opened.model)
@@ -120,21 +120,21 @@ def with_computed_periods(opened: OpenedBackbone) -> OpenedBackbone:
     return opened._replace(model=model)
 
 
-def rope_base(model: QueryViT) -> float:
+def rope_base(rope: RotaryPositions) -> float:
     """The base of the periods, which libraries compute.
 
     Raises:
-        ValueError: The backbone has other rotary positions than a base describes.
+        ValueError: No base describes these rotary positions.
     """
-    base, *limits = model.rope.range
-    if model.rope.normalize_coords != 'separate' or limits != [None, None]:
+    base, *limits = rope.range
+    if rope.normalize_coords != 'separate' or limits != [None, None]:
         raise ValueError(
             'timm and transformers describe rotary positions by a base alone, with height and width normalized separately; '
             'those of this backbone have other arguments: keep the checkpoint itself'
         )
     base = BASE if base is None else base
-    regular = rotary_periods(model.rope.head_dim, base).to(model.rope.periods)
-    if not torch.allclose(model.rope.periods, regular, rtol=BFLOAT16_ROUNDING, atol=0):
+    regular = rotary_periods(rope.head_dim, base).to(rope.periods)
+    if not torch.allclose(rope.periods, regular, rtol=BFLOAT16_ROUNDING, atol=0):
         raise ValueError(f'the periods of the rotary positions are not those of base {base:g}: keep the checkpoint itself')
     return base
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmadclr.checkpoint.loading import rope_facts
+from mmadclr.checkpoint.loading import attention_facts
 from mmadclr.hub.opening import OpenedBackbone
 
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
@@ -67,7 +67,7 @@ class Format(ABC):
 def own_facts(opened: OpenedBackbone) -> dict[str, Any]:
     """What the config of a library does not contain, for reading the folder back: see ``OWN_FACTS``."""
     model = opened.model
-    facts = dict(layer_scale=model.layer_scale is not None, **rope_facts(model), **opened.origin)
+    facts = dict(layer_scale=model.layer_scale is not None, **attention_facts(model), **opened.origin)
     if model.rope is None:
         return {**facts, 'pos_embed_resize': model.pos_embed_resize}
     return {**facts, 'rope_periods': model.rope.periods.tolist()}

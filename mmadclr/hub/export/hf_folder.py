@@ -67,7 +67,7 @@ class HuggingFaceFolder(Format):
                 'onnx and torchscript'
             )
         if model.rope is not None:
-            rope_base(model)
+            rope_base(model.rope)
         elif is_gated(model):
             _dinov2_ratio(model)
         height, width = opened.img_size
@@ -243,7 +243,7 @@ def _empty_dinov3(transformers: ModuleType, model: QueryViT, common: dict[str, A
         **common,
         use_gated_mlp=gated,
         hidden_act='silu' if gated else 'gelu',
-        rope_theta=rope_base(model),
+        rope_theta=rope_base(model.rope),
         query_bias=has_bias,
         key_bias=_has_key_bias(model),
         value_bias=has_bias,

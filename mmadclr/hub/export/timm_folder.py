@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmadclr.checkpoint.architecture import USUAL_EPS
 from mmadclr.checkpoint.library_config import OWN_KEY
 from mmadclr.datasets.center_crop import short_side
-from mmadclr.hub.export.eva import EPS, Recipe, eva_recipe, eva_state, with_computed_periods
+from mmadclr.hub.export.eva import EPS, Recipe, eva_recipe, eva_state, rope_base, with_computed_periods
 from mmadclr.hub.export.formats import CONFIG, WEIGHTS, Features, Format, own_facts, split_tokens
 from mmadclr.hub.export.plain import effective_state, is_gated, vision_transformer_arguments
 from mmadclr.hub.opening import OpenedBackbone
@@ -32,6 +32,17 @@ class TimmFolder(Format):
 
     loaders = 'timm'
     preparation = ' So does `timm.data.create_transform(**timm.data.resolve_model_data_config(model))`.'
+
+    def check(self, opened: OpenedBackbone) -> None:
+        if opened.model.rope is None:
+            return
+        timm_state(opened.model)
+        rope_base(opened.model.rope)
+        eps = opened.model.blocks[0].norm1.eps
+        if eps != EPS:  # the difference is too small to be found reliably by comparing features
+            raise ValueError(
+                f"norms of this backbone have eps={eps:g}, those of timm's DINOv3 eps={EPS:g}; use the format hf"
+            )
 
     def write(self, opened: OpenedBackbone, folder: Path) -> None:
         recipe = timm_recipe(opened.model)
