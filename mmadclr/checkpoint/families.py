@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-PUBLIC_SCHEMES = ('timm:', 'hf:')
+from mmadclr.public_names import is_public_name
+
 PROVENANCE = ('family', 'source', 'license')  # keys of `meta.backbone`, all of them texts
 
 
@@ -106,11 +107,6 @@ def completed_provenance(about: Mapping[str, Any], filename: str) -> dict[str, A
     name = filename if is_public_name(filename) else filename.replace('\\', '/').rstrip('/').rpartition('/')[2]
     family = about.get('family') or (family_of_model(name) if is_public_name(name) or 'pretrain' in name else None)
     return {**about, **provenance(family, about.get('source', name), about.get('license'))}
-
-
-def is_public_name(filename: str) -> bool:
-    """Whether weights are given by the name of a public model instead of a path."""
-    return filename.startswith(PUBLIC_SCHEMES)
 
 
 def license_title(about: Mapping[str, Any]) -> str | None:
