@@ -58,6 +58,7 @@ def convert(
     num_heads: int | None = None,
     img_size: int | None = None,
     prefix: str | None = None,
+    facts: Mapping | None = None,
 ) -> Conversion:
     """Converts the checkpoint ``filename`` to another layout in ``target``, reads it back and compares.
 
@@ -72,6 +73,7 @@ def convert(
         num_heads: For 'mmadclr', which stores it: if the file does not specify it and heads do not have 64 channels.
         img_size: Resizes the position embedding to images of this size, in pixels; converts only the backbone.
         prefix: Of the backbone in the file; also converts only the backbone.
+        facts: What no tensor shows; see :func:`mmadclr.checkpoint.load_weights`.
 
     Raises:
         FileNotFoundError, ValueError: The source cannot be read, or is not a plain vision transformer; the layout cannot
@@ -82,7 +84,7 @@ def convert(
     if layout == 'safetensors' and Path(target).suffix != '.safetensors':
         raise ValueError(f'{target} must end in .safetensors for the layout safetensors')
     checkpoint = read_checkpoint(filename)
-    backbone = with_class_position(pick_backbone(checkpoint, filename, which, prefix))
+    backbone = with_class_position(pick_backbone(checkpoint, filename, which, prefix, facts))
     settings = check_architecture(filename, backbone, num_heads or _some_heads(backbone))
     state = read_training_state(checkpoint) if prefix is None else None
     if img_size is not None:

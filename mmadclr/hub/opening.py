@@ -118,6 +118,7 @@ def rotary_positions(settings: Mapping) -> RotaryPositions:
 def _check_complete(filename: str | Path, weights: BackboneWeights) -> None:
     if 'cls_token' in weights.state and 'norm.weight' not in weights.state:
         raise ValueError(
-            f'{filename}: the backbone below {weights.prefix!r} has a class token but no final norm, as in detectors and segmentors that were '
-            'fine-tuned without it. Its features are no longer those of pretraining: use the pretrained checkpoint'
+            f'{filename}: the backbone has a class token but no final norm, as in detectors and segmentors that were '
+            f'fine-tuned without it{f" (it is below {weights.prefix!r})" if weights.prefix else ""}. Its features are no '
+            'longer those of pretraining: use the pretrained checkpoint'
         )

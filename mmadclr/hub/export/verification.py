@@ -88,6 +88,11 @@ def other_sizes(form: Format, opened: OpenedBackbone) -> list[tuple[int, int]]:
     return [*sizes, (height + 1, width - 1)] if form.any_side and patch > 1 else sizes
 
 
+def features_of_opened(opened: OpenedBackbone) -> Features:
+    """The backbone as an exported one."""
+    return lambda images: tuple(_tokens(opened, images))
+
+
 def _tokens(opened: OpenedBackbone, images: Tensor) -> list[Tensor]:
     output = opened.model(images)
     return [tokens for tokens in (output.cls, output.patches) if tokens is not None]

@@ -13,7 +13,7 @@ from mmadclr.registry import WEIGHT_INITIALIZERS
 MAX_SIZES = 32  # cached input sizes of positions
 # Arguments of QueryViT without effect if there are no query tokens, masks and groups of views.
 OF_PRETRAINING = ('query_keys', 'bidirectional', 'query_pos_embed', 'mask_token', 'joint_resolutions')
-INIT_KEYS = {'type', 'checkpoint', 'which', 'prefix', 'allow'}
+INIT_KEYS = {'type', 'checkpoint', 'which', 'prefix', 'allow', 'facts'}
 
 
 class PretrainedViT(QueryViT):
@@ -26,8 +26,9 @@ class PretrainedViT(QueryViT):
     Args:
         frozen_stages: -1: train everything. 0: freeze patch embedding, [CLS], registers and positions. n: also freeze
             the first n blocks, and the final norm if these are all blocks.
-        init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` with, if needed, ``which``, ``prefix`` and ``allow`` of
-            :func:`mmadclr.checkpoint.load_weights`; PATH is a file, or a folder from transformers or timm.
+        init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` with, if needed, ``which``, ``prefix``, ``allow`` and ``facts``
+            of :func:`mmadclr.checkpoint.load_weights`; PATH is a file, a folder from transformers or timm, or the name of
+            a public model (``'timm:vit_small_patch14_dinov2'``).
             ``checkpoint=None``: random initialization.
         *args, **kwargs: See ``QueryViT``, except pretraining-only arguments (``OF_PRETRAINING``).
 
