@@ -136,7 +136,12 @@ def _check_kind(state: Mapping[str, Tensor], about: Mapping) -> None:
             'pos_embed (1, tokens, D) is missing: a plain vision transformer has absolute positions; this model may have '
             'rotary positions other than those of DINOv3, which are not stored in tensors'
         )
-    for name in ('blocks.0.mlp.fc1.weight', 'blocks.0.mlp.fc2.weight', 'blocks.0.attn.qkv.weight', 'patch_embed.proj.weight'):
+    for name in (
+        'blocks.0.mlp.fc1.weight',
+        'blocks.0.mlp.fc2.weight',
+        'blocks.0.attn.qkv.weight',
+        'patch_embed.proj.weight',
+    ):
         if name not in state or state[name].ndim != (4 if 'proj' in name else 2) or 0 in state[name].shape:
             raise ValueError(
                 f'its blocks are not those of a plain vision transformer with two-layer MLPs: {name} '

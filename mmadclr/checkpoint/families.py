@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from mmadclr.public_names import is_public_name
+from mmadclr.urls import is_public_name
 
 PROVENANCE = ('family', 'source', 'license')  # keys of `meta.backbone`, all of them texts
 
@@ -135,4 +135,5 @@ def license_sentence(about: Mapping[str, Any]) -> str | None:
     family = FAMILIES[about['family']].title if about.get('family') in FAMILIES else 'the weights'
     if title is None:
         return 'the license of the weights is not recorded in the file: ask their authors before sharing them'
-    return f'{family}, from {about.get("source", "an unknown source")}: published under {title}' + (f' ({duties})' if duties else '')
+    source = about.get('source', 'an unknown source')
+    return f'{family}, from {source}: published under {title}' + (f' ({duties})' if duties else '')

@@ -140,9 +140,7 @@ def _below(tensors: Mapping[str, Tensor], network: Network, found: list[Network]
     return {clean.removeprefix(network.clean): tensors[name] for clean, name in without_wrappers(names).items()}
 
 
-def _facts(
-    checkpoint: Mapping, network: Network, names: Mapping[str, Tensor], given: Mapping
-) -> tuple[int | None, dict]:
+def _facts(checkpoint: Mapping, network: Network, names: Mapping[str, Tensor], given: Mapping) -> tuple[int | None, dict]:
     """Number of heads and ``about`` of a backbone."""
     facts = read_facts(checkpoint)
     if not facts and any(name.endswith(OF_TRANSFORMERS_VIT) for name in names):

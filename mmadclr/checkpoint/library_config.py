@@ -114,8 +114,9 @@ def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     if 'image_size' in config:
         facts['img_size'] = _size(config, 'image_size')
     if kind == 'dinov3_vit':
-        parameters = config.get('rope_parameters')
-        facts['rope'] = {'base': _positive({**config, **(parameters if isinstance(parameters, Mapping) else {})}, 'rope_theta')}
+        parameters = config.get('rope_parameters')  # of transformers 5
+        where = parameters if isinstance(parameters, Mapping) and 'rope_theta' in parameters else config
+        facts['rope'] = {'base': _positive(where, 'rope_theta')}
     name = config.get('_name_or_path')
     family = family_of_model(name) if isinstance(name, str) else None
     family = 'mae' if kind == 'vit_mae' else family

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mmengine.model import BaseModel
 
 
-
 def architecture(model: nn.Module) -> dict[str, int]:
     """The number of attention heads of every attention module, by module name: the state dict does not contain it.
 

@@ -21,7 +21,7 @@ from huggingface_hub.utils import logging
 
 from mmadclr.checkpoint.folders import INDICES, SINGLE_FILES, read_json
 from mmadclr.checkpoint.library_config import CONFIG, PREPROCESSOR
-from mmadclr.public_names import is_public_name
+from mmadclr.urls import is_public_name
 
 # No two dashes or dots in a row, and none at an end: the rules of the hub.
 WORD = r'[A-Za-z0-9_]+([-.][A-Za-z0-9_]+)*'
@@ -66,7 +66,8 @@ def _folder(get: Callable[[str], Path | None]) -> Path | None:
         listed = get(index)
         places = {} if listed is None else read_json(listed).get('weight_map')
         if listed is not None and isinstance(places, dict):
-            return config.parent if all([get(str(shard)) for shard in sorted(set(places.values()))]) else None
+            shards = sorted({str(shard) for shard in places.values()})
+            return config.parent if all(get(shard) is not None for shard in shards) else None
     return None
 
 

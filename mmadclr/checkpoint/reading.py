@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from mmadclr.checkpoint.folders import SINGLE_FILES, check_not_shard, configuration, shards, weights_files
 from mmadclr.checkpoint.unreadable import reason
-from mmadclr.public_names import is_public_name
+from mmadclr.urls import is_public_name
 
 # Globals needed to load tensors. All other globals in a pickle become placeholders.
 TRUSTED = {

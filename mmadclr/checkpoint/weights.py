@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,6 @@ from mmadclr.checkpoint.reading import read_checkpoint
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
-
-    from mmadclr.models.backbones.rope import RotaryPositions
 
 # Supported dtypes; lower precisions require scales.
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -149,8 +147,12 @@ def _with_implied(weights: BackboneWeights, model: VisionTransformer, target: Ma
     return weights._replace(state=state)
 
 
-def implied_periods(rope: RotaryPositions, about: Mapping) -> Tensor:
+def implied_periods(rope: Any, about: Mapping) -> Tensor:
     """Periods (C/4) of the rotary positions of a file without them: those recorded in its config, or computed.
+
+    Args:
+        rope: ``RotaryPositions``.
+        about: Facts about the backbone in the file.
 
     Raises:
         ValueError: They do not match the width of the heads.
@@ -162,8 +164,6 @@ def implied_periods(rope: RotaryPositions, about: Mapping) -> Tensor:
     if periods.shape != rope.periods.shape:
         raise ValueError(f'{len(periods)} recorded periods do not match {len(rope.periods)} of the model')
     return periods
-
-
 
 
 def _compare_eps(model: VisionTransformer, weights: BackboneWeights, filename: str | Path) -> None:

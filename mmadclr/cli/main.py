@@ -14,8 +14,8 @@ from pathlib import Path
 from mmadclr.cli.parsers import COMMANDS, LIGHT, Parser, build_parser, command_parser, module_of
 from mmadclr.cli.processes import start_processes, started_by_torchrun
 from mmadclr.packages import check_families
-from mmadclr.public_names import is_public_name
 from mmadclr.shipped import ambiguity, find_config, is_shipped, nearest, shipped_configs
+from mmadclr.urls import is_public_name
 
 INTERRUPTED = 130  # the status of a program that Ctrl-C ended, as in shells
 

@@ -60,7 +60,10 @@ BACKBONES = {
         r'incomplete gated MLPs \(SwiGLU\)',
     ),
     'mixed rotary': (lambda: of_timm('vit_small_patch16_rope_mixed_224', depth=1), r'rotary positions \(RoPE\) other than'),
-    'rotary, one register': (lambda: of_timm('vit_betwixt_patch16_rope_reg4_gap_256', depth=1), r'rotary positions|pos_embed'),
+    'rotary, one register': (
+        lambda: of_timm('vit_betwixt_patch16_rope_reg4_gap_256', depth=1),
+        r'rotary positions|pos_embed',
+    ),
     'QK norm': (lambda: plain(**{'blocks.0.attn.q_norm.weight': torch.ones(64)}), 'QK norm'),
     'gray': (lambda: with_kernel(1, 8, 8), r'images with 1 channel instead of 3; .*weight\.repeat\(1, 3, 1, 1\) / 3'),
     'infrared': (lambda: with_kernel(4, 8, 8), 'images with 4 channels instead of 3'),
@@ -115,7 +118,10 @@ WHOLE = {
     'optimizer': (optimizer, 'an optimizer state and no weights'),
     'optimizer, nested': (lambda: {'optimizer': optimizer(), 'epoch': 3}, 'an optimizer state and no weights'),
     'adapters': (lambda: {'blocks.0.attn.qkv.lora_A.weight': torch.zeros(2)}, 'LoRA adapters'),
-    'fsdp': (lambda: {'_fsdp_wrapped_module._flat_param': torch.zeros(9)}, r'a shard of an FSDP run: .*eval/ITERATION/teacher_checkpoint\.pth'),
+    'fsdp': (
+        lambda: {'_fsdp_wrapped_module._flat_param': torch.zeros(9)},
+        r'a shard of an FSDP run: .*eval/ITERATION/teacher_checkpoint\.pth',
+    ),
     'head': (
         lambda: {'mlp.0.weight': torch.zeros(2, 3), 'last_layer.weight_g': torch.zeros(2)},
         'a head without a backbone',

@@ -10,8 +10,8 @@ from mmadclr.config.findings import Finding
 from mmadclr.datasets.conflicts import missing
 from mmadclr.engine.runners.epoch_loop import length_conflicts
 from mmadclr.models.compilation import compile_conflicts
-from mmadclr.public_names import is_public_name
 from mmadclr.registry import ConfigOf
+from mmadclr.urls import is_public_name
 
 # Batches smaller than this fraction of the recipe's batch size cause a warning.
 SMALL_BATCH = 0.25

@@ -77,8 +77,8 @@ def verified_text(form: Format, opened: OpenedBackbone, comparisons: list[Compar
     if exported is not opened:
         change = compare(exported, features_of_opened(opened), opened.img_size).difference
         lines.append(
-            f'The original stores periods of its rotary positions rounded to bfloat16; {form.loaders} computes them, and this '
-            f'table compares with the computed ones. The rounding itself changes features by up to {change:.1e}.\n'
+            f'The original stores periods of its rotary positions rounded to bfloat16; {form.loaders} computes them, and '
+            f'this table compares with the computed ones. The rounding itself changes features by up to {change:.1e}.\n'
         )
     if not form.any_side:
         lines.append(f'Image sides must be multiples of {opened.model.patch_size}.\n')

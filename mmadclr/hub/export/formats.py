@@ -23,8 +23,8 @@ class Format(ABC):
     """A folder format.
 
     ``packages``: imports beyond those of the core. ``loaders``: what reads the folder, for the model card. ``any_side``:
-    whether image sides need not be multiples of the patch size. ``preparation``: a sentence for the model card on how the library preprocesses images from the
-    folder's settings.
+    whether image sides need not be multiples of the patch size. ``preparation``: a sentence for the model card on how the
+    library preprocesses images from the folder's settings.
     """
 
     packages: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmadclr.checkpoint.reading import read_checkpoint, weights_of
-from mmadclr.public_names import is_public_name
+from mmadclr.urls import is_public_name
 
 
 class Origin(NamedTuple):

@@ -12,7 +12,6 @@ from mmadclr.checkpoint.architecture import mlp_ratio
 from mmadclr.models.backbones.query_block import LinearWithoutKeyBias
 from mmadclr.models.backbones.query_vit import QueryViT
 
-
 GATED: dict[str, Any] = dict(mlp_layer=SwiGLUPacked, act_layer=nn.SiLU)
 
 

@@ -47,11 +47,11 @@ def verify(form: Format, opened: OpenedBackbone, features: Features) -> list[Com
 
 
 def _guess(form: Format, opened: OpenedBackbone) -> str:
-    eps = opened.model.blocks[0].norm1.eps
-    if form.norm_eps(opened) not in (None, eps):
+    eps, theirs = opened.model.blocks[0].norm1.eps, form.norm_eps(opened)
+    if theirs not in (None, eps):
         return (
-            f'norms of this backbone have eps={eps:g}, those of {form.loaders} eps={form.norm_eps(opened):g}; use one of the '
-            'formats hf, onnx and torchscript'
+            f'norms of this backbone have eps={eps:g}, those of {form.loaders} eps={theirs:g}; use one of the formats hf, '
+            'onnx and torchscript'
         )
     return f'the installed version of {form.loaders} may compute something else'
 
