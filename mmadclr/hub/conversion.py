@@ -155,12 +155,12 @@ def _with_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _as_dino(source: Source) -> Conversion:
+    if {'rope', 'ffn'} & source.settings.keys():
+        raise ValueError("DINO's vision transformer has neither rotary positions nor gated feed-forward layers")
     if source.state is not None:
         return _as_run_of_dino(source.state)
     if {'reg_token', 'blocks.0.ls1.gamma'} & source.backbone.state.keys() or 'cls_token' not in source.backbone.state:
         raise ValueError("DINO's vision transformer has a class token, and neither registers nor LayerScale")
-    if {'rope', 'ffn'} & source.settings.keys():
-        raise ValueError("DINO's vision transformer has neither rotary positions nor gated feed-forward layers")
     return _as_timm(source)
 
 

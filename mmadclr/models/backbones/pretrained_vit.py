@@ -27,9 +27,8 @@ class PretrainedViT(QueryViT):
         frozen_stages: -1: train everything. 0: freeze patch embedding, [CLS], registers and positions. n: also freeze
             the first n blocks, and the final norm if these are all blocks.
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` with, if needed, ``which``, ``prefix``, ``allow`` and
-            ``facts`` of :func:`mmadclr.checkpoint.load_weights`; PATH is a file, a folder from transformers or timm, or the name of
-            a public model (``'timm:vit_small_patch14_dinov2'``).
-            ``checkpoint=None``: random initialization.
+            ``facts`` of :func:`mmadclr.checkpoint.load_weights`; PATH is a file, a folder from transformers or timm, or the
+            name of a public model (``'timm:vit_small_patch14_dinov2'``). ``checkpoint=None``: random initialization.
         *args, **kwargs: See ``QueryViT``, except pretraining-only arguments (``OF_PRETRAINING``).
 
     Raises:
