@@ -102,7 +102,8 @@ class Repository(NamedTuple):
         try:
             return Path(huggingface_hub.hf_hub_download(self.name, file, revision=self.revision))
         except errors.LocalEntryNotFoundError as error:
-            raise FileNotFoundError(f'{self.asked}: {self.unreachable()}') from error
+            cause = error if error.__cause__ is None else error.__cause__
+            raise FileNotFoundError(f'{self.asked}: {self.unreachable()} ({_first_line(cause)})') from error
         except errors.EntryNotFoundError:
             return None
         except errors.HfHubHTTPError as error:
@@ -162,5 +163,5 @@ def _repository_of_timm(text: str) -> Repository:
     return Repository(text, repository, revision or None)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
