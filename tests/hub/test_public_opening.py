@@ -401,14 +401,10 @@ def test_incomplete_gates_are_named(tmp_path):
 
 def test_parts_of_training_runs_are_refused_with_the_way_out(tmp_path):
     torch.save({'model': {'_flat_param': torch.zeros(3)}}, tmp_path / 'model_0000099.rank_3.pth')
-    with pytest.raises(
-        ValueError, match=r'rank_3\.pth is the part of one process .*teacher_checkpoint\.pth'
-    ):
+    with pytest.raises(ValueError, match=r'rank_3\.pth is the part of one process .*teacher_checkpoint\.pth'):
         open_backbone(tmp_path / 'model_0000099.rank_3.pth')
     folder = tmp_path / 'sharded_teacher_checkpoint'
     folder.mkdir()
     (folder / '__0_0.distcp').write_bytes(b'')
-    with pytest.raises(
-        ValueError, match=r'sharded_teacher_checkpoint is a folder with a sharded .*teacher_checkpoint'
-    ):
+    with pytest.raises(ValueError, match=r'sharded_teacher_checkpoint is a folder with a sharded .*teacher_checkpoint'):
         open_backbone(folder)
