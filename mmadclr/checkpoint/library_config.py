@@ -165,7 +165,7 @@ def _of_architecture(name: str, arguments: Mapping[str, Any], images: Mapping[st
         facts = dict(num_heads=block.attn.num_heads, norm_eps=block.norm1.eps)
     except Exception:  # of any kind, since the arguments come from a file; the tensors are checked all the same
         return {}
-    rope = getattr(model, 'rope', None)
+    rope: Any = getattr(model, 'rope', None)
     if type(rope).__name__ == 'RotaryEmbeddingDinoV3':
         facts |= dict(rope=dict(base=rope.temperature), qkv_bias='qv' if block.attn.q_bias is not None else False)
         size = images.get('input_size')

@@ -25,7 +25,7 @@ def architecture(model: nn.Module) -> dict[str, int]:
     return {name: module.num_heads for name, module in model.named_modules() if hasattr(module, 'num_heads')}
 
 
-def described(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
+def described(model: Any, dataset: Dataset) -> dict[str, Any]:
     """What the ``meta`` of a checkpoint tells about a model, and the classes of the data set it is trained on."""
     meta: dict[str, Any] = {'architecture': architecture(model)}
     if hasattr(dataset, 'metainfo'):
@@ -37,7 +37,7 @@ def described(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
     return meta
 
 
-def backbones(model: nn.Module) -> list[nn.Module]:
+def backbones(model: Any) -> list[Any]:
     """The backbones of a pretraining method (student, teacher) or of a task."""
     if hasattr(model, 'teacher'):
         return [model.student['backbone'], model.teacher['backbone']]
@@ -75,7 +75,7 @@ def describe_backbone(model: BaseModel) -> dict:
     )
 
 
-def attention_facts(backbone: nn.Module) -> dict[str, Any]:
+def attention_facts(backbone: Any) -> dict[str, Any]:
     """``norm_eps``, ``qkv_bias`` and ``rope``, as arguments of ``QueryViT``; only those that differ from a plain ViT's."""
     block = backbone.blocks[0]
     eps, bias = block.norm1.eps, block.attn.qkv.bias

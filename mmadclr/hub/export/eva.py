@@ -115,17 +115,18 @@ def with_computed_periods(opened: OpenedBackbone) -> OpenedBackbone:
     periods = rotary_periods(opened.model.rope.head_dim, rope_base(opened.model.rope)).float()
     if torch.equal(periods, opened.model.rope.periods):
         return opened
-    model = copy.deepcopy(opened.model)
+    model: Any = copy.deepcopy(opened.model)
     model.rope.periods.copy_(periods)
     return opened._replace(model=model)
 
 
-def rope_base(rope: RotaryPositions) -> float:
+def rope_base(rope: RotaryPositions | None) -> float:
     """The base of the periods, which libraries compute.
 
     Raises:
         ValueError: No base describes these rotary positions.
     """
+    assert rope is not None, 'of a backbone with rotary positions'
     base, *limits = rope.range
     if rope.normalize_coords != 'separate' or limits != [None, None]:
         raise ValueError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import timm
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmadclr.checkpoint.architecture import USUAL_EPS
 from mmadclr.checkpoint.library_config import OWN_KEY
@@ -98,19 +99,19 @@ class SafetensorsFolder(TimmFolder):
         return features_of(model.eval())
 
     def snippet(self, opened: OpenedBackbone, folder: str) -> str:
-        lines = ('import json', 'from safetensors.torch import load_file')
+        lines = ['import json', 'from safetensors.torch import load_file']
         if is_plain(opened.model):
-            lines += (
+            lines += [
                 'from timm.models import VisionTransformer',
                 f"model = VisionTransformer(**json.load(open('{folder}/{CONFIG}'))['vision_transformer']).eval()",
-            )
+            ]
         else:
-            lines += (
+            lines += [
                 'import timm',
                 f"config = json.load(open('{folder}/{CONFIG}'))",
                 "model = timm.create_model(config['architecture'], **config['vision_transformer']).eval()",
-            )
-        lines += (f"model.load_state_dict(load_file('{folder}/{WEIGHTS}'))", _forward(opened))
+            ]
+        lines += [f"model.load_state_dict(load_file('{folder}/{WEIGHTS}'))", _forward(opened)]
         return '\n'.join(lines)
 
 
@@ -144,7 +145,7 @@ def timm_state(model: QueryViT) -> dict[str, Tensor]:
     return effective_state(model) if model.rope is None else eva_state(model)
 
 
-def features_of(model: nn.Module) -> Features:
+def features_of(model: Any) -> Features:
     """Split tokens of a timm model."""
     has_cls, num_prefix = model.cls_token is not None, model.num_prefix_tokens
     return lambda images: split_tokens(model.forward_features(images), has_cls, num_prefix)

@@ -72,7 +72,8 @@ class RotaryPositions(nn.Module):
     def described(self) -> dict[str, Any]:
         """Arguments other than the default ones, without those for training."""
         base, min_period, max_period = self.range
-        found = dict(base=None if base == BASE else base, min_period=min_period, max_period=max_period)
+        found: dict[str, Any] = dict(min_period=min_period, max_period=max_period)
+        found['base'] = None if base == BASE else base
         found['normalize_coords'] = None if self.normalize_coords == NORMALIZATIONS[0] else self.normalize_coords
         return {name: value for name, value in found.items() if value is not None}
 
