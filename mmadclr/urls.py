@@ -1,4 +1,4 @@
-"""URLs of data: detection, and display without secrets."""
+"""URLs of data and names of public models: detection, and display without secrets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mmadclr.names import printable
 
 WEB = ('http://', 'https://')
 URL = re.compile(r'[\w+.:-]+://')
+PUBLIC_SCHEMES = ('timm:', 'hf:')  # names of public models
 
 
 def is_url(place: object) -> bool:
@@ -33,3 +34,8 @@ def has_secrets(place: str) -> bool:
     query = place.partition('?')[2] if place.startswith(WEB) else ''
     password = re.match(r'[\w+.:-]+://[^/@]*:([^/@]+)@', place)
     return any(secret and '$' not in secret for secret in (query, password and password[1]))
+
+
+def is_public_name(filename: str) -> bool:
+    """Whether weights are given by the name of a public model: see :mod:`mmadclr.checkpoint.public`."""
+    return filename.startswith(PUBLIC_SCHEMES)

@@ -14,12 +14,14 @@ from mmadclr.checkpoint.library_config import CONFIG, PREPROCESSOR
 SINGLE_FILES = ('model.safetensors', 'pytorch_model.bin')
 INDICES = tuple(f'{name}.index.json' for name in SINGLE_FILES)
 SHARD = re.compile(r'-(?P<number>\d{5})-of-(?P<total>\d{5})\.(safetensors|bin|pth|pt)$')
+PART_OF_PROCESS = re.compile(r'\.rank_\d+\.(pth|pt)$')  # of FSDP runs of DINOv2
 WEIGHTS = ('.pth', '.pt', '.ckpt', '.bin', '.safetensors', '.tar')
 LIMIT = 64 * 2**20  # bytes of a JSON file; the largest index of a published model has about 100 kB
 # Contents that identify folders of unsupported formats.
 OTHERS = (
     ('*.distcp', "a sharded checkpoint (torch.distributed.checkpoint): merge it with torch's "
-     '`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`'),
+     '`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`, or use teacher_checkpoint.pth if the '
+     'run wrote one'),
     ('snapshots/*/*', 'a model hub cache: use the folder below snapshots'),
     ('adapter_model.*', 'adapters without the base model'),
     ('model.onnx', 'an exported program, not weights: use the checkpoint it was exported from'),
@@ -67,11 +69,16 @@ def shards(index: Path) -> Mapping[Path, list[str] | None]:
 
 
 def check_not_shard(path: Path) -> None:
-    """Rejects a single shard of a sharded model.
+    """Rejects a single shard of a sharded model, and the part of one process.
 
     Raises:
         ValueError: ``path`` is one.
     """
+    if PART_OF_PROCESS.search(path.name):
+        raise ValueError(
+            f'{path} is the part of one process of an FSDP run, as DINOv2 saves it for resuming: use '
+            'eval/ITERATION/teacher_checkpoint.pth of that run'
+        )
     match = SHARD.search(path.name)
     if match and int(match['total']) > 1:
         raise ValueError(

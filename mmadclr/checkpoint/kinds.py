@@ -8,15 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-PLAIN = 'a plain vision transformer with absolute positions'
+PLAIN = 'a plain vision transformer with absolute positions, or the rotary ones of DINOv3'
 
 # Patterns of names below the prefix of a patch embedding; all patterns of a line must match. The first matching line counts.
 FOREIGN = (
-    ((r'^storage_tokens$|^rope_embed\.',), 'a DINOv3 vision transformer, with rotary positions (RoPE)'),
-    ((r'^reg_token$', r'^blocks\.0\.gamma_1$'), "timm's Eva with registers, as in DINOv3, with rotary positions (RoPE)"),
     (
-        (r'^rope\.|\.rope\.|freqs_(cos|sin)$|^freqs_cis$',),
-        'a vision transformer with rotary positions (RoPE), such as EVA-02',
+        (r'^rope\.(?!periods$)|\.rope\.|freqs_(cos|sin)$|^freqs_cis$',),
+        'a vision transformer with rotary positions (RoPE) other than those of DINOv3, such as EVA-02',
     ),
     ((r'^(encoder\.layers|blocks|stages)\.\d+\.blocks\.',), 'a Swin or other hierarchical transformer'),
     ((r'relative_position_bias_table$|rel_pos_bias',), 'a BEiT or similar model with relative positions'),
@@ -28,21 +26,18 @@ FOREIGN = (
     ((r'^blocks\.0\.attns\.',), 'a vision transformer with parallel branches in its blocks'),
     ((r'^patch_embed\.(backbone|conv|stem)\b',), 'a hybrid: a vision transformer on top of a convolutional network'),
     ((r'^blocks_token_only\.',), 'a CaiT'),
-    ((r'^(dist_token|embeddings\.distillation_token)$',), 'a distilled DeiT, with a distillation token'),
     ((r'\.attn\.[qk]_norm\.',), 'a vision transformer with QK norm'),
-    ((r'\.mlp\.(w12|w1|w3|weights_in|fc1_g)\.',), 'a vision transformer with gated MLPs (SwiGLU)'),
+    ((r'\.mlp\.(w1|w2|fc1_g|fc1_x|gate_proj|up_proj)\.',), 'a vision transformer with incomplete gated MLPs (SwiGLU)'),
+    ((r'\.mlp\.norm\.',), 'a vision transformer with norms in its MLPs'),
 )
 # Patterns of names anywhere in a file without a patch embedding that we support.
 FILE_KINDS = (
     (
         (r'(^|\.)_?flat_param(_\d+)?$',),
-        'a shard of an FSDP run: save the full state dict, which has the names of layers',
+        'a shard of an FSDP run: save the full state dict, which has the names of layers (DINOv2 and DINOv3 write one '
+        'as eval/ITERATION/teacher_checkpoint.pth)',
     ),
     ((r'lora_(A|B|down|up)\.',), 'LoRA adapters without the base model'),
-    (
-        (r'embeddings\.patch_embeddings\.weight$', r'layer\.0\.attention\.q_proj\.'),
-        'a DINOv3 vision transformer from transformers, with rotary positions (RoPE)',
-    ),
     ((r'embeddings\.patch_embedding\.(weight|bias)$',), 'a CLIP or SigLIP model from transformers'),
     ((r'visual\.(conv1\.weight|transformer\.|trunk\.)',), 'a CLIP'),
     ((r'(^|\.)conv_proj\.weight$', r'encoder_layer_0\.'), "torchvision's vision transformer, whose names are not supported"),
@@ -66,6 +61,8 @@ FILE_KINDS = (
         'a head without a backbone',
     ),
 )
+# Names of the heads of detectors and segmentors, in mmdet, mmseg and torchvision.
+DETECTOR = re.compile(r'(^|\.)((rpn|roi|bbox|mask|decode|auxiliary|keypoint|panoptic)_heads?|rpn|roi_heads)\.')
 OPTIMIZER_STATE = re.compile(r'\.(exp_avg(_sq)?|max_exp_avg_sq|momentum_buffer|square_avg|step)$')
 OPTIMIZER_KEYS = re.compile(r'^(optim\w*|opt|\w+_optim(izer)?|param_groups|(lr_|param_)?schedulers?|scaler)$', re.IGNORECASE)
 
@@ -98,9 +95,6 @@ def _by_shapes(state: Mapping[str, Tensor]) -> str | None:
     widths = {len(tensor) for name, tensor in state.items() if name.endswith('.norm1.weight') and tensor.ndim == 1}
     if len(widths) > 1:
         return 'a hierarchical vision transformer with several widths'
-    up, down = (state.get(f'blocks.0.mlp.fc{i}.weight') for i in (1, 2))
-    if up is not None and down is not None and up.ndim == down.ndim == 2 and len(up) == 2 * down.shape[1]:
-        return 'a vision transformer with gated MLPs (SwiGLU)'
     return None
 
 
@@ -121,6 +115,17 @@ def file_kind(checkpoint: Mapping[str, Any], names: Iterable[str]) -> str:
         f'it holds no named tensors, but {", ".join(objects[:4])}: pickled objects are not loaded; save '
         'the state_dict() of the model'
     )
+
+
+def detector_part(names: Iterable[str], prefix: str) -> list[str]:
+    """A remark for files of a detector or segmentor, by a name of one of its heads; ``prefix``: of its backbone."""
+    head = next((match for match in map(DETECTOR.search, names) if match), None)
+    if head is None:
+        return []
+    return [
+        f'the file also has {head[2]}: it is a detector or segmentor, and the backbone below {prefix!r} was fine-tuned with '
+        'it; for the pretrained one, open the checkpoint it started from'
+    ]
 
 
 def _convolutions(checkpoint: Mapping[str, Any], names: list[str]) -> str | None:

@@ -6,31 +6,40 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+import timm
+import torch
+
+from mmadclr.checkpoint.families import PROVENANCE, family_of_model, provenance
+
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
-# Keys that our exports add to transformers' configs: how positions are resized, and whether layer scales were learned.
 RESIZE_RULES = ('dino', 'dino_antialias', 'size', 'size_aliased')  # of QueryViT
-OWN_KEY, OWN_FACTS = 'mmadclr', ('pos_embed_resize', 'layer_scale')
+ROPE_KEYS = ('base', 'min_period', 'max_period', 'normalize_coords')  # of RotaryPositions, without those for training
+# Keys that our exports add to the configs of libraries: how positions are resized, whether layer scales were learned, exact
+# periods of rotary positions, and where the weights come from.
+OWN_KEY = 'mmadclr'
+OWN_FACTS = ('pos_embed_resize', 'layer_scale', 'norm_eps', 'qkv_bias', 'rope', 'rope_periods', *PROVENANCE)
 # transformers' plain vision transformers, with defaults for keys that a config may omit.
 TRANSFORMERS: dict[str, dict[str, Any]] = {
     'vit': dict(num_attention_heads=12, layer_norm_eps=1e-12),
     'vit_mae': dict(num_attention_heads=12, layer_norm_eps=1e-12),
+    'deit': dict(num_attention_heads=12, layer_norm_eps=1e-12),
     'vit_msn': dict(num_attention_heads=12, layer_norm_eps=1e-6),
     'ijepa': dict(num_attention_heads=12, layer_norm_eps=1e-12),
     'dinov2': dict(num_attention_heads=12, layer_norm_eps=1e-6),
     'dinov2_with_registers': dict(num_attention_heads=12, layer_norm_eps=1e-6),
+    'dinov3_vit': dict(num_attention_heads=6, layer_norm_eps=1e-5, rope_theta=100.0, image_size=224),
 }
 FOREIGN = {
-    'dinov3_vit': 'a DINOv3 vision transformer, with rotary positions (RoPE)',
     'dinov3_convnext': 'a convolutional network',
-    'deit': 'a distilled DeiT, with a distillation token',
     'convnext': 'a convolutional network',
     'resnet': 'a convolutional network',
 }
 
 
 def read_facts(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts in a config: ``num_heads``, ``norm_eps``, ``img_size`` (height, width), ``pos_embed_resize``, ``layer_scale``,
-    ``mean`` and ``std``; only those available.
+    """Facts in a config: ``num_heads``, ``norm_eps``, ``img_size`` (height, width), ``mean`` and ``std``, ``rope``
+    (arguments of rotary positions), those of ``OWN_FACTS``, and whether it is a config of our exports (``own``); only
+    those available.
 
     Args:
         checkpoint: Contents of a folder, from :func:`mmadclr.checkpoint.reading.read_checkpoint`.
@@ -41,6 +50,15 @@ def read_facts(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     config = checkpoint.get(CONFIG)
     if not isinstance(config, Mapping):
         return {}
+    own = config.get(OWN_KEY)
+    facts = _of_library(config, checkpoint)
+    if not isinstance(own, Mapping):
+        return facts
+    facts = {key: value for key, value in facts.items() if key not in PROVENANCE}
+    return {**facts, 'own': True, **{key: own[key] for key in OWN_FACTS if key in own}}
+
+
+def _of_library(config: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     if 'model_type' in config:
         facts = _of_transformers(config)
         preprocessor = checkpoint.get(PREPROCESSOR)
@@ -67,7 +85,21 @@ def checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         checked[key] = _triple(checked, key)
     if 'norm_eps' in checked:
         checked['norm_eps'] = _positive(checked, 'norm_eps')
+    if checked.get('qkv_bias', True) not in (True, False, 'qv'):
+        raise ValueError(f"qkv_bias={checked['qkv_bias']!r} must be True, False or 'qv'")
+    if 'rope' in checked:
+        checked['rope'] = _rope(checked['rope'])
+    for key in PROVENANCE:
+        if not isinstance(checked.get(key, ''), str):
+            raise ValueError(f'{key}={checked[key]!r} must be a text')
     return checked
+
+
+def _rope(value: Any) -> dict[str, Any]:
+    """Arguments of rotary positions; their values are checked where they are built."""
+    if not isinstance(value, Mapping) or value.keys() - set(ROPE_KEYS):
+        raise ValueError(f'rope={value!r} must be a dict of {", ".join(ROPE_KEYS)}')
+    return dict(value)
 
 
 def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,21 +108,47 @@ def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
         what = FOREIGN.get(str(kind), 'not a supported plain vision transformer')
         raise ValueError(f'{CONFIG}: model_type {kind!r} is {what}; supported: {", ".join(TRANSFORMERS)}')
     config = {**TRANSFORMERS[kind], **config}
-    activation = config.get('hidden_act', 'gelu')
-    if activation != 'gelu' and not config.get('use_swiglu_ffn'):  # gated MLPs are recognized by their tensor names
-        raise ValueError(f'{CONFIG}: hidden_act {activation!r} is not supported; it must be the exact gelu')
+    _check_activation(config)
     facts: dict[str, Any] = {'num_heads': _count(config, 'num_attention_heads')}
     facts['norm_eps'] = _positive(config, 'layer_norm_eps')
     if 'image_size' in config:
         facts['img_size'] = _size(config, 'image_size')
-    own = config.get(OWN_KEY)
-    return {**facts, **({key: own[key] for key in OWN_FACTS if key in own} if isinstance(own, Mapping) else {})}
+    if kind == 'dinov3_vit':
+        parameters = config.get('rope_parameters')  # of transformers 5
+        where = parameters if isinstance(parameters, Mapping) and 'rope_theta' in parameters else config
+        facts['rope'] = {'base': _positive(where, 'rope_theta')}
+    name = config.get('_name_or_path')
+    family = family_of_model(name) if isinstance(name, str) else None
+    family = 'mae' if kind == 'vit_mae' else family
+    if isinstance(name, str) and name and family:
+        return {**facts, **provenance(family, name)}
+    return {**facts, **({'family': family} if family else {})}
+
+
+def _check_activation(config: Mapping[str, Any]) -> None:
+    """Gated MLPs of DINOv2 always have the SiLU, those of DINOv3 the configured function.
+
+    Raises:
+        ValueError: The model computes something else than ours.
+    """
+    activation = config.get('hidden_act', 'gelu')
+    if config.get('use_swiglu_ffn'):
+        return
+    expected = 'silu' if config.get('use_gated_mlp') else 'gelu'
+    if activation != expected:
+        raise ValueError(
+            f'{CONFIG}: hidden_act {activation!r} is not supported; it must be '
+            + ('silu in gated MLPs' if expected == 'silu' else 'the exact gelu')
+        )
 
 
 def _of_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     arguments, images = config.get('model_args'), config['pretrained_cfg']
     arguments = arguments if isinstance(arguments, Mapping) else {}
     facts: dict[str, Any] = {key: _triple(images, key) for key in ('mean', 'std') if key in images}
+    name = config.get('architecture')
+    if isinstance(name, str):
+        facts |= _of_architecture(name, arguments, images) | _origin_in_timm(name, images)
     if 'num_heads' in arguments:
         facts['num_heads'] = _count(arguments, 'num_heads')
     if 'img_size' in arguments:
@@ -98,10 +156,35 @@ def _of_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
+def _of_architecture(name: str, arguments: Mapping[str, Any], images: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm's model of this name says about itself; nothing if this version of timm cannot build it."""
+    try:
+        with torch.device('meta'):
+            model = timm.create_model(name, **{**arguments, 'num_classes': 0})
+        block = model.blocks[0]
+        facts = dict(num_heads=block.attn.num_heads, norm_eps=block.norm1.eps)
+    except Exception:  # of any kind, since the arguments come from a file; the tensors are checked all the same
+        return {}
+    rope: Any = getattr(model, 'rope', None)
+    if type(rope).__name__ == 'RotaryEmbeddingDinoV3':
+        facts |= dict(rope=dict(base=rope.temperature), qkv_bias='qv' if block.attn.q_bias is not None else False)
+        size = images.get('input_size')
+        facts |= {'img_size': tuple(size[1:])} if isinstance(size, (list, tuple)) and len(size) == 3 else {}
+    return facts
+
+
+def _origin_in_timm(name: str, images: Mapping[str, Any]) -> dict[str, str]:
+    tag, license = images.get('tag'), images.get('license')
+    if not isinstance(tag, str) or not tag:
+        return {}
+    full = f'{name}.{tag}'
+    return provenance(family_of_model(full), f'timm/{full}', license if isinstance(license, str) else None)
+
+
 def _of_own_folder(config: Mapping[str, Any]) -> dict[str, Any]:
     arguments = config['vision_transformer']
     facts: dict[str, Any] = {key: _triple(config, key) for key in ('mean', 'std') if key in config}
-    facts |= dict(num_heads=_count(arguments, 'num_heads'), img_size=_size(arguments, 'img_size'))
+    facts |= dict(own=True, num_heads=_count(arguments, 'num_heads'), img_size=_size(arguments, 'img_size'))
     return {**facts, **{key: config[key] for key in ('pos_embed_resize',) if key in config}}
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from mmadclr.checkpoint.architecture import USUAL_EPS
+from mmadclr.checkpoint.families import PROVENANCE
 from mmadclr.checkpoint.reading import read_checkpoint
 
 if TYPE_CHECKING:
     from mmengine.model import BaseModel
-
-USUAL_EPS = 1e-6  # of norms; files record it only if it differs
 
 
 def architecture(model: nn.Module) -> dict[str, int]:
@@ -25,30 +25,68 @@ def architecture(model: nn.Module) -> dict[str, int]:
     return {name: module.num_heads for name, module in model.named_modules() if hasattr(module, 'num_heads')}
 
 
-def described(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
+def described(model: Any, dataset: Dataset) -> dict[str, Any]:
     """What the ``meta`` of a checkpoint tells about a model, and the classes of the data set it is trained on."""
     meta: dict[str, Any] = {'architecture': architecture(model)}
     if hasattr(dataset, 'metainfo'):
         meta['dataset_meta'] = dataset.metainfo
     if hasattr(model, 'teacher'):  # of a pretraining method
         meta |= {'method': method_name(model), 'backbone': describe_backbone(model)}
+    elif weights_origin(model):  # of a task that started from weights of others
+        meta['backbone'] = {**attention_facts(model.backbone), **weights_origin(model)}
     return meta
+
+
+def backbones(model: Any) -> list[Any]:
+    """The backbones of a pretraining method (student, teacher) or of a task."""
+    if hasattr(model, 'teacher'):
+        return [model.student['backbone'], model.teacher['backbone']]
+    return [model.backbone] if isinstance(getattr(model, 'backbone', None), nn.Module) else []
+
+
+def weights_origin(model: nn.Module) -> dict[str, str]:
+    """Family, source and license of the weights of others that the backbones started from; empty if there are none."""
+    found = [getattr(backbone, 'weights_origin', {}) for backbone in backbones(model)]
+    return dict(next(filter(None, found), {}))
+
+
+def restore_origin(model: nn.Module, meta: Any) -> None:
+    """Sets what :func:`weights_origin` returns to that of a checkpoint with this ``meta``."""
+    recorded = meta.get('backbone') if isinstance(meta, Mapping) else None
+    recorded = recorded if isinstance(recorded, Mapping) else {}
+    for backbone in backbones(model):
+        backbone.weights_origin = {key: recorded[key] for key in PROVENANCE if isinstance(recorded.get(key), str)}
 
 
 def describe_backbone(model: BaseModel) -> dict:
     """Facts about the backbone of a pretraining model that no tensor shows; stored in checkpoints as ``meta.backbone``.
 
-    ``mean`` and ``std`` are for values in [0, 1].
+    ``mean`` and ``std`` are for values in [0, 1]. ``family``, ``source`` and ``license`` are those of the weights that
+    training started from, if they were loaded from a file (:mod:`mmadclr.checkpoint.families`).
     """
     backbone, preprocessor = model.teacher['backbone'], model.data_preprocessor
-    eps = backbone.blocks[0].norm1.eps
     return dict(
-        **({} if eps == USUAL_EPS else dict(norm_eps=eps)),
+        **attention_facts(backbone),
+        **weights_origin(model),
         img_size=tuple(backbone.patch_embed.img_size),
         pos_embed_resize=backbone.pos_embed_resize,
         mean=tuple(round(value / 255, 6) for value in preprocessor.mean.flatten().tolist()),
         std=tuple(round(value / 255, 6) for value in preprocessor.std.flatten().tolist()),
     )
+
+
+def attention_facts(backbone: Any) -> dict[str, Any]:
+    """``norm_eps``, ``qkv_bias`` and ``rope``, as arguments of ``QueryViT``; only those that differ from a plain ViT's."""
+    block = backbone.blocks[0]
+    eps, bias = block.norm1.eps, block.attn.qkv.bias
+    facts: dict[str, Any] = {} if eps == USUAL_EPS and backbone.rope is None else {'norm_eps': eps}
+    if bias is None:
+        facts['qkv_bias'] = False
+    elif block.attn.qkv_bias() is not bias:
+        facts['qkv_bias'] = 'qv'
+    elif backbone.rope is not None:
+        facts['qkv_bias'] = True
+    return facts if backbone.rope is None else {**facts, 'rope': backbone.rope.described()}
 
 
 def check_state_dict(model: nn.Module, filename: str | Path, checkpoint: dict | None = None) -> Mapping[str, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor
 
 # Name parts that wrappers insert at any level: DataParallel, DistributedDataParallel and averaged models; torch.compile;
@@ -22,47 +21,49 @@ WRAPPERS = frozenset(
 )
 # Every layout has this tensor exactly once per backbone; what precedes it is the prefix.
 ANCHOR = re.compile(
-    r'(?P<prefix>(.*?\.)?)(?P<name>patch_embed\.proj(ection)?|embeddings\.patch_embeddings\.projection)\.weight'
+    r'(?P<prefix>(.*?\.)?)(?P<name>patch_embed\.proj(ection)?|embeddings\.patch_embeddings(\.projection)?)\.weight'
 )
-# DINOv2, mmpretrain, mmseg and transformers -> timm.
+# DINOv2, DINOv3, timm's Eva, mmpretrain, mmseg and transformers -> timm's plain vision transformer.
 RENAMES = (
     (r'^blocks\.\d+\.(\d+)\.', r'blocks.\1.'),
-    (r'^register_tokens$', 'reg_token'),
-    (r'^layers\.', 'blocks.'),
+    (r'^(register|storage)_tokens$', 'reg_token'),
+    (r'^rope_embed\.', 'rope.'),
+    (r'^(layers|layer|encoder\.layer)\.(?=\d)', 'blocks.'),
+    (r'^(blocks\.\d+)\.gamma_([12])$', r'\1.ls\2.gamma'),
     (r'^(blocks\.\d+)\.ln([12])\.', r'\1.norm\2.'),
     (r'\.ffn\.layers\.0\.0\.', '.mlp.fc1.'),
     (r'\.ffn\.layers\.1\.', '.mlp.fc2.'),
+    (r'\.ffn\.(w12|w3)\.', r'.mlp.\1.'),
+    (r'\.mlp\.(w12|weights_in)\.', '.mlp.fc1.'),
+    (r'\.mlp\.(w3|weights_out|down_proj)\.', '.mlp.fc2.'),
     (r'\.attn\.attn\.in_proj_', '.attn.qkv.'),
     (r'\.attn\.attn\.out_proj\.', '.attn.proj.'),
     (r'^ln1\.', 'norm.'),
     (r'\.(attn|ffn)\.gamma([12])\.weight$', r'.ls\2.gamma'),
     (r'^patch_embed\.projection\.', 'patch_embed.proj.'),
-    (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
+    (r'^embeddings\.patch_embeddings\.(projection\.)?', 'patch_embed.proj.'),
     (r'^embeddings\.position_embeddings$', 'pos_embed'),
     (r'^embeddings\.register_tokens$', 'reg_token'),
+    (r'^embeddings\.distillation_token$', 'dist_token'),
     (r'^embeddings\.(cls_token|mask_token)$', r'\1'),
     (r'^layernorm\.', 'norm.'),
-    (r'^encoder\.layer\.', 'blocks.'),
     (r'^(blocks\.\d+)\.layernorm_before\.', r'\1.norm1.'),
     (r'^(blocks\.\d+)\.layernorm_after\.', r'\1.norm2.'),
-    (r'^(blocks\.\d+)\.attention\.output\.dense\.', r'\1.attn.proj.'),
+    (r'^(blocks\.\d+)\.attention\.(output\.dense|o_proj)\.', r'\1.attn.proj.'),
     (r'^(blocks\.\d+)\.intermediate\.dense\.', r'\1.mlp.fc1.'),
     (r'^(blocks\.\d+)\.output\.dense\.', r'\1.mlp.fc2.'),
     (r'^(blocks\.\d+)\.layer_scale([12])\.lambda1$', r'\1.ls\2.gamma'),
 )
 # Tensors next to the backbone in flat files: classifiers, poolers, mask tokens, and modules that the code released by
-# ADCLR's authors creates but never uses (Sherrylone/PQCL, models/pos_transformer.py).
+# ADCLR's authors creates but never uses (Sherrylone/PQCL, models/pos_transformer.py); DINOv3's norm for local crops.
 NOT_BACKBONE = re.compile(
-    r'^(head|head_dist|fc|fc_norm|pre_logits|pooler|decoder\w*|mask_token|masked_embed|norm2|query_block|fpn\d)(\.|$)'
+    r'^(head|head_dist|fc|fc_norm|pre_logits|pooler|decoder\w*|mask_token|masked_embed|norm2|query_block|fpn\d|'
+    r'local_cls_norm|projectors)(\.|$)'
 )
 OF_BACKBONE = re.compile(
-    r'^((blocks|layers|encoder\.layer)\.\d+|patch_embed|embeddings|norm|ln1|layernorm|cls_token|reg_token|register_tokens|'
-    r'mask_token|pos_embed)(\.|$)'
+    r'^((blocks|layers|layer|encoder\.layer)\.\d+|patch_embed|embeddings|norm|ln1|layernorm|cls_token|reg_token|'
+    r'register_tokens|storage_tokens|rope_embed|rope|local_cls_norm|mask_token|pos_embed)(\.|$)'
 )
-SEPARATE = re.compile(r'^(?P<block>blocks\.\d+)\.attention\.attention\.(?P<part>query|key|value)\.(?P<kind>weight|bias)$')
-QKV_BIAS = re.compile(
-    r'\.attn\.(qkv\.)?\w*bias\w*$|\.(attention\.attention\.\w+\.|in_proj_)bias$'
-)  # under any name, joint or separate
 OF_TRANSFORMERS_VIT = '.layernorm_before.weight'  # only in transformers' ViT and MAE, among its supported models
 
 
@@ -90,9 +91,7 @@ def without_wrappers(names: Iterable[str]) -> dict[str, str]:
 
 
 def timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a backbone under timm's names, with joint queries, keys and values.
-
-    If no block has a qkv bias, adds one of zeros.
+    """Tensors of a backbone under timm's names, one by one.
 
     Raises:
         ValueError: Two tensors get the same name.
@@ -103,35 +102,11 @@ def timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if new in state:
             raise ValueError(f'{name!r} and another tensor of the file both map to {new!r} of a vision transformer')
         state[new] = tensor
-    return _with_qkv_biases(_with_joint_qkv(state))
+    return state
 
 
 def timm_name(name: str) -> str:
-    """The name of one tensor; does not join queries, keys and values of transformers."""
+    """The name of one tensor; :mod:`mmadclr.checkpoint.joining` joins separate queries, keys, values and gates."""
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def _with_joint_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Joins separate queries, keys and values, in this order; keeps them separate if one is missing or of another shape."""
-    parts: dict[str, dict[str, str]] = {}
-    for name in state:
-        if match := SEPARATE.match(name):
-            parts.setdefault(f'{match["block"]}.attn.qkv.{match["kind"]}', {})[match['part']] = name
-    joint = {}
-    for new, names in parts.items():
-        tensors = [state[names[part]] for part in ('query', 'key', 'value') if part in names]
-        if len(tensors) == 3 and len({tensor.shape for tensor in tensors}) == 1:
-            joint[new] = torch.cat(tensors)
-            for name in names.values():
-                del state[name]
-    return {**state, **joint}
-
-
-def _with_qkv_biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    weights = {name: tensor for name, tensor in state.items() if re.fullmatch(r'blocks\.\d+\.attn\.qkv\.weight', name)}
-    if any(QKV_BIAS.search(name) for name in state) or any(tensor.ndim != 2 for tensor in weights.values()):
-        return state
-    biases = {name.removesuffix('weight') + 'bias': tensor.new_zeros(len(tensor)) for name, tensor in weights.items()}
-    return {**state, **biases}

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from mmadclr.checkpoint.folders import SINGLE_FILES, check_not_shard, configuration, shards, weights_files
 from mmadclr.checkpoint.unreadable import reason
+from mmadclr.urls import is_public_name
 
 # Globals needed to load tensors. All other globals in a pickle become placeholders.
 TRUSTED = {
@@ -71,7 +72,7 @@ def read_checkpoint(filename: str | Path, mapped: bool = False) -> dict:
     ``config.json`` and ``preprocessor_config.json``. The same applies to the weights file or shard index of such a folder.
 
     Args:
-        filename: File or folder.
+        filename: File or folder, or the name of a public model (:mod:`mmadclr.checkpoint.public`).
         mapped: Memory-maps tensors of a ``.pth`` file: they are read on first use and shared by all processes.
             Checksums are not verified, and the file must not be overwritten while they are in use.
 
@@ -80,7 +81,7 @@ def read_checkpoint(filename: str | Path, mapped: bool = False) -> dict:
         ValueError: The file is not a checkpoint, or is a TorchScript program or a single shard, or the folder has another
             format; describes what it is.
     """
-    path = Path(filename)
+    path = _local(filename)
     if path.is_dir():
         return {**_read_shards(weights_files(path)), **configuration(path)}
     if not path.is_file():
@@ -90,6 +91,15 @@ def read_checkpoint(filename: str | Path, mapped: bool = False) -> dict:
     check_not_shard(path)
     content = with_names_of_today(_read_file(path, mapped))
     return {**content, **configuration(path.parent)} if path.name in SINGLE_FILES else content
+
+
+def _local(filename: str | Path) -> Path:
+    """The path, or the folder of a public model."""
+    if not is_public_name(str(filename)):
+        return Path(filename)
+    from mmadclr.checkpoint.public import local_path  # takes the client of the hub
+
+    return local_path(filename)
 
 
 def with_names_of_today(content: dict) -> dict:
@@ -106,7 +116,7 @@ def weights_of(filename: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError, ValueError: As for that function.
     """
-    path = Path(filename)
+    path = _local(filename)
     if path.is_dir():
         return sorted(weights_files(path))
     return sorted(shards(path)) if path.name.endswith('.index.json') else [path]

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor
 
+from mmadclr.checkpoint.families import PROVENANCE, completed_provenance, license_sentence
 from mmadclr.checkpoint.kinds import PLAIN, foreign_kind
 from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone, with_class_position
 from mmadclr.checkpoint.reading import read_checkpoint
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Supported dtypes; lower precisions require scales.
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+GIVEN = ('norm_eps', 'pos_embed_resize', 'img_size', 'mean', 'std', 'rope', 'license')  # facts that users may give
 CONFIG_REMEDY = (
     'Correct the backbone in the config, or list what may differ in allow=[...] of its init_cfg, for example '
     "allow=['norm.*']"
@@ -66,6 +68,7 @@ def load_weights(
     prefix: str | None = None,
     allow: Sequence[str] = (),
     unused: Sequence[str] = (),
+    facts: Mapping | None = None,
 ) -> LoadReport:
     """Loads a plain vision transformer from any supported checkpoint, logs a report and returns it.
 
@@ -74,18 +77,21 @@ def load_weights(
 
     Args:
         model: A ``QueryViT`` or ``DenseViT``.
-        filename: A file or folder; see :mod:`mmadclr.checkpoint.layouts` for supported layouts. Nothing in it is executed.
+        filename: A file or folder, see :mod:`mmadclr.checkpoint.layouts` for supported layouts; or the name of a public
+            model, see :mod:`mmadclr.checkpoint.public`. Nothing in it is executed.
         which: ``'teacher'`` or ``'student'``, if the file has both; averages (EMA) count as a teacher. The choice is logged.
         prefix: Of the backbone in the file, if it should not be found automatically; ``which`` is then ignored.
         allow: Patterns (``'norm.*'``) of tensors that may be missing or unexpected, and ``'num_heads'`` if the number
             of heads may differ from that of pretraining.
         unused: Patterns of tensors that the model does not use by design.
+        facts: What no tensor shows, instead of what the file or its family says: ``norm_eps``, ``pos_embed_resize``,
+            ``img_size`` of the stored positions, ``mean``, ``std``, ``rope``, ``license``.
 
     Raises:
         FileNotFoundError, ValueError: The file cannot be read, or does not match beyond what is allowed.
     """
     check_patterns(allow)
-    return fill(model, read_backbone(filename, which, prefix), filename, allow, unused)
+    return fill(model, read_backbone(filename, which, prefix, facts), filename, allow, unused)
 
 
 def check_patterns(allow: Sequence[str]) -> None:
@@ -113,9 +119,10 @@ def fill(
         )
     if 'pos_embed' in weights.state and weights.state['pos_embed'].shape != model.pos_embed.shape:
         weights = with_class_position(weights)
+    target = model.state_dict()
+    weights = _with_implied(weights, model, target)
     report = LoadReport(str(filename), weights.prefix, left_out=list(weights.left_out))
     state = dict(weights.state)
-    target = model.state_dict()
     if 'pos_embed' in state:
         state['pos_embed'] = _fit_positions(model, weights, report)
     for name in [name for name in state if name not in target]:
@@ -128,7 +135,40 @@ def fill(
     model.load_state_dict(loaded, strict=False)
     print_log(str(report), 'current')
     _compare_eps(model, weights, filename)
+    model.weights_origin = {key: weights.about[key] for key in PROVENANCE if key in weights.about}
     return report
+
+
+def _with_implied(weights: BackboneWeights, model: VisionTransformer, target: Mapping[str, Tensor]) -> BackboneWeights:
+    """Adds or removes what a file need not contain: periods of rotary positions, and biases that are zero."""
+    state = dict(weights.state)
+    if 'rope.periods' in target and 'rope' in weights.about and 'rope.periods' not in state:
+        state['rope.periods'] = implied_periods(model.rope, weights.about)
+    biases = [name for name in {**target, **state} if name.endswith('.attn.qkv.bias')]
+    if not any(name in state for name in biases):
+        state |= {name: torch.zeros_like(target[name], device='cpu') for name in biases}
+    elif not any(name in target for name in biases) and not any(state[name].any() for name in biases):
+        state = {name: tensor for name, tensor in state.items() if name not in biases}
+    return weights._replace(state=state)
+
+
+def implied_periods(rope: Any, about: Mapping) -> Tensor:
+    """Periods (C/4) of the rotary positions of a file without them: those recorded in its config, or computed.
+
+    Args:
+        rope: ``RotaryPositions``.
+        about: Facts about the backbone in the file.
+
+    Raises:
+        ValueError: They do not match the width of the heads.
+    """
+    recorded = about.get('rope_periods')
+    if recorded is None:
+        return rope.periods_of(**about['rope'])
+    periods = torch.tensor(recorded, dtype=torch.float32)
+    if periods.shape != rope.periods.shape:
+        raise ValueError(f'{len(periods)} recorded periods do not match {len(rope.periods)} of the model')
+    return periods
 
 
 def _compare_eps(model: VisionTransformer, weights: BackboneWeights, filename: str | Path) -> None:
@@ -137,34 +177,50 @@ def _compare_eps(model: VisionTransformer, weights: BackboneWeights, filename: s
         print_log(f'{filename}: its norms have eps={eps:g}, those of the model eps={own:g}', 'current')
 
 
-def read_backbone(filename: str | Path, which: str = 'teacher', prefix: str | None = None) -> BackboneWeights:
+def read_backbone(
+    filename: str | Path, which: str = 'teacher', prefix: str | None = None, facts: Mapping | None = None
+) -> BackboneWeights:
     """The backbone in a file or folder; see :func:`load_weights` for the arguments.
 
     Raises:
         FileNotFoundError, ValueError: The file does not exist, has no backbone or an ambiguous one, or its weights are not
             finite floating-point numbers.
     """
-    return pick_backbone(read_checkpoint(filename), filename, which, prefix)
+    return pick_backbone(read_checkpoint(filename), filename, which, prefix, facts)
 
 
 def pick_backbone(
-    checkpoint: Mapping, filename: str | Path, which: str = 'teacher', prefix: str | None = None
+    checkpoint: Mapping,
+    filename: str | Path,
+    which: str = 'teacher',
+    prefix: str | None = None,
+    facts: Mapping | None = None,
 ) -> BackboneWeights:
-    """As :func:`read_backbone`, for content already read.
+    """As :func:`read_backbone`, for content already read; logs the license of the weights in one line.
 
     Raises:
         ValueError: As for that function.
     """
     try:
-        weights = find_backbone(checkpoint, which, prefix)
+        _check_given(facts or {})
+        weights = find_backbone(checkpoint, which, prefix, facts)
         problem, kind = _broken_numbers(weights.state), foreign_kind(weights.state)
         if problem is not None:  # other models may have other dtypes, and NaN in buffers
             raise ValueError(problem if kind is None else f'it is {kind}; supported is {PLAIN}')
     except ValueError as error:
         raise ValueError(str(error) if str(filename) in str(error) else f'{filename}: {error}') from error
-    for remark in weights.remarks:
+    about = dict(weights.about)
+    if not about.pop('own', False):
+        about = completed_provenance(about, str(filename))
+    for remark in filter(None, (*weights.remarks, license_sentence(about))):
         print_log(f'{filename}: {remark}', 'current')
-    return weights
+    return weights._replace(about=about)
+
+
+def _check_given(facts: Mapping) -> None:
+    unknown = facts.keys() - GIVEN
+    if unknown:
+        raise ValueError(f'facts: unknown {", ".join(sorted(map(str, unknown)))}; accepted: {", ".join(GIVEN)}')
 
 
 def _broken_numbers(state: Mapping[str, Tensor]) -> str | None:

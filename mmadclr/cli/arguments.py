@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
-from argparse import SUPPRESS, Action, ArgumentParser, Namespace
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namespace
 from typing import Any
 
 from mmadclr.cli.argument_types import positive
@@ -60,7 +61,7 @@ def add_launcher_arguments(parser: ArgumentParser) -> None:
 
 
 def add_weights_arguments(parser: ArgumentParser) -> None:
-    """``--which``, ``--prefix`` and ``--num-heads``, for all commands that read weights."""
+    """``--which``, ``--prefix``, ``--num-heads`` and ``--fact``, for all commands that read weights."""
     parser.add_argument(
         '--which',
         choices=WHICH,
@@ -76,6 +77,25 @@ def add_weights_arguments(parser: ArgumentParser) -> None:
         metavar='N',
         help='number of attention heads, if the file does not contain it (default: 64 channels per head)',
     )
+    parser.add_argument(
+        '--fact',
+        action='append',
+        default=[],
+        type=fact,
+        metavar='KEY=VALUE',
+        help='what no tensor of the file shows, such as norm_eps=1e-6 or pos_embed_resize=dino; may be repeated',
+    )
+
+
+def fact(text: str) -> tuple[str, Any]:
+    """A key and its value, a Python literal or a text."""
+    key, sign, value = text.partition('=')
+    if not key or not sign:
+        raise ArgumentTypeError(f'{text!r} is not KEY=VALUE')
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
 
 
 def add_dense_arguments(parser: ArgumentParser) -> None:

@@ -31,7 +31,8 @@ def run(args: Namespace) -> None:
     """Writes the file, and prints what it contains and what it does not."""
     from mmadclr.hub.conversion import convert
 
-    result = convert(args.source, args.target, args.to, args.which, args.num_heads, args.img_size, args.prefix)
+    where = dict(which=args.which, prefix=args.prefix, num_heads=args.num_heads, facts=dict(args.fact))
+    result = convert(args.source, args.target, args.to, img_size=args.img_size, **where)
     for title, entries in (('kept', result.kept), ('not kept', result.lost)):
         for entry in entries:
             print(f'{title:>8}  {entry}')

@@ -92,7 +92,7 @@ def open_source(args: Namespace) -> OpenedBackbone:
             )
         opened = open_config(args.checkpoint, args.num_heads)
     else:
-        opened = open_backbone(args.checkpoint, args.which, args.prefix, args.num_heads)
+        opened = open_backbone(args.checkpoint, args.which, args.prefix, args.num_heads, facts=dict(args.fact))
     opened.model.to(get_device())
     return opened
 

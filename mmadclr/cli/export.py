@@ -32,7 +32,7 @@ def run(args: Namespace) -> None:
     from mmadclr.hub.export import CardText, export_backbone
 
     text = CardText(args.name, args.data, args.license, args.evaluation)
-    where = dict(which=args.which, prefix=args.prefix, num_heads=args.num_heads)
+    where = dict(which=args.which, prefix=args.prefix, num_heads=args.num_heads, facts=dict(args.fact))
     comparisons = export_backbone(args.checkpoint, args.folder, args.format, img_size=args.img_size, text=text, **where)
     for comparison in comparisons:
         verdict = 'equal' if comparison.equal else 'positions are resized by another rule'

@@ -15,6 +15,7 @@ from mmadclr.cli.parsers import COMMANDS, LIGHT, Parser, build_parser, command_p
 from mmadclr.cli.processes import start_processes, started_by_torchrun
 from mmadclr.packages import check_families
 from mmadclr.shipped import ambiguity, find_config, is_shipped, nearest, shipped_configs
+from mmadclr.urls import is_public_name
 
 INTERRUPTED = 130  # the status of a program that Ctrl-C ended, as in shells
 
@@ -105,7 +106,8 @@ def check_config_names(args: Namespace) -> None:
 
 def check_checkpoint_name(text: str) -> None:
     """Raises FileNotFoundError if a name can only be a misspelled config name."""
-    near = [] if Path(text).exists() or Path(text).suffix else nearest(text, list(shipped_configs()))
+    is_path = Path(text).exists() or Path(text).suffix or is_public_name(text)
+    near = [] if is_path else nearest(text, list(shipped_configs()))
     if near and not is_shipped(text):
         raise FileNotFoundError(f'checkpoint {text} does not exist; did you mean the config {" or ".join(near)}?')
 

@@ -35,11 +35,13 @@ class Pretrained:
         else:
             self.load_with_mask_token(backbone, **self.settings)
 
-    def load_with_mask_token(self, backbone: Any, allow: Sequence[str] = (), unused: Sequence[str] = ()) -> None:
+    def load_with_mask_token(
+        self, backbone: Any, allow: Sequence[str] = (), unused: Sequence[str] = (), facts: Mapping | None = None
+    ) -> None:
         """As :func:`load_weights`, and with the mask token of the file, which may be missing."""
         check_patterns(allow)
         checkpoint = read_checkpoint(self.checkpoint)
-        weights = pick_backbone(checkpoint, self.checkpoint, self.which, self.prefix)
+        weights = pick_backbone(checkpoint, self.checkpoint, self.which, self.prefix, facts)
         token = mask_token(checkpoint, weights)
         state = weights.state if token is None else {**weights.state, MASK_TOKEN: token}
         fill(backbone, weights._replace(state=state), self.checkpoint, (*allow, MASK_TOKEN), unused)

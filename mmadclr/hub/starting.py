@@ -39,7 +39,11 @@ class Start(NamedTuple):
 
 
 def read_start(
-    filename: str | Path, which: str = 'teacher', prefix: str | None = None, num_heads: int | None = None
+    filename: str | Path,
+    which: str = 'teacher',
+    prefix: str | None = None,
+    num_heads: int | None = None,
+    facts: Mapping | None = None,
 ) -> Start:
     """Reads what a pretraining run has to know of the weights it starts from; arguments as for ``open_backbone``.
 
@@ -47,17 +51,15 @@ def read_start(
         FileNotFoundError, ValueError: The file cannot be read, or has no plain vision transformer.
     """
     checkpoint = read_checkpoint(filename)
-    weights = with_class_position(pick_backbone(checkpoint, filename, which, prefix))
+    weights = with_class_position(pick_backbone(checkpoint, filename, which, prefix, facts))
     settings = check_architecture(filename, weights, num_heads)
-    if num_heads is None and weights.num_heads is None:
+    if num_heads is None and weights.num_heads is None and 'rope.periods' not in weights.state:
         heads = settings['arch']['num_heads']
         print_log(
             f'{filename} does not specify its number of attention heads; assuming {heads}, of {CHANNELS_PER_HEAD} channels',
             'current',
         )
     about, token = weights.about, mask_token(checkpoint, weights)
-    if 'norm_eps' in about:
-        settings['norm_eps'] = about['norm_eps']
     scaled = {key: tuple(255 * value for value in about[key]) for key in ('mean', 'std') if key in about}
     return Start(settings, scaled, token is not None and bool(token.any()))
 
@@ -85,7 +87,7 @@ def complete_start(cfg: Any) -> Any:
         init['checkpoint'] = None  # replaced anyway, and may no longer exist
     elif init.get('checkpoint') is None:
         return cfg
-    chosen = dict(prefix='teacher.backbone') if later else {key: init[key] for key in ('which', 'prefix') if key in init}
+    chosen = dict(prefix='teacher.backbone') if later else {key: init[key] for key in ('which', 'prefix', 'facts') if key in init}
     filename = later or init['checkpoint']
     start = read_start(filename, num_heads=_heads_of(backbone.get('arch')), **chosen)
     _check_arch(backbone.get('arch'), start.settings['arch'], filename)

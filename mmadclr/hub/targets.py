@@ -7,11 +7,14 @@ import re
 from collections.abc import Mapping
 from types import ModuleType
 
+import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mmadclr.hub.export.plain import vision_transformer_arguments
+from mmadclr.hub.export.eva import eva_recipe
+from mmadclr.hub.export.plain import GATED, is_gated, vision_transformer_arguments
+from mmadclr.hub.opening import rotary_positions
 from mmadclr.models.backbones.query_vit import QueryViT
 
 # timm -> mmpretrain; mmseg's names differ from mmpretrain's only in attention.
@@ -27,11 +30,12 @@ MMPRETRAIN_NAMES = (
 )
 MMSEG_NAMES = (*MMPRETRAIN_NAMES, (r'\.attn\.qkv\.', '.attn.attn.in_proj_'), (r'\.attn\.proj\.', '.attn.attn.out_proj.'))
 MM_NAMES = {'mmpretrain': MMPRETRAIN_NAMES, 'mmseg': MMSEG_NAMES}
+GATED_NAMES = ((r'\.mlp\.fc1\.', '.ffn.w12.'), (r'\.mlp\.fc2\.', '.ffn.w3.'))  # of mmpretrain
 
 
-def mm_name(name: str, package: str) -> str:
-    """mmpretrain's or mmseg's name of a tensor, from timm's."""
-    for pattern, replacement in MM_NAMES[package]:
+def mm_name(name: str, package: str, gated: bool = False) -> str:
+    """mmpretrain's or mmseg's name of a tensor, from timm's; ``gated``: of a backbone with gated layers."""
+    for pattern, replacement in (*(GATED_NAMES if gated else ()), *MM_NAMES[package]):
         name = re.sub(pattern, replacement, name)
     return name
 
@@ -57,7 +61,8 @@ def check_mm(tensors: Mapping[str, Tensor], settings: dict, package: str) -> Non
     Raises:
         ValueError: The tensors do not match.
     """
-    expected = {f'backbone.{mm_name(name, package)}': t.shape for name, t in timm_model(settings).state_dict().items()}
+    gated, model = settings.get('ffn') == 'swiglu', timm_model(settings)
+    expected = {f'backbone.{mm_name(name, package, gated)}': t.shape for name, t in model.state_dict().items()}
     differing = sorted({name for name, _ in expected.items() ^ {name: t.shape for name, t in tensors.items()}.items()})
     if differing:
         raise ValueError(f'{len(differing)} names or shapes in the new file do not match {package} ({differing[0]})')
@@ -67,10 +72,22 @@ def check_mm(tensors: Mapping[str, Tensor], settings: dict, package: str) -> Non
         _load(model, {name.removeprefix('backbone.'): tensor for name, tensor in tensors.items()}, package)
 
 
-def timm_model(settings: dict) -> VisionTransformer:
-    """timm's model of these sizes, on the meta device."""
+def timm_model(settings: dict) -> nn.Module:
+    """timm's model of these sizes, on the meta device.
+
+    Raises:
+        ValueError: timm does not support its rotary positions.
+    """
     with torch.device('meta'):
-        return VisionTransformer(weight_init='skip', **vision_transformer_arguments(QueryViT(**settings)))
+        model = QueryViT(**settings)
+    if model.rope is not None:
+        model.rope = rotary_positions(settings)  # with values, which are compared with those of timm
+        recipe = eva_recipe(model)
+        with torch.device('meta'):
+            return timm.create_model(recipe.name, **recipe.arguments)
+    with torch.device('meta'):
+        classes = GATED if is_gated(model) else {}
+        return VisionTransformer(weight_init='skip', **vision_transformer_arguments(model), **classes)
 
 
 def _load(model: nn.Module, tensors: Mapping[str, Tensor], library: str) -> None:
@@ -95,7 +112,7 @@ def _models(package: str) -> ModuleType | None:
 def _mmpretrain(models: ModuleType, settings: dict) -> nn.Module:
     arch = settings['arch']
     sizes = dict(embed_dims=arch['embed_dim'], num_layers=arch['depth'], num_heads=arch['num_heads'])
-    sizes['feedforward_channels'] = int(arch['embed_dim'] * arch['mlp_ratio'])
+    sizes['feedforward_channels'] = _feedforward_channels(settings)
     has_cls = settings['class_token']
     return models.VisionTransformer(
         sizes,
@@ -105,7 +122,22 @@ def _mmpretrain(models: ModuleType, settings: dict) -> nn.Module:
         with_cls_token=has_cls,
         out_type='raw' if has_cls else 'featmap',
         layer_scale_init_value=settings.get('layer_scale') or 0.0,
+        layer_cfgs=dict(ffn_type='swiglu_fused') if settings.get('ffn') == 'swiglu' else {},
     )
+
+
+def _feedforward_channels(settings: dict) -> int:
+    """The argument from which mmpretrain derives the width of the layers; of gated ones, two thirds rounded up to eights.
+
+    Raises:
+        ValueError: No argument gives this width.
+    """
+    hidden = int(settings['arch']['embed_dim'] * settings['arch']['mlp_ratio'])
+    if settings.get('ffn') != 'swiglu':
+        return hidden
+    if hidden % 8:
+        raise ValueError(f'the gated layers of mmpretrain have a multiple of 8 channels, those of this backbone {hidden}')
+    return hidden * 3 // 2
 
 
 def _mmseg(models: ModuleType, settings: dict) -> nn.Module:

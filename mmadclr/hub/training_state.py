@@ -24,6 +24,7 @@ OFFICIAL = {
 # SelfPatch's names of network parts -> ours.
 PARTS = {'c_head.': 'head.', 'p_head.': 'patch_head.', 'ca_head.': 'class_attention.'}
 PATCH_PROTOTYPES = 'head.last_layer2.weight_v'
+BUFFERS = ('rope.periods',)  # tensors that no optimizer has
 MASK = re.compile(r'(?<=^backbone\.)(masked_embed|mask_token)$')  # iBOT's name, and ours
 
 
@@ -133,7 +134,7 @@ def parameter_order(parameters: Mapping[str, Tensor], learns_norms: bool) -> tup
     decayed: list[str] = []
     exempt: list[str] = []
     for name, tensor in parameters.items():
-        if learns_norms or not name.endswith('last_layer.weight_g'):
+        if not name.endswith(BUFFERS) and (learns_norms or not name.endswith('last_layer.weight_g')):
             (exempt if name.endswith('.bias') or tensor.ndim == 1 else decayed).append(name)
     return decayed, exempt
 

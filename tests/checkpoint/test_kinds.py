@@ -32,32 +32,12 @@ def plain(**changed):
     return {**QueryViT(PLAIN, img_size=32).state_dict(), **changed}
 
 
-def official_dinov3():
-    """Names of facebookresearch/dinov3, models/vision_transformer.py; a mask of old files holds NaN."""
-    state = {name: tensor for name, tensor in plain().items() if name != 'pos_embed'}
-    state |= {
-        'storage_tokens': torch.zeros(1, 4, 64),
-        'rope_embed.periods': torch.ones(16),
-        'mask_token': torch.zeros(1, 64),
-    }
-    for block in ('blocks.0', 'blocks.1'):
-        state |= {f'{block}.attn.qkv.bias_mask': torch.full((192,), float('nan')), f'{block}.ls1.gamma': torch.ones(64)}
-    return state
-
-
 def with_kernel(*shape):
     return plain(**{'patch_embed.proj.weight': torch.zeros(64, *shape)})
 
 
-def swiglu():
-    return plain(**{f'blocks.{i}.mlp.fc1.weight': torch.zeros(512, 64) for i in (0, 1)})
-
-
 # A patch embedding is there, and what follows tells the kind.
 BACKBONES = {
-    'dinov3': (official_dinov3, 'a DINOv3 vision transformer, with rotary positions'),
-    'dinov3, timm': (lambda: of_timm('vit_small_patch16_dinov3', depth=1), 'as in DINOv3, with rotary positions'),
-    'dinov3, timm, biases': (lambda: of_timm('vit_small_patch16_dinov3_qkvb', depth=1), 'as in DINOv3'),
     'rotary': (
         lambda: of_timm('vit_small_patch16_rope_224', depth=1),
         r'pos_embed \(1, tokens, D\) is missing.* may have rotary',
@@ -75,11 +55,15 @@ BACKBONES = {
     'clip': (lambda: of_timm('vit_base_patch16_clip_224', depth=1), "CLIP's image tower"),
     'siglip': (lambda: of_timm('vit_base_patch16_siglip_224', depth=1), "SigLIP's image tower"),
     'sam': (lambda: of_timm('samvit_base_patch16', depth=1), 'a SAM or ViTDet'),
-    'deit distilled': (lambda: of_timm('deit_tiny_distilled_patch16_224', depth=1), 'a distilled DeiT'),
-    'deit, transformers': (lambda: of_transformers('DeiT'), 'a distilled'),
-    'swiglu, timm': (swiglu, r'gated MLPs \(SwiGLU\)'),
-    'swiglu, dinov2': (lambda: plain(**{'blocks.0.mlp.w12.weight': torch.zeros(8, 64)}), r'gated MLPs \(SwiGLU\)'),
-    'swiglu, transformers': (lambda: of_transformers('Dinov2', use_swiglu_ffn=True), r'gated MLPs \(SwiGLU\)'),
+    'incomplete gates': (
+        lambda: plain(**{'blocks.0.mlp.w2.weight': torch.zeros(8, 64)}),
+        r'incomplete gated MLPs \(SwiGLU\)',
+    ),
+    'mixed rotary': (lambda: of_timm('vit_small_patch16_rope_mixed_224', depth=1), r'rotary positions \(RoPE\) other than'),
+    'rotary, one register': (
+        lambda: of_timm('vit_betwixt_patch16_rope_reg4_gap_256', depth=1),
+        r'rotary positions|pos_embed',
+    ),
     'QK norm': (lambda: plain(**{'blocks.0.attn.q_norm.weight': torch.ones(64)}), 'QK norm'),
     'gray': (lambda: with_kernel(1, 8, 8), r'images with 1 channel instead of 3; .*weight\.repeat\(1, 3, 1, 1\) / 3'),
     'infrared': (lambda: with_kernel(4, 8, 8), 'images with 4 channels instead of 3'),
@@ -129,13 +113,15 @@ WHOLE = {
     'vgg': (lambda: {'features.0.weight': torch.zeros(1, 1, 3, 3)}, 'a convolutional network'),
     'convolutions': (lambda: {'a.weight': torch.zeros(1, 1, 3, 3), 'b.weight': torch.zeros(1, 1, 3, 3)}, 'a convolutional'),
     'detector': (detector, 'a detector or segmentor with a ResNet backbone'),
-    'dinov3': (lambda: of_transformers('DINOv3ViT'), 'a DINOv3 vision transformer from transformers, with rotary positions'),
     'clip': (lambda: of_transformers('CLIPVision'), 'a CLIP or SigLIP model from transformers'),
     'torchvision': (lambda: OfTorchvision(16, 8, 1, 2, 32, 64).state_dict(), "torchvision's vision transformer"),
     'optimizer': (optimizer, 'an optimizer state and no weights'),
     'optimizer, nested': (lambda: {'optimizer': optimizer(), 'epoch': 3}, 'an optimizer state and no weights'),
     'adapters': (lambda: {'blocks.0.attn.qkv.lora_A.weight': torch.zeros(2)}, 'LoRA adapters'),
-    'fsdp': (lambda: {'_fsdp_wrapped_module._flat_param': torch.zeros(9)}, 'a shard of an FSDP run'),
+    'fsdp': (
+        lambda: {'_fsdp_wrapped_module._flat_param': torch.zeros(9)},
+        r'a shard of an FSDP run: .*eval/ITERATION/teacher_checkpoint\.pth',
+    ),
     'head': (
         lambda: {'mlp.0.weight': torch.zeros(2, 3), 'last_layer.weight_g': torch.zeros(2)},
         'a head without a backbone',

@@ -138,7 +138,7 @@ def test_two_networks_are_told_apart(pair, order, tmp_path, monkeypatch):
     assert_same(read_backbone(tmp_path / 'a.ckpt'), AVERAGED)
     assert f"using the teacher below '{teacher}'; select '{student}' with which='student' (--which student" in said[0]
     assert_same(read_backbone(tmp_path / 'a.ckpt', 'student'), TRAINED)
-    assert f"using the student below '{student}'; select '{teacher}' with which='teacher'" in said[1]
+    assert f"using the student below '{student}'; select '{teacher}' with which='teacher'" in said[2]
     for prefix, state in ((student, TRAINED), (teacher, AVERAGED)):
         assert_same(read_backbone(tmp_path / 'a.ckpt', prefix=prefix), state)
 

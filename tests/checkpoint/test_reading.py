@@ -192,7 +192,7 @@ def test_folders_of_other_things_are_named(files, message, tmp_path):
 @pytest.mark.parametrize(
     ('config', 'message'),
     [
-        ({'model_type': 'dinov3_vit'}, r"model_type 'dinov3_vit' is a DINOv3 vision transformer, with rotary positions"),
+        ({'model_type': 'dinov3_vit', 'rope_theta': 0}, r'rope_theta=0 must be a positive number'),
         ({'model_type': 'swin'}, r"model_type 'swin' is not a supported plain vision transformer; supported: vit,"),
         ({'model_type': 'vit', 'num_attention_heads': 'six'}, r"num_attention_heads='six' must be an integer"),
         ({'model_type': 'vit', 'num_attention_heads': 3}, r'num_heads=3 does not divide the 64 channels'),

@@ -157,7 +157,7 @@ def test_heads_of_64_channels_are_assumed_aloud(save, monkeypatch):
 
 def gated(state):
     state = dict(state)
-    state['blocks.0.mlp.w12.weight'] = state.pop('blocks.0.mlp.fc1.weight')
+    state['blocks.0.mlp.w12.weight'] = torch.cat([state.pop('blocks.0.mlp.fc1.weight')] * 2)
     return state
 
 
@@ -170,7 +170,7 @@ def broken(state):
     [
         (lambda s: s, None, '24 channels are not a multiple of 64: set num_heads'),
         (lambda s: s, 5, 'num_heads=5 does not divide the 24 channels'),
-        (gated, 3, r'it is a vision transformer with gated MLPs \(SwiGLU\)'),
+        (gated, 3, r'3 tensors do not match .*blocks\.1\.mlp\.fc1\.bias'),
         (broken, 3, r'1 of 30 tensors of the backbone contain NaN or infinity \(norm.bias\): the run diverged'),
         (lambda s: {**s, 'pos_embed': torch.zeros(1, 13, 24)}, 3, '12 positions do not form a square grid'),
         (lambda s: {n: t for n, t in s.items() if n != 'pos_embed'}, 3, r'pos_embed \(1, tokens, D\) is missing'),

@@ -49,19 +49,15 @@ def test_a_folder_for_transformers_is_converted_back(tmp_path):
 
 def test_both_tools_refuse_the_same_and_name_it(tmp_path):
     state = torch.load(GOLDEN_CHECKPOINTS / 'dino_backbone.pth', weights_only=True)
-    del state['pos_embed']
-    state |= {'storage_tokens': torch.zeros(1, 4, 12), 'rope_embed.periods': torch.ones(1)}
-    torch.save(state, tmp_path / 'dinov3.pth')
+    torch.save(state | {'norm_pre.weight': torch.ones(12)}, tmp_path / 'clip.pth')
     for done in (
-        export(tmp_path / 'dinov3.pth', tmp_path / 'out', '--format', 'timm', '--num-heads', 3),
-        convert(tmp_path / 'dinov3.pth', tmp_path / 'out.pth', '--to', 'timm'),
+        export(tmp_path / 'clip.pth', tmp_path / 'out', '--format', 'timm', '--num-heads', 3),
+        convert(tmp_path / 'clip.pth', tmp_path / 'out.pth', '--to', 'timm'),
     ):
         assert done.returncode == 1
-        assert done.stderr.startswith(
-            f'error: {tmp_path}/dinov3.pth: it is a DINOv3 vision transformer, with rotary positions'
-        )
+        assert done.stderr.startswith(f"error: {tmp_path}/clip.pth: it is CLIP's image tower")
         assert len(done.stderr.splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ['dinov3.pth']
+    assert [path.name for path in tmp_path.iterdir()] == ['clip.pth']
 
 
 def test_mistakes_end_in_one_line(tmp_path):

@@ -11,6 +11,7 @@ from mmadclr.datasets.conflicts import missing
 from mmadclr.engine.runners.epoch_loop import length_conflicts
 from mmadclr.models.compilation import compile_conflicts
 from mmadclr.registry import ConfigOf
+from mmadclr.urls import is_public_name
 
 # Batches smaller than this fraction of the recipe's batch size cause a warning.
 SMALL_BATCH = 0.25
@@ -29,8 +30,9 @@ def run_conflicts(place: Place) -> Iterator[Finding]:
     if not hasattr(loop.component, 'find_conflicts'):  # mmengine's loops
         yield from length_conflicts(loop)
     yield from missing('load_from', place.get('load_from'), Path.is_file, 'checkpoint')
-    start = 'model.backbone.init_cfg.checkpoint'  # or a folder, as written by transformers and timm
-    yield from missing(start, place.get(start), Path.exists, 'checkpoint')
+    start = 'model.backbone.init_cfg.checkpoint'  # or a folder, as written by transformers and timm, or a public model
+    if not is_public_name(str(place.get(start))):
+        yield from missing(start, place.get(start), Path.exists, 'checkpoint')
 
 
 def batch_findings(images: int, batch: int, processes: int, accumulated: int, cfg: Mapping) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
 
 from mmadclr import __version__
-from mmadclr.checkpoint.loading import check_state_dict, described
+from mmadclr.checkpoint.loading import check_state_dict, described, restore_origin
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.run_files import newest_good_checkpoint, read_state, write_checkpoint
 from mmadclr.checkpoint.run_state import history_of, plain_history
@@ -276,6 +276,7 @@ class Runner(ConsoleRunner):
             self._position = checkpoint.get('position')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         unwrapped(self.model).load_state_dict(checkpoint.get('state_dict', checkpoint), strict)
+        restore_origin(unwrapped(self.model), checkpoint.get('meta'))
         self._has_loaded = True
         self.logger.info(f'loaded {filename}', extra=FILE_ONLY)
         return checkpoint

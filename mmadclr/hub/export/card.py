@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmadclr.checkpoint.families import FAMILIES, license_duties, license_title, needs_license_text
 from mmadclr.datasets.center_crop import short_side
 from mmadclr.hub.export.formats import Format
 from mmadclr.hub.export.origin import Origin
-from mmadclr.hub.export.verification import BATCHES, Comparison
+from mmadclr.hub.export.verification import BATCHES, Comparison, compare, features_of_opened
 from mmadclr.hub.opening import OpenedBackbone
 
 UNKNOWN = 'not recorded in the file'
+LICENSE_FILE = 'LICENSE.md'
 STATISTICS = '{:.4g}, {:.4g}, {:.4g}'
 
 
@@ -37,11 +39,12 @@ def model_card(
         FileNotFoundError, ValueError: An evaluation cannot be read.
     """
     parts = [
-        _head(form, text),
+        _head(form, opened, text),
         f'# {text.name or folder}\n\nA vision transformer, pretrained without labels; exported by mmadclr as a folder for '
         f'{form.loaders}.\n',
         f'```python\n{form.snippet(opened, folder)}```\n\n{_input_text(opened)}{form.preparation}\n',
         '## About\n\n' + _table(('', ''), _facts(opened, origin, text)),
+        *license_part(opened),
         '## Verified\n\n' + verified_text(form, opened, comparisons),
     ]
     rows = [row for file in text.evaluations for row in evaluation_rows(file)]
@@ -70,6 +73,13 @@ def verified_text(form: Format, opened: OpenedBackbone, comparisons: list[Compar
         )
     else:
         lines.append('Images of other sizes are not supported: the grid of positions is not square.\n')
+    exported = form.exported(opened)
+    if exported is not opened:
+        change = compare(exported, features_of_opened(opened), opened.img_size).difference
+        lines.append(
+            f'The original stores periods of its rotary positions rounded to bfloat16; {form.loaders} computes them, and '
+            f'this table compares with the computed ones. The rounding itself changes features by up to {change:.1e}.\n'
+        )
     if not form.any_side:
         lines.append(f'Image sides must be multiples of {opened.model.patch_size}.\n')
     return '\n'.join(lines)
@@ -102,8 +112,43 @@ def _leaves(node: Any, path: str = '') -> Iterator[tuple[str, str]]:
         yield path, f'{node:.4g}' if isinstance(node, float) else str(node)
 
 
-def _head(form: Format, text: CardText) -> str:
-    license = f'license: {json.dumps(text.license)}\n' if text.license else ''
+def license_part(opened: OpenedBackbone) -> list[str]:
+    """What the license of the weights that training started from demands of whoever shares the folder, if anything."""
+    duties = license_duties(opened.origin)
+    if not duties:
+        return []
+    required = (
+        f' The text of the license belongs in `{LICENSE_FILE}` of this folder, as you received it with the weights: put it '
+        'there before you share the folder.'
+        if needs_license_text(opened.origin)
+        else ''
+    )
+    return [
+        f'## License\n\nThese weights are, or derive from, `{opened.origin.get("source", UNKNOWN)}`, published under '
+        f'{license_title(opened.origin)}: {duties}.{required}\n'
+    ]
+
+
+def license_placeholder(opened: OpenedBackbone) -> str | None:
+    """Content of ``LICENSE_FILE`` until the user replaces it; None if no text is required."""
+    if not needs_license_text(opened.origin):
+        return None
+    return f'Replace this line by the text of the {license_title(opened.origin)}, which must accompany these weights.\n'
+
+
+def _license_header(opened: OpenedBackbone, text: CardText) -> str:
+    """Model hubs name few licenses; others are ``other``, with a name and the file of their text."""
+    key = opened.origin.get('license')
+    if key is not None and needs_license_text(opened.origin):
+        return f'license: other\nlicense_name: {key}\nlicense_link: {LICENSE_FILE}\n'
+    if key is not None and license_duties(opened.origin):
+        return f'license: {json.dumps(key)}\n'
+    chosen = text.license or key
+    return f'license: {json.dumps(chosen)}\n' if chosen else ''
+
+
+def _head(form: Format, opened: OpenedBackbone, text: CardText) -> str:
+    license = _license_header(opened, text)
     library = f'library_name: {form.loaders}\n' if form.loaders in ('timm', 'transformers') else ''
     return f'---\ntags:\n- image-feature-extraction\n- self-supervised\n{library}{license}---\n'
 
@@ -131,8 +176,15 @@ def _facts(opened: OpenedBackbone, origin: Origin, text: CardText) -> list[tuple
         ('layer scale, final norm', f'{_yes(opened.settings.get("layer_scale"))}, {_yes(opened.settings["final_norm"])}'),
         ('parameters', f'{parameters:,}'),
         ('source', f'`{origin.filename}` ({origin.which}), sha256 `{origin.sha256}`'),
-        ('license', text.license or 'not given'),
+        *([('started from', f'{origin_title(opened.origin)}')] if opened.origin.get('source') else []),
+        ('license', text.license or license_title(opened.origin) or 'not given'),
     ]
+
+
+def origin_title(origin: Mapping[str, str]) -> str:
+    """Family and source of weights of others."""
+    family = FAMILIES[origin['family']].title if origin.get('family') in FAMILIES else 'other weights'
+    return f'{family}, `{origin["source"]}`' + (f', {license_title(origin)}' if 'license' in origin else '')
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmadclr.files import atomic_path
-from mmadclr.hub.export.card import CardText, evaluation_rows, model_card
+from mmadclr.hub.export.card import LICENSE_FILE, CardText, evaluation_rows, license_placeholder, model_card
 from mmadclr.hub.export.formats import Format, require
 from mmadclr.hub.export.hf_folder import HuggingFaceFolder
 from mmadclr.hub.export.origin import read_origin
@@ -32,11 +33,12 @@ def export_backbone(
     img_size: int | None = None,
     text: CardText | None = None,
     prefix: str | None = None,
+    facts: Mapping | None = None,
 ) -> list[Comparison]:
     """Writes weights, configuration and model card, and verifies them against the backbone before the folder gets its name.
 
     Args:
-        checkpoint, which, num_heads, prefix: See :func:`mmadclr.hub.opening.open_backbone`.
+        checkpoint, which, num_heads, prefix, facts: See :func:`mmadclr.hub.opening.open_backbone`.
         folder: Must not exist, or be empty.
         to: One of ``FORMATS``.
         img_size: Stores positions resized for images of this size; by default they are stored unchanged.
@@ -56,7 +58,7 @@ def export_backbone(
         require(package, f'the format {to}')
     for file in text.evaluations:
         evaluation_rows(file)  # find errors before the export
-    opened = open_backbone(checkpoint, which, prefix, num_heads, img_size)
+    opened = open_backbone(checkpoint, which, prefix, num_heads, img_size, facts)
     try:
         form.check(opened)
     except ValueError as error:
@@ -64,8 +66,10 @@ def export_backbone(
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         form.write(opened, temporary)
-        comparisons = verify(form, opened, form.load(temporary))
+        comparisons = verify(form, form.exported(opened), form.load(temporary))
         origin = read_origin(checkpoint, which, img_size is not None, prefix)
+        if (license := license_placeholder(opened)) is not None:
+            (temporary / LICENSE_FILE).write_text(license)
         (temporary / 'README.md').write_text(model_card(folder.resolve().name, form, opened, origin, comparisons, text))
     return comparisons
 

@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
+from mmadclr.checkpoint.loading import attention_facts
 from mmadclr.hub.opening import OpenedBackbone
 
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
@@ -21,15 +23,13 @@ class Format(ABC):
     """A folder format.
 
     ``packages``: imports beyond those of the core. ``loaders``: what reads the folder, for the model card. ``any_side``:
-    whether image sides need not be multiples of the patch size. ``norm_eps``: of the library's norms, if the folder
-    cannot specify another. ``preparation``: a sentence for the model card on how the library preprocesses images from the
-    folder's settings.
+    whether image sides need not be multiples of the patch size. ``preparation``: a sentence for the model card on how the
+    library preprocesses images from the folder's settings.
     """
 
     packages: tuple[str, ...] = ()
     loaders: str
     any_side: bool = False
-    norm_eps: float | None = None
     preparation: str = ''
 
     def check(self, opened: OpenedBackbone) -> None:  # noqa: B027 (most formats support every backbone)
@@ -51,9 +51,26 @@ class Format(ABC):
     def keeps_rule(self, opened: OpenedBackbone) -> bool:
         """Whether positions are resized to other sizes as in ``opened.model``, so that all sizes give the same features."""
 
+    def norm_eps(self, opened: OpenedBackbone) -> float | None:
+        """Eps of the library's norms, if the folder cannot specify another."""
+        return None
+
+    def exported(self, opened: OpenedBackbone) -> OpenedBackbone:
+        """The backbone that the folder describes, if the format must round something."""
+        return opened
+
     def takes_other_sizes(self, opened: OpenedBackbone) -> bool:
         """Whether images of other sizes than the stored one are supported."""
         return True
+
+
+def own_facts(opened: OpenedBackbone) -> dict[str, Any]:
+    """What the config of a library does not contain, for reading the folder back: see ``OWN_FACTS``."""
+    model = opened.model
+    facts = dict(layer_scale=model.layer_scale is not None, **attention_facts(model), **opened.origin)
+    if model.rope is None:
+        return {**facts, 'pos_embed_resize': model.pos_embed_resize}
+    return {**facts, 'rope_periods': model.rope.periods.tolist()}
 
 
 def require(package: str, purpose: str) -> ModuleType:

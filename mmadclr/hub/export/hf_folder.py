@@ -1,4 +1,6 @@
-"""Folders for ``AutoModel`` of ``transformers``: ViT, or DINOv2 if there are registers or layer scales."""
+"""Folders for ``AutoModel`` of ``transformers``: DINOv3 with rotary positions, DINOv2 with registers, layer scales or gated
+layers, otherwise ViT.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from torch import Tensor
 from mmadclr.checkpoint.architecture import mlp_ratio
 from mmadclr.checkpoint.library_config import OWN_KEY
 from mmadclr.datasets.center_crop import short_side
-from mmadclr.hub.export.formats import Features, Format, require, split_tokens
+from mmadclr.hub.export.eva import rope_base, with_computed_periods
+from mmadclr.hub.export.formats import Features, Format, own_facts, require, split_tokens
+from mmadclr.hub.export.plain import effective_state, is_gated
 from mmadclr.hub.opening import OpenedBackbone
 from mmadclr.models.backbones.query_vit import QueryViT
 
@@ -31,8 +35,18 @@ VIT = {
     'mlp.fc1.': 'intermediate.dense.',
     'mlp.fc2.': 'output.dense.',
 }
+GATED = {'mlp.fc1.': 'mlp.weights_in.', 'mlp.fc2.': 'mlp.weights_out.'}
 DINOV2 = {
     'attn.proj.': 'attention.output.dense.',
+    'ls1.gamma': 'layer_scale1.lambda1',
+    'ls2.gamma': 'layer_scale2.lambda1',
+}
+
+
+DINOV3 = {
+    'attn.proj.': 'attention.o_proj.',
+    'mlp.fc1.': 'mlp.up_proj.',
+    'mlp.fc2.': 'mlp.down_proj.',
     'ls1.gamma': 'layer_scale1.lambda1',
     'ls2.gamma': 'layer_scale2.lambda1',
 }
@@ -52,8 +66,12 @@ class HuggingFaceFolder(Format):
                 f'transformers has no model without {" and ".join(lacking)}; use one of the formats timm, safetensors, '
                 'onnx and torchscript'
             )
+        if model.rope is not None:
+            rope_base(model.rope)
+        elif is_gated(model):
+            _dinov2_ratio(model)
         height, width = opened.img_size
-        if is_dinov2(model) and height != width:
+        if has_square_grid(model) and height != width:
             raise ValueError(
                 'with registers or layer scales, transformers requires a square grid of positions, but this one is for '
                 f'{height}x{width} pixels; use one of the formats timm, safetensors, onnx and torchscript'
@@ -78,7 +96,7 @@ class HuggingFaceFolder(Format):
 
     def snippet(self, opened: OpenedBackbone, folder: str) -> str:
         prefix = opened.model.num_prefix_tokens
-        pooling = '' if is_dinov2(opened.model) else ', add_pooling_layer=False'
+        pooling = '' if is_dinov2(opened.model) or opened.model.rope is not None else ', add_pooling_layer=False'
         return (
             'from transformers import AutoModel\n'
             f"model = AutoModel.from_pretrained('{folder}'{pooling}).eval()\n"
@@ -87,36 +105,83 @@ class HuggingFaceFolder(Format):
         )
 
     def keeps_rule(self, opened: OpenedBackbone) -> bool:
-        return opened.model.reg_token is not None and opened.model.pos_embed_resize == 'size'
+        model = opened.model
+        return model.rope is not None or (model.reg_token is not None and model.pos_embed_resize == 'size')
 
     def takes_other_sizes(self, opened: OpenedBackbone) -> bool:
-        return opened.img_size[0] == opened.img_size[1]
+        return opened.model.rope is not None or opened.img_size[0] == opened.img_size[1]
+
+    def exported(self, opened: OpenedBackbone) -> OpenedBackbone:
+        return with_computed_periods(opened)
 
 
 def is_dinov2(model: QueryViT) -> bool:
-    """Whether the backbone has features that transformers' ViT lacks."""
-    return model.reg_token is not None or model.layer_scale is not None
+    """Whether the backbone has features that transformers' ViT lacks, and a position embedding."""
+    has_more = model.reg_token is not None or model.layer_scale is not None or is_gated(model)
+    return has_more and model.rope is None
+
+
+def has_square_grid(model: QueryViT) -> bool:
+    """Whether transformers' model of the backbone describes its grid by one side."""
+    return is_dinov2(model) or model.rope is not None
 
 
 def transformers_state(model: QueryViT) -> dict[str, Tensor]:
     """The tensors of a backbone under transformers' names."""
+    if model.rope is not None:
+        return _dinov3_state(model)
     dinov2 = is_dinov2(model)
+    names = {**DINOV2, **(GATED if is_gated(model) else {})} if dinov2 else VIT
     state = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in effective_state(model).items():
         if name == 'pos_embed':
             state['embeddings.position_embeddings'] = _with_position_of_cls(model)
         elif name.startswith('blocks.'):
             _, number, rest = name.split('.', 2)
-            new = _block_state(rest, tensor, DINOV2 if dinov2 else VIT)
+            new = _block_state(rest, tensor, names)
             state.update({f'encoder.layer.{number}.{key}': value for key, value in new.items()})
         else:
             state[_renamed(name, ONCE)] = tensor
     if dinov2:
         state['embeddings.mask_token'] = torch.zeros(1, model.embed_dim)
-        for number in range(len(model.blocks) if model.layer_scale is None else 0):
-            ones = torch.ones(model.embed_dim)
-            state |= {f'encoder.layer.{number}.layer_scale{i}.lambda1': ones for i in (1, 2)}
+        state |= _unit_scales(model, 'encoder.layer')
     return state
+
+
+def _dinov3_state(model: QueryViT) -> dict[str, Tensor]:
+    once = {**ONCE, 'patch_embed.proj.': 'embeddings.patch_embeddings.', 'norm.': 'norm.'}
+    state: dict[str, Tensor] = {'embeddings.mask_token': torch.zeros(1, 1, model.embed_dim)}
+    if model.reg_token is None:
+        state['embeddings.register_tokens'] = torch.empty(1, 0, model.embed_dim)
+    for name, tensor in effective_state(model).items():
+        if name.startswith('blocks.'):
+            _, number, rest = name.split('.', 2)
+            state |= {f'layer.{number}.{key}': t for key, t in _dinov3_block(rest, tensor, is_gated(model)).items()}
+        elif name != 'rope.periods':
+            state[_renamed(name, once)] = tensor
+    if not _has_key_bias(model):
+        state = {name: tensor for name, tensor in state.items() if not name.endswith('.k_proj.bias')}
+    return state | _unit_scales(model, 'layer')
+
+
+def _dinov3_block(name: str, tensor: Tensor, gated: bool) -> dict[str, Tensor]:
+    kind = name.rpartition('.')[2]
+    if name.startswith('attn.qkv.'):
+        return {f'attention.{part}_proj.{kind}': values for part, values in zip('qkv', tensor.chunk(3), strict=True)}
+    if gated and name.startswith('mlp.fc1.'):
+        parts = zip(('gate_proj', 'up_proj'), tensor.chunk(2), strict=True)
+        return {f'mlp.{part}.{kind}': values for part, values in parts}
+    return {_renamed(name, DINOV3): tensor}
+
+
+def _has_key_bias(model: QueryViT) -> bool:
+    return any(block.attn.qkv.bias is not None and bool(block.attn.qkv_bias().chunk(3)[1].any()) for block in model.blocks)
+
+
+def _unit_scales(model: QueryViT, blocks: str) -> dict[str, Tensor]:
+    """Layer scales of one, which these models of transformers always have, for a backbone without any."""
+    numbers = range(len(model.blocks) if model.layer_scale is None else 0)
+    return {f'{blocks}.{number}.layer_scale{i}.lambda1': torch.ones(model.embed_dim) for number in numbers for i in (1, 2)}
 
 
 def _block_state(name: str, tensor: Tensor, names: dict[str, str]) -> dict[str, Tensor]:
@@ -145,25 +210,62 @@ def _lacks(model: QueryViT) -> dict[str, bool]:
 def _empty(transformers: ModuleType, opened: OpenedBackbone) -> Any:
     model = opened.model
     block, (height, width) = model.blocks[0], opened.img_size
-    hidden = block.mlp.fc1.out_features
-    common = dict(
+    hidden = block.mlp.fc2.in_features
+    common: dict[str, Any] = dict(
         hidden_size=model.embed_dim,
         num_hidden_layers=len(model.blocks),
         num_attention_heads=block.attn.num_heads,
-        layer_norm_eps=model.norm.eps,
+        layer_norm_eps=model.blocks[0].norm1.eps,
         patch_size=model.patch_size,
         image_size=height if height == width else [height, width],
         # Read when the folder is loaded by this package; transformers keeps unknown keys.
-        **{OWN_KEY: dict(pos_embed_resize=model.pos_embed_resize, layer_scale=model.layer_scale is not None)},
+        **{OWN_KEY: own_facts(opened)},
     )
+    registers = 0 if model.reg_token is None else model.reg_token.shape[1]
+    if model.rope is not None:
+        return _empty_dinov3(transformers, model, dict(common, num_register_tokens=registers, intermediate_size=hidden))
+    has_bias = block.attn.qkv.bias is not None
+    common.update(qkv_bias=has_bias)
     if not is_dinov2(model):
         config = transformers.ViTConfig(intermediate_size=hidden, **common)
         return transformers.ViTModel(config, add_pooling_layer=False)
-    common.update(mlp_ratio=mlp_ratio(hidden, model.embed_dim), layerscale_value=1.0)
+    ratio = _dinov2_ratio(model) if is_gated(model) else mlp_ratio(hidden, model.embed_dim)
+    common.update(mlp_ratio=ratio, layerscale_value=1.0, use_swiglu_ffn=is_gated(model))
     if model.reg_token is None:
         return transformers.Dinov2Model(transformers.Dinov2Config(**common))
-    config = transformers.Dinov2WithRegistersConfig(num_register_tokens=model.reg_token.shape[1], **common)
+    config = transformers.Dinov2WithRegistersConfig(num_register_tokens=registers, **common)
     return transformers.Dinov2WithRegistersModel(config)
+
+
+def _empty_dinov3(transformers: ModuleType, model: QueryViT, common: dict[str, Any]) -> Any:
+    has_bias, gated = model.blocks[0].attn.qkv.bias is not None, is_gated(model)
+    config = transformers.DINOv3ViTConfig(
+        **common,
+        use_gated_mlp=gated,
+        hidden_act='silu' if gated else 'gelu',
+        rope_theta=rope_base(model.rope),
+        query_bias=has_bias,
+        key_bias=_has_key_bias(model),
+        value_bias=has_bias,
+        layerscale_value=1.0,
+    )
+    return transformers.DINOv3ViTModel(config)
+
+
+def _dinov2_ratio(model: QueryViT) -> float:
+    """The ratio from which transformers derives the width of gated layers: two thirds of it, rounded up to eights.
+
+    Raises:
+        ValueError: No ratio gives this width.
+    """
+    hidden = model.blocks[0].mlp.fc2.in_features
+    ratio = 1.5 * hidden / model.embed_dim
+    if (int(int(model.embed_dim * ratio) * 2 / 3) + 7) // 8 * 8 != hidden:
+        raise ValueError(
+            f'the gated layers of transformers have a multiple of 8 channels, those of this backbone {hidden}; use one of '
+            'the formats timm and safetensors'
+        )
+    return ratio
 
 
 def _image_processor(transformers: ModuleType, opened: OpenedBackbone):

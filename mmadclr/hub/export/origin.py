@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmadclr.checkpoint.reading import read_checkpoint, weights_of
+from mmadclr.urls import is_public_name
 
 
 class Origin(NamedTuple):
@@ -40,7 +41,7 @@ def read_origin(filename: str | Path, which: str, resized: bool, prefix: str | N
     epochs = meta.get('epoch', checkpoint.get('epoch'))
     method, cfg = meta.get('method'), meta.get('cfg')
     return Origin(
-        Path(filename).resolve().name,
+        str(filename) if is_public_name(str(filename)) else Path(filename).resolve().name,
         _digest(filename),
         f'{which}, if it has both' if prefix is None else f'tensors below `{prefix}`',
         resized,

@@ -26,6 +26,13 @@ class Program(Format):
 
     any_side = True
 
+    def check(self, opened: OpenedBackbone) -> None:
+        if opened.model.rope is not None:
+            raise ValueError(
+                'the formats onnx and torchscript do not support rotary positions (rope); use one of the formats timm, '
+                'safetensors and hf'
+            )
+
     def write(self, opened: OpenedBackbone, folder: Path) -> None:
         model = PortableViT(plain_vit(opened.model), opened.model.pos_embed_resize)
         # Two images, because exporters treat a batch size of 1 as a constant.

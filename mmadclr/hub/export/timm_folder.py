@@ -5,36 +5,54 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import timm
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
+from mmadclr.checkpoint.architecture import USUAL_EPS
+from mmadclr.checkpoint.library_config import OWN_KEY
 from mmadclr.datasets.center_crop import short_side
-from mmadclr.hub.export.formats import CONFIG, WEIGHTS, Features, Format, split_tokens
-from mmadclr.hub.export.plain import plain_vit, vision_transformer_arguments
+from mmadclr.hub.export.eva import EPS, Recipe, eva_recipe, eva_state, rope_base, with_computed_periods
+from mmadclr.hub.export.formats import CONFIG, WEIGHTS, Features, Format, own_facts, split_tokens
+from mmadclr.hub.export.plain import effective_state, is_gated, vision_transformer_arguments
 from mmadclr.hub.opening import OpenedBackbone
-from mmadclr.models.backbones.query_vit import SIZES, resolve_arch
+from mmadclr.models.backbones.query_vit import SIZES, QueryViT, resolve_arch
 
 NAMES = {192: 'tiny', 384: 'small', 768: 'base', 1024: 'large', 1280: 'huge'}
 NEAREST = 'vit_small_patch16_224'  # any plain ViT works: all its sizes are overridden
+GATED_ARCH = 'vit_giant_patch14_dinov2'  # likewise, with gated layers
 CROP_RATIO = 7 / 8
 
 
 class TimmFolder(Format):
     """``model.safetensors`` and ``config.json`` in the format of timm's models on the hub."""
 
-    loaders, norm_eps = 'timm', 1e-6
+    loaders = 'timm'
     preparation = ' So does `timm.data.create_transform(**timm.data.resolve_model_data_config(model))`.'
 
+    def check(self, opened: OpenedBackbone) -> None:
+        if opened.model.rope is None:
+            return
+        timm_state(opened.model)
+        rope_base(opened.model.rope)
+        eps = opened.model.blocks[0].norm1.eps
+        if eps != EPS:  # the difference is too small to be found reliably by comparing features
+            raise ValueError(
+                f"norms of this backbone have eps={eps:g}, those of timm's DINOv3 eps={EPS:g}; use the format hf"
+            )
+
     def write(self, opened: OpenedBackbone, folder: Path) -> None:
-        arguments = vision_transformer_arguments(opened.model)
-        name = timm_name({key: arguments[key] for key in SIZES})
-        given = arguments if name == NEAREST else {k: v for k, v in arguments.items() if k not in SIZES}
-        model = timm.create_model(name, pretrained_cfg=pretrained_cfg(opened), **given)
-        model.load_state_dict(opened.model.state_dict())
+        recipe = timm_recipe(opened.model)
+        given = recipe.options if recipe.is_exact else recipe.arguments
+        model = timm.create_model(recipe.name, pretrained_cfg=pretrained_cfg(opened), **given)
+        model.load_state_dict(timm_state(opened.model))
         save_for_hf(model, str(folder), model_args=given, safe_serialization=True)
+        config = json.loads((folder / CONFIG).read_text())
+        (folder / CONFIG).write_text(json.dumps({**config, OWN_KEY: own_facts(opened)}, indent=2) + '\n')
 
     def load(self, folder: Path) -> Features:
         return features_of(timm.create_model(f'local-dir:{folder}', pretrained=True).eval())
@@ -43,38 +61,91 @@ class TimmFolder(Format):
         return f"import timm\nmodel = timm.create_model('local-dir:{folder}', pretrained=True).eval()\n{_forward(opened)}"
 
     def keeps_rule(self, opened: OpenedBackbone) -> bool:
-        return opened.model.pos_embed_resize == 'size'
+        return opened.model.rope is not None or opened.model.pos_embed_resize == 'size'
+
+    def norm_eps(self, opened: OpenedBackbone) -> float:
+        return USUAL_EPS if opened.model.rope is None else EPS
+
+    def exported(self, opened: OpenedBackbone) -> OpenedBackbone:
+        return with_computed_periods(opened)
 
 
 class SafetensorsFolder(TimmFolder):
-    """The same tensors, with the arguments of ``VisionTransformer`` in ``config.json``."""
+    """The same tensors, with the arguments of ``VisionTransformer`` in ``config.json``.
+
+    If JSON cannot express the arguments (gated layers, rotary positions), they are those of a named architecture of timm.
+    """
 
     loaders, preparation = 'safetensors and timm', ''
 
     def write(self, opened: OpenedBackbone, folder: Path) -> None:
+        recipe = timm_recipe(opened.model)
+        named = {} if is_plain(opened.model) else dict(architecture=recipe.name)
         config = dict(
-            vision_transformer=vision_transformer_arguments(opened.model),
+            vision_transformer=recipe.arguments,
+            **named,
             mean=opened.mean,
             std=opened.std,
             pos_embed_resize=opened.model.pos_embed_resize,
         )
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + '\n')
-        save_file(plain_vit(opened.model).state_dict(), folder / WEIGHTS)
+        (folder / CONFIG).write_text(json.dumps({**config, OWN_KEY: own_facts(opened)}, indent=2) + '\n')
+        save_file({name: tensor.contiguous() for name, tensor in timm_state(opened.model).items()}, folder / WEIGHTS)
 
     def load(self, folder: Path) -> Features:
-        model = VisionTransformer(**json.loads((folder / CONFIG).read_text())['vision_transformer']).eval()
+        config = json.loads((folder / CONFIG).read_text())
+        arguments, name = config['vision_transformer'], config.get('architecture')
+        model = VisionTransformer(**arguments) if name is None else timm.create_model(name, **arguments)
         model.load_state_dict(load_file(folder / WEIGHTS))
-        return features_of(model)
+        return features_of(model.eval())
 
     def snippet(self, opened: OpenedBackbone, folder: str) -> str:
-        return (
-            'import json\nfrom safetensors.torch import load_file\nfrom timm.models import VisionTransformer\n'
-            f"model = VisionTransformer(**json.load(open('{folder}/{CONFIG}'))['vision_transformer']).eval()\n"
-            f"model.load_state_dict(load_file('{folder}/{WEIGHTS}'))\n{_forward(opened)}"
-        )
+        lines = ['import json', 'from safetensors.torch import load_file']
+        if is_plain(opened.model):
+            lines += [
+                'from timm.models import VisionTransformer',
+                f"model = VisionTransformer(**json.load(open('{folder}/{CONFIG}'))['vision_transformer']).eval()",
+            ]
+        else:
+            lines += [
+                'import timm',
+                f"config = json.load(open('{folder}/{CONFIG}'))",
+                "model = timm.create_model(config['architecture'], **config['vision_transformer']).eval()",
+            ]
+        lines += [f"model.load_state_dict(load_file('{folder}/{WEIGHTS}'))", _forward(opened)]
+        return '\n'.join(lines)
 
 
-def features_of(model: VisionTransformer) -> Features:
+def is_plain(model: QueryViT) -> bool:
+    """Whether JSON can express the arguments of timm's ``VisionTransformer``."""
+    return model.rope is None and not is_gated(model)
+
+
+def timm_recipe(model: QueryViT) -> Recipe:
+    """timm's model of a backbone.
+
+    Raises:
+        ValueError: timm does not support its rotary positions.
+    """
+    if model.rope is not None:
+        return eva_recipe(model)
+    arguments = vision_transformer_arguments(model)
+    sizes = {key: arguments.pop(key) for key in SIZES}
+    if is_gated(model):
+        return Recipe(GATED_ARCH, {**arguments, 'init_values': model.layer_scale or 0.0}, sizes, False)
+    name = timm_name(sizes)
+    return Recipe(name, arguments, sizes, name != NEAREST)
+
+
+def timm_state(model: QueryViT) -> dict[str, Tensor]:
+    """The tensors of a backbone under timm's names.
+
+    Raises:
+        ValueError: It has biases of keys that timm's model does not support.
+    """
+    return effective_state(model) if model.rope is None else eva_state(model)
+
+
+def features_of(model: Any) -> Features:
     """Split tokens of a timm model."""
     has_cls, num_prefix = model.cls_token is not None, model.num_prefix_tokens
     return lambda images: split_tokens(model.forward_features(images), has_cls, num_prefix)
@@ -98,6 +169,7 @@ def pretrained_cfg(opened: OpenedBackbone) -> dict:
         num_classes=0,
         first_conv='patch_embed.proj',
         classifier='head',
+        **{key: opened.origin[key] for key in ('license',) if key in opened.origin},
     )
 
 

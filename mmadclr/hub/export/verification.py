@@ -47,11 +47,11 @@ def verify(form: Format, opened: OpenedBackbone, features: Features) -> list[Com
 
 
 def _guess(form: Format, opened: OpenedBackbone) -> str:
-    eps = opened.model.blocks[0].norm1.eps
-    if form.norm_eps not in (None, eps):
+    eps, theirs = opened.model.blocks[0].norm1.eps, form.norm_eps(opened)
+    if theirs not in (None, eps):
         return (
-            f'norms of this backbone have eps={eps:g}, those of {form.loaders} eps={form.norm_eps:g}; use one of the '
-            'formats hf, onnx and torchscript'
+            f'norms of this backbone have eps={eps:g}, those of {form.loaders} eps={theirs:g}; use one of the formats hf, '
+            'onnx and torchscript'
         )
     return f'the installed version of {form.loaders} may compute something else'
 
@@ -86,6 +86,11 @@ def other_sizes(form: Format, opened: OpenedBackbone) -> list[tuple[int, int]]:
     half = tuple(max(side // 2 // patch, 1) * patch for side in (height, width))
     sizes = [(height + patch, width + 3 * patch), half]
     return [*sizes, (height + 1, width - 1)] if form.any_side and patch > 1 else sizes
+
+
+def features_of_opened(opened: OpenedBackbone) -> Features:
+    """The backbone as an exported one."""
+    return lambda images: tuple(_tokens(opened, images))
 
 
 def _tokens(opened: OpenedBackbone, images: Tensor) -> list[Tensor]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from mmadclr.registry import WEIGHT_INITIALIZERS
 
-INIT_KEYS = {'type', 'checkpoint', 'which', 'prefix', 'allow'}
+INIT_KEYS = {'type', 'checkpoint', 'which', 'prefix', 'allow', 'facts'}
 
 
 def check_init_cfg(init_cfg: Mapping[str, Any] | None, owner: str) -> None:

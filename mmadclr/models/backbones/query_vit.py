@@ -112,6 +112,7 @@ class QueryViT(VisionTransformer):
 
     config_keys: ClassVar = {'init_cfg': INIT_KEYS}
     embed_dim: int
+    weights_origin: dict[str, str]  # set by `load_weights`: see mmadclr.checkpoint.families
 
     def __init__(
         self,
@@ -185,6 +186,7 @@ class QueryViT(VisionTransformer):
 
         With ``init='mocov3'`` everything except positions is initialized as in MoCo v3.
         """
+        self.weights_origin = {}  # random weights come from nobody
         for token in (self.pos_embed, self.cls_token, self.reg_token):
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)

@@ -69,6 +69,33 @@ class RotaryPositions(nn.Module):
         """Resets the periods to those of the arguments."""
         self.periods.copy_(rotary_periods(self.head_dim, *self.range))
 
+    def described(self) -> dict[str, Any]:
+        """Arguments other than the default ones, without those for training."""
+        base, min_period, max_period = self.range
+        found: dict[str, Any] = dict(min_period=min_period, max_period=max_period)
+        found['base'] = None if base == BASE else base
+        found['normalize_coords'] = None if self.normalize_coords == NORMALIZATIONS[0] else self.normalize_coords
+        return {name: value for name, value in found.items() if value is not None}
+
+    def periods_of(
+        self,
+        base: float | None = None,
+        min_period: float | None = None,
+        max_period: float | None = None,
+        normalize_coords: str = 'separate',
+    ) -> Tensor:
+        """Periods (C/4) for other arguments.
+
+        Raises:
+            ValueError: Invalid arguments, or coordinates are divided by other sides than here.
+        """
+        if normalize_coords != self.normalize_coords:
+            raise ValueError(
+                f'rope: normalize_coords={normalize_coords!r} of the weights differs from {self.normalize_coords!r} of the '
+                'backbone'
+            )
+        return rotary_periods(self.head_dim, base, min_period, max_period).float()
+
     @torch.no_grad()
     def forward(self, grid: tuple[int, int], blocks: int, before: int, total: int) -> Tensor:
         """Cosines and sines (L, 2, S, C/2) for ``total`` tokens S, of which those ``before`` and after the patches of the

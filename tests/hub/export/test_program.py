@@ -23,10 +23,12 @@ def test_positions_are_resized_by_every_rule(grid, resize):
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', [*VARIANTS, 'gated', 'no biases'])
 @pytest.mark.parametrize('size', [(32, 32), (32, 48), (48, 32), (37, 51), (8, 64)])
 def test_features_are_those_of_the_backbone(variant, size):
-    model, images = build_backbone(variant), torch.randn(2, 3, *size)
+    more = {'gated': dict(ffn='swiglu'), 'no biases': dict(qkv_bias=False)}.get(variant)
+    model = build_backbone(variant) if more is None else build_backbone(**more)
+    images = torch.randn(2, 3, *size)
     found = PortableViT(plain_vit(model), model.pos_embed_resize)(images)
     found = found if isinstance(found, tuple) else (None, found)
     for tokens, expected in zip(found, model(images), strict=False):
@@ -35,10 +37,9 @@ def test_features_are_those_of_the_backbone(variant, size):
             torch.testing.assert_close(tokens, expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize(('options', 'words'), [(dict(rope=True), 'rotary positions'), (dict(ffn='swiglu'), 'gated feed')])
-def test_backbones_that_are_no_plain_vit_are_refused(options, words):
-    model = QueryViT(dict(embed_dim=24, depth=1, num_heads=2, patch_size=8), img_size=32, **options)
-    with pytest.raises(ValueError, match=f'the backbone has {words}.*a plain vision transformer does not support'):
+def test_backbones_that_are_no_plain_vit_are_refused():
+    model = QueryViT(dict(embed_dim=24, depth=1, num_heads=2, patch_size=8), img_size=32, rope=True)
+    with pytest.raises(ValueError, match='the backbone has rotary positions.*a plain vision transformer does not support'):
         plain_vit(model)
 
 
