@@ -26,3 +26,19 @@ def write_folder(folder, registers=0, mask_token=0.0, normalization=HALVES, **si
     if normalization is not None:
         (folder / 'preprocessor_config.json').write_text(json.dumps(normalization))
     return folder
+
+
+def write_dinov3_folder(folder, gated=False):
+    """A DINOv3 of random weights, with four registers; ``gated``: with SwiGLU."""
+    transformers = pytest.importorskip('transformers')
+    sizes = dict(
+        hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=3, image_size=42, patch_size=7
+    )
+    options = dict(use_gated_mlp=gated, hidden_act='silu' if gated else 'gelu', num_register_tokens=4)
+    torch.manual_seed(0)
+    model = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**sizes, **options)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return folder

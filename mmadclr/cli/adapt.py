@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         '--weights',
         required=True,
         metavar='PATH',
-        help='file or folder of transformers or timm with a plain vision transformer',
+        help='file or folder with a plain vision transformer, or the name of a public one: timm:NAME, hf:USER/NAME',
     )
     parser.add_argument('--data', required=True, metavar='DIR', help='folder of images, searched recursively')
     parser.add_argument(

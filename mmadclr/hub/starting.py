@@ -23,6 +23,7 @@ from mmadclr.registry import MODELS, SCOPE
 
 # Arguments that the method decides, not the file: SelfPatch's backbone has neither [CLS] nor final norm.
 OF_METHOD = ('class_token', 'final_norm')
+OF_READING = ('which', 'prefix', 'facts')  # keys of init_cfg
 KEY = 'model.backbone'
 
 
@@ -68,8 +69,8 @@ def complete_start(cfg: Any) -> Any:
     """A pretraining config with ``init_cfg``, completed by what its file says; any other config as it is.
 
     Keys of ``model.backbone`` that the config does not set, or sets to None, are those of the file: ``arch``, ``img_size``,
-    registers, LayerScale, eps, resizing of positions; so are ``mean`` and ``std`` of the preprocessor. A run that continues
-    from a checkpoint takes them from it, and no longer needs the file.
+    registers, LayerScale, eps, positions and their resizing, kind of MLP, biases; so are ``mean`` and ``std`` of the
+    preprocessor. A run that continues from a checkpoint takes them from it, and no longer needs the file.
 
     Args:
         cfg: Config of a run, changed in place.
@@ -87,7 +88,7 @@ def complete_start(cfg: Any) -> Any:
         init['checkpoint'] = None  # replaced anyway, and may no longer exist
     elif init.get('checkpoint') is None:
         return cfg
-    chosen = dict(prefix='teacher.backbone') if later else {key: init[key] for key in ('which', 'prefix', 'facts') if key in init}
+    chosen = dict(prefix='teacher.backbone') if later else {key: init[key] for key in OF_READING if key in init}
     filename = later or init['checkpoint']
     start = read_start(filename, num_heads=_heads_of(backbone.get('arch')), **chosen)
     _check_arch(backbone.get('arch'), start.settings['arch'], filename)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from comparisons import assert_same_state
-from public_folders import SMALL_DINOV2, write_folder
+from public_folders import SMALL_DINOV2, write_dinov3_folder, write_folder
 
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.config.findings import ConfigError
@@ -80,6 +80,24 @@ def test_a_run_starts_and_keeps_what_the_file_says(method, started_config):
     torch.testing.assert_close(runner.model.data_preprocessor.std.flatten(), torch.full((3,), 63.75))
     about = read_checkpoint(f'{runner.work_dir}/epoch_1.pth')['meta']['backbone']
     assert (about['norm_eps'], about['img_size']) == (1e-5, (42, 42))
+
+
+@pytest.mark.parametrize('gated', [False, True])
+@pytest.mark.parametrize('method', ['adclr', 'ibot'])
+def test_rotary_positions_and_gates_come_from_the_file(method, gated, started_config, tmp_path):
+    folder = write_dinov3_folder(tmp_path / 'dinov3', gated)
+    runner = Runner.from_cfg(started_config(method, start=folder))
+    runner.model.init_weights()
+    original, images = open_backbone(folder), torch.randn(2, 3, 28, 42)
+    teacher = runner.model.teacher['backbone'].eval()
+    with torch.no_grad():
+        for got, want in zip(teacher(images)[:2], original.model(images)[:2], strict=True):
+            assert torch.equal(got, want)
+    runner.train()
+    trained = open_backbone(f'{runner.work_dir}/epoch_1.pth')
+    assert trained.settings == original.settings
+    assert trained.origin['license'] == 'dinov3-license'
+    assert not trained.model.state_dict()['blocks.1.attn.qkv.bias'].chunk(3)[1].any()
 
 
 def test_registers_come_from_the_file(started_config, tmp_path):
