@@ -17,7 +17,7 @@ from mmadclr import __version__
 
 COMMANDS = (
     *('train', 'test', 'knn', 'linear', 'probe', 'compare', 'export', 'convert'),
-    *('check-data', 'print-config', 'list-configs', 'pack', 'demo', 'completion'),
+    *('check-data', 'print-config', 'list-configs', 'pack', 'demo', 'report', 'completion'),
 )
 FIRST = 'mmadclr train adclr/vits16_folder --data my_images'
 # They have no slow imports and report errors by ``Parser.error``.
