@@ -9,6 +9,7 @@ from mmadclr.evaluation.verdicts import LIMITS
 from mmadclr.report.collapse import TEACHER, terms
 from mmadclr.report.collect import Run
 from mmadclr.report.scalars import Series, thinned
+from mmadclr.report.story import measured
 
 
 class Curve(NamedTuple):
@@ -37,7 +38,11 @@ SCHEDULES = {
     'grad_norm': ('gradient norm', 'Before clipping.'),
 }
 STATISTICS = {
-    'entropy': ('entropy of the targets', 'Fraction of ln K. Near 1: all prototypes are equally likely.', LIMITS.uniform_entropy),
+    'entropy': (
+        'entropy of the targets',
+        'Fraction of ln K. Near 1: all prototypes are equally likely.',
+        LIMITS.uniform_entropy,
+    ),
     'top_share': ('share of the most used prototype', 'Near 1: one prototype gets everything.', LIMITS.top_share),
     'spread': ('spread of the features', '1: in all directions; 0: a single point.', LIMITS.spread),
     'kl': ('teacher against student (nats)', 'KL divergence of their predictions: what is left to learn.', None),
@@ -57,7 +62,12 @@ OTHERS = {
 def charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
     """Charts of one run, or of several runs under ``names``; those without points are left out."""
     found = of_one(runs[0]) if len(runs) == 1 else compared(runs, names)
-    return [chart for chart in found if any(len(curve.series.x) for curve in chart.curves)]
+    return [chart for chart in found if any(len(curve.series.x) >= fewest(chart) for curve in chart.curves)]
+
+
+def fewest(chart: Chart) -> int:
+    """Points that a curve needs; a single validation is in the tables."""
+    return 2 if chart.section == 'Quality' else 1
 
 
 def of_one(run: Run) -> Iterator[Chart]:
@@ -65,7 +75,7 @@ def of_one(run: Run) -> Iterator[Chart]:
     losses = [Curve(name, run.train[name]) for name in loss_names(run)]
     yield Chart('Loss', 'loss and its terms', loss_caption(run), 'iteration', losses)
     yield from quality(run)
-    for name in (name for name in run.train if name in SCHEDULES):
+    for name in (name for name in SCHEDULES if name in run.train):
         yield Chart('Schedules', *SCHEDULES[name], 'iteration', [Curve(name, run.train[name])])
     for name, (title, caption, limit) in STATISTICS.items():
         curves = [Curve(term, run.monitor[f'monitor/{term}_{name}']) for term in terms(run) if has(run, term, name)]
@@ -96,7 +106,7 @@ def quality(run: Run) -> Iterator[Chart]:
     """Charts of validations: k-NN, probes of patches, and all others by the first part of their name."""
     groups: dict[str, list[Curve]] = {}
     for name, found in run.validation.items():
-        groups.setdefault(group_of(name), []).append(Curve(name, found))
+        groups.setdefault(group_of(name), []).append(Curve(name, measured(name, found)))
     for title, curves in groups.items():
         yield Chart('Quality', title, QUALITY.get(title, 'As the evaluator has measured it.'), run.validation_axis, curves)
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 HEAD = re.compile(r'(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - \S+ - (DEBUG|INFO|WARNING|ERROR|CRITICAL) - (.*)', re.DOTALL)
 STAMP = '%Y/%m/%d %H:%M:%S'
 KEPT_LINES = 400  # of one message: the dumped config and the list of hooks are long
 FACTS = ('method', 'backbone', 'data', 'batch', 'length', 'device', 'rate', 'work dir', 'log', 'start', 'weights')
-ENVIRONMENT = ('Python', 'PyTorch', 'TorchVision', 'OpenCV', 'MMEngine', 'CUDA available', 'GPU 0', 'GPU 0,1', 'CUDA_HOME')
+ENVIRONMENT = ('Python', 'PyTorch', 'TorchVision', 'OpenCV', 'MMEngine')
 PAUSE = re.compile(r'Saving checkpoint \S+ \(training paused for ([\d.]+) s\)')
 RESUMED = re.compile(r'resumed after ([\d,]+) iteration')
-NOISE = ('will be deprecated in future', 'is the alias of', 'The prefix is not set in metric class')
+# Words of libraries about themselves, which say nothing about a run.
+NOISE = (
+    *('will be deprecated in future', 'is the alias of', 'The prefix is not set in metric class'),
+    '`resume_param_scheduler` is True but `self.param_schedulers` is None',
+)
 
 
 class Message(NamedTuple):
@@ -40,8 +45,8 @@ class Log(NamedTuple):
 
     began: datetime | None = None
     ended: datetime | None = None
-    facts: dict[str, str] = {}
-    machine: dict[str, str] = {}
+    facts: Mapping[str, str] = MappingProxyType({})
+    machine: Mapping[str, str] = MappingProxyType({})
     warnings: tuple[Message, ...] = ()
     done: bool = False
     pauses: tuple[float, ...] = ()

@@ -16,7 +16,11 @@ from mmadclr.report.markup import Html, embedded, escaped, folded, joined, secti
 from mmadclr.report.story import as_metric, duration, headline_metrics, last, median_speed, status, wall_seconds
 
 LIBRARY = ('uplot-1.6.32.min.css', 'uplot-1.6.32.min.js')
-ABSENT = '–'
+LICENSE = 'uplot-LICENSE.txt'
+ABSENT = '-'
+OPEN_ROWS = 12  # of differing settings; more open by a click
+# Settings of how a run was started, not of what it does.
+STARTED = ('work_dir', 'resume', 'load_from', 'launcher', 'verbose', 'experiment_name')
 
 
 def page(runs: Sequence[Run]) -> str:
@@ -35,8 +39,7 @@ def page(runs: Sequence[Run]) -> str:
     foot = f'Written on {runs[0].now:%Y-%m-%d %H:%M} by mmadclr {__version__}. Charts: uPlot 1.6.32 (MIT).'
     tail = [
         embedded('report-data', data_of(names, shown)),
-        Html(f'<script>{resource(LIBRARY[1])}</script>'),
-        Html(f'<script>{resource("page.js")}</script>'),
+        *(Html(f'<script>{text}</script>') for text in scripts()),
     ]
     inside = joined([body, tag('footer', foot), *tail])
     return f'<!doctype html>\n<html lang="en">\n<head>\n{joined(head)}\n</head>\n<body>\n{inside}\n</body>\n</html>\n'
@@ -44,6 +47,11 @@ def page(runs: Sequence[Run]) -> str:
 
 def resource(name: str) -> str:
     return files('mmadclr.report').joinpath('static', name).read_text(encoding='utf-8')
+
+
+def scripts() -> tuple[str, ...]:
+    """The scripts of the page; the library comes with its license, as that requires."""
+    return resource('locale.js'), f'/*\n{resource(LICENSE)}*/\n{resource(LIBRARY[1])}', resource('page.js')
 
 
 def data_of(names: Sequence[str], shown: Sequence[Chart]) -> dict[str, Any]:
@@ -58,41 +66,45 @@ def names_of(runs: Sequence[Run]) -> list[str]:
         names = ['/'.join(part[-length:]) for part in parts]
         if len(set(names)) == len(set(parts)):
             break
-    counts: dict[str, int] = {}
-    return [name if (counts.update({name: counts.get(name, 0) + 1}) or counts[name] == 1) else f'{name} ({counts[name]})'
-            for name in names]
+    return [
+        f'{name} ({names[:number].count(name) + 1})' if name in names[:number] else name for number, name in enumerate(names)
+    ]
 
 
 def of_one(run: Run, shown: Sequence[Chart]) -> Html:
     """The body of a report on one run."""
     head = tag('header', tag('h1', run.method), tag('p', run.folder, class_='place'), sections.status_line(run))
-    return joined([
-        head,
-        sections.tiles(run),
-        *curves(shown, 'Quality', 'Loss'),
-        section('Collapse', sections.verdict(run), grid(shown, 'Collapse')) if run.monitor else '',
-        sections.evaluations(run),
-        sections.pictures(run),
-        sections.next_steps(run),
-        sections.sessions(run),
-        sections.trouble(run),
-        *curves(shown, 'Speed'),
-        sections.time_table(run),
-        *curves(shown, 'Schedules'),
-        sections.what_ran(run),
-    ])
+    return joined(
+        [
+            head,
+            sections.tiles(run),
+            section('Quality and loss', grid(shown, 'Quality', 'Loss')),
+            section('Collapse', sections.verdict(run), grid(shown, 'Collapse')) if run.monitor else '',
+            sections.evaluations(run),
+            sections.pictures(run),
+            sections.next_steps(run),
+            sections.sessions(run),
+            sections.trouble(run),
+            *curves(shown, 'Speed'),
+            sections.time_table(run),
+            *curves(shown, 'Schedules'),
+            sections.what_ran(run),
+        ]
+    )
 
 
 def of_several(runs: Sequence[Run], names: Sequence[str], shown: Sequence[Chart]) -> Html:
     """The body of a report on several runs."""
     head = tag('header', tag('h1', f'{len(runs)} runs side by side'), legend(names))
-    return joined([
-        head,
-        section('Runs', overview(runs, names)),
-        section('Settings that differ', differences(runs, names)),
-        *curves(shown, 'Quality', 'Loss', 'Collapse', 'Speed', 'Schedules'),
-        section('Each run', *(alone(run, name) for run, name in zip(runs, names, strict=True))),
-    ])
+    return joined(
+        [
+            head,
+            section('Runs', overview(runs, names)),
+            section('Settings that differ', differences(runs, names)),
+            *curves(shown, 'Quality', 'Loss', 'Collapse', 'Speed', 'Schedules'),
+            section('Each run', *(alone(run, name) for run, name in zip(runs, names, strict=True))),
+        ]
+    )
 
 
 def legend(names: Sequence[str]) -> Html:
@@ -124,9 +136,12 @@ def differences(runs: Sequence[Run], names: Sequence[str]) -> Html:
     """Settings that are not the same in all runs."""
     settings = [leaves(run.config) for run in runs]
     keys = list(dict.fromkeys(key for each in settings for key in each))
-    rows = [[key, *(str(each.get(key, ABSENT)) for each in settings)] for key in keys if key not in ('work_dir',)]
+    rows = [[key, *(str(each.get(key, ABSENT)) for each in settings)] for key in keys if key not in STARTED]
     rows = [row for row in rows if len(set(row[1:])) > 1]
-    return table(['setting', *names], rows) or tag('p', 'None: all runs have the same config.')
+    if not rows:
+        return tag('p', 'None: all runs have the same config.')
+    found = table(['setting', *names], rows)
+    return found if len(rows) <= OPEN_ROWS else folded(f'{len(rows)} settings differ', found)
 
 
 def alone(run: Run, name: str) -> Html:
@@ -142,9 +157,9 @@ def curves(shown: Sequence[Chart], *titles: str) -> Iterator[Html]:
         yield section(title, grid(shown, title))
 
 
-def grid(shown: Sequence[Chart], title: str) -> Html:
-    """The charts of a section; the script of the page fills them by their number."""
-    boxes = [box(number, chart) for number, chart in enumerate(shown) if chart.section == title]
+def grid(shown: Sequence[Chart], *titles: str) -> Html:
+    """The charts of sections; the script of the page fills them by their number."""
+    boxes = [box(number, chart) for number, chart in enumerate(shown) if chart.section in titles]
     need = tag('noscript', tag('p', 'Charts need JavaScript, which is off in this browser.', class_='note'))
     return tag('div', need, *boxes, class_='charts') if boxes else Html('')
 

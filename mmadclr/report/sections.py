@@ -15,7 +15,17 @@ from mmadclr.report.literals import leaves
 from mmadclr.report.markup import Html, folded, joined, pairs, section, short, table, tag
 from mmadclr.report.pictures import embed
 from mmadclr.report.sessions import Session
-from mmadclr.report.story import duration, key_figures, next_commands, plural, status, time_shares, wall_seconds
+from mmadclr.report.story import (
+    duration,
+    fixed,
+    measured,
+    key_figures,
+    next_commands,
+    plural,
+    status,
+    time_shares,
+    wall_seconds,
+)
 
 SHOWN = 30  # lines of a list before the rest is counted
 PARTS = ('compute', 'images', 'checkpoints', 'rest')  # classes of the parts of the time bar
@@ -53,10 +63,10 @@ def evaluations(run: Run) -> Html:
     """Results in files, and the last numbers of the validations."""
     rows = []
     for name, found in run.validation.items():
-        values = [(y, x) for x, y in zip(found.x, found.y, strict=True) if y is not None]
+        values = [(y, x) for x, y in zip(found.x, measured(name, found).y, strict=True) if y is not None]
         if values:
             best = max(values)
-            rows.append((name, short(values[-1][0]), short(best[0]), f'{run.validation_axis} {best[1]:g}'))
+            rows.append((name, fixed(name, values[-1][0]), fixed(name, best[0]), f'{run.validation_axis} {best[1]:g}'))
     last = table(('validation', 'last', 'highest', 'at'), rows, (1, 2))
     return section('Evaluations', last, *(evaluation(each) for each in run.evaluations))
 
@@ -65,7 +75,13 @@ def evaluation(found: Evaluation) -> Html:
     words = (tag('p', text) for text in found.words)
     rows = [(result.name, short(result.value), spread_of(result)) for result in found.results]
     more = [tag('p', f'{plural(found.left_out, "number")} more in the file', class_='note')] if found.left_out else []
-    return joined([tag('h3', found.file), *words, table(('', 'value', 'interval'), rows, (1, 2)), *more])
+    has_intervals = any(interval for _, _, interval in rows)
+    numbers = (
+        table(('', 'value', 'interval'), rows, (1, 2))
+        if has_intervals
+        else table(('', 'value'), [row[:2] for row in rows], (1,))
+    )
+    return joined([tag('h3', found.file), *words, numbers, *more])
 
 
 def spread_of(result: Result) -> str:

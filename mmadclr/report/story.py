@@ -73,6 +73,18 @@ def as_metric(name: str, value: float) -> str:
     return f'{value:.3f}' if name.startswith(FRACTIONS) else f'{value:.1f} %'
 
 
+def fixed(name: str, value: float) -> str:
+    """A metric with as many decimals as the others in its column."""
+    return f'{value:.3f}' if name.startswith(FRACTIONS) else f'{value:.2f}'
+
+
+def measured(name: str, series: Series) -> Series:
+    """A metric without the -1 that COCO's evaluation reports if there are no objects of a size."""
+    if not name.startswith(FRACTIONS):
+        return series
+    return series._replace(y=[None if y == -1 else y for y in series.y])
+
+
 def key_figures(run: Run) -> list[tuple[str, str, str]]:
     """Title, value and remark of the numbers at the top."""
     figures = []

@@ -2,7 +2,7 @@
   'use strict';
   const report = JSON.parse(document.getElementById('report-data').textContent);
   const several = report.names.length > 1;
-  const HEIGHT = 240, COLORS = 8;
+  const HEIGHT = 190, COLORS = 8;
   const plots = [];
 
   function color(name) {
@@ -61,7 +61,7 @@
   function axis(label, size, values) {
     return {
       stroke: color('--soft'), font: '12px system-ui, sans-serif', labelFont: '12px system-ui, sans-serif',
-      label: label, labelSize: label ? 18 : 0, size: size, space: label ? 60 : 36,
+      label: label, labelSize: label ? 16 : 0, size: size, space: label ? 60 : 36,
       grid: { stroke: color('--grid'), width: 1 }, ticks: { show: false },
       values: function (plot, marks) { return marks.map(values); }
     };
@@ -106,7 +106,7 @@
       width: Math.max(200, box.clientWidth), height: HEIGHT, padding: [8, 12, 0, 0],
       legend: { show: false }, cursor: { y: false, drag: { x: true, y: false } },
       scales: { x: { time: false, range: xRange }, y: { range: range(chart.limit) } },
-      axes: [axis(chart.axis, 30, short), axis(null, 58, short)],
+      axes: [axis(chart.axis, 26, short), axis(null, 48, short)],
       series: [{}].concat(chart.curves.map(function (curve, index) {
         const stroke = color('--c' + slot(chart, index));
         return { label: curve.label, stroke: stroke, width: 1.75, spanGaps: false,
