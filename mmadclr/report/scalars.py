@@ -86,9 +86,9 @@ def joined(parts: Sequence[Sequence[Record]], starts: Sequence[int | None]) -> l
     for records, start in zip(parts, starts, strict=True):
         first = min((record.iteration for record in records if record.kind != VALIDATION), default=None)
         limit = start if start is not None else first - 1 if first is not None else None
-        if limit is not None:
+        if first is not None and limit is not None:  # a session that wrote nothing has repeated nothing
             kept = [record for record in kept if record.iteration <= limit]
-        kept += records
+        kept += [record._replace(iteration=max(record.iteration, limit or 0)) for record in records]
     return kept
 
 

@@ -18,8 +18,8 @@ from mmadclr.report.sessions import Session
 from mmadclr.report.story import (
     duration,
     fixed,
-    measured,
     key_figures,
+    measured,
     next_commands,
     plural,
     status,
