@@ -5,6 +5,7 @@ import logging
 import subprocess
 
 import pytest
+from mmengine.hooks import Hook
 from places import REPO
 
 from mmadclr.engine import Runner
@@ -35,11 +36,11 @@ def test_a_completed_run_has_a_report(train, tmp_path, monkeypatch):
 def test_a_run_that_fails_has_a_report_that_says_why(small_config, tmp_path):
     runner = Runner.from_cfg(small_config())
 
-    def fail(*args, **kwargs):
-        raise FloatingPointError('weights are\nnot finite')
+    class Fails(Hook):
+        def before_train_epoch(self, runner):
+            raise FloatingPointError('weights are\nnot finite')
 
-    runner.train_loop = runner.build_train_loop(runner.train_loop)
-    runner.train_loop.run_epoch = fail
+    runner.register_hook(Fails())
     with pytest.raises(FloatingPointError):
         runner.train()
     assert record_of(tmp_path / 'work')['end'] == 'FloatingPointError: weights are not finite'
