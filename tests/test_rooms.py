@@ -11,6 +11,7 @@ ROOMS = (
     ('cli',),
     ('compare',),
     ('engine', 'api', 'visualization'),
+    ('report',),
     ('evaluation',),
     ('hub', 'ops'),
     ('models',),
