@@ -11,6 +11,7 @@ ROOMS = (
     ('cli',),
     ('compare', 'adaptation'),
     ('engine', 'api', 'visualization'),
+    ('report',),
     ('show',),
     ('evaluation',),
     ('hub', 'ops'),

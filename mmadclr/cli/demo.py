@@ -44,3 +44,8 @@ def run(args: Namespace) -> None:
     print(table(run_demo(args)))
     for picture in filter(Path.is_file, (Path(args.work_dir, name) for name in PICTURES)):
         print(f'picture: {os.path.relpath(picture)}')
+    if 'pretraining' in args.parts:
+        from mmadclr.report import write_report
+
+        report, _ = write_report([args.work_dir])  # again, now with the evaluations and pictures
+        print(f'report: {os.path.relpath(report)}')

@@ -17,7 +17,7 @@ from mmadclr import __version__
 
 COMMANDS = (
     *('train', 'adapt', 'test', 'knn', 'linear', 'probe', 'dense', 'compare', 'export', 'convert'),
-    *('show', 'watch', 'check-data', 'print-config', 'list-configs', 'pack', 'demo', 'completion'),
+    *('show', 'watch', 'report', 'check-data', 'print-config', 'list-configs', 'pack', 'demo', 'completion'),
 )
 FIRST = 'mmadclr train adclr/vits16_folder --data my_images'
 # They have no slow imports and report errors by ``Parser.error``.

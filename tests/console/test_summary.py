@@ -37,6 +37,7 @@ done     6 iterations in SHORT
 saved    TMP/work/epoch_2.pth
 log      TMP/work/TIME/TIME.log
 next     mmadclr export TMP/work/epoch_2.pth TMP/work/timm --format timm
+report   TMP/work/report.html
 """
 
 
