@@ -132,7 +132,8 @@ def test_the_first_of_several_processes_tells_alone(training):
     assert 'batch    8 images = 4 x 2 processes x 1 accumulated' in first.stdout
     assert 'device   2 x cpu, fp32' in first.stdout
     assert first.stdout.count('iteration 2/2') == 1
-    assert second.stdout == second.stderr == ''
+    told = [line for text in (second.stdout, second.stderr) for line in text.splitlines()]
+    assert [line for line in told if not line.startswith('[Gloo]')] == []  # torch before 2.11 prints that it is connected
 
 
 @pytest.mark.parametrize(
