@@ -140,7 +140,7 @@ def _read_file(path: Path, mapped: bool = False) -> dict:
         if _is_torchscript(path):
             raise ValueError('it is a TorchScript program; save its state_dict() instead')
         mapped = mapped and zipfile.is_zipfile(path)  # files from before torch 1.6 are not zip archives
-        content = torch.load(path, map_location='cpu', pickle_module=_INERT_PICKLE, weights_only=False, mmap=mapped)
+        content = _torch_load(path, mapped)
     except Exception as error:
         raise ValueError(f'{path} cannot be read as a checkpoint: {reason(path, error)}') from error
     if not isinstance(content, dict):
@@ -149,6 +149,14 @@ def _read_file(path: Path, mapped: bool = False) -> dict:
             f'{path} is not a checkpoint: it holds a {kind}, not a dict of tensors; save the state_dict() of the model'
         )
     return content
+
+
+def _torch_load(path: Path, mapped: bool) -> Any:
+    settings: dict[str, Any] = dict(map_location='cpu', pickle_module=_INERT_PICKLE, weights_only=False)
+    if path.suffix == '.safetensors':  # torch 2.15 would go by the name
+        with path.open('rb') as file:
+            return torch.load(file, **settings)
+    return torch.load(path, mmap=mapped, **settings)
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -143,8 +143,11 @@ def _padded_neighbors(bank: Directions, bank_rows: Tensor, queries: Tensor, k: i
     """Neighbors in one part of a bank; if it is smaller than k, lists are padded with the worst values."""
     found = min(k, len(bank))
     similarity, nearest = nearest_neighbors(bank, queries, found, chunk) if found else (queries[:, :0],) * 2
-    rows = bank_rows[nearest.long()]
-    return F.pad(similarity, (0, k - found), value=-torch.inf), F.pad(rows, (0, k - found), value=LAST)
+    missing, rows = (len(queries), k - found), bank_rows[nearest.long()]
+    # Not by F.pad, which takes its value for a float, and so not every integer.
+    return torch.cat([similarity, similarity.new_full(missing, -torch.inf)], 1), torch.cat(
+        [rows, rows.new_full(missing, LAST)], 1
+    )
 
 
 def _merged(similarity: Tensor, nearest: Tensor, own: int, k: int) -> tuple[Tensor, Tensor]:

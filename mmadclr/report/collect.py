@@ -141,7 +141,7 @@ def read_config(folder: Path, sessions: Sequence[Session]) -> tuple[dict[str, An
     """The newest config, the file to resume with, and what is wrong."""
     complete = sorted(folder.glob('*.py'), key=lambda path: path.stat().st_mtime)
     stored = [session.config for session in sessions if session.config is not None]
-    problems = []
+    problems: list[str] = []
     for path in [*reversed(stored), *reversed(complete)]:
         try:
             return read_literals(path.read_text(encoding='utf-8')), next(reversed(complete), None), problems

@@ -91,7 +91,8 @@ def summarize(found: Iterable[Message]) -> Log:
 
 def messages(lines: Iterable[str]) -> Iterator[Message]:
     """Messages with their continuation lines."""
-    head, rest = None, []
+    head: re.Match[str] | None = None
+    rest: list[str] = []
     for line in lines:
         found = HEAD.match(line.rstrip('\n'))
         if found is None:

@@ -62,6 +62,7 @@ def data_of(names: Sequence[str], shown: Sequence[Chart]) -> dict[str, Any]:
 def names_of(runs: Sequence[Run]) -> list[str]:
     """The last parts of the folders, as many as tell them apart."""
     parts = [run.folder.absolute().parts for run in runs]
+    names: list[str] = []
     for length in range(1, max(map(len, parts)) + 1):
         names = ['/'.join(part[-length:]) for part in parts]
         if len(set(names)) == len(set(parts)):

@@ -194,7 +194,7 @@ def tag_text(text: str) -> Html:
 
 def what_ran(run: Run) -> Html:
     """Method, data, machine, versions, command and the config."""
-    rows = [('method', run.method), ('kind', run.kind)]
+    rows: list[tuple[str, object]] = [('method', run.method), ('kind', run.kind)]
     rows += [(name, run.facts[name]) for name in DESCRIBED if name in run.facts]
     rows += [('work dir', str(run.folder)), *machine(run)]
     lines = [(name, json.dumps(value)) for name, value in leaves(run.config).items()]

@@ -68,7 +68,7 @@ class Session(NamedTuple):
         if told:
             return told[0]
         if self.written is not None and now - self.written < RECENT:
-            return 'running, or ended a moment ago without a word'
+            return 'running, or it ended a moment ago and recorded nothing'
         return 'no end is recorded: it crashed or was killed'
 
 
@@ -90,7 +90,7 @@ def read_session(folder: Path) -> tuple[Session, list[str]]:
     files = [path for path in (scalars, *logs) if path.is_file()]
     written = max((path.stat().st_mtime for path in files), default=None)
     return (
-        Session(folder, log, records, record, config, written and datetime.fromtimestamp(written)),
+        Session(folder, log, records, record, config, None if written is None else datetime.fromtimestamp(written)),
         [*notes, *damage],
     )
 

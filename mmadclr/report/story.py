@@ -60,7 +60,7 @@ def status(run: Run) -> tuple[str, str]:
 
 def headline_metrics(run: Run) -> list[tuple[str, str, Series]]:
     """Title, name and scalars of the metrics to show first."""
-    found = {}
+    found: dict[str, tuple[str, Series]] = {}
     for part, title in HEADLINES.items():
         names = [name for name in run.validation if part in name and not name.startswith('patch_knn')]
         names = [name for name in names if part != 'knn' or name.endswith('top1')]

@@ -39,6 +39,8 @@ def at(cfg, folder):
     ):
         if dataset:
             dataset.data_root = str(folder)
+    if cfg.model.backbone.get('init_cfg'):
+        cfg.model.backbone.init_cfg.checkpoint = str(folder)
     return cfg
 
 

@@ -41,6 +41,12 @@ def curve_of(runner):
     return {name.removeprefix('train/'): scalars[name].data[0].tolist() for name in sorted(scalars) if 'loss' in name}
 
 
+def draws_as_recorded():
+    torch.manual_seed(0)
+    drawn = torch.nn.init.trunc_normal_(torch.empty(3), std=0.02)
+    return torch.allclose(drawn, torch.tensor([-0.0002, 0.0147, -0.0270]), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize('method', METHODS)
 def test_losses_are_those_committed(train, method, request):
     found = curve_of(train(SETTINGS, config=f'configs/demo/{method}_vittiny_shapes.py'))
@@ -49,6 +55,8 @@ def test_losses_are_those_committed(train, method, request):
         known |= {'machine': machine(), 'curves': known['curves'] | {method: found}}
         FILE.write_text(json.dumps(known, indent=1) + '\n')
         pytest.skip(f'written to {FILE.name}')
+    if not draws_as_recorded():
+        pytest.skip(f'torch {torch.__version__} draws other initial weights')
     expected = known['curves'][method]
     assert found.keys() == expected.keys()
     assert {len(values) for values in found.values()} == {12}

@@ -354,7 +354,10 @@ def test_resized_positions_follow_the_type(images, dtype):
         (dict(frozen_stages=-2), r'frozen_stages=-2'),
         (dict(init_cfg=dict(type='TruncNormal', std=0.02)), r"DenseViT accepts dict\(type='Pretrained', checkpoint=PATH\)"),
         (dict(init_cfg=dict(checkpoint='a.pth')), r"DenseViT accepts dict\(type='Pretrained'"),
-        (dict(init_cfg=dict(type='Pretrained', chekpoint='a.pth')), r'with the keys allow, checkpoint, facts, prefix, type, which'),
+        (
+            dict(init_cfg=dict(type='Pretrained', chekpoint='a.pth')),
+            r'the keys allow, checkpoint, facts, prefix, type, which',
+        ),
         (dict(pos_embed_resize='bilinear'), 'pos_embed_resize'),
         (dict(mask_token=True), 'mask_token has no effect on DenseViT, which does not pretrain: remove it'),
     ],

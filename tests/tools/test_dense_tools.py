@@ -182,7 +182,7 @@ def test_checked_data_is_reported(roots):
             [ADCLR_DEMO, 'a.pth', '--show-dir', 'x'],
             'error: --out and --show-dir are for detection, segmentation and classification',
         ),
-        ([ADCLR_DEMO, 'a.pth', '--cfg-options', 'pretrained=x'], 'QueryViT has no such argument'),
+        ([ADCLR_DEMO, 'a.pth', '--cfg-options', 'pretrained=x'], 'error: checkpoint a.pth does not exist'),
         (
             ['configs/benchmarks/coco/mask-rcnn_vits16_fpn_1x.py', 'README.md'],  # a file there is
             'data_root data/coco does not exist; move the data there or set data_root of the data set in the config',
