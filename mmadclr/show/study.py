@@ -136,9 +136,9 @@ def subjects_of(models: Models) -> list[Subject]:
     return [subject_of(name, model) for name, model in named.items()]
 
 
-def _named(models: Model | Sequence[Model]) -> dict[str, Model]:
+def _named(models: Any) -> dict[str, Model]:
     alone = isinstance(models, (str, os.PathLike, QueryViT, OpenedBackbone)) or _is_loaded(models)
-    given: list[Any] = [models] if alone else list(models)  # type: ignore[arg-type]  # what is not alone is a sequence
+    given = [models] if alone else list(models)
     return dict(zip(model_names(given), given, strict=True))
 
 

@@ -93,8 +93,9 @@ def test_demo_ends_with_the_table_and_its_summary(demo):
     (teacher,) = [line for line in table.splitlines() if line.startswith('ADCLR teacher')]
     order = ('knn_teacher', 'probe_miou_teacher', 'box_ap_pretrained', 'mask_ap_pretrained', 'miou_pretrained')
     assert [float(word) for word in teacher.split() if word[0].isdigit()] == [round(summary[key], 1) for key in order]
-    assert text.rstrip().splitlines()[-3:] == [
-        f'picture: {os.path.relpath(work / f"{name}.png", REPO)}' for name in ('crops', 'curves', 'attention')
+    assert text.rstrip().splitlines()[-4:] == [
+        *(f'picture: {os.path.relpath(work / f"{name}.png", REPO)}' for name in ('crops', 'curves', 'attention')),
+        f'report: {os.path.relpath(work / "report.html", REPO)}',
     ]
     for name in ('crops', 'curves', 'attention'):
         assert np.asarray(Image.open(work / f'{name}.png').convert('L')).std() > 10, name
