@@ -1,4 +1,5 @@
-# mmadclr in a container; not yet run by us.
+# mmadclr in a container. Built by us with buildah for CPUs, on Debian 13 and with torch from PyPI, and trained in for one epoch; Docker
+# itself, Ubuntu and the CUDA base have not been tried.
 #
 #   docker build -t mmadclr .                                                                    CPU
 #   docker build -t mmadclr --build-arg BASE=nvidia/cuda:12.8.1-cudnn-runtime-ubuntu24.04 \

@@ -24,11 +24,13 @@ NOISE = (
     r'faster_coco_eval is not installed',
     r'Setting (OMP|MKL)_NUM_THREADS environment variable for each process',
 )
+NO_DEVICE = "'pin_memory' argument is set as true but no accelerator is found"  # configs are for all machines
 LOGGING = ('logging', 'mmengine.logging.logger', __name__)
 
 
 def ignore_noise() -> None:
-    """Makes Python ignore the warnings of ``NOISE``."""
+    """Makes Python ignore the warnings of ``NOISE`` and ``NO_DEVICE``."""
+    warnings.filterwarnings('ignore', message=NO_DEVICE, category=UserWarning, module='torch')
     for message in NOISE:
         warnings.filterwarnings('ignore', message=message, category=UserWarning, module='mm')
 

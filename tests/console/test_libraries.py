@@ -87,6 +87,8 @@ def test_without_a_standard_output_nothing_is_hushed(monkeypatch):
         ('mmseg.engine.hooks', 'The draw is wrong', True),
         ('mine', 'The draw is False, it means that the hook for visualization will not take effect.', True),
         ('mmdet.evaluation.metrics', 'faster_coco_eval is not installed, metrics will not be computed.', False),
+        ('torch.utils.data', "'pin_memory' argument is set as true but no accelerator is found, then", False),
+        ('torch.utils.data', "'pin_memory' argument is wrong", True),
     ],
 )
 def test_warnings_that_are_noise_are_those_of_libraries(module, text, is_told):
