@@ -293,7 +293,7 @@ def read_on_without(worker, batches):
 
 
 def test_a_worker_that_is_killed_leaves_no_memory_behind(dataset):
-    # Torch unlinks memory right after it has created it; a worker that is killed just in between leaves it. Not twice in turn.
+    # Torch unlinks memory right after it has created it; a worker killed just in between leaves it, but not twice in turn.
     assert not all(left_by_a_killed_worker(dataset) for _ in range(2))
 
 
