@@ -118,6 +118,7 @@ def test_the_wheel_holds_what_it_should(site):
     others = {
         'mmadclr/py.typed',
         'mmadclr/show/page.html',
+        *(path.relative_to(REPO).as_posix() for path in (REPO / 'mmadclr/report/static').iterdir()),
         'mmadclr/.mim/model-index.yml',
         f'{info}entry_points.txt',
         f'{info}licenses/LICENSE',
