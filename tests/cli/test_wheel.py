@@ -143,7 +143,7 @@ def test_the_package_is_that_of_the_wheel(user, site):
 
 def test_configs_are_listed(user):
     lines = user[0]('list-configs', 'adclr', 'folder').splitlines()
-    assert [line.split()[0] for line in lines] == ['adclr/vits16_folder']
+    assert [line.split()[0] for line in lines] == ['adapt/adclr', 'adclr/vits16_folder']
 
 
 def test_a_folder_of_photographs_trains_and_its_checkpoint_is_used(user, checkpoint):
