@@ -12,6 +12,21 @@ from torch import Tensor, nn
 
 from mmadclr.models.backbones.query_vit import QueryViT
 
+# Arguments of small backbones of every public family.
+ARCH = dict(embed_dim=192, depth=2, num_heads=3, patch_size=8)
+DINOV3 = dict(rope=True, reg_tokens=4, layer_scale=1e-5, qkv_bias='qv', norm_eps=1e-5)
+DINOV2 = dict(layer_scale=1e-5)
+REG4 = dict(**DINOV2, reg_tokens=4, pos_embed_resize='size')
+FAMILIES = {
+    'dinov2': DINOV2,
+    'dinov2 swiglu': dict(**DINOV2, ffn='swiglu'),
+    'registers': REG4,
+    'registers swiglu': dict(**REG4, ffn='swiglu'),
+    'dinov3': DINOV3,
+    'dinov3 swiglu': dict(**DINOV3, ffn='swiglu'),
+    'dinov3 no bias': DINOV3 | dict(qkv_bias=False),
+    'dinov3 swiglu no bias': dict(**DINOV3, ffn='swiglu') | dict(qkv_bias=False),
+}
 TO_TRANSFORMERS = (
     (r'^blocks\.', 'encoder.layer.'),
     (r'^(cls_token|mask_token)$', r'embeddings.\1'),

@@ -196,11 +196,21 @@ def pick_backbone(
     prefix: str | None = None,
     facts: Mapping | None = None,
 ) -> BackboneWeights:
-    """As :func:`read_backbone`, for content already read; logs the license of the weights in one line.
+    """As :func:`read_backbone`, for content already read; logs assumptions, and the license of the weights in one line.
 
     Raises:
         ValueError: As for that function.
     """
+    weights = identify_backbone(checkpoint, filename, which, prefix, facts)
+    for remark in filter(None, (*weights.remarks, license_sentence(weights.about))):
+        print_log(f'{filename}: {remark}', 'current')
+    return weights
+
+
+def identify_backbone(
+    checkpoint: Mapping, filename: str | Path, which: str, prefix: str | None, facts: Mapping | None
+) -> BackboneWeights:
+    """As :func:`pick_backbone`, without telling anything."""
     try:
         _check_given(facts or {})
         weights = find_backbone(checkpoint, which, prefix, facts)
@@ -210,11 +220,8 @@ def pick_backbone(
     except ValueError as error:
         raise ValueError(str(error) if str(filename) in str(error) else f'{filename}: {error}') from error
     about = dict(weights.about)
-    if not about.pop('own', False):
-        about = completed_provenance(about, str(filename))
-    for remark in filter(None, (*weights.remarks, license_sentence(about))):
-        print_log(f'{filename}: {remark}', 'current')
-    return weights._replace(about=about)
+    is_own = about.pop('own', False)
+    return weights._replace(about=about if is_own else completed_provenance(about, str(filename)))
 
 
 def _check_given(facts: Mapping) -> None:

@@ -11,10 +11,10 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 
 from mmadclr.checkpoint.architecture import CHANNELS_PER_HEAD
-from mmadclr.checkpoint.layouts import with_class_position
+from mmadclr.checkpoint.layouts import BackboneWeights, with_class_position
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.run_files import newest_good_checkpoint
-from mmadclr.checkpoint.weights import pick_backbone
+from mmadclr.checkpoint.weights import identify_backbone, pick_backbone
 from mmadclr.hub.opening import check_architecture
 from mmadclr.hub.pretrained import mask_token
 from mmadclr.models.backbones.architectures import resolve_arch
@@ -51,8 +51,13 @@ def read_start(
     Raises:
         FileNotFoundError, ValueError: The file cannot be read, or has no plain vision transformer.
     """
-    checkpoint = read_checkpoint(filename)
-    weights = with_class_position(pick_backbone(checkpoint, filename, which, prefix, facts))
+    checkpoint = read_checkpoint(filename, mapped=True)
+    return start_of(filename, checkpoint, pick_backbone(checkpoint, filename, which, prefix, facts), num_heads)
+
+
+def start_of(filename: str | Path, checkpoint: Mapping, weights: BackboneWeights, num_heads: int | None = None) -> Start:
+    """As :func:`read_start`, for a backbone found in the content of a file."""
+    weights = with_class_position(weights)
     settings = check_architecture(filename, weights, num_heads)
     if num_heads is None and weights.num_heads is None and 'rope.periods' not in weights.state:
         heads = settings['arch']['num_heads']
@@ -88,9 +93,12 @@ def complete_start(cfg: Any) -> Any:
         init['checkpoint'] = None  # replaced anyway, and may no longer exist
     elif init.get('checkpoint') is None:
         return cfg
-    chosen = dict(prefix='teacher.backbone') if later else {key: init[key] for key in OF_READING if key in init}
     filename = later or init['checkpoint']
-    start = read_start(filename, num_heads=_heads_of(backbone.get('arch')), **chosen)
+    chosen = dict(prefix='teacher.backbone') if later else {key: init[key] for key in OF_READING if key in init}
+    # Without telling: loading the weights, which comes next, tells what is assumed of them, and their license.
+    checkpoint = read_checkpoint(filename, mapped=True)
+    weights = identify_backbone(checkpoint, filename, **(dict.fromkeys(OF_READING) | dict(which='teacher') | chosen))
+    start = start_of(filename, checkpoint, weights, _heads_of(backbone.get('arch')))
     _check_arch(backbone.get('arch'), start.settings['arch'], filename)
     for key, value in start.settings.items():
         if backbone.get(key) is None and key not in OF_METHOD:

@@ -116,8 +116,10 @@ def test_an_interrupted_run_continues_where_it_was(arguments, tmp_path, monkeypa
 @pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(arguments, tmp_path, monkeypatch):
     main(arguments())
+    first = json.loads((tmp_path / 'out' / 'adaptation.json').read_text())
     monkeypatch.setattr(run.Runner, 'train', lambda self: pytest.fail('trains again'))
     main(arguments())
+    assert json.loads((tmp_path / 'out' / 'adaptation.json').read_text()) == first
 
 
 @pytest.mark.slow

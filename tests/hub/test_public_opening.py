@@ -7,7 +7,7 @@ import torch
 import transformers
 from golden_files import GoldenFolder
 from places import DATA
-from public_backbones import official, randomize, timm_eva, timm_plain, transformers_model
+from public_backbones import ARCH, DINOV3, FAMILIES, official, randomize, timm_eva, timm_plain, transformers_model
 
 from mmadclr.checkpoint.layouts import find_backbone
 from mmadclr.checkpoint.weights import load_weights
@@ -15,19 +15,6 @@ from mmadclr.hub.opening import open_backbone
 from mmadclr.models.backbones import DenseViT
 from mmadclr.models.backbones.query_vit import QueryViT
 
-ARCH = dict(embed_dim=192, depth=2, num_heads=3, patch_size=8)
-DINOV3 = dict(rope=True, reg_tokens=4, layer_scale=1e-5, qkv_bias='qv', norm_eps=1e-5)
-DINOV2 = dict(layer_scale=1e-5)
-REG4 = dict(**DINOV2, reg_tokens=4, pos_embed_resize='size')
-FAMILIES = {
-    'dinov2': DINOV2,
-    'dinov2 swiglu': dict(**DINOV2, ffn='swiglu'),
-    'registers': REG4,
-    'registers swiglu': dict(**REG4, ffn='swiglu'),
-    'dinov3': DINOV3,
-    'dinov3 swiglu': dict(**DINOV3, ffn='swiglu'),
-    'dinov3 no bias': DINOV3 | dict(qkv_bias=False),
-}
 FORMS = ('official', 'timm', 'transformers', 'folder', 'shards')
 TOLERANCE = 1e-5
 

@@ -100,6 +100,16 @@ def test_rotary_positions_and_gates_come_from_the_file(method, gated, started_co
     assert not trained.model.state_dict()['blocks.1.attn.qkv.bias'].chunk(3)[1].any()
 
 
+def test_the_license_is_told_once(started_config, tmp_path, monkeypatch):
+    told = []
+    for module in ('mmadclr.checkpoint.weights', 'mmadclr.hub.starting'):
+        monkeypatch.setattr(f'{module}.print_log', lambda text, _: told.append(text))
+    runner = Runner.from_cfg(started_config(start=write_dinov3_folder(tmp_path / 'dinov3')))
+    assert told == []
+    runner.model.init_weights()
+    assert sum('DINOv3 License' in text for text in told) == 1
+
+
 def test_registers_come_from_the_file(started_config, tmp_path):
     folder = write_folder(tmp_path / 'registers', registers=3)
     runner = Runner.from_cfg(started_config('adclr', start=folder))
@@ -148,9 +158,12 @@ def test_another_arch_is_refused_in_one_line(started_config):
     assert '\n' not in str(caught.value)
 
 
-def test_the_same_arch_is_accepted(started_config):
+def test_the_same_arch_is_accepted(started_config, folder):
     arch = dict(embed_dim=48, depth=2, num_heads=3, patch_size=7, mlp_ratio=2.0)
-    Runner.from_cfg(started_config(overrides={'model.backbone.arch': arch})).model.init_weights()
+    runner = Runner.from_cfg(started_config(overrides={'model.backbone.arch': arch}))
+    runner.model.init_weights()
+    expected = open_backbone(folder).model.state_dict()['blocks.1.mlp.fc2.weight']
+    assert torch.equal(runner.model.teacher['backbone'].blocks[1].mlp.fc2.weight, expected)
 
 
 def test_crops_that_patches_do_not_divide_are_refused_with_sizes_that_they_do(started_config):

@@ -10,23 +10,19 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmadclr.distributed.wrappers import unwrapped
-from mmadclr.engine.optimizers.student_groups import DEFAULTS, layer_groups, read_paramwise
+from mmadclr.engine.optimizers.student_groups import DEFAULTS, decays, layer_groups, read_paramwise
 from mmadclr.engine.optimizers.wrappers import SelfDistillationOptimWrapper
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, root
 
 
 def split_by_decay(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> tuple[list, list]:
-    """Trainable parameters with and without weight decay; biases and 1-D parameters do not decay.
-
-    [CLS], position embeddings and a trainable ``weight_g`` do decay, as in facebookresearch/dino, ``utils.py:
-    get_params_groups``; most recipes for supervised ViTs exempt them.
-    """
+    """Trainable parameters with and without weight decay; see ``decays``."""
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            (exempt if name.endswith('.bias') or parameter.ndim == 1 else decayed).append(parameter)
+            (decayed if decays(name, parameter) else exempt).append(parameter)
     return decayed, exempt
 
 
@@ -126,10 +122,10 @@ class LayerDecayOptimConstructor:
                 continue
             depth, num_depths = backbone.get_layer_depth(name, 'backbone.')
             first = name.removeprefix('backbone.').split('.')[0]
-            decays = parameter.ndim > 1 and not name.endswith('.bias') and first not in self.no_decay
+            decayed = parameter.ndim > 1 and not name.endswith('.bias') and first not in self.no_decay
             scale = self.decay_rate ** (num_depths - 1 - depth)
-            empty = dict(params=[], names=[], lr=lr * scale, weight_decay=weight_decay if decays else 0.0)
-            group = groups.setdefault((depth, decays), empty)
+            empty = dict(params=[], names=[], lr=lr * scale, weight_decay=weight_decay if decayed else 0.0)
+            group = groups.setdefault((depth, decayed), empty)
             group['params'].append(parameter)
             group['names'].append(name)
         return list(groups.values())

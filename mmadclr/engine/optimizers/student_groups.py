@@ -51,8 +51,12 @@ def rate_scale(name: str, depth: int, layer_decay: float, patch_embed_scale: flo
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: not to biases and 1-D parameters; see ``split_by_decay``."""
-    return parameter.ndim > 1 and not name.endswith('.bias')
+    """Whether weight decay applies in pretraining: not to biases and 1-D parameters.
+
+    [CLS], position embeddings and a trainable ``weight_g`` do decay, as in facebookresearch/dino, ``utils.py:
+    get_params_groups``; most recipes for supervised ViTs exempt them.
+    """
+    return parameter.ndim != 1 and not name.endswith('.bias')
 
 
 def layer_groups(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -28,7 +29,7 @@ ZEROS, PIXEL = (0.0, 0.0, 0.0), (1 / 255,) * 3  # pixel values from 0 to 255, wh
 T = TypeVar('T')
 
 
-class DenseEvaluator:
+class DenseEvaluator(ABC):
     """A protocol on a segmentation benchmark; features and label maps stay in memory.
 
     Args:
@@ -76,9 +77,9 @@ class DenseEvaluator:
         before, after = metric_base(self.protocol, settings), metric_base(self.protocol, self.named)
         return {name.replace(before, after): value for name, value in (sent[0] or {}).items()}
 
+    @abstractmethod
     def run(self, source: Source, settings: Any) -> Outcome | None:
         """The protocol; None on processes without result."""
-        raise NotImplementedError
 
 
 @METRICS.register_module()

@@ -162,11 +162,8 @@ class QueryViT(VisionTransformer):
             attn_layer=UnbiasedKeyAttention if own['qkv_bias'] == 'qv' else QueryAttention,
             weight_init='skip',
         )
-        self.query_keys = query_keys
-        self.bidirectional = bidirectional
-        self.query_pos_embed = query_pos_embed
-        self.pos_embed_resize = own['pos_embed_resize']
-        self.init = init
+        self.query_keys, self.bidirectional, self.query_pos_embed = query_keys, bidirectional, query_pos_embed
+        self.pos_embed_resize, self.init = own['pos_embed_resize'], init
         self.layer_scale = own['layer_scale'] or None
         self.patch_size = self.patch_embed.patch_size[0]
         self.grad_checkpointing = grad_checkpointing
