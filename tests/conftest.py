@@ -25,6 +25,7 @@ pytest_plugins = ['short_runs']
 
 FOLDER = pytest.StashKey[GoldenFolder]()
 UNREAD = pytest.StashKey[list[list[str]]]()  # by each process of tests that has ended
+SLOW_S = 3600
 LONGEST = places.REPO / 'tests/tools'
 DENSE = all(importlib.util.find_spec(name) for name in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain'))
 
@@ -106,6 +107,8 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if 'golden' in getattr(item, 'fixturenames', ()):
             item.add_marker('golden')
+        if 'slow' in item.keywords:
+            item.add_marker(pytest.mark.timeout(SLOW_S))
         if 'gpu' in item.keywords and not has_gpu():
             item.add_marker(pytest.mark.skip(reason='needs a GPU'))
         if 'dense' in item.keywords and not DENSE:
