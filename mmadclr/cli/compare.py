@@ -40,10 +40,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--parts',
         nargs='+',
-        choices=PARTS,
-        default=PARTS,
+        choices=(*PARTS, 'suite'),
         metavar='PART',
-        help=f'parts to run: {", ".join(PARTS)} (default: all)',
+        help=f'parts to run: {", ".join(PARTS)}, suite (default: all; suite only with --suite)',
     )
     parser.add_argument(
         '--allow-different',
@@ -57,6 +56,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     for part in DENSE_TASKS:
         parser.add_argument(f'--{part}-config', metavar='CONFIG', help=f'{part} config (default: that of the demo)')
     add_dense_arguments(parser)
+    add_suite_arguments(parser)
+
+
+def add_suite_arguments(parser: ArgumentParser) -> None:
+    """Declares the arguments that go to ``mmadclr dense``."""
+    parser.add_argument('--suite', metavar='NAMES', help='benchmarks of the dense suite, as in mmadclr dense: a column each')
+    parser.add_argument('--suite-data-root', metavar='DIR', help='its --data-root')
+    parser.add_argument('--suite-protocols', metavar='NAMES', help='its --protocols')
+    parser.add_argument('--suite-size', type=positive, metavar='N', help='its --size')
+    add_override_argument(parser, '--suite-set', 'its --set')
 
 
 def run(args: Namespace) -> None:
@@ -64,13 +73,31 @@ def run(args: Namespace) -> None:
     from mmadclr.compare.board import Comparison
     from mmadclr.compare.methods import load_methods
     from mmadclr.compare.plan import load_settings
+    from mmadclr.compare.suite import suite_arguments
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('error: ended by SIGTERM; run the same command again to continue'))
+    args.parts = chosen_parts(args)
     tasks = chosen_tasks(args)
     methods = load_methods(args.configs, args.cfg_options, args.epochs)
     notes = check_alike({method.name: method.cfg for method in methods}, args.allow_different)
-    comparison = Comparison(methods, args.seeds, load_settings(args.out, tasks), args.parts, vars(args), notes)
+    comparison = Comparison(
+        methods, args.seeds, load_settings(args.out, tasks, suite_arguments(args)), args.parts, vars(args), notes
+    )
     failed = comparison.run()
     print(comparison.markdown())
     if failed:
         sys.exit(f'error: {len(failed)} jobs failed: {"; ".join(failed)}')
+
+
+def chosen_parts(args: Namespace) -> list[str]:
+    """The parts to run.
+
+    Raises:
+        ValueError: ``suite`` without ``--suite``, or the other way round.
+    """
+    if args.parts is None:
+        return [*PARTS, 'suite'] if args.suite else [*PARTS]
+    if ('suite' in args.parts) != bool(args.suite):
+        missing = '--suite NAMES' if 'suite' in args.parts else 'suite in --parts'
+        raise ValueError(f'the dense suite needs {missing} as well')
+    return args.parts

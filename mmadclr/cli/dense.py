@@ -52,6 +52,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--draws', type=natural, metavar='N', default=1000, help='bootstrap samples, 0 for none (default: 1000)'
     )
+    parser.add_argument(
+        '--against',
+        nargs='+',
+        default=[],
+        metavar='DIR',
+        help='--out of other checkpoints: also compare with their results on the same images, and say what may be chance',
+    )
     parser.add_argument('--device', choices=('cpu', 'cuda'), help='default: a GPU if there is one')
     parser.add_argument('--batch-size', type=positive, metavar='N', default=16, help='images per batch (default: 16)')
     parser.add_argument(

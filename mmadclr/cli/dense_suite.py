@@ -15,6 +15,7 @@ from mmengine.device import get_device
 from mmadclr.cli.evaluation import join_processes, open_source, workers
 from mmadclr.datasets.benchmarks import Benchmark
 from mmadclr.distributed.agreement import together
+from mmadclr.evaluation.suite.against import Records, against_table, as_json, compare_records, read_others
 from mmadclr.evaluation.suite.encoder import BackboneEncoder
 from mmadclr.evaluation.suite.passes import Loading
 from mmadclr.evaluation.suite.plan import Job, check_counts, fitted, open_benchmarks, parse_suite, plan_jobs, protocols_for
@@ -52,11 +53,13 @@ def run_suite(args: Namespace) -> None:
     digest = digest_of_weights(opened.model, opened.settings, args.precision)
     options = Options(folder, Loading(args.batch_size, workers(args)), args.dtype, digest, args.draws, args.keep_features)
     plan = together(lambda: make_plan(args, benchmarks, opened, options))
+    keys = [(job.benchmark, job.protocol) for job in plan.jobs]
+    others = together(lambda: {folder: read_others(Path(folder), keys) for folder in args.against})
     show(f'{plan_table(plan.jobs)}\n', *plan.notes)
     encoder = BackboneEncoder(opened, args.device or get_device(), args.precision)
     run_jobs(plan.jobs, benchmarks, encoder, options)
     if dist.is_main_process():
-        report(args, plan, folder, encoder)
+        report(args, plan, folder, encoder, others)
 
 
 def default_folder(checkpoint: str) -> Path:
@@ -86,19 +89,25 @@ def show(*lines: str) -> None:
         print(*lines, sep='\n', flush=True)
 
 
-def report(args: Namespace, plan: Plan, folder: Path, encoder: BackboneEncoder) -> None:
+def report(args: Namespace, plan: Plan, folder: Path, encoder: BackboneEncoder, others: Mapping[str, Records]) -> None:
     """Prints all results with those of others, and writes both as text and JSON."""
     records: dict[tuple[str, str], Any] = {}
     for job in plan.jobs:
         records[job.benchmark, job.protocol] = read_record(record_path(folder, job.benchmark, job.protocol))
     published = published_rows(plan.jobs, encoder.patch_size, records)
-    text = '\n\n'.join(filter(None, (result_table(records), published_table(published))))
+    compared = {other: compare_records(records, found) for other, found in others.items()}
+    tables = [against_table(*found, Path(other)) for other, found in compared.items()]
+    text = '\n\n'.join(filter(None, (result_table(records), *tables, published_table(published))))
     result = dict(
         checkpoint=args.checkpoint,
         metrics={f'{key[0]}/{name}': each for key, record in records.items() for name, each in record['metrics'].items()},
         published=published,
+        against={other: [as_json(row) for row in rows] for other, (rows, _) in compared.items()},
         notes=plan.notes + [f'{key[0]} {key[1]}: {note}' for key, record in records.items() for note in record['notes']],
-        results={f'{benchmark}.{name}': record for (benchmark, name), record in records.items()},
+        results={
+            f'{benchmark}.{name}': {key: value for key, value in record.items() if key != 'samples'}
+            for (benchmark, name), record in records.items()
+        },
     )
     for name, content in ((RESULT, json.dumps(result, indent=1)), (TABLE, text)):
         with atomic_path(folder / name) as temporary:

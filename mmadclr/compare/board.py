@@ -6,12 +6,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from mmadclr.compare.chance import add_differences
 from mmadclr.compare.jobs import JobError, result_of, run_job
 from mmadclr.compare.methods import Method, untrained
 from mmadclr.compare.plan import Settings, plan
-from mmadclr.compare.table import Results, feature_notes, markdown, tabulate
+from mmadclr.compare.suite import samples_of
+from mmadclr.compare.table import COST, Results, columns_of, feature_notes, markdown, tabulate
 from mmadclr.files import atomic_path
 
+MARKED = (
+    "\\* differs from {first} by more than chance (p < .05, Welch's t-test over seeds; in columns of the dense suite also "
+    'over images). Not corrected for the number of cells'
+)
 PIXELS_ROW = 'raw pixels'
 
 
@@ -79,17 +87,39 @@ class Comparison:
             found[row].setdefault(seed, {}).update(own)
         return found
 
-    def write(self) -> None:
-        """Writes ``table.json`` and ``table.md``."""
+    def samples(self) -> dict[str, dict[str, dict[int, np.ndarray]]]:
+        """Row -> column -> seed -> scores of bootstrap samples of the images, of columns of the dense suite."""
+        found: dict[str, dict[str, dict[int, np.ndarray]]] = {}
+        for (row, seed, part), job in self.jobs.items():
+            if part == 'suite' and result_of(job) is not None:
+                for column, samples in samples_of(job.folder).items():
+                    found.setdefault(row, {}).setdefault(column, {})[seed] = samples
+        return found
+
+    def table(self) -> tuple[dict[str, dict[str, dict]], list[str]]:
+        """Rows with their differences from the first method, and notes. Finished runs are no sample of seeds."""
         results = self.results()
         rows, notes = tabulate(results), self.all_notes(results)
+        first, *others = self.rows[1:]
+        trained = [row.name for row in others if not row.run]
+        scores = [column for column in columns_of(rows.values()) if column not in COST]
+        if trained and not first.run and len(self.seeds) > 1:
+            try:
+                add_differences(rows, first.name, trained, scores, self.samples())
+                notes.append(MARKED.format(first=first.name))
+            except ImportError as error:
+                notes.append(str(error))
+        return rows, notes
+
+    def write(self) -> None:
+        """Writes ``table.json`` and ``table.md``."""
+        rows, notes = self.table()
         content = {'protocol': self.protocol, 'notes': notes, 'rows': rows}
         self._write('table.json', json.dumps(content, indent=1, default=str) + '\n')
         self._write('table.md', markdown(rows, notes))
 
     def markdown(self) -> str:
-        results = self.results()
-        return markdown(tabulate(results), self.all_notes(results))
+        return markdown(*self.table())
 
     def all_notes(self, results: Results) -> list[str]:
         runs = [

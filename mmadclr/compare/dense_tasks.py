@@ -25,7 +25,7 @@ DENSE_TASKS = {
     ),
     'segmentation': DenseTask('benchmarks/demo/upernet_shapes', {'miou': ('mIoU', 1)}),
 }
-PARTS = ('pretraining', 'knn', 'linear', 'dense', *DENSE_TASKS)  # of a comparison
+PARTS = ('pretraining', 'knn', 'linear', 'dense', *DENSE_TASKS)  # of a comparison; and the dense suite
 
 
 def chosen_tasks(args: Namespace) -> dict[str, tuple[str | None, dict]]:

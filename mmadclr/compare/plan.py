@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
+from mmadclr.compare import suite
 from mmadclr.compare.baselines import PIXELS, RANDOM, knn_top1
 from mmadclr.compare.dense_tasks import DENSE_TASKS, DenseTask
 from mmadclr.compare.jobs import Job, cost, last_logged
@@ -30,20 +31,21 @@ DECIDES_UNTRAINED = ('model', 'randomness', 'val_dataloader', 'val_cfg', 'val_ev
 
 
 class Settings(NamedTuple):
-    """``dense``: resolved config of every requested dense task."""
+    """``dense``: resolved config of every requested dense task. ``suite``: arguments of the dense suite."""
 
     out: Path
     dense: Mapping[str, Config]
+    suite: tuple[str, ...] = ()
 
 
-def load_settings(out: str, tasks: Mapping[str, tuple[str | None, Mapping]]) -> Settings:
-    """``tasks``: config file (None: the demo's) and overrides of every requested dense task."""
+def load_settings(out: str, tasks: Mapping[str, tuple[str | None, Mapping]], suite: Sequence[str] = ()) -> Settings:
+    """``tasks``: config file (None: the demo's) and overrides of every requested dense task; ``suite``: see there."""
     dense = {}
     for part, (file, options) in tasks.items():
         dense[part] = load_config(
             Namespace(config=file or DENSE_TASKS[part].config, cfg_options=dict(options), work_dir=None)
         )
-    return Settings(Path(out), dense)
+    return Settings(Path(out), dense, tuple(suite))
 
 
 def plan(method: Method, seed: int, settings: Settings, parts: Sequence[str]) -> dict[str, Job]:
@@ -63,6 +65,8 @@ def plan(method: Method, seed: int, settings: Settings, parts: Sequence[str]) ->
             cfg = seeded(settings.dense[part], seed)
             cfg.merge_from_dict({'model.backbone.class_token': method.class_token})
             jobs[part] = finetuning(DENSE_TASKS[part], cfg, checkpoint, folder / part, first)
+        elif part == 'suite':
+            jobs[part] = suite.suite_job(checkpoint, settings.suite, folder / part, PROGRAM, first)
         elif part != 'pretraining':
             jobs[part] = measurement(part, method.cfg, seed, checkpoint, folder / part, first)
     return jobs

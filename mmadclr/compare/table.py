@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from mmadclr.compare.chance import LEVEL
 
 
 class Column(NamedTuple):
@@ -28,6 +30,9 @@ COLUMNS = {
     'parameters': Column('trained parameters (M)', 3, 1e-6),
 }
 
+COST = ('images_per_s', 'memory_mib', 'parameters')
+SUITE = 'suite '  # begins the names of columns of the dense suite, before benchmark and metric
+
 Metrics = Mapping[str, Any]  # numbers, and text under names that end in _features
 Results = Mapping[str, Mapping[int, Metrics]]  # row -> seed -> metrics
 
@@ -38,12 +43,24 @@ def summarize(values: Sequence[float]) -> dict[str, float | int | None]:
     return {'mean': statistics.fmean(values), 'std': spread, 'n': len(values)}
 
 
+def columns_of(rows: Iterable[Iterable[str]]) -> list[str]:
+    """Columns that rows have: those of :data:`COLUMNS` in their order, with those of the dense suite before the cost."""
+    found = dict.fromkeys(name for row in rows for name in row)
+    suite = [name for name in found if name.startswith(SUITE)]
+    scores = [name for name in COLUMNS if name not in COST]
+    return [name for name in (*scores, *suite, *COST) if name in found]
+
+
+def column_of(name: str) -> Column:
+    return Column(f'{name.removeprefix(SUITE)} (%)') if name.startswith(SUITE) else COLUMNS[name]
+
+
 def tabulate(results: Results) -> dict[str, dict[str, dict]]:
     """Row -> column -> ``mean``, ``std``, ``n`` and the ``values`` by seed; columns without values are omitted."""
     return {
         row: {
             column: summarize(list(values.values())) | {'values': values}
-            for column in COLUMNS
+            for column in columns_of(by_seed.values())
             if (values := {seed: metrics[column] for seed, metrics in by_seed.items() if column in metrics})
         }
         for row, by_seed in results.items()
@@ -68,10 +85,13 @@ def feature_notes(results: Results) -> list[str]:
 
 
 def markdown(table: Mapping[str, Mapping[str, Mapping]], notes: Sequence[str] = ()) -> str:
-    """One row per method; cells are mean ± standard deviation (number of seeds), or empty."""
-    columns = [name for name in COLUMNS if any(name in row for row in table.values())]
-    lines = [['', *(COLUMNS[name].title for name in columns)], ['---', *['---:'] * len(columns)]]
-    lines += [[title, *(cell(row.get(name), COLUMNS[name]) for name in columns)] for title, row in table.items()]
+    """One row per method; cells are mean ± standard deviation (number of seeds), or empty.
+
+    Those with a ``difference`` that is larger than chance end in an asterisk.
+    """
+    columns = columns_of(table.values())
+    lines = [['', *(column_of(name).title for name in columns)], ['---', *['---:'] * len(columns)]]
+    lines += [[title, *(cell(row.get(name), column_of(name)) for name in columns)] for title, row in table.items()]
     text = ''.join(f'| {" | ".join(line)} |\n' for line in lines)
     explained = 'Mean ± standard deviation over seeds (number of seeds).'
     return '\n'.join([text, explained, *(f'* {note}' for note in notes)]) + '\n'
@@ -82,4 +102,5 @@ def cell(found: Mapping | None, column: Column) -> str:
         return ''
     mean = f'{column.scale * found["mean"]:.{column.digits}f}'
     spread = '' if found['std'] is None else f' ± {column.scale * found["std"]:.{column.digits}f}'
-    return f'{mean}{spread} ({found["n"]})'
+    differs = found.get('difference') is not None and found['difference']['p_value'] < 1 - LEVEL
+    return f'{mean}{spread} ({found["n"]})' + (' \\*' if differs else '')

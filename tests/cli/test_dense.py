@@ -181,6 +181,35 @@ def test_results_of_another_checkpoint_are_not_reused(data, tmp_path, capsys):
     assert 'run again: weights differ' in capsys.readouterr().out
 
 
+def test_differences_from_another_checkpoint_have_intervals(whole, data, tmp_path, capsys):
+    result, out = whole
+    other = tmp_path / 'other.pth'
+    torch.save({key: value.flip(0) for key, value in suite_cases.timm_model().state_dict().items()}, other)
+    options = ('--protocols', 'patch-knn,cluster', '--against', str(out))
+    settings = [text for text in SMALL if text.startswith(('patch-knn', 'cluster'))]
+    found = dense(other, data, 'folder', tmp_path / 'out', *options, settings=settings)
+    rows = {row['metric']: row for row in found['against'][str(out)]}
+    assert set(rows) == {name.removeprefix('folder/') for name in found['metrics']}
+    for name, row in rows.items():
+        assert (row['this'], row['other']) == tuple(values(each)[f'folder/{name}'] for each in (found, result))
+        assert ('p_value' in row) == name.endswith('mIoU')
+        assert name.endswith('accuracy') or (row['low'] <= row['high'] and 0 < row['p_value'] <= 1)
+    assert f'against {out}:' in capsys.readouterr().out
+    options = ('--protocols', 'cluster', '--against', str(tmp_path / 'out'))
+    same = dense(other, data, 'folder', tmp_path / 'out', *options, settings=['cluster.pca=8'])
+    assert all(row['p_value'] == 1 and row['low'] == 0 for row in same['against'][str(tmp_path / 'out')])
+
+
+def test_results_with_other_settings_are_not_compared(whole, data, checkpoint, tmp_path, capsys):
+    settings = [text.replace('patch-knn.k=3', 'patch-knn.k=5') for text in SMALL if text.startswith('patch-knn')]
+    options = ('--protocols', 'patch-knn', '--against', str(whole[1]))
+    found = dense(checkpoint, data, 'folder', tmp_path, *options, settings=settings)
+    assert found['against'] == {str(whole[1]): []}
+    assert 'folder patch-knn: not compared, k was [3], is [5]' in capsys.readouterr().out
+    message = refused(checkpoint, data, 'folder', '--protocols', 'cluster', '--against', str(tmp_path), settings=None)
+    assert f'{tmp_path} has no result of folder cluster: it must be the --out of another mmadclr dense' in message
+
+
 def test_two_processes_find_what_one_does(whole, data, checkpoint, tmp_path):
     command = arguments(checkpoint, data, ALL, tmp_path, '--launcher', 'pytorch')
     first, second = python_on_ranks(2, '-m', 'mmadclr', *command)

@@ -1,6 +1,7 @@
 """Which commands a comparison consists of."""
 
 import json
+from argparse import Namespace
 
 import pytest
 from mmengine.config import Config
@@ -8,6 +9,7 @@ from places import REPO
 
 from mmadclr.compare.methods import load_methods, untrained
 from mmadclr.compare.plan import Settings, identity_of, plan, read_measurement, seeded
+from mmadclr.compare.suite import samples_of, suite_arguments
 
 DEMO = REPO / 'configs/demo'
 KNN = ('pretraining', 'knn')
@@ -89,6 +91,25 @@ def test_dense_tasks_start_from_the_teacher_and_have_its_tokens(tmp_path):
         assert backbone.class_token is has_token
         assert job.config.randomness.seed == 2
     assert task.model.backbone.init_cfg.checkpoint is None
+
+
+def test_the_dense_suite_evaluates_the_teacher_and_is_a_column_for_each_protocol(tmp_path):
+    given = dict(suite='voc,folder=aerial', suite_data_root='data', suite_protocols=None, suite_size=64)
+    given = suite_arguments(Namespace(**given, suite_set={'hummingbird.memory': 200}))
+    job = plan(methods('dino')[0], 1, Settings(tmp_path, {}, tuple(given)), ('suite',))['suite']
+    folder = tmp_path / 'dino_vittiny_shapes/seed1/suite'
+    assert job.command[4:] == [
+        *('dense', str(tmp_path / 'dino_vittiny_shapes/seed1/pretraining/epoch_50.pth'), '--suite', 'voc,folder=aerial'),
+        *('--data-root', 'data', '--size', '64', '--set', 'hummingbird.memory=200', '--out', str(folder)),
+    ]
+    record = dict(
+        metrics={'patch_knn_64_mIoU': dict(value=12.5), 'accuracy': {}}, samples={'patch_knn_64_mIoU': [1.0, None]}
+    )
+    (folder / 'results').mkdir(parents=True)
+    (folder / 'results/voc.patch-knn.json').write_text(json.dumps(record))
+    assert job.read(folder, 0.0) == {'suite voc patch_knn_64_mIoU': 12.5}
+    assert samples_of(folder)['suite voc patch_knn_64_mIoU'].tolist() == [1.0, pytest.approx(float('nan'), nan_ok=True)]
+    assert suite_arguments(Namespace(suite=None)) == []
 
 
 def test_untrained_network_is_a_row_of_its_own(tmp_path):

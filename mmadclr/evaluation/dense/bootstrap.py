@@ -103,12 +103,46 @@ def bootstrap_interval(
     value = statistic(torch.arange(units))
     if np.isnan(value):
         raise ValueError(f'none of the {units} units has a score')
-    found = np.array([statistic(torch.randint(units, (units,), generator=generator)) for _ in range(draws)])
-    usable = found[~np.isnan(found)]
+    return interval_of(value, bootstrap_scores(statistic, units, generator, draws), level)
+
+
+def bootstrap_scores(statistic: Statistic, units: int, generator: torch.Generator, draws: int = DRAWS) -> np.ndarray:
+    """Scores (draws,) of bootstrap samples of N units; NaN where a score is undefined.
+
+    Generators with the same seed draw the same units, so scores of two models on the same units are paired.
+    """
+    return np.array([statistic(torch.randint(units, (units,), generator=generator)) for _ in range(draws)])
+
+
+def interval_of(value: float, scores: np.ndarray, level: float = LEVEL) -> Interval:
+    """Percentile interval of scores (draws,) of bootstrap samples; ``value``: over all units.
+
+    Raises:
+        ValueError: All scores are undefined.
+    """
+    usable = scores[~np.isnan(scores)]
     if not len(usable):
-        raise ValueError(f'none of the {draws} draws of {units} units has a score')
+        raise ValueError(f'none of the {len(scores)} draws has a score')
     low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), int(len(found) - len(usable)))
+    return Interval(value, float(low), float(high), len(scores) - len(usable))
+
+
+def difference_of_scores(value: float, first: np.ndarray, second: np.ndarray, level: float = LEVEL) -> Difference:
+    """Difference of two scores from those of the same bootstrap samples (draws,); ``value``: over all units.
+
+    The p-value is twice the share of samples in which the difference has the other sign or none, counting one more such
+    sample than was seen.
+
+    Raises:
+        ValueError: Different numbers of samples, or no score in any of them.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f'{len(first)} and {len(second)} samples must be the same')
+    interval = interval_of(value, first - second, level)
+    usable = (first - second)[~np.isnan(first - second)]
+    other = min((usable <= 0).sum(), (usable >= 0).sum())
+    p_value = min(1.0, 2 * float(other + 1) / (len(usable) + 1))
+    return Difference(interval, p_value, p_value < 1 - level)
 
 
 def paired_difference(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmadclr.evaluation.dense.bootstrap import Statistic, bootstrap_interval, iou_score
+from mmadclr.evaluation.dense.bootstrap import Statistic, bootstrap_scores, interval_of, iou_score
 from mmadclr.evaluation.dense.matching import How, matched_counts
 from mmadclr.evaluation.dense.segmentation_scores import Over
 
@@ -28,16 +28,29 @@ class Outcome(NamedTuple):
     about: Mapping[str, Any] = {}
 
 
-def with_intervals(outcome: Outcome, draws: int, seed: int = 0) -> dict[str, dict[str, float | None]]:
-    """``value``, ``low`` and ``high`` of every metric, percent; no bounds for metrics without statistic or for one unit."""
-    found: dict[str, dict[str, float | None]] = {}
+class Sampled(NamedTuple):
+    """``metrics``: ``value``, ``low`` and ``high`` of each, percent. ``samples``: scores of bootstrap samples, percent."""
+
+    metrics: dict[str, dict[str, float | None]]
+    samples: dict[str, list[float | None]]
+
+
+def sampled(outcome: Outcome, draws: int, seed: int = 0) -> Sampled:
+    """Intervals and samples of metrics; no bounds and samples for metrics without statistic or for one unit.
+
+    The same seed draws the same units, for all metrics and checkpoints.
+    """
+    metrics: dict[str, dict[str, float | None]] = {}
+    samples: dict[str, list[float | None]] = {}
     for name, value in outcome.metrics.items():
-        found[name] = dict(value=value, low=None, high=None)
+        metrics[name] = dict(value=value, low=None, high=None)
         if name in outcome.statistics and outcome.units > 1 and draws:
             generator = torch.Generator().manual_seed(seed)
-            interval = bootstrap_interval(outcome.statistics[name], outcome.units, generator, draws)
-            found[name] |= dict(low=100 * interval.low, high=100 * interval.high)
-    return found
+            scores = 100 * bootstrap_scores(outcome.statistics[name], outcome.units, generator, draws)
+            interval = interval_of(value, scores)
+            metrics[name] |= dict(low=interval.low, high=interval.high)
+            samples[name] = [None if score != score else round(score, 4) for score in scores.tolist()]
+    return Sampled(metrics, samples)
 
 
 def mapped_score(confusions: Tensor, mapping: Tensor, over: Over = 'all') -> Statistic:

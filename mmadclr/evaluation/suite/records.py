@@ -33,7 +33,7 @@ def record_path(folder: Path, benchmark: str, protocol: str) -> Path:
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Writes a result atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({'format': FORMAT, **record}, indent=1) + '\n')
+        temporary.write_text(json.dumps({'format': FORMAT, **record}) + '\n')
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from mmadclr.datasets.benchmarks.types import (
 from mmadclr.evaluation.suite.boxes import discovery
 from mmadclr.evaluation.suite.encoder import DenseEncoder
 from mmadclr.evaluation.suite.linear import linear
-from mmadclr.evaluation.suite.outcomes import Outcome, with_intervals
+from mmadclr.evaluation.suite.outcomes import Outcome, sampled
 from mmadclr.evaluation.suite.pairs import spair
 from mmadclr.evaluation.suite.passes import Loading, alone
 from mmadclr.evaluation.suite.plan import Job
@@ -131,9 +131,11 @@ def _finish(job: Job, outcome: Outcome | None, started: float, options: Options)
 
     def write() -> None:
         assert outcome is not None
+        found = sampled(outcome, options.draws)
         record: dict[str, Any] = dict(
             identity=job.identity,
-            metrics=with_intervals(outcome, options.draws),
+            metrics=found.metrics,
+            samples=found.samples,
             units=outcome.units,
             notes=list(outcome.notes),
             about=dict(outcome.about),

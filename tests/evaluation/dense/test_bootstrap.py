@@ -7,8 +7,10 @@ import torch
 
 from mmadclr.evaluation.dense.bootstrap import (
     bootstrap_interval,
+    bootstrap_scores,
     category_score,
     compare_models,
+    difference_of_scores,
     iou_score,
     mean_score,
     ratio_score,
@@ -80,6 +82,31 @@ def test_differences_larger_than_chance_are_found_and_others_are_not():
     assert better.p_value == pytest.approx(1 / 501)
     # Without pairs the spread of the images would hide it.
     assert bootstrap_interval(mean_score(shared), 80, seeded(3)).high - shared.mean() > 0.1
+
+
+def test_samples_of_two_models_are_paired_by_the_seed():
+    shared = torch.randn(80, generator=seeded())
+    first, second = (shared + shift + 0.1 * torch.randn(80, generator=seeded(place)) for place, shift in ((1, 0.1), (2, 0)))
+    samples = [bootstrap_scores(mean_score(values), 80, seeded(3), 500) for values in (first, second)]
+    found = difference_of_scores((first - second).mean().item(), *samples)
+    interval = bootstrap_interval(mean_score(first - second), 80, seeded(3), 500)
+    assert found.interval[:3] == pytest.approx(interval[:3], abs=1e-6)
+    assert found.significant
+    assert found.p_value == pytest.approx(2 / 501)
+    other = bootstrap_scores(mean_score(second), 80, seeded(4), 500)  # not paired: their spread hides the difference
+    assert not difference_of_scores(0.1, samples[0], other).significant
+    assert difference_of_scores(0.0, samples[0], samples[0]).p_value == 1
+    with pytest.raises(ValueError, match='500 and 20 samples must be the same'):
+        difference_of_scores(0.0, samples[0], other[:20])
+
+
+def test_p_values_of_samples_of_equal_models_are_uniform():
+    rejected = 0
+    for seed in range(100):
+        values = torch.randn(2, 30, generator=seeded(seed))
+        first, second = (bootstrap_scores(mean_score(each), 30, seeded(1000 + seed), 200) for each in values)
+        rejected += difference_of_scores((values[0] - values[1]).mean().item(), first, second, level=0.8).significant
+    assert 8 <= rejected <= 34  # 20 expected
 
 
 def test_p_values_of_equal_models_are_uniform():

@@ -2,7 +2,7 @@
 
 import torch
 
-from mmadclr.evaluation.suite.outcomes import Outcome, mapped_score, names_of, with_intervals
+from mmadclr.evaluation.suite.outcomes import Outcome, mapped_score, names_of, sampled
 from mmadclr.evaluation.suite.plan import Job
 from mmadclr.evaluation.suite.settings import Hummingbird, Lost
 from mmadclr.evaluation.suite.table import plan_table, published_rows, published_table, result_table
@@ -59,12 +59,12 @@ def test_intervals_are_in_percent_and_only_where_they_are_defined():
     confusions = torch.tensor([[[4, 0], [0, 4]], [[0, 4], [4, 0]]], dtype=torch.int32)
     score = mapped_score(confusions, torch.tensor([0, 1]))
     outcome = Outcome({'a': 100 * score(torch.arange(2)), 'b': 3.0}, {'a': score}, 2)
-    found = with_intervals(outcome, 50)
+    found = sampled(outcome, 50).metrics
     assert (found['a']['low'], found['a']['high']) == (0.0, 100.0)
     assert abs(found['a']['value'] - 100 / 3) < 1e-6
     assert found['b'] == dict(value=3.0, low=None, high=None)
-    assert with_intervals(outcome, 0)['a']['low'] is None
-    assert with_intervals(outcome._replace(units=1), 50)['a']['low'] is None
+    assert sampled(outcome, 0).metrics['a']['low'] is None
+    assert sampled(outcome._replace(units=1), 50).metrics['a']['low'] is None
 
 
 def test_long_lists_of_classes_are_cut():
