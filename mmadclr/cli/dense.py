@@ -30,7 +30,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         '--suite',
         required=True,
         metavar='NAMES',
-        help=f'benchmarks, separated by commas: {", ".join(BENCHMARKS)}; NAME=DIR if one is not in --data-root',
+        help=f'benchmarks, separated by commas: {", ".join(BENCHMARKS)}; NAME=DIR if one is not in '
+        '--data-root, folder:OWN=DIR for several folders',
     )
     parser.add_argument('--data-root', metavar='DIR', help='folder of the benchmarks, as they are distributed')
     parser.add_argument(

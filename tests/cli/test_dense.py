@@ -283,6 +283,17 @@ def test_unknown_names(data, checkpoint):
     assert 'protocol davis is not among those to run' in refused(checkpoint, data, 'voc', settings=['davis.size=64'])
 
 
+def test_several_folders_have_names_of_their_own(data, checkpoint, tmp_path):
+    suite = f'folder:one={data}/folder,folder:two={data}/folder'
+    found = values(dense(checkpoint, data, suite, tmp_path, '--protocols', 'cluster', settings=['cluster.pca=8']))
+    assert set(found) == {'folder:one/cluster4_32_pca=8_mIoU', 'folder:two/cluster4_32_pca=8_mIoU'}
+    assert len(set(found.values())) == 1
+    message = refused(checkpoint, data, f'folder={data}/folder,folder={data}', settings=None)
+    assert '--suite: folder is listed twice; give each a name of its own: folder:one=DIR,folder:two=DIR' in message
+    assert 'only letters, digits, _ and -' in refused(checkpoint, data, f'folder:a/b={data}', settings=None)
+    assert "unknown benchmark 'folders'" in refused(checkpoint, data, f'folders:a={data}', settings=None)
+
+
 def test_missing_benchmarks_are_named_together(checkpoint, tmp_path):
     message = refused(checkpoint, tmp_path, 'voc,ade20k,davis')
     assert message.startswith('error: 3 benchmarks: voc: ')

@@ -79,7 +79,7 @@ def open_benchmark(name: str, root: str) -> Benchmark:
     """Opens a benchmark after checking its layout; no image or mask is read (``folder`` without ``classes.txt`` excepted).
 
     Args:
-        name: A key of ``BENCHMARKS``.
+        name: A key of ``BENCHMARKS``; after a colon there may be a name of one's own, as in ``folder:aerial``.
         root: Folder of the data set, or one above it that holds several data sets under their usual names.
 
     Raises:
@@ -100,6 +100,7 @@ def benchmark_kind(name: str) -> Kind:
 
 
 def _reader(name: str) -> Reader:
+    name = name.partition(':')[0]
     if name in BENCHMARKS:
         return BENCHMARKS[name]
     close = difflib.get_close_matches(name, BENCHMARKS, n=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,15 +54,20 @@ class Job(NamedTuple):
 def parse_suite(text: str, data_root: str | None) -> dict[str, str]:
     """Folders of benchmarks by name, from ``voc,folder=DIR``; those without folder are below ``data_root``.
 
+    Several of one kind have names of their own: ``folder:aerial=DIR,folder:cells=DIR``.
+
     Raises:
-        ValueError: Unknown or repeated names, or no folder.
+        ValueError: Unknown or repeated names, names of one's own that are not plain words, or no folder.
     """
     found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(','))):
         name, equals, folder = part.partition('=')
-        check_name(name, BENCHMARKS, 'benchmark')
+        kind, colon, own = name.partition(':')
+        check_name(kind, BENCHMARKS, 'benchmark')
+        if colon and not re.fullmatch(r'[\w-]+', own):
+            raise ValueError(f'--suite {name}: the name after the colon must have only letters, digits, _ and -')
         if name in found:
-            raise ValueError(f'--suite: {name} is listed twice')
+            raise ValueError(f'--suite: {name} is listed twice; give each a name of its own: {kind}:one=DIR,{kind}:two=DIR')
         if not equals and data_root is None:
             raise ValueError(f'--suite {name}: set --data-root DIR, or write {name}=DIR')
         found[name] = folder if equals else str(data_root)
