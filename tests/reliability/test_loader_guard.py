@@ -67,6 +67,7 @@ def loader_with_workers():
     """An iterator whose main process is not told by a signal when a worker ends."""
     batches = iter(DataLoader(range(100), 1, num_workers=2))
     next(batches)
+    time.sleep(0.5)  # workers wait for work now: one killed with a lock leaves the main process waiting for ever
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     yield batches
     signal.signal(signal.SIGCHLD, handler)
