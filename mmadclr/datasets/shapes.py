@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import colorsys
 import json
-import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -209,24 +209,34 @@ def write_once(root: str | Path, settings: dict, write: Callable[[Path], None]) 
 
 
 def _write_once(root: Path, settings: dict, write: Callable[[Path], None]) -> None:
+    if _is_written(root, settings):
+        return
+    print_log(f'generating {settings["num_train"]} + {settings["num_val"]} images in {root}', 'current')
+    root.parent.mkdir(parents=True, exist_ok=True)
+    # Of this call alone, renamed when complete: other runs may generate the same set, or were killed while they did.
+    with tempfile.TemporaryDirectory(prefix=f'.{root.name}.', suffix='.partial', dir=root.parent) as folder:
+        partial = Path(folder, root.name)
+        partial.mkdir()
+        write(partial)
+        (partial / 'settings.json').write_text(json.dumps(settings))
+        try:
+            partial.rename(root)  # also onto an empty folder
+        except OSError:
+            if not _is_written(root, settings):  # by another run
+                raise
+
+
+def _is_written(root: Path, settings: dict) -> bool:
     stamp = root / 'settings.json'
     if stamp.is_file():
         if json.loads(stamp.read_text()) == settings:
-            return
+            return True
         raise FileExistsError(
             f'{root} contains images generated with other settings ({stamp}); remove it or choose another folder'
         )
     if root.exists() and any(root.iterdir()):
         raise FileExistsError(f'{root} is neither empty nor a complete set of generated images; remove it')
-    print_log(f'generating {settings["num_train"]} + {settings["num_val"]} images in {root}', 'current')
-    partial = root.with_name(root.name + '.partial')  # renamed when complete: an interrupted call leaves no partial set
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write(partial)
-    (partial / 'settings.json').write_text(json.dumps(settings))
-    if root.exists():
-        root.rmdir()
-    partial.rename(root)
+    return False
 
 
 def _write_sample(root: Path, split: str, number: int, rng: np.random.Generator, size: int) -> None:

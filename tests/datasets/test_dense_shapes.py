@@ -1,13 +1,15 @@
 """Annotations of the generated scenes agree with their masks, and the packages read the generated sets."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mmadclr.datasets.scenes import MIN_PIXELS, Scene, coco_annotations, draw_scene, run_lengths, write_scenes
-from mmadclr.datasets.shapes import CLASSES, write_shapes
+from mmadclr.datasets.shapes import CLASSES, write_once, write_shapes
 
 
 def decode(counts, size):
@@ -90,3 +92,33 @@ def test_packages_read_the_sets(tmp_path):
     item = shapes_segmentation(str(shapes), 'train', num_train=10, num_val=10, pipeline=[]).get_data_info(0)
     semantic = np.asarray(Image.open(item['seg_map_path']))
     assert set(np.unique(semantic)) == {0, 1 + [kind.name for kind in CLASSES].index(item['img_path'].split('/')[-2])}
+
+
+def test_runs_that_start_together_get_the_same_set(tmp_path):
+    """Each writes it in full before the other has; none is left in part."""
+    both = threading.Barrier(2)
+
+    def write(folder):
+        both.wait(30)
+        (folder / 'a.txt').write_text('a')
+        both.wait(30)
+
+    settings = dict(num_train=1, num_val=0)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: write_once(tmp_path / 'data/set', settings, write), range(2)))
+    assert found == [tmp_path / 'data/set'] * 2
+    assert sorted(path.name for path in (tmp_path / 'data').rglob('*')) == ['a.txt', 'set', 'settings.json']
+
+
+def test_an_interrupted_call_leaves_nothing_and_other_sets_are_not_replaced(tmp_path):
+    def write(folder):
+        (folder / 'a.txt').write_text('a')
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_once(tmp_path / 'set', dict(num_train=1, num_val=0), write)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / 'set').mkdir()
+    write_once(tmp_path / 'set', dict(num_train=1, num_val=0), lambda folder: None)
+    with pytest.raises(FileExistsError, match='generated with other settings'):
+        write_once(tmp_path / 'set', dict(num_train=2, num_val=0), lambda folder: None)
