@@ -86,7 +86,7 @@ def open_benchmarks(folders: Mapping[str, str]) -> dict[str, Benchmark]:
     found, missing = {}, []
     for name, folder in folders.items():
         try:
-            found[name] = open_benchmark(name, folder)
+            found[name] = open_benchmark(name, folder)._replace(name=name)
         except (FileNotFoundError, ValueError) as error:
             missing.append(str(error))
     if missing:

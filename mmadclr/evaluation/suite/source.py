@@ -52,7 +52,7 @@ class Source:
     @property
     def ignore(self) -> tuple[int, ...]:
         """Labels that are not scored: 255, and in ``ade20k_151`` the class of unlabeled pixels, as published."""
-        return (0, VOID) if self.benchmark.name == 'ade20k_151' else (VOID,)
+        return (0, VOID) if self.benchmark.name.partition(':')[0] == 'ade20k_151' else (VOID,)
 
     def items(self, split: str) -> Sequence[LabeledImage]:
         return self.benchmark.train if split == 'train' else self.benchmark.val
