@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -106,11 +107,29 @@ class ForkServerWorker(_Worker, context.ForkServerProcess):
             forkserver.connect_to_new_process = common
 
 
+class _Flag:
+    """What torch uses of ``multiprocessing.Event``, without its lock.
+
+    A worker that is killed while it holds the lock would leave the main process waiting for it for ever, at the end of the
+    loader.
+    """
+
+    def __init__(self, chosen: context.BaseContext) -> None:
+        self.value = chosen.RawValue(ctypes.c_bool, False)
+
+    def is_set(self) -> bool:
+        return self.value.value
+
+    def set(self) -> None:
+        self.value.value = True
+
+
 def outlive_signals(loader: DataLoader) -> DataLoader:
     """Makes the workers of a loader survive SIGTERM, SIGINT and similar signals to the run's process group.
 
-    Start method, random numbers and ``worker_init_fn`` are unchanged. On systems without real-time signals (not Linux),
-    torch's workers are used.
+    One that is killed all the same (SIGKILL, as by the system when memory runs out) leaves no lock behind that the main
+    process waits for. Start method, random numbers and ``worker_init_fn`` are unchanged. On systems without real-time
+    signals (not Linux), torch's workers are used.
     """
     if getattr(loader, 'num_workers', 0) and END is not None:
         chosen = loader.multiprocessing_context or multiprocessing
@@ -118,5 +137,6 @@ def outlive_signals(loader: DataLoader) -> DataLoader:
         processes = {'fork': ForkWorker, 'spawn': SpawnWorker, 'forkserver': ForkServerWorker}
         own = type(multiprocessing.get_context(method))()
         own.Process = processes[method]
+        own.Event = partial(_Flag, own)
         loader.multiprocessing_context = own
     return loader

@@ -163,6 +163,44 @@ def test_workers_end_when_the_main_process_is_killed():
     assert all(map(ends, workers))
 
 
+KILLED_WITH_A_LOCK = """
+import os, signal, sys
+import torch
+from torch.utils.data import DataLoader, Dataset
+from mmadclr.datasets.loader_workers import outlive_signals
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index == 5:
+            frame = sys._getframe()
+            while 'done_event' not in frame.f_locals:  # of torch's loop
+                frame = frame.f_back
+            lock = getattr(frame.f_locals['done_event'], '_cond', None)
+            lock and lock.acquire()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+if __name__ == '__main__':
+    batches = iter(outlive_signals(DataLoader(Numbers(), 1, num_workers=2)))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or torch raises anywhere
+    try:
+        print([int(batch) for batch in batches])
+    except RuntimeError as error:
+        print('exited unexpectedly' in str(error))
+    del batches
+    print('ended')
+"""
+
+
+def test_a_worker_killed_with_a_lock_does_not_keep_the_main_process(tmp_path):
+    (tmp_path / 'killed.py').write_text(KILLED_WITH_A_LOCK)
+    done = programs.python(tmp_path / 'killed.py', timeout=90)
+    assert done.stdout.split() == ['True', 'ended'], done.stderr
+
+
 TWICE = """
 import signal, sys, time
 from mmadclr.reliability.stop_signals import REPEAT_S, StopSignals
