@@ -188,8 +188,8 @@ if __name__ == '__main__':
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or torch raises anywhere
     try:
         print([int(batch) for batch in batches])
-    except RuntimeError as error:
-        print('exited unexpectedly' in str(error))
+    except (RuntimeError, OSError, EOFError):  # the latter while it hands a batch over
+        print('told')
     del batches
     print('ended')
 """
@@ -198,7 +198,7 @@ if __name__ == '__main__':
 def test_a_worker_killed_with_a_lock_does_not_keep_the_main_process(tmp_path):
     (tmp_path / 'killed.py').write_text(KILLED_WITH_A_LOCK)
     done = programs.python(tmp_path / 'killed.py', timeout=90)
-    assert done.stdout.split() == ['True', 'ended'], done.stderr
+    assert done.stdout.split() == ['told', 'ended'], done.stderr
 
 
 TWICE = """
