@@ -58,7 +58,7 @@ class Plan(NamedTuple):
     """``images``: of the run, of ``available`` ones. ``batch``: of a step, over all ``processes``. ``measured``: images that
     are measured. ``masked``: those with masks, before and after the run, ``masked_often``: in it; None without masks.
     ``step_s``: measured time of a step in seconds. ``evaluations``: number of evaluations in the run. ``heads_epochs``: with
-    a frozen backbone. ``spare_s``: time that is left after training and measuring.
+    a frozen backbone. ``left_s``: time for training and for the evaluations in the run, ``evaluation_s`` for each of these.
     """
 
     sizes: Sizes
@@ -77,11 +77,17 @@ class Plan(NamedTuple):
     processes: int
     masked: Masked | None
     masked_often: Masked | None
-    spare_s: float
+    left_s: float
+    evaluation_s: float
 
     @property
     def training_s(self) -> float:
         return self.steps * self.step_s
+
+    @property
+    def spare_s(self) -> float:
+        """Time that is left; negative if there is too little."""
+        return self.left_s - self.training_s - self.evaluations * self.evaluation_s
 
 
 def choose_sizes(patch: int, trained: tuple[int, int], size: int | None) -> Sizes:
@@ -166,20 +172,20 @@ def make_plan(
     measured, masked, often = choose_measured(available, masks, MEASURING_SHARE * left_s / 5 / each_s)
     whole_s, once_s = (each_s * (measured + (0 if some is None else some.cost)) for some in (masked, often))
     times = max(1, min(EVALUATIONS, int(MEASURING_SHARE * left_s / once_s) - 3))
-    measuring_s = (times + 1) * once_s + 3 * whole_s  # in the run, with the original again; original, adapted, random model
+    around_s = once_s + 3 * whole_s  # the original twice, the adapted and the random model
+    measuring_s = times * once_s + around_s
     by_time = int(MARGIN * (left_s - measuring_s) / step_s)
     if epochs is None and by_time < LEAST_STEPS:
         raise ValueError(too_short(left_s, step_s, batch, measuring_s))
     steps = min(by_time, MOST_STEPS, max(LEAST_STEPS, MOST_EPOCHS * (available // batch)))
     images = available if epochs else min(available, max(1, steps // PASSES) * batch)
     epochs = epochs or max(1, steps // (images // batch))
-    steps = epochs * (images // batch)
     return Plan(
         sizes=sizes,
         available=available,
         images=images,
         batch=batch,
-        steps=steps,
+        steps=epochs * (images // batch),
         epochs=epochs,
         heads_epochs=HEADS_SHARE * epochs,
         prototypes=choose_prototypes(images),
@@ -191,7 +197,8 @@ def make_plan(
         processes=processes,
         masked=masked,
         masked_often=often,
-        spare_s=left_s - measuring_s - steps * step_s,
+        left_s=left_s - around_s,
+        evaluation_s=once_s,
     )
 
 
@@ -253,4 +260,5 @@ def describe(plan: Plan, method: str) -> list[tuple[str, str]]:
 def _describe_masks(masked: Masked | None, often: Masked | None) -> list[tuple[str, str]]:
     if masked is None or often is None:
         return []
-    return [('masks', f'{masked.val} images, learned from {masked.train}; in the run {often.val} and {often.train}')]
+    before = f'mIoU of {masked.val} images, learned from {masked.train} others'
+    return [('masks', f'{before}; in the run of {often.val}, from {often.train}')]
