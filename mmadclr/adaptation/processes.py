@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from typing import TypeVar
@@ -51,6 +52,8 @@ def said_once(work: Callable[[], T]) -> T:
     if error is not None and first in (None, dist.get_rank()):
         raise error
     if first is not None:
+        with suppress(RuntimeError):  # the connection is closed when the other process has told its error and ended
+            distributed.barrier(group, async_op=True).wait(PATIENCE)  # launchers end all as soon as one ends
         sys.exit(1)
     return result
 
