@@ -13,6 +13,7 @@ import torch
 from mmengine import dist
 from torch import distributed
 
+from mmadclr.annotations import MaybeNone
 from mmadclr.distributed.agreement import OtherProcessError
 from mmadclr.evaluation.suite.passes import alone
 
@@ -26,9 +27,9 @@ def on_main(work: Callable[[], T]) -> T:
     Raises:
         OtherProcessError: It failed; the main process raises the error itself.
     """
-    sent = [alone(work)]
+    sent: list[T | MaybeNone] = [alone(work)]
     dist.broadcast_object_list(sent)
-    return sent[0]  # type: ignore[return-value]  # None only if it found None
+    return sent[0]
 
 
 def said_once(work: Callable[[], T]) -> T:

@@ -193,8 +193,7 @@ def train(cfg: Config, folder: Path) -> None:
     """Trains unless it is done."""
     if on_main((folder / DONE).is_file):
         return
-    runner = said_once(lambda: Runner.from_cfg(cfg))
-    runner.train()
+    said_once(lambda: Runner.from_cfg(cfg).train())
     on_main(lambda: (folder / DONE).write_text(''))
 
 
