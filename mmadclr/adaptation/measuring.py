@@ -44,7 +44,9 @@ class Measurer:
         encoder = encoder_of(opened)
         return measure_backbone(encoder, self.dataset, self.loading, self.indices, self.views, self.probe, name=name)
 
-    def measure_all(self, original: Measured | None, weights: str | Path, adapted: str | Path) -> tuple[Measured, ...]:
+    def measure_all(
+        self, original: Measured | None, weights: str | Path, adapted: str | Path
+    ) -> tuple[Measured, Measured, Measured]:
         """Weights before and after, and random ones; measures the original if it is None. Collective call."""
         opened = open_backbone(weights)
         before = original or self.measure(opened, 'the original model')

@@ -44,6 +44,7 @@ def said_once(work: Callable[[], T]) -> T:
     group = _group()
     if group is None:
         return work()
+    result: T | MaybeNone = None
     error: Exception | None = None
     try:
         result = work()
