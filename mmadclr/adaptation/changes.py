@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmadclr.adaptation.plan import Plan
 
 LENGTH = 'train_cfg.max_epochs'
+COUNTS = (LENGTH, 'train_cfg.val_interval', 'train_cfg.val_begin', 'train_dataloader.batch_size')  # the plan divides by them
 TRANSFORM = 'train_dataloader.dataset.transform'
 MEASURES = 'the measures are a part of the command; evaluate checkpoints otherwise with mmadclr knn, linear or dense'
 # Keys that are not for change here, also with parts of them, and why.
@@ -33,18 +34,17 @@ FIXED = {
 
 
 def check_changes(changes: Mapping[str, Any]) -> None:
-    """Checks that no change is of a setting that the command decides.
+    """Checks changes that the plan could not tell.
 
     Raises:
-        ValueError: One is; says what to use instead.
+        ValueError: One is of a setting that the command decides (says what to use instead), or a number is not one.
     """
     for key, value in changes.items():
         for fixed, why in FIXED.items():
             if is_part(key, fixed) or is_part(fixed, key):
                 raise ValueError(f'--cfg-options {key}={value} is not possible in adapt: {why}')
-    epochs = changes.get(LENGTH, 1)
-    if type(epochs) is not int or epochs < 1:
-        raise ValueError(f'--cfg-options {LENGTH}={epochs} must be a whole number of at least 1')
+        if key in COUNTS and (type(value) is not int or value < 1):
+            raise ValueError(f'--cfg-options {key}={value} must be a whole number of at least 1')
 
 
 def is_part(key: str, of: str) -> bool:
@@ -65,11 +65,12 @@ def as_texts(changes: Mapping[str, Any]) -> list[str]:
 
 def as_built(plan: Plan, cfg: Config) -> Plan:
     """The plan with what the config of the run really has."""
-    schedule = cfg.default_hooks.get('schedule') or {}
+    schedule, loop, epochs = cfg.default_hooks.get('schedule') or {}, cfg.train_cfg, plan.epochs
+    ends = range(loop.get('val_begin', 1), epochs + 1)
     return plan._replace(
         prototypes=cfg.model.head.out_dim,
         lr=cfg.optim_wrapper.optimizer.lr,
         frozen_blocks=cfg.model.get('frozen_blocks', 0),
-        heads_epochs=min(plan.epochs, schedule.get('freeze_backbone_epochs', 0)),
-        evaluations=-(-plan.epochs // cfg.train_cfg.val_interval),
+        heads_epochs=min(epochs, schedule.get('freeze_backbone_epochs', 0)),
+        evaluations=sum(epoch % loop.val_interval == 0 or epoch == epochs for epoch in ends),
     )

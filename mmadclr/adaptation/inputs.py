@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.config import Config
 
-from mmadclr.adaptation.changes import check_changes
+from mmadclr.adaptation.changes import TRANSFORM, check_changes
 from mmadclr.adaptation.plan import Masked, Sizes, choose_batch, choose_sizes
 from mmadclr.adaptation.settings import base_options, build_config, evaluation_set
 from mmadclr.adaptation.timing import without_messages
@@ -51,7 +51,15 @@ def read_inputs(args: Namespace, processes: int) -> Inputs:
             f'{args.data}: at most {images // processes}'
         )
     sizes = sizes._replace(small=transform.local_size, query=transform.query_size)
+    check_views(sizes)
     return Inputs(start, sizes, images, each * processes, options)
+
+
+def check_views(sizes: Sizes) -> None:
+    """Raises ValueError if changed sides of small views or query crops are not whole patches."""
+    for key, side in (('local_size', sizes.small), ('query_size', sizes.query)):
+        if type(side) is not int or side < 1 or side % sizes.patch:
+            raise ValueError(f'{TRANSFORM}.{key}={side} must be a multiple of the patch size {sizes.patch} of the weights')
 
 
 def count_images(data: str, side: int, labels: bool) -> int:

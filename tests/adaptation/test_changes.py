@@ -2,9 +2,11 @@
 
 import pytest
 from mmengine.config import Config
+from places import REPO
 from public_folders import write_folder
 
-from mmadclr.adaptation.changes import FIXED, as_texts, check_changes, with_changes
+from mmadclr.adaptation.changes import FIXED, as_built, as_texts, check_changes, with_changes
+from mmadclr.adaptation.plan import choose_sizes, make_plan
 from mmadclr.cli.main import main
 from mmadclr.cli.parsers import command_parser
 
@@ -51,9 +53,10 @@ def test_what_the_command_decides_is_refused_with_what_to_use_instead():
         if changed == key:
             assert why in str(caught.value)
     check_changes(dict.fromkeys(MANY, 1))
-    for length in (0, 2.5, None, 'ten', True):
-        with pytest.raises(ValueError, match=r'max_epochs=.* must be a whole number of at least 1'):
-            check_changes({'train_cfg.max_epochs': length})
+    for key in ('train_cfg.max_epochs', 'train_cfg.val_interval', 'train_dataloader.batch_size'):
+        for number in (0, 2.5, None, 'ten', True):
+            with pytest.raises(ValueError, match=f'{key}={number} must be a whole number of at least 1'):
+                check_changes({key: number})
 
 
 def test_arguments_of_the_command_are_not_settings_as_well():
@@ -89,6 +92,18 @@ def value_at(node, key):
     return node
 
 
+@pytest.mark.parametrize(
+    ('interval', 'begin', 'expected'), [(1, 1, 7), (2, 1, 4), (7, 1, 1), (9, 1, 1), (2, 4, 3), (1, 8, 0)]
+)
+def test_evaluations_are_counted_as_the_loop_makes_them(interval, begin, expected):
+    plan = make_plan(choose_sizes(14, (518, 518), None), 1000, 64, dict(embed_dim=384, depth=12), 0.1, 600, epochs=7)
+    cfg = Config.fromfile(REPO / 'configs/adapt/dino.py')
+    cfg.train_cfg.update(val_interval=interval, val_begin=begin)
+    built = as_built(plan, cfg)
+    assert built.evaluations == expected
+    assert (built.prototypes, built.lr, built.frozen_blocks, built.heads_epochs) == (1024, 5e-5, 0, 4)
+
+
 @pytest.mark.slow
 def test_changes_are_trained_recorded_and_compared_with_those_of_a_continued_run(arguments, tmp_path, capsys):
     main([*arguments(method='dino'), *as_options(MANY)])
@@ -115,7 +130,7 @@ def test_changes_are_trained_recorded_and_compared_with_those_of_a_continued_run
             {'train_dataloader.batch_size': '21'},
             r'batch_size=21 on 1 process\(es\) is more than the 20 images in .*: at most 20',
         ),
-        ({'train_dataloader.dataset.transform.local_size': '15'}, 'local_size=15'),
+        ({'train_dataloader.dataset.transform.local_size': '15'}, 'local_size=15 must be a multiple of the patch size 7'),
         ({'default_hooks.schedule.momentum': '(2.0,2.0)'}, 'momentum'),
     ],
 )
