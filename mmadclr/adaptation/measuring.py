@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mmadclr.datasets import ImageDataset
+from mmadclr.datasets.listing import built_alike
 from mmadclr.evaluation.adaptation import (
-    Comparison,
+    FolderProbe,
     Measured,
-    compare,
     encoder_of,
     measure_backbone,
     random_twin,
@@ -25,30 +25,43 @@ SATURATED = 99.0  # percent
 
 
 class Measurer:
-    """Measures backbones as ``AdaptationMeasures`` does with the same settings."""
+    """Measures backbones as ``AdaptationMeasures`` does with the same settings.
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.dataset: ImageDataset = DATASETS.build(dict(settings['dataset']))
+    Args:
+        settings: Of ``AdaptationMeasures``.
+        masks: Arguments of ``FolderProbe``, in place of those of the settings: before and after a run more images are
+            measured than in it.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], masks: Mapping[str, Any] | None = None) -> None:
+        self.dataset: ImageDataset = built_alike(lambda: DATASETS.build(dict(settings['dataset'])))
         self.indices = sample_images(len(self.dataset), settings['images'], settings['seed'])
         self.views, self.loading = Views(settings['seed']), Loading(settings['batch_size'], settings['num_workers'])
+        self.probe = None if masks is None else FolderProbe(**masks)
 
     def measure(self, opened: OpenedBackbone, name: str) -> Measured:
+        """Measures a backbone; collective call."""
         encoder = encoder_of(opened)
-        return measure_backbone(encoder, self.dataset, self.loading, self.indices, self.views, name=name)
+        return measure_backbone(encoder, self.dataset, self.loading, self.indices, self.views, self.probe, name=name)
 
-    def compare(self, original: Measured | None, weights: str | Path, adapted: str | Path) -> Comparison:
-        """The comparison of weights before and after, and of random ones; measures the original if it is None."""
+    def measure_all(
+        self, original: Measured | None, weights: str | Path, adapted: str | Path
+    ) -> tuple[Measured, Measured, Measured]:
+        """Weights before and after, and random ones; measures the original if it is None. Collective call."""
         opened = open_backbone(weights)
         before = original or self.measure(opened, 'the original model')
         after = self.measure(open_backbone(adapted, prefix='teacher.backbone'), 'the adapted model')
-        return compare(before, after, self.measure(random_twin(opened), 'the random model'))
+        return before, after, self.measure(random_twin(opened), 'the random model')
 
 
 def leading_measure(original: Measured) -> str:
-    """The measure by which the best checkpoint is kept: k-NN with labels, else retrieval, or the agreement of patches where
-    the original already retrieves nearly every image.
+    """The measure by which the best checkpoint is kept: k-NN with labels, or the mIoU of patch k-NN with masks; else
+    retrieval, or the agreement of patches where the original already retrieves nearly every image.
     """
     values = original.values()
     if 'knn' in values:
         return 'knn'
+    of_masks = next((name for name in values if name.endswith('_miou')), None)
+    if of_masks is not None:
+        return of_masks
     return 'retrieval' if values['retrieval'] < SATURATED else 'patch_agreement'

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 LEAST_IMAGES, FEW_IMAGES = 16, 2000
 LEAST_STEPS, MOST_STEPS, MOST_EPOCHS = 100, 20_000, 100
 PASSES = 4  # over the images of a run that has no time for all
-MEASURED_IMAGES = 1000
+MEASURED_IMAGES = 1000  # of the images, and of each split of those with masks
+LEAST_MEASURED, LEAST_OFTEN = 64, 32
+OFTEN_SHARE = 4  # one in this many images with masks is measured in the run
 # Shares of the time: of the steps with a frozen backbone, and of measuring.
 HEADS_SHARE, MEASURING_SHARE, MARGIN = 0.2, 0.25, 0.9
 # Measuring an image takes this share of the time of training on it: three views forward, against two large and four small
 # ones forward and backward, and the passes of teacher and original.
 MEASURING_COST = 0.5
+MASKED_COST = 0.2  # the same of an image with a mask: one view, and a part of the classifiers
 EVALUATIONS = 10
 # Prototypes for fewer than so many images.
 PROTOTYPES = ((20_000, 1024), (50_000, 2048), (100_000, 4096), (200_000, 16_384), (500_000, 32_768), (math.inf, 65_536))
@@ -35,9 +38,27 @@ class Sizes(NamedTuple):
     query: int
 
 
+class Masked(NamedTuple):
+    """Numbers of images with masks: to learn from, and to score."""
+
+    train: int
+    val: int
+
+    def limited(self, most: int) -> Masked:
+        """At most so many of each."""
+        return Masked(min(self.train, most), min(self.val, most))
+
+    @property
+    def cost(self) -> float:
+        """In images without masks that take as long to measure."""
+        return sum(self) * MASKED_COST / MEASURING_COST
+
+
 class Plan(NamedTuple):
-    """``images``: of the run, of ``available`` ones. ``measured``: images that are measured. ``step_s``: measured time of a
-    step in seconds. ``evaluations``: number of evaluations in the run. ``heads_epochs``: with a frozen backbone.
+    """``images``: of the run, of ``available`` ones. ``batch``: of a step, over all ``processes``. ``measured``: images that
+    are measured. ``masked``: those with masks, before and after the run, ``masked_often``: in it; None without masks.
+    ``step_s``: measured time of a step in seconds. ``evaluations``: number of evaluations in the run. ``heads_epochs``: with
+    a frozen backbone. ``left_s``: time for training and for the evaluations in the run, ``evaluation_s`` for each of these.
     """
 
     sizes: Sizes
@@ -53,10 +74,20 @@ class Plan(NamedTuple):
     measured: int
     evaluations: int
     step_s: float
+    processes: int
+    masked: Masked | None
+    masked_often: Masked | None
+    left_s: float
+    evaluation_s: float
 
     @property
     def training_s(self) -> float:
         return self.steps * self.step_s
+
+    @property
+    def spare_s(self) -> float:
+        """Time that is left; negative if there is too little."""
+        return self.left_s - self.training_s - self.evaluations * self.evaluation_s
 
 
 def choose_sizes(patch: int, trained: tuple[int, int], size: int | None) -> Sizes:
@@ -78,18 +109,20 @@ def choose_sizes(patch: int, trained: tuple[int, int], size: int | None) -> Size
     return Sizes(patch, large, small, min(query, large))
 
 
-def choose_batch(images: int, on_gpu: bool) -> int:
-    """Images per step: 64 on a GPU, 16 without, and at most half of the images, as a power of two.
+def choose_batch(images: int, on_gpu: bool, processes: int = 1) -> int:
+    """Images per step of each process: 64 on a GPU, 16 without, and in all at most half of the images; a power of two.
 
     Raises:
-        ValueError: Fewer images than ``LEAST_IMAGES``.
+        ValueError: Fewer images than ``LEAST_IMAGES``, or than two for each process.
     """
     if images < LEAST_IMAGES:
         raise ValueError(
             f'{images} images are too few to adapt to: at least {LEAST_IMAGES}, and below {FEW_IMAGES} an improvement is '
             'unlikely; use the original weights, or add images'
         )
-    return min(64 if on_gpu else 16, 2 ** int(math.log2(images / 2)))
+    if images < 2 * processes:
+        raise ValueError(f'{images} images are too few for {processes} processes: at most {images // 2}, or add images')
+    return min(64 if on_gpu else 16, 2 ** int(math.log2(images / 2 / processes)))
 
 
 def choose_prototypes(images: int) -> int:
@@ -108,29 +141,45 @@ def head_scale(width: int) -> float:
     return HEAD_RATE / choose_rate(width, 1024)
 
 
-def make_plan(sizes: Sizes, available: int, batch: int, arch: dict[str, Any], step_s: float, left_s: float) -> Plan:
+def make_plan(
+    sizes: Sizes,
+    available: int,
+    batch: int,
+    arch: dict[str, Any],
+    step_s: float,
+    left_s: float,
+    masks: Masked | None = None,
+    processes: int = 1,
+    epochs: int | None = None,
+) -> Plan:
     """The plan for ``left_s`` seconds.
 
     Args:
-        sizes, batch: See :func:`choose_sizes`, :func:`choose_batch`.
+        sizes: See :func:`choose_sizes`.
         available: Number of images.
+        batch: Images per step, over all processes.
         arch: Sizes of the backbone.
         step_s: Measured time of a step.
         left_s: Time for training and measuring.
+        masks: Numbers of images with masks; None without.
+        processes: Number of processes.
+        epochs: A chosen length, over all images; by default what the time allows.
 
     Raises:
-        ValueError: The time is too short; says the measured time of a step.
+        ValueError: The time is too short, and the length is not chosen; says the measured time of a step.
     """
-    measured = choose_measured(available, batch, step_s, left_s)
-    once = measured * step_s / batch * MEASURING_COST
-    times = max(1, min(EVALUATIONS, int(MEASURING_SHARE * left_s / once) - 3))
-    training_s = left_s - (times + 4) * once  # original twice, adapted and random model
-    by_time = int(MARGIN * training_s / step_s)
-    if by_time < LEAST_STEPS:
-        raise ValueError(too_short(left_s, step_s, batch, (times + 4) * once))
+    each_s = step_s / batch * MEASURING_COST
+    measured, masked, often = choose_measured(available, masks, MEASURING_SHARE * left_s / 5 / each_s)
+    whole_s, once_s = (each_s * (measured + (0 if some is None else some.cost)) for some in (masked, often))
+    times = max(1, min(EVALUATIONS, int(MEASURING_SHARE * left_s / once_s) - 3))
+    around_s = once_s + 3 * whole_s  # the original twice, the adapted and the random model
+    measuring_s = times * once_s + around_s
+    by_time = int(MARGIN * (left_s - measuring_s) / step_s)
+    if epochs is None and by_time < LEAST_STEPS:
+        raise ValueError(too_short(left_s, step_s, batch, measuring_s))
     steps = min(by_time, MOST_STEPS, max(LEAST_STEPS, MOST_EPOCHS * (available // batch)))
-    images = min(available, max(1, steps // PASSES) * batch)
-    epochs = max(1, steps // (images // batch))
+    images = available if epochs else min(available, max(1, steps // PASSES) * batch)
+    epochs = epochs or max(1, steps // (images // batch))
     return Plan(
         sizes=sizes,
         available=available,
@@ -145,13 +194,28 @@ def make_plan(sizes: Sizes, available: int, batch: int, arch: dict[str, Any], st
         measured=measured,
         evaluations=min(times, epochs),
         step_s=step_s,
+        processes=processes,
+        masked=masked,
+        masked_often=often,
+        left_s=left_s - around_s,
+        evaluation_s=once_s,
     )
 
 
-def choose_measured(available: int, batch: int, step_s: float, left_s: float) -> int:
-    """Number of images that are measured: as many as five passes in a quarter of the time allow, at least 64."""
-    affordable = int(MEASURING_SHARE * left_s / 5 / (step_s / batch * MEASURING_COST))
-    return min(available, MEASURED_IMAGES, max(64, affordable))
+def choose_measured(available: int, masks: Masked | None, affordable: float) -> tuple[int, Masked | None, Masked | None]:
+    """Number of images that are measured, and of those with masks, before and after the run and in it.
+
+    Args:
+        available, masks: See :func:`make_plan`.
+        affordable: Images that five passes in a quarter of the time allow. At least 64 are measured; with masks, these
+            get at most half.
+    """
+    if masks is None:
+        return min(available, MEASURED_IMAGES, max(LEAST_MEASURED, int(affordable))), None, None
+    each = max(LEAST_MEASURED, min(MEASURED_IMAGES, int(affordable / 4 * MEASURING_COST / MASKED_COST)))
+    masked, often = (masks.limited(most) for most in (each, max(LEAST_OFTEN, each // OFTEN_SHARE)))
+    measured = min(available, MEASURED_IMAGES, max(LEAST_MEASURED, int(affordable - masked.cost)))
+    return measured, masked, often
 
 
 def too_short(left_s: float, step_s: float, batch: int, measuring_s: float) -> str:
@@ -177,13 +241,24 @@ def describe(plan: Plan, method: str) -> list[tuple[str, str]]:
     sizes, few = plan.sizes, f', fewer than {FEW_IMAGES}: an improvement is unlikely' if plan.available < FEW_IMAGES else ''
     part = '' if plan.images == plan.available else f'{plan.images} drawn from '
     queries = f', query crops {sizes.query}' if method == 'adclr' else ''
+    shared = '' if plan.processes == 1 else f' ({plan.batch // plan.processes} on each of {plan.processes} processes)'
+    longer = '' if plan.spare_s >= 0 else '; with measuring, this is more than --budget'
+    heads = f'; alone for the first {plan.heads_epochs / plan.epochs:.0%} of the steps' if plan.heads_epochs else ''
     return [
         ('method', method),
         ('images', f'{part}{plan.available}{few}'),
         ('views', f'{sizes.large} and {sizes.small} pixels{queries}; patches of {sizes.patch}'),
-        ('length', f'{plan.steps} steps of {plan.batch} images = {plan.epochs} epochs'),
-        ('time', f'{shown(plan.training_s)} of training: {plan.step_s:.2g} s a step (measured)'),
-        ('heads', f'{plan.prototypes} prototypes; alone for the first {HEADS_SHARE:.0%} of the steps'),
+        ('length', f'{plan.steps} steps of {plan.batch} images{shared} = {plan.epochs} epochs'),
+        ('time', f'{shown(plan.training_s)} of training: {plan.step_s:.2g} s a step (measured){longer}'),
+        ('heads', f'{plan.prototypes} prototypes{heads}'),
         ('backbone', f'peak rate {plan.lr:.2g}; the first {plan.frozen_blocks} blocks are frozen'),
         ('measures', f'{plan.measured} images, {plan.evaluations} times in the run, before and after it'),
+        *_describe_masks(plan.masked, plan.masked_often),
     ]
+
+
+def _describe_masks(masked: Masked | None, often: Masked | None) -> list[tuple[str, str]]:
+    if masked is None or often is None:
+        return []
+    before = f'mIoU of {masked.val} images, learned from {masked.train} others'
+    return [('masks', f'{before}; in the run of {often.val}, from {often.train}')]

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from mmadclr.adaptation.plan import Plan, Sizes, head_scale
+from mmadclr.adaptation.changes import TRANSFORM, with_changes
+from mmadclr.adaptation.plan import Masked, Plan, Sizes, head_scale
 from mmadclr.config.check import check_config
 from mmadclr.config.loading import load_config
 from mmadclr.datasets import ImageDataset
@@ -19,7 +20,6 @@ from mmadclr.hub.starting import Start, complete_start
 
 NUM_EVALUATION_WORKERS = 0
 LIST = 'images.txt'
-TRANSFORM = 'train_dataloader.dataset.transform'
 SCHEDULE = 'default_hooks.schedule'
 
 
@@ -30,7 +30,7 @@ def evaluation_set(data: str, side: int, labels: bool = False) -> dict[str, Any]
 
 
 def base_options(sizes: Sizes, batch: int, start: Start, method: str, workers: int, rank: int | None) -> dict[str, Any]:
-    """Overrides that the time of a step depends on."""
+    """Overrides that the time of a step depends on; ``batch``: images of each process."""
     options: dict[str, Any] = {
         f'{TRANSFORM}.global_size': sizes.large,
         f'{TRANSFORM}.local_size': sizes.small,
@@ -39,7 +39,6 @@ def base_options(sizes: Sizes, batch: int, start: Start, method: str, workers: i
         'train_dataloader.num_workers': workers,
         'train_dataloader.persistent_workers': workers > 0,
         'train_dataloader.pin_memory': torch.cuda.is_available(),
-        'auto_scale_lr.base_batch_size': batch,
         'model.low_rank': None if rank is None else dict(rank=rank),
     }
     if method == 'ibot':
@@ -51,7 +50,8 @@ def plan_options(plan: Plan, width: int) -> dict[str, Any]:
     """Overrides of a plan."""
     return {
         'train_cfg.max_epochs': plan.epochs,
-        'train_cfg.val_interval': max(1, plan.epochs // plan.evaluations),
+        'train_cfg.val_interval': -(-plan.epochs // plan.evaluations),
+        'auto_scale_lr.base_batch_size': plan.batch,
         'model.head.out_dim': plan.prototypes,
         'model.frozen_blocks': plan.frozen_blocks,
         'optim_wrapper.optimizer.lr': plan.lr,
@@ -65,21 +65,32 @@ def plan_options(plan: Plan, width: int) -> dict[str, Any]:
 
 
 def build_config(args: Namespace, options: dict[str, Any], seed: int) -> Config:
-    """The config of the method with overrides, completed by what the weights say."""
+    """The config of the method with overrides and the changes of the user, completed by what the weights say."""
     weights = Path(args.weights)
     options = {**options, 'pretrained': str(weights.absolute()) if weights.exists() else args.weights}
     chosen = Namespace(
-        config=f'adapt/{args.method}', data=str(Path(args.data).absolute()), cfg_options=options, work_dir=args.work_dir
+        config=f'adapt/{args.method}',
+        data=str(Path(args.data).absolute()),
+        cfg_options=with_changes(options, args.cfg_options),
+        work_dir=args.work_dir,
+        launcher=args.launcher,
+        local_rank=args.local_rank,
     )
     cfg = load_config(chosen)
-    cfg.randomness = dict(seed=seed)
+    cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     return complete_start(cfg)
+
+
+def mask_settings(masks: str, side: int, batch: int, masked: Masked) -> dict[str, Any]:
+    """Arguments of ``FolderProbe`` that measure so many images; ``batch``: of each process."""
+    return dict(data_root=str(Path(masks).absolute()), size=side, max_images=max(masked), batch_size=batch)
 
 
 def with_measures(cfg: Config, plan: Plan, args: Namespace, measure: str) -> Config:
     """Adds the evaluation by measures of adaptation, the best checkpoint, and the end of a run that becomes worse."""
     dataset = evaluation_set(cfg.train_dataloader.dataset.data_root, plan.sizes.large, args.labels)
-    loading = dict(batch_size=plan.batch, num_workers=NUM_EVALUATION_WORKERS)
+    each = cfg.train_dataloader.batch_size
+    loading = dict(batch_size=each, num_workers=NUM_EVALUATION_WORKERS)
     cfg.val_dataloader = dict(
         **loading,
         sampler=dict(type='EpochSampler', shuffle=False),
@@ -89,6 +100,8 @@ def with_measures(cfg: Config, plan: Plan, args: Namespace, measure: str) -> Con
     cfg.val_cfg = dict(type='FeatureEvalLoop', bank=dict())
     original = cfg.model.backbone.init_cfg.checkpoint
     settings = dict(dataset=dataset, original=original, images=plan.measured, seed=args.seed, **loading)
+    if plan.masked_often is not None:
+        settings['masks'] = mask_settings(args.masks, plan.sizes.large, each, plan.masked_often)
     cfg.val_evaluator = dict(adaptation=dict(type='AdaptationMeasures', **settings))
     cfg.custom_hooks = [dict(type='KeepBestHook', measure=measure), dict(type='StopWhenWorseHook', measure=measure)]
     check_config(cfg)

@@ -8,13 +8,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import cycle, islice
+from functools import partial
+from itertools import cycle
 
 import torch
+from mmengine import dist
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.logging import MMLogger
 
+from mmadclr.distributed.agreement import together
 from mmadclr.engine import Runner
 
 WARM, TIMED = 2, 4
@@ -23,7 +25,7 @@ WARM, TIMED = 2, 4
 def time_steps(cfg: Config) -> float:
     """Median seconds of a training step, including the reading of images, with every parameter in training.
 
-    The model and its files are thrown away.
+    The model and its files are thrown away. Collective call: a step of several processes takes as long as the slowest.
 
     Raises:
         FloatingPointError: A loss is not finite.
@@ -35,12 +37,12 @@ def time_steps(cfg: Config) -> float:
         cfg.train_dataloader.persistent_workers = False
         cfg.visualizer = dict(type='Visualizer', vis_backends=[])
         runner = Runner.from_cfg(cfg)
-        runner.model.init_weights()
-        model = runner.model.to(get_device()).train()
+        runner._init_model_weights()
+        model = runner.model.train()
         wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
-        loader = runner.build_dataloader(cfg.train_dataloader, seed=0)
-        times = [_seconds(model, wrapper, batch) for batch in islice(_timed(loader), WARM + TIMED)]
-    return statistics.median(times[WARM:])
+        batches = _timed(runner.build_dataloader(cfg.train_dataloader, seed=0))
+        times = [_seconds(model, wrapper, together(partial(next, batches))) for _ in range(WARM + TIMED)]
+    return statistics.median(map(max, zip(*dist.all_gather_object(times[WARM:]), strict=True)))
 
 
 @contextmanager
@@ -68,13 +70,14 @@ def _seconds(model, wrapper, timed_batch) -> float:
     reading, batch = timed_batch
     before = time.perf_counter()
     losses = model.train_step(batch, wrapper)
-    check_finite(losses)  # also waits for the device
-    return reading + time.perf_counter() - before
+    broken = [name for name, loss in losses.items() if not torch.as_tensor(loss).isfinite().all()]  # waits for the device
+    seconds = reading + time.perf_counter() - before
+    together(partial(check_finite, broken))
+    return seconds
 
 
-def check_finite(losses: dict[str, torch.Tensor]) -> None:
-    """Raises FloatingPointError if a loss is not finite."""
-    broken = [name for name, loss in losses.items() if not torch.as_tensor(loss).isfinite().all()]
+def check_finite(broken: list[str]) -> None:
+    """Raises FloatingPointError if losses, by name, are not finite."""
     if broken:
         raise FloatingPointError(
             f'{", ".join(broken)} is not finite in the first steps, before any training: check that the weights give finite '

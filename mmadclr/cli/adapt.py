@@ -11,6 +11,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from mmadclr.cli.argument_types import duration, natural, positive
+from mmadclr.cli.arguments import add_launcher_arguments, add_override_argument
 from mmadclr.cli.choices import ADAPT_METHODS
 
 USAGE = '--weights PATH --data DIR [options]'
@@ -42,14 +43,35 @@ def add_arguments(parser: ArgumentParser) -> None:
         '--labels', action='store_true', help='the folders in DIR are classes: also measure k-NN, which then decides'
     )
     parser.add_argument(
+        '--masks',
+        metavar='DIR',
+        help='folder of images with masks (images/{train,val}, masks/{train,val}; see docs/benchmark_data.md): also measure '
+        'mIoU, which then decides',
+    )
+    parser.add_argument(
         '--low-rank', type=positive, metavar='RANK', help='train only updates of this rank of the attention layers (LoRA)'
     )
-    parser.add_argument('--workers', type=natural, default=2, metavar='N', help='processes that read images (default: 2)')
+    parser.add_argument(
+        '--workers', type=natural, default=2, metavar='N', help='processes that read images, for each GPU (default: 2)'
+    )
+    add_override_argument(
+        parser, '--cfg-options', 'change the recipe, for example model.anchor=None model.frozen_blocks=0 (see the docs)'
+    )
     parser.add_argument('--dry-run', action='store_true', help='print the plan and stop')
+    add_launcher_arguments(parser)
+
+
+def check(args: Namespace) -> None:
+    """Checks the input before several processes are started."""
+    from mmadclr.adaptation.run import check as check_input
+
+    check_input(args)
 
 
 def run(args: Namespace) -> None:
     """Adapts."""
     from mmadclr.adaptation import adapt
+    from mmadclr.cli.evaluation import join_processes
 
+    join_processes(args)
     adapt(args)

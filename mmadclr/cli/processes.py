@@ -7,6 +7,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 
 from mmadclr.shipped import importable
 
@@ -39,7 +40,7 @@ def start_processes(command: str, args: Namespace, arguments: Sequence[str]) -> 
         return
     program = torchrun_command(gpus, command, arguments, os.environ)
     check_gpus(gpus)
-    check_once(args)
+    check_once(command, args)
     sys.stdout.flush()
     os.execve(program[0], program, torchrun_environment(os.environ))
 
@@ -67,17 +68,27 @@ def torchrun_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {'PET_SIGNALS_TO_HANDLE': PASSED_ON, **importable(environment), 'PYTHONSAFEPATH': '1'}
 
 
-def check_once(args: Namespace) -> None:
-    """Ends with the message of an error in the config, if there is one; otherwise every process would repeat it."""
-    if 'config' not in args:
+def check_once(command: str, args: Namespace) -> None:
+    """Ends with the message of an error in the input, if there is one; otherwise every process would repeat it.
+
+    A command checks its own input by ``check(args)``, or it has a config.
+    """
+    check = getattr(import_module(f'mmadclr.cli.{command.replace("-", "_")}'), 'check', None)
+    if check is None and 'config' not in args:
         return
     from mmadclr.cli.launch import report_bad_input
+
+    logging.disable(logging.WARNING)  # the processes log them
+    report_bad_input(lambda: (check or check_config)(args))()
+
+
+def check_config(args: Namespace) -> None:
+    """Raises ConfigError if the config of a command has an error."""
     from mmadclr.config.loading import load_config
     from mmadclr.config.sense import check_sense
 
     alone = Namespace(**{name: value for name, value in vars(args).items() if name not in ('launcher', 'local_rank')})
-    logging.disable(logging.WARNING)  # the processes log them
-    report_bad_input(lambda: check_sense(load_config(alone)))()
+    check_sense(load_config(alone))
 
 
 def check_gpus(count: int) -> None:

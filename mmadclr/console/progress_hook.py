@@ -15,7 +15,13 @@ from mmadclr.registry import HOOKS
 
 REWRITE_S = 0.1
 # The metric of a validation to show in the line, the first one that exists: part of its name, and its format.
-HEADLINES = {'knn': 'k-NN {:.1f} %', 'bbox_mAP': 'box mAP {:.3f}', 'mIoU': 'mIoU {:.1f} %', 'top1': 'top-1 {:.1f} %'}
+HEADLINES = {
+    'val/knn': 'k-NN {:.1f} %',
+    'bbox_mAP': 'box mAP {:.3f}',
+    'mIoU': 'mIoU {:.1f} %',
+    '_miou': 'mIoU {:.1f} %',  # of dense probes, among others by k-NN of patches
+    'top1': 'top-1 {:.1f} %',
+}
 
 
 @HOOKS.register_module()

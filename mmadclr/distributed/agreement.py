@@ -15,6 +15,10 @@ from mmadclr.annotations import MaybeNone
 T = TypeVar('T')
 
 
+class OtherProcessError(ValueError):
+    """Raised on a process because another one failed, which raises the error itself."""
+
+
 class Agreement:
     """Shares requests of single processes with all processes, without device synchronization.
 
@@ -69,7 +73,7 @@ def together(work: Callable[[], T]) -> T:
     """Runs a function on every process; an error on one is raised on all, which would otherwise wait for it.
 
     Raises:
-        ValueError: Another process failed.
+        OtherProcessError: Another process failed.
     """
     result: T | MaybeNone = None
     error: Exception | None = None
@@ -82,5 +86,5 @@ def together(work: Callable[[], T]) -> T:
         raise error
     for rank, failure in enumerate(failures):
         if failure is not None:
-            raise ValueError(f'process {rank} failed: {failure}')
+            raise OtherProcessError(f'process {rank} failed: {failure}')
     return result

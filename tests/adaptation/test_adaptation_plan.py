@@ -6,6 +6,7 @@ import pytest
 
 from mmadclr.adaptation.plan import (
     LEAST_STEPS,
+    Masked,
     choose_batch,
     choose_prototypes,
     choose_rate,
@@ -110,3 +111,44 @@ def test_few_images_are_warned_of():
 def test_durations_are_short(seconds, text):
     assert shown(seconds) == text
     assert math.isfinite(seconds)
+
+
+def test_processes_share_a_step_of_at_most_half_of_the_images():
+    assert [choose_batch(images, True, 4) for images in (16, 100, 512, 10**6)] == [2, 8, 64, 64]
+    assert [choose_batch(images, False, 3) for images in (16, 10**6)] == [2, 16]
+    with pytest.raises(ValueError, match='20 images are too few for 16 processes: at most 10, or add images'):
+        choose_batch(20, True, 16)
+    plan = make_plan(choose_sizes(14, (518, 518), None), 5000, 256, SMALL, 0.5, 3600, processes=4)
+    assert '256 images (64 on each of 4 processes)' in dict(describe(plan, 'dino'))['length']
+    assert plan.lr == pytest.approx(3e-4 / 2)
+    assert plan.steps == plan.epochs * (plan.images // 256)
+
+
+@pytest.mark.parametrize('step_s', [0.05, 2.0])
+@pytest.mark.parametrize('masks', [(12, 4), (1464, 1449), (20_000, 2000)])
+@pytest.mark.parametrize('budget', [1800, 86400])
+def test_a_plan_with_masks_fits_the_time_and_measures_fewer_of_them_in_the_run(step_s, masks, budget):
+    masks, sizes = Masked(*masks), choose_sizes(14, (518, 518), None)
+    plan, without = (make_plan(sizes, 5000, 64, SMALL, step_s, budget, each) for each in (masks, None))
+    image, with_mask = (cost * step_s / 64 for cost in (0.5, 0.2))
+    measuring = (plan.evaluations + 4) * plan.measured * image + with_mask * (
+        (plan.evaluations + 1) * sum(plan.masked_often) + 3 * sum(plan.masked)
+    )
+    assert plan.training_s + measuring <= budget
+    assert plan.spare_s == pytest.approx(budget - plan.training_s - measuring)
+    more = plan._replace(evaluations=plan.evaluations + 1)
+    assert plan.spare_s - more.spare_s == pytest.approx(plan.measured * image + sum(plan.masked_often) * with_mask)
+    for often, before, there in zip(plan.masked_often, plan.masked, masks, strict=True):
+        assert min(there, 32) <= often <= before <= min(there, 1000)
+    assert min(5000, 64) <= plan.measured <= without.measured
+    assert f'mIoU of {plan.masked.val} images' in dict(describe(plan, 'dino'))['masks']
+    assert 'masks' not in dict(describe(without, 'dino'))
+
+
+def test_a_chosen_length_takes_all_images_and_says_if_it_takes_longer_than_the_time():
+    sizes = choose_sizes(14, (518, 518), None)
+    short, long = (make_plan(sizes, 1000, 64, SMALL, 0.1, 600, epochs=epochs) for epochs in (2, 400))
+    assert (short.steps, short.images, short.heads_epochs) == (30, 1000, 0.4)
+    assert (long.epochs, long.steps) == (400, 6000)
+    assert 'more than --budget' in dict(describe(long, 'dino'))['time']
+    assert 'more than' not in dict(describe(short, 'dino'))['time']

@@ -5,16 +5,21 @@ import json
 import pytest
 import torch
 from comparisons import assert_same_state
+from evaluation.adaptation.small_models import paint_masks
 from mmengine.config import Config
 from public_folders import write_folder
 
 from mmadclr.adaptation import plan, run
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.cli.main import main
+from mmadclr.cli.parsers import command_parser
 from mmadclr.config.check import check_config
 from mmadclr.datasets.remote import StoreError
 from mmadclr.engine.runners.epoch_loop import ResumableEpochLoop
+from mmadclr.evaluation.adaptation import FolderProbe, encoder_of
 from mmadclr.hub.opening import open_backbone
+
+KNN_OF_MASKS = 'patch_knn20_T0.07_miou'
 
 
 @pytest.fixture(autouse=True)
@@ -89,10 +94,16 @@ def test_a_trained_mask_token_is_used(arguments, tmp_path):
     assert Config.fromfile(tmp_path / 'out' / 'adapt.py').model.mask_student
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(arguments, tmp_path, capsys):
+def test_a_dry_run_prints_the_plan_and_writes_nothing(arguments, tmp_path, capsys, monkeypatch):
     main([*arguments(), '--dry-run'])
     assert 'steps of 8 images' in capsys.readouterr().out
     assert not (tmp_path / 'out').exists()
+    monkeypatch.setattr(run, 'continued', lambda folder, args: print('there is a run'))
+    monkeypatch.setattr(run, 'train', lambda cfg, folder: pytest.fail('trains'))
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'adapt.py').write_text('')
+    main([*arguments(), '--dry-run'])
+    assert 'there is a run' in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -137,9 +148,51 @@ def test_labels_of_folders_decide_if_asked_for(arguments, tmp_path, image_folder
     assert Config.fromfile(tmp_path / 'out' / 'adapt.py').custom_hooks[0].measure == 'knn'
 
 
+@pytest.mark.slow
+def test_masks_choose_the_checkpoint_and_decide(arguments, tmp_path, capsys):
+    paint_masks(tmp_path / 'masked', side=28)
+    main(arguments(method='dino', masks=tmp_path / 'masked'))
+    told = capsys.readouterr().out
+    assert 'masks    mIoU of 7 images, learned from 12 others; in the run of 7, from 12' in told
+    result = json.loads((tmp_path / 'out' / 'adaptation.json').read_text())
+    assert {name for name, each in result['measures'].items() if each['decides']} == {KNN_OF_MASKS, 'patch_linear_miou'}
+    cfg = Config.fromfile(tmp_path / 'out' / 'adapt.py')
+    check_config(cfg)
+    assert {hook.measure for hook in cfg.custom_hooks} == {KNN_OF_MASKS}
+    best = tmp_path / 'out' / f'best_{KNN_OF_MASKS}.pth'
+    assert f'adapted  {best}' in told
+    probe = FolderProbe(str(tmp_path / 'masked'), 28)
+    for model, opened in (('original', cfg.val_evaluator.adaptation.original), ('adapted', best)):
+        values = probe.of_model(encoder_of(open_backbone(opened)))
+        assert {name: result['measures'][name][model]['value'] for name in values} == pytest.approx(values, rel=1e-3)
+    with pytest.raises(SystemExit, match=r'has a run with --masks .*masked, not None: choose another --work-dir'):
+        main(arguments(method='dino'))
+
+
+@pytest.mark.slow
+def test_labels_choose_the_checkpoint_also_with_masks(arguments, tmp_path):
+    paint_masks(tmp_path / 'masked', side=28)
+    main([*arguments(method='dino', masks=tmp_path / 'masked'), '--labels'])
+    assert Config.fromfile(tmp_path / 'out' / 'adapt.py').custom_hooks[0].measure == 'knn'
+    measures = json.loads((tmp_path / 'out' / 'adaptation.json').read_text())['measures']
+    assert {name for name, each in measures.items() if each['decides']} == {'knn', KNN_OF_MASKS, 'patch_linear_miou'}
+
+
+def test_runs_from_before_masks_and_changes_continue(tmp_path):
+    """Their config records neither, nor the images of a step."""
+    recorded = dict(weights='w', data='d', method='dino', seed=0, size=None, labels=False, low_rank=None)
+    cfg = Config(dict(adaptation=recorded, train_dataloader=dict(batch_size=16)))
+    args = command_parser('adapt', 'mmadclr adapt').parse_args(['--weights', 'w', '--data', 'd', '--method', 'dino'])
+    assert run.check_continued(cfg, tmp_path, args, 1) == run.check_continued(cfg, tmp_path, args, 4) == 16
+    args.cfg_options = {'model.anchor': None}
+    with pytest.raises(ValueError, match=r'has a run with --cfg-options None, not model\.anchor=None: choose another'):
+        run.check_continued(cfg, tmp_path, args, 1)
+
+
 @pytest.mark.parametrize(
     ('overrides', 'message'),
     [
+        (dict(masks='nowhere'), 'error: .*nowhere'),
         (dict(budget='1s'), r'error: --budget is too short: .*a step of 8 images takes .* s \(measured\)'),
         (dict(size=30), 'error: --size 30 must be a multiple of the patch size 7 of the weights, at least 14: 28 or 35'),
         (dict(weights='nowhere'), 'error: .*nowhere'),

@@ -143,6 +143,8 @@ def test_the_first_of_several_processes_tells_alone(training):
         ({'val/aAcc': 80.0, 'val/mIoU': 12.34, 'val/mAcc': 20.0}, ['mIoU 12.3 %']),
         ({'val/accuracy/top1': 55.55, 'val/accuracy/top5': 90.0}, ['top-1 55.5 %']),
         ({'val/knn20_T0.07_top1': 29.0, 'val/knn20_T0.07_top5': 67.0, 'val/probe_miou': 3.0}, ['k-NN 29.0 %']),
+        ({'val/patch_knn20_T0.07_miou': 41.0, 'val/patch_linear_miou': 43.0}, ['mIoU 41.0 %']),
+        ({'val/patch_knn20_T0.07_miou': 41.0, 'val/knn': 29.0}, ['k-NN 29.0 %']),
         ({'val/own_metric': 1.0, 'train/accuracy_top1': 2.0}, []),
         ({}, []),
     ],

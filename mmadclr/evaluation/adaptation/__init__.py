@@ -2,6 +2,7 @@
 
 from mmadclr.evaluation.adaptation.comparison import Comparison, compare
 from mmadclr.evaluation.adaptation.evaluator import AdaptationMeasures
+from mmadclr.evaluation.adaptation.masks import FolderProbe
 from mmadclr.evaluation.adaptation.measuring import Measured, drift_of, encoder_of, measure_backbone, random_twin
 from mmadclr.evaluation.adaptation.outputs import FeatureError, Outputs, image_outputs, sample_images
 from mmadclr.evaluation.adaptation.report import as_json, as_markdown, as_text
@@ -11,6 +12,7 @@ __all__ = [
     'AdaptationMeasures',
     'Comparison',
     'FeatureError',
+    'FolderProbe',
     'Measured',
     'Outputs',
     'Views',

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mmadclr.evaluation.adaptation.measuring import Measured, drift_of
-from mmadclr.evaluation.adaptation.scores import Kind, difference, interval, kind_of
+from mmadclr.evaluation.adaptation.scores import MIOU, Kind, difference, interval, kind_of
 from mmadclr.evaluation.dense.bootstrap import DRAWS, LEVEL, Difference, Interval
 
 FEW_IMAGES = 500
@@ -91,7 +91,7 @@ def summary(verdict: str, rows: Sequence[Row], level: float) -> str:
     """The verdict in words, with the measures behind it and how sure they are."""
     deciding = [row for row in rows if row.decides]
     by = '; '.join(f'{row.name}: {word_of(row)}, {change_text(row, level)}' for row in deciding)
-    kinds = 'measures with labels' if deciding[0].kind.labeled else 'label-free measures, since there are no labels'
+    kinds = _kinds_of(deciding)
     openings = {
         'better': 'The adapted model is better than the original on these images',
         'worse': 'The adapted model is worse than the original on these images: keep the original',
@@ -99,6 +99,13 @@ def summary(verdict: str, rows: Sequence[Row], level: float) -> str:
         'mixed': 'The adapted model is better by some measures and worse by others: choose by the measure of your task',
     }
     return f'{openings[verdict]} (by {kinds}). {by}.'
+
+
+def _kinds_of(deciding: Sequence[Row]) -> str:
+    if not deciding[0].kind.labeled:
+        return 'label-free measures, since there are no labels'
+    masks = {row.kind is MIOU for row in deciding}
+    return f'measures with {" and ".join(name for name, flag in (("labels", False), ("masks", True)) if flag in masks)}'
 
 
 def word_of(row: Row) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 from torch import nn
 
 from mmadclr.datasets.listing import built_alike
+from mmadclr.evaluation.adaptation.masks import FolderProbe
 from mmadclr.evaluation.adaptation.measuring import Measured, drift_of, encoder_of, measure_backbone
 from mmadclr.evaluation.adaptation.outputs import LEAST_IMAGES, sample_images
 from mmadclr.evaluation.adaptation.scores import standard_errors
@@ -21,13 +22,13 @@ ERROR = 'error/'  # prefix of the standard errors of differences from the origin
 
 @METRICS.register_module()
 class AdaptationMeasures:
-    """Label-free measures of the model in training, of the model it started from, and the drift between the two.
+    """Measures of the model in training, of the model it started from, and the drift between the two.
 
     Measures are those of :func:`mmadclr.evaluation.adaptation.scores.scores_of`: ``retrieval``, ``patch_agreement``,
-    ``alignment``, ``uniformity``, ``rank`` and, with labels, ``knn``. The same of the original model have the prefix
-    ``original/``, and ``error/`` is the standard error over images of the difference, so that ``StopWhenWorseHook`` can
-    compare; ``drift_*`` are similarities to its features (1: equal). The original is measured once, at the first evaluation
-    of a run, and again after resuming.
+    ``alignment``, ``uniformity``, ``rank``, with labels ``knn``, and with masks the mIoUs of ``FolderProbe``. The same of
+    the original model have the prefix ``original/``, and ``error/`` is the standard error over images of the difference, so
+    that ``StopWhenWorseHook`` can compare; ``drift_*`` are similarities to its features (1: equal). The original is measured
+    once, at the first evaluation of a run, and again after resuming.
 
     Args:
         dataset: Config of an ``ImageDataset`` with ``ResizeCenterCrop``; with ``with_label`` also measures k-NN.
@@ -36,9 +37,10 @@ class AdaptationMeasures:
         seed: Of the drawn images and their views.
         k: Neighbors of the leave-one-out k-NN.
         batch_size, num_workers: Of the loader.
+        masks: Arguments of ``FolderProbe``: images with masks, which need not be among the others.
 
     Raises:
-        FileNotFoundError, ValueError: ``original`` cannot be read, or ``images`` is too small.
+        FileNotFoundError, ValueError: ``original`` cannot be read, ``images`` is too small, or see ``FolderProbe``.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class AdaptationMeasures:
         k: int = 20,
         batch_size: int = 64,
         num_workers: int = 0,
+        masks: Annotated[dict, ConfigOf(FolderProbe)] | None = None,
     ) -> None:
         if images < LEAST_IMAGES:
             raise ValueError(f'images={images} of AdaptationMeasures must be at least {LEAST_IMAGES}')
@@ -58,6 +61,7 @@ class AdaptationMeasures:
         self.indices = sample_images(len(self.dataset), images, seed)
         self.views, self.k = Views(seed), k
         self.loading = Loading(batch_size, num_workers)
+        self.probe = None if masks is None else FolderProbe(**masks)
         self.original: Measured | None = None
 
     def of_model(self, model: nn.Module) -> dict[str, float]:
@@ -75,4 +79,4 @@ class AdaptationMeasures:
         return found.values() | drift_of(self.original.outputs, found.outputs) | beside
 
     def _measure(self, model: nn.Module, name: str) -> Measured:
-        return measure_backbone(model, self.dataset, self.loading, self.indices, self.views, k=self.k, name=name)
+        return measure_backbone(model, self.dataset, self.loading, self.indices, self.views, self.probe, self.k, name)

@@ -6,6 +6,7 @@ Shape legend: N images, M images with masks, D channels, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -158,19 +159,29 @@ def difference(first: Score, second: Score, draws: int = DRAWS, level: float = L
     if units != len(second.tensors[0]):
         raise ValueError(f'{units} and {len(second.tensors[0])} images: both models must be measured on the same images')
     one, other = (score.statistic(*score.tensors) for score in (first, second))
-    found, error = jackknife(lambda rows: one(rows) - other(rows), units, level)
+    found, error = jackknife(partial(_change, one, other), units, level)
     p_value = _two_sided(found.value, error)
     return Difference(found, p_value, p_value < 1 - level)
 
 
 def standard_errors(first: Mapping[str, Score], second: Mapping[str, Score]) -> dict[str, float]:
-    """Standard errors over images of the differences of two models, for measures that are means of one value per image."""
+    """Standard errors over images of the differences of two models, for measures that can decide.
+
+    Of means of one value per image by the standard deviation, of mIoUs by the jackknife.
+    """
     found = {}
     for name, score in first.items():
         if score.statistic is mean_score:
             changes = (score.tensors[0] - second[name].tensors[0]).double()
             found[name] = (changes.std() / len(changes) ** 0.5).item()
+        elif score.statistic is percent_iou:
+            one, other = (each[name].statistic(*each[name].tensors) for each in (first, second))
+            found[name] = jackknife(partial(_change, one, other), len(score.tensors[0]))[1]
     return found
+
+
+def _change(one: Statistic, other: Statistic, rows: Tensor) -> float:
+    return one(rows) - other(rows)
 
 
 def jackknife(statistic: Statistic, units: int, level: float = LEVEL, groups: int = GROUPS) -> tuple[Interval, float]:

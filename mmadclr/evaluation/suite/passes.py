@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mmadclr.datasets.loader_workers import outlive_signals
-from mmadclr.distributed.agreement import together
+from mmadclr.distributed.agreement import OtherProcessError, together
 from mmadclr.files import atomic_path
 
 LOG_SECONDS = 30.0
@@ -287,7 +287,7 @@ def alone(work: Callable[[], T]) -> T | None:
     """The result of the main process, for which the others wait without time limit; None on these.
 
     Raises:
-        ValueError: It failed; the main process raises the error itself.
+        OtherProcessError: It failed; the main process raises the error itself.
     """
     group = _patient_group()
     if group is None:
@@ -304,5 +304,5 @@ def alone(work: Callable[[], T]) -> T | None:
     if error is not None:
         raise error
     if failure[0] is not None:
-        raise ValueError(f'process 0 failed: {failure[0]}')
+        raise OtherProcessError(f'process 0 failed: {failure[0]}')
     return result

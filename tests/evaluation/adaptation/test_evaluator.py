@@ -5,13 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 from programs import python_on_ranks
-from small_models import images_of, paint_classes
+from small_models import images_of, paint_classes, paint_masks
 
 from mmadclr.checkpoint import read_checkpoint
+from mmadclr.config.check import check_config
+from mmadclr.config.findings import ConfigError
 from mmadclr.engine import Runner
 from mmadclr.engine.hooks.worse_hook import StopWhenWorseHook
 from mmadclr.evaluation import AdaptationMeasures
-from mmadclr.evaluation.adaptation import drift_of, encoder_of, measure_backbone, sample_images
+from mmadclr.evaluation.adaptation import FolderProbe, drift_of, encoder_of, measure_backbone, sample_images
+from mmadclr.evaluation.adaptation.masks import image_counts
+from mmadclr.evaluation.adaptation.scores import dense_scores, standard_errors
 from mmadclr.hub.opening import open_backbone
 
 MEASURES = ['retrieval', 'patch_agreement', 'alignment', 'uniformity', 'rank', 'knn']
@@ -117,3 +121,26 @@ def test_two_processes_keep_the_best_and_stop_together_also_if_the_model_is_shar
         encoder = encoder_of(open_backbone(work_dir / 'best_rank.pth'))
         values = measure_backbone(encoder, images_of(folder), indices=sample_images(24, 21)).values()
         assert record['score'] == pytest.approx(values['rank'], rel=1e-4)
+
+
+def test_masks_are_measured_beside_the_original_with_the_error_of_the_difference(small_config, train, folder, tmp_path):
+    paint_masks(tmp_path / 'masked')
+    original = str(Path(train(work_dir='before').work_dir, 'epoch_1.pth'))
+    masks = dict(data_root=str(tmp_path / 'masked'), size=32, max_images=6)
+    keep = dict(type='KeepBestHook', measure='patch_linear_miou')
+    hooks = {'default_hooks.best': keep, 'default_hooks.worse': dict(type='StopWhenWorseHook', measure='patch_linear_miou')}
+    runner = measuring_run(small_config, folder, hooks, original=original, masks=masks)
+    check_config(runner.cfg)
+    probe = FolderProbe(**masks)
+    models = [open_backbone(path) for path in (Path(runner.work_dir, 'epoch_2.pth'), original)]
+    counts = [image_counts(probe, encoder_of(opened)) for opened in models]
+    found, before = (dense_scores(each) for each in counts)
+    errors = standard_errors(found, before)
+    for name, score in found.items():
+        assert last_value(runner, name) == pytest.approx(score.value, rel=1e-3)
+        assert last_value(runner, f'original/{name}') == pytest.approx(before[name].value, rel=1e-3)
+        assert last_value(runner, f'error/{name}') == pytest.approx(errors[name], rel=1e-2, abs=1e-3)
+    assert Path(runner.work_dir, 'best_patch_linear_miou.pth').is_file()
+    runner.cfg.val_evaluator.masks.data_rot = 'elsewhere'
+    with pytest.raises(ConfigError, match=r'masks\.data_rot: FolderProbe has no such argument; did you mean data_root'):
+        check_config(runner.cfg)
