@@ -1,8 +1,8 @@
 """Share a backbone on the Hugging Face hub, with its model card and results.
 
-The backbone of CHECKPOINT is exported to a temporary folder, which must load equal, and uploaded to the repository USER/NAME
-in one commit. Its card has the recorded facts, and in its metadata the results that name the checkpoint: of mmadclr dense, of
-mmadclr adapt, and validations in the log of its run; those of other files are added with --evaluation.
+The backbone of CHECKPOINT is exported to a temporary folder, which must load equal, and uploaded to the repository
+USER/NAME in one commit. Its card has the recorded facts, and in its metadata the results that belong to the checkpoint: of
+mmadclr dense, of mmadclr adapt, and validations in the log of its run; those of other files are added with --evaluation.
 """
 
 from __future__ import annotations

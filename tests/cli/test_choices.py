@@ -8,7 +8,7 @@ from mmadclr.compare.dense_tasks import DENSE_TASKS
 from mmadclr.datasets import center_crop
 from mmadclr.evaluation import extraction, extractor
 from mmadclr.evaluation.linear import LinearRecipe
-from mmadclr.hub import conversion
+from mmadclr.hub import conversion, push
 from mmadclr.hub.export import FORMATS
 from mmadclr.precision import PRECISIONS
 from mmadclr.show.plots import KINDS
@@ -18,6 +18,7 @@ def test_choices_are_those_of_the_modules():
     assert choices.WHICH == networks.WHICH
     assert tuple(conversion.LAYOUTS) == choices.LAYOUTS
     assert tuple(FORMATS) == choices.FORMATS
+    assert choices.HUB_FORMATS == push.FORMATS
     assert choices.BACKENDS == center_crop.BACKENDS
     assert tuple(PRECISIONS) == choices.PRECISIONS
     assert choices.FEATURES == extractor.FEATURES

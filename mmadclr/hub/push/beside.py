@@ -1,4 +1,4 @@
-"""Finds results that were measured with a checkpoint: next to it, in the log of its run, and where the dense suite writes."""
+"""Finds results that were measured with a checkpoint: next to it, in the log of its run, in the suite's folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SUITE = Path('work_dirs', 'dense')  # where `mmadclr dense` writes by default
 
 
 class Found(NamedTuple):
-    """``results`` by place in words, and ``left``: files with numbers that name no checkpoint, so that they may be others'."""
+    """``results`` by place in words, and ``left``: files that name no checkpoint and may be of others."""
 
     results: dict[str, list[Result]]
     left: list[Path]
@@ -81,12 +81,18 @@ def data_of_run(config: Mapping) -> str | None:
 
 
 def results_of_log(run: Run, checkpoint: Path, data: str | None) -> list[Result]:
-    """Validations of a run at the epoch of a checkpoint."""
-    meta = read_checkpoint(checkpoint, mapped=True).get('meta')
+    """Validations of a run after the epoch that a checkpoint was saved at the end of."""
+    epoch = whole_epoch(read_checkpoint(checkpoint, mapped=True))
+    if epoch is None or run.validation_axis != 'epoch':
+        return []
+    values = {name: dict(zip(series.x, series.y, strict=True)).get(epoch) for name, series in run.validation.items()}
+    source = f'log of the run, epoch {epoch}'
+    return [Result(data or 'images', name, value, source) for name, value in values.items() if value is not None]
+
+
+def whole_epoch(checkpoint: Mapping) -> int | None:
+    """Number of the epoch that a checkpoint was saved at the end of; None if it was saved within one."""
+    meta, position = checkpoint.get('meta'), checkpoint.get('position')
     epoch = meta.get('epoch') if isinstance(meta, Mapping) else None
-    results = []
-    for metric, series in run.validation.items():
-        value = dict(zip(series.x, series.y, strict=True)).get(epoch) if isinstance(epoch, int) else None
-        if value is not None:
-            results.append(Result(data or 'validation images', metric, value, f'log of the run, epoch {epoch}'))
-    return results
+    within = isinstance(position, Mapping) and position.get('batch')
+    return epoch if isinstance(epoch, int) and not within else None

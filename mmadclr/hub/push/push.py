@@ -47,9 +47,10 @@ class Sharing:
 
 
 class Push(NamedTuple):
-    """``url``: address of the repository; None if nothing was uploaded. ``files``: sizes in bytes by name. ``card``: its text.
+    """``url``: address of the repository; None if nothing was uploaded. ``files``: sizes in bytes by name.
 
-    ``comparisons``: of the folder, loaded by its own library, with the backbone. ``results``: numbers in the card.
+    ``card``: its text. ``comparisons``: of the folder, loaded by its own library, with the backbone. ``results``: numbers in
+    the card.
     """
 
     url: str | None
@@ -118,8 +119,8 @@ def check_repository(repository: str, overwrite: bool) -> None:
     if files and not overwrite:
         shown = ', '.join(files[:4]) + (', ...' if len(files) > 4 else '')
         raise ValueError(
-            f'{repository} is not empty ({shown}): choose another name, or replace all its files with --overwrite (they stay '
-            'in its history)'
+            f'{repository} is not empty ({shown}): choose another name, or replace all its files with --overwrite (they '
+            'stay in its history)'
         )
 
 

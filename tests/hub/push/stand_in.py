@@ -100,9 +100,10 @@ def handler(hub):  # noqa: C901 (one function for each address)
             owner, name = asked.get('organization') or 'me', asked['name']
             if f'{owner}/{name}' in hub.repositories:
                 return self.reply(409, {'error': 'You already created it', 'url': f'{hub.url}/{owner}/{name}'})
-            if self.may_write(owner):
-                hub.put(f'{owner}/{name}', {}, bool(asked.get('private')))
-                self.reply(200, {'url': f'{hub.url}/{owner}/{name}'})
+            if not self.may_write(owner):
+                return None
+            hub.put(f'{owner}/{name}', {}, bool(asked.get('private')))
+            return self.reply(200, {'url': f'{hub.url}/{owner}/{name}'})
 
         def validate(self, body):
             text = json.loads(body)['content']
@@ -163,7 +164,7 @@ def handler(hub):  # noqa: C901 (one function for each address)
         def resolve(self, _, name, file):
             found = self.repository(name)
             if found is None:
-                return
+                return None
             content = found['files'].get(file)
             if content is None:
                 return self.refuse(404, f'{file} does not exist', 'EntryNotFound')

@@ -84,7 +84,7 @@ def mmadclr(*arguments):
     main([str(argument) for argument in arguments])
 
 
-# --- the whole way -----------------------------------------------------------------------------------------------------------
+# --- the whole way ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('to', FORMATS)
@@ -160,7 +160,7 @@ def test_the_card_says_nothing_of_folders_of_this_machine(file):
     assert '| data | street scenes |' in push(file, dry_run=True, data='street scenes').card
 
 
-# --- refusals ----------------------------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def tampered(name, file):
     return (file if name == file else write(file.with_name('other.pth'), build(seed=1)),)
 
 
-# --- licenses ----------------------------------------------------------------------------------------------------------------
+# --- licenses --------------------------------------------------------------------------------------------------------------
 
 DINOV3 = dict(family='dinov3', source='hf:facebook/dinov3-vits16-pretrain-lvd1689m', license='dinov3-license')
 MAE = dict(family='mae', source='mae_pretrain_vit_base.pth', license='cc-by-nc-4.0')
@@ -311,7 +311,7 @@ def test_weights_of_others_without_a_known_license(hub, tmp_path):
     assert head(push(file, license='cc-by-4.0').card)['license'] == 'cc-by-4.0'
 
 
-# --- results -----------------------------------------------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------------------------------------
 
 
 def test_results_are_in_the_metadata_and_in_the_table(hub, file, tmp_path):
