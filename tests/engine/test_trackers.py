@@ -135,6 +135,7 @@ def test_another_database_of_mlflow(tmp_path, monkeypatch, given):
 def test_aim_in_a_folder(tmp_path):
     skip_without('AimVisBackend')
     from aim import Repo, Run
+    from aim.storage.context import Context
 
     (tmp_path / 'runs').mkdir()
     wanted = train(tmp_path, 'AimVisBackend', 'visualizer.vis_backends.1.init_kwargs.repo=runs')
@@ -146,8 +147,8 @@ def test_aim_in_a_folder(tmp_path):
         steps, (values,) = found[name]
         assert sorted(zip(steps, values, strict=True)) == wanted[name]
     assert run['hparams']['model']['type'] == 'ADCLR'
-    (pictures,) = [sequence for sequence in run.images() if sequence.name == 'crops']
-    (picture,) = pictures.values.values_list()
+    steps, ((picture,),) = run.get_image_sequence('crops', Context({})).data.view(('step', 'val')).items_list()
+    assert steps == [0]
     assert is_picture(picture.to_pil_image())
 
 

@@ -81,7 +81,7 @@ def push_backbone(
         to: One of ``FORMATS``.
         sharing: What to share, and on whose word.
         dry_run: Uploads nothing; needs no network and no token.
-        say: Gets one line for each place with results.
+        say: Gets one line for each place with results, and one if there is no license.
 
     Raises:
         FileNotFoundError, ValueError: The name is invalid, nobody is logged in, the repository is not empty, the checkpoint
@@ -95,6 +95,8 @@ def push_backbone(
         check_repository(repository, sharing.overwrite)
     opened = open_backbone(checkpoint, which, prefix, num_heads, img_size, facts)
     license = check_license(opened.origin, sharing.license, sharing.confirmed, sharing.license_file)
+    if not (sharing.license or opened.origin.get('license')):
+        say('license  none: without one, nobody may use the weights; name it with --license')
     results = gather(checkpoint, sharing, say)
     origin = read_origin(checkpoint, which, img_size is not None, prefix)
     name = repository.partition('/')[2]

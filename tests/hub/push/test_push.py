@@ -311,6 +311,13 @@ def test_weights_of_others_without_a_known_license(hub, tmp_path):
     assert head(push(file, license='cc-by-4.0').card)['license'] == 'cc-by-4.0'
 
 
+def test_that_there_is_no_license_is_said(file):
+    done = push(file, dry_run=True)
+    assert done.said[0] == 'license  none: without one, nobody may use the weights; name it with --license'
+    assert 'license' not in head(done.card)
+    assert not any(line.startswith('license') for line in push(file, dry_run=True, license='mit').said)
+
+
 # --- results ---------------------------------------------------------------------------------------------------------------
 
 
@@ -338,21 +345,21 @@ def test_results_are_in_the_metadata_and_in_the_table(hub, file, tmp_path):
     }
     assert '| voc | linear_mIoU | 54.25 | 52.5 to 56 | result.json |' in done.card
     assert '| davis | davis_J | 41.12 |  | result.json |' in done.card
-    assert done.said == [f'results  2 from {tmp_path / "knn.json"}', f'results  2 from {tmp_path / "result.json"}']
+    assert done.said[1:] == [f'results  2 from {tmp_path / "knn.json"}', f'results  2 from {tmp_path / "result.json"}']
 
 
 def test_without_results_there_is_no_table(file):
     done = push(file, dry_run=True)
     assert 'model-index' not in head(done.card)
     assert '## Evaluation' not in done.card
-    assert done.said == ['results  none found; add files of evaluation tools with --evaluation']
+    assert done.said[1:] == ['results  none found; add files of evaluation tools with --evaluation']
 
 
 def test_files_that_may_be_of_another_checkpoint_are_named_and_not_taken(file, tmp_path):
     (tmp_path / 'knn.json').write_text(json.dumps({'knn20_T0.07_top1': 63.61, 'inputs': {'val': 'x'}}))
     done = push(file, dry_run=True)
     assert done.results == []
-    assert 'knn.json names no checkpoint; add it with --evaluation' in done.said[0]
+    assert 'knn.json names no checkpoint; add it with --evaluation' in done.said[1]
 
 
 def test_what_lies_beside_the_checkpoint_can_be_left_out(file, tmp_path):
