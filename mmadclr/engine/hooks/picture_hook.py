@@ -32,7 +32,7 @@ class CropsPictureHook(Hook):
     @master_only
     def before_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None) -> None:
         trackers = [tracker for name in TRACKERS if (tracker := runner.visualizer.get_backend(name)) is not None]
-        if self.sent or not trackers:
+        if self.sent or not trackers or data_batch is None:
             return
         self.sent = True
         preprocessor = unwrapped(runner.model).data_preprocessor

@@ -14,6 +14,8 @@ from mmadclr.checkpoint.public import WORD
 
 LOG_IN = 'run `hf auth login`, or set HF_TOKEN to a token with the right to write'
 LONGEST_NAME = 96  # of the hub
+EXPECTED = (ValueError, OSError, RuntimeError)  # of the library, of requests, of a part of an upload
+NETWORK = ('httpx', 'httpx2')  # of versions 1 and 2 of the library, whose errors are of no common kind
 OWN_FILES = ('.gitattributes',)  # in every repository from its start
 
 
@@ -92,7 +94,9 @@ def explained(place: str) -> Iterator[None]:
         if _status(error) == 401 and get_token() is None:
             raise ValueError(f'not logged in to {constants.ENDPOINT}: {LOG_IN}') from error
         raise _NoRepositoryError(f'{place}: {_refused(error)}') from error
-    except (ValueError, OSError, RuntimeError) as error:  # of the library, of its network, of a part of an upload
+    except Exception as error:
+        if not isinstance(error, EXPECTED) and type(error).__module__.partition('.')[0] not in NETWORK:
+            raise
         raise ValueError(f'{place}: {_refused(_cause(error))}') from error
 
 

@@ -7,14 +7,18 @@ https://huggingface.co/docs/hub/api and https://github.com/git-lfs/git-lfs/blob/
 import base64
 import hashlib
 import json
+import math
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+import huggingface_hub
 import yaml
 
 LARGE = 10_000
+# Version 2 uploads large files by a protocol of its own, which is not here.
+HAS_LFS = int(huggingface_hub.__version__.partition('.')[0]) < 2
 TOKENS = {'hf_writer': 'write', 'hf_reader': 'read'}  # of the user "me"
 LICENSES = ('apache-2.0', 'cc-by-4.0', 'cc-by-nc-4.0', 'mit', 'other')
 COMMIT = 'c' * 40
@@ -25,6 +29,7 @@ class Hub:
 
     def __init__(self):
         self.repositories, self.objects, self.requests, self.commits = {}, {}, [], []
+        self.large = LARGE if HAS_LFS else math.inf
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), handler(self))
         self.url = f'http://127.0.0.1:{self.server.server_port}'
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -102,7 +107,8 @@ def handler(hub):  # noqa: C901 (one function for each address)
                 return self.reply(409, {'error': 'You already created it', 'url': f'{hub.url}/{owner}/{name}'})
             if not self.may_write(owner):
                 return None
-            hub.put(f'{owner}/{name}', {}, bool(asked.get('private')))
+            private = asked.get('private') or asked.get('visibility') == 'private'  # of older and of newer clients
+            hub.put(f'{owner}/{name}', {}, bool(private))
             return self.reply(200, {'url': f'{hub.url}/{owner}/{name}'})
 
         def validate(self, body):
@@ -128,7 +134,9 @@ def handler(hub):  # noqa: C901 (one function for each address)
 
         def preupload(self, body, name):
             if self.repository(name) and self.may_write(name.partition('/')[0]):
-                modes = [(file['path'], 'lfs' if file['size'] >= LARGE else 'regular') for file in json.loads(body)['files']]
+                modes = [
+                    (file['path'], 'lfs' if file['size'] >= hub.large else 'regular') for file in json.loads(body)['files']
+                ]
                 self.reply(200, {'files': [dict(path=path, uploadMode=mode, shouldIgnore=False) for path, mode in modes]})
 
         def batch(self, body, name):

@@ -11,7 +11,7 @@ import torch
 import yaml
 from huggingface_hub import constants
 from places import REPO
-from stand_in import LARGE, Hub
+from stand_in import HAS_LFS, LARGE, Hub
 
 from mmadclr.cli.main import main
 from mmadclr.hub.opening import open_backbone
@@ -120,6 +120,7 @@ def load(folder, url):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(not HAS_LFS, reason='this version of huggingface_hub does not upload by LFS')
 def test_large_files_go_through_lfs_and_small_ones_into_the_commit(hub, file):
     done = push(file)
     (commit,) = hub.commits
@@ -230,7 +231,7 @@ def test_offline(hub, file, monkeypatch):
 
 def test_a_hub_that_is_not_there(hub, file):
     hub.close()
-    with pytest.raises(ValueError, match=r'^http://127.* cannot be reached \(ConnectionError\): .* --dry-run$'):
+    with pytest.raises(ValueError, match=r'^http://127.* cannot be reached \(Connect\w*Error\): .* --dry-run$'):
         push(file)
 
 
