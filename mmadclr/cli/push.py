@@ -52,7 +52,7 @@ def run(args: Namespace) -> None:
     """Uploads, or lists what would be uploaded."""
     if find_spec('huggingface_hub') is None:
         raise ValueError('mmadclr push needs huggingface_hub, which is not installed: pip install huggingface_hub')
-    from mmadclr.hub.push import Sharing, push_backbone
+    from mmadclr.push import Sharing, push_backbone
 
     sharing = Sharing(
         data=args.data,

@@ -1,5 +1,6 @@
 """What help offers is what the modules that read it take."""
 
+from mmadclr import push
 from mmadclr.checkpoint import networks
 from mmadclr.cli import choices, demo
 from mmadclr.cli.linear import recipe_of
@@ -8,7 +9,7 @@ from mmadclr.compare.dense_tasks import DENSE_TASKS
 from mmadclr.datasets import center_crop
 from mmadclr.evaluation import extraction, extractor
 from mmadclr.evaluation.linear import LinearRecipe
-from mmadclr.hub import conversion, push
+from mmadclr.hub import conversion
 from mmadclr.hub.export import FORMATS
 from mmadclr.precision import PRECISIONS
 from mmadclr.show.plots import KINDS

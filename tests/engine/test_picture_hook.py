@@ -6,7 +6,7 @@ from mmengine.visualization import LocalVisBackend
 
 from mmadclr.datasets import collate_samples
 from mmadclr.engine import Runner
-from mmadclr.visualization.sheets import crops_sheet
+from mmadclr.show.sheets import crops_sheet
 
 QUIET = {'train_cfg.val_interval': 100}
 

@@ -9,7 +9,6 @@ from mmadclr.distributed.wrappers import unwrapped
 from mmadclr.engine.trackers import TRACKERS
 from mmadclr.models.preprocessors.view_preprocessor import ViewPreprocessor
 from mmadclr.registry import HOOKS
-from mmadclr.visualization.sheets import crops_sheet
 
 
 @HOOKS.register_module()
@@ -34,6 +33,8 @@ class CropsPictureHook(Hook):
         trackers = [tracker for name in TRACKERS if (tracker := runner.visualizer.get_backend(name)) is not None]
         if self.sent or not trackers or data_batch is None:
             return
+        from mmadclr.show.sheets import crops_sheet  # imports matplotlib, which other runs do not need
+
         self.sent = True
         preprocessor = unwrapped(runner.model).data_preprocessor
         if not isinstance(preprocessor, ViewPreprocessor):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmadclr.hub.push.beside import find_results, suite_file, whole_epoch
-from mmadclr.hub.push.results import Result
+from mmadclr.push.beside import find_results, suite_file, whole_epoch
+from mmadclr.push.results import Result
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.run_files import checkpoints
-from mmadclr.hub.push.results import Result, dataset_name, is_adaptation, is_suite, read_json, results_of_file
+from mmadclr.push.results import Result, dataset_name, is_adaptation, is_suite, read_json, results_of_file
 from mmadclr.report.collect import Run, collect
 from mmadclr.report.literals import nested
 from mmadclr.report.sessions import session_folders

@@ -15,8 +15,8 @@ from stand_in import HAS_LFS, LARGE, Hub
 
 from mmadclr.cli.main import main
 from mmadclr.hub.opening import open_backbone
-from mmadclr.hub.push import FORMATS, Sharing, push_backbone
 from mmadclr.models.backbones.feature_vit import FeatureViT
+from mmadclr.push import FORMATS, Sharing, push_backbone
 
 ARCH = dict(embed_dim=24, depth=2, num_heads=3, patch_size=8)
 SIZE = 32
@@ -248,7 +248,7 @@ def test_a_missing_client_is_one_line(file, monkeypatch):
 
 
 def test_weights_that_change_on_the_way_are_not_uploaded(hub, file, monkeypatch):
-    from mmadclr.hub.push import push as module
+    from mmadclr.push import push as module
 
     monkeypatch.setattr(module, 'open_backbone', lambda name, *rest: open_backbone(*tampered(name, file), *rest))
     with pytest.raises(ValueError, match=r'read back from the folder to upload, features differ by .* nothing was uploaded'):

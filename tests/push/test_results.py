@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mmadclr.hub.push.results import Result, dataset_name, results_of_file
+from mmadclr.push.results import Result, dataset_name, results_of_file
 
 
 @pytest.fixture

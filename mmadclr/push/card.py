@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard
 
 from mmadclr.checkpoint.public import WORD
-from mmadclr.hub.push.results import Result
+from mmadclr.push.results import Result
 
 DIGITS = 6  # significant ones of a value
 HEAD = '| data | metric | value | 95 % interval | from |\n|---|---|---|---|---|\n'

@@ -17,11 +17,11 @@ from mmadclr.hub.export.folder import check_format, export_opened
 from mmadclr.hub.export.origin import read_origin
 from mmadclr.hub.export.verification import Comparison, compare, features_of_opened
 from mmadclr.hub.opening import OpenedBackbone, open_backbone
-from mmadclr.hub.push.beside import find_results
-from mmadclr.hub.push.card import base_of, complete_card
-from mmadclr.hub.push.duties import check_license
-from mmadclr.hub.push.remote import check_login, check_name, files_of, upload
-from mmadclr.hub.push.results import Result, results_of_file
+from mmadclr.push.beside import find_results
+from mmadclr.push.card import base_of, complete_card
+from mmadclr.push.duties import check_license
+from mmadclr.push.remote import check_login, check_name, files_of, upload
+from mmadclr.push.results import Result, results_of_file
 
 FORMATS = ('timm', 'hf')  # which the libraries load from the hub by name
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmadclr.visualization.sheets import GAP, crops_sheet
+from mmadclr.show.sheets import GAP, crops_sheet
 
 MEAN, STD = torch.tensor([10.0, 20.0, 30.0]).view(3, 1, 1), torch.tensor([2.0, 4.0, 8.0]).view(3, 1, 1)
 

@@ -1,3 +1,0 @@
-from mmadclr.hub.push.push import FORMATS, Push, Sharing, push_backbone
-
-__all__ = ['FORMATS', 'Push', 'Sharing', 'push_backbone']
