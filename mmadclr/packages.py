@@ -20,6 +20,7 @@ EXTRAS = {
     **dict.fromkeys(('onnx', 'onnxruntime', 'onnxscript', 'transformers'), 'export'),
     **dict.fromkeys(('aiohttp', 'fsspec', 'gcsfs', 's3fs'), 'remote'),
     **dict.fromkeys(('imagecodecs', 'tifffile'), 'tiff'),
+    **{name: name for name in ('aim', 'mlflow', 'wandb')},  # experiment trackers
     'scipy': 'evaluation',
     'shtab': 'completion',
     'torchcodec': 'decode',

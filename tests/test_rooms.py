@@ -10,7 +10,7 @@ ROOMS = (
     ('__main__',),
     ('cli',),
     ('compare', 'adaptation'),
-    ('engine', 'api', 'visualization'),
+    ('engine', 'api', 'visualization', 'push'),
     ('report',),
     ('show',),
     ('evaluation',),

@@ -8,6 +8,7 @@ from __future__ import annotations
 WHICH = ('teacher', 'student')  # checkpoint.networks
 LAYOUTS = ('mmadclr', 'timm', 'dino', 'mmpretrain', 'mmseg', 'safetensors')  # hub.conversion
 FORMATS = ('timm', 'safetensors', 'onnx', 'torchscript', 'hf')  # hub.export
+HUB_FORMATS = ('timm', 'hf')  # push
 BACKENDS = ('fast', 'pillow')  # datasets.center_crop
 PRECISIONS = ('fp32', 'bf16')  # precision
 FEATURES = ('cls', 'cls4', 'cls+mean', 'mean')  # evaluation.extractor

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from mmadclr import __version__
 
 COMMANDS = (
-    *('train', 'adapt', 'test', 'knn', 'linear', 'probe', 'dense', 'compare', 'export', 'convert'),
+    *('train', 'adapt', 'test', 'knn', 'linear', 'probe', 'dense', 'compare', 'export', 'push', 'convert'),
     *('show', 'watch', 'report', 'check-data', 'print-config', 'list-configs', 'pack', 'demo', 'completion'),
 )
 FIRST = 'mmadclr train adclr/vits16_folder --data my_images'

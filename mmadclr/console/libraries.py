@@ -21,6 +21,7 @@ NOISE = (
     r'Default ``avg_non_ignore`` is False',
     r'The draw is False, it means that the hook for visualization',
     r'`resume_param_scheduler` is True but `self.param_schedulers` is None',
+    r'Please make sure that the mlflow server is running',
     r'faster_coco_eval is not installed',
     r'Setting (OMP|MKL)_NUM_THREADS environment variable for each process',
 )

@@ -1,4 +1,4 @@
-from mmadclr.engine import hooks, optimizers
+from mmadclr.engine import hooks, optimizers, trackers
 from mmadclr.engine.runners import Runner
 
-__all__ = ['Runner', 'hooks', 'optimizers']
+__all__ = ['Runner', 'hooks', 'optimizers', 'trackers']

@@ -1,5 +1,6 @@
 """What help offers is what the modules that read it take."""
 
+from mmadclr import push
 from mmadclr.checkpoint import networks
 from mmadclr.cli import choices, demo
 from mmadclr.cli.linear import recipe_of
@@ -18,6 +19,7 @@ def test_choices_are_those_of_the_modules():
     assert choices.WHICH == networks.WHICH
     assert tuple(conversion.LAYOUTS) == choices.LAYOUTS
     assert tuple(FORMATS) == choices.FORMATS
+    assert choices.HUB_FORMATS == push.FORMATS
     assert choices.BACKENDS == center_crop.BACKENDS
     assert tuple(PRECISIONS) == choices.PRECISIONS
     assert choices.FEATURES == extractor.FEATURES

@@ -4,6 +4,7 @@ from mmadclr.engine.hooks.class_names_hook import ClassNamesHook
 from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
 from mmadclr.engine.hooks.garbage_hook import GarbageCollectionHook
 from mmadclr.engine.hooks.loss_hook import LossRecordHook
+from mmadclr.engine.hooks.picture_hook import CropsPictureHook
 from mmadclr.engine.hooks.report_hook import ReportHook
 from mmadclr.engine.hooks.schedule_hook import DistillationScheduleHook
 from mmadclr.engine.hooks.training_hooks import (
@@ -19,6 +20,7 @@ from mmadclr.engine.hooks.worse_hook import StopWhenWorseHook
 __all__ = [
     'ClassNamesHook',
     'CollapseMonitorHook',
+    'CropsPictureHook',
     'DistillationScheduleHook',
     'EpochSeedHook',
     'GarbageCollectionHook',

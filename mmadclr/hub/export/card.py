@@ -22,12 +22,16 @@ STATISTICS = '{:.4g}, {:.4g}, {:.4g}'
 
 @dataclass(frozen=True)
 class CardText:
-    """User-provided text; ``evaluations``: JSON files of evaluation tools. ``name`` defaults to the folder name."""
+    """User-provided text; ``evaluations``: JSON files of evaluation tools. ``name`` defaults to the folder name.
+
+    ``repository``: ``USER/NAME`` on the hub, from which the code snippet loads instead of from the folder.
+    """
 
     name: str | None = None
     data: str | None = None
     license: str | None = None
     evaluations: Sequence[str | Path] = ()
+    repository: str | None = None
 
 
 def model_card(
@@ -42,7 +46,7 @@ def model_card(
         _head(form, opened, text),
         f'# {text.name or folder}\n\nA vision transformer, pretrained without labels; exported by mmadclr as a folder for '
         f'{form.loaders}.\n',
-        f'```python\n{form.snippet(opened, folder)}```\n\n{_input_text(opened)}{form.preparation}\n',
+        f'```python\n{form.snippet(opened, text.repository or folder)}```\n\n{_input_text(opened)}{form.preparation}\n',
         '## About\n\n' + _table(('', ''), _facts(opened, origin, text)),
         *license_part(opened),
         '## Verified\n\n' + verified_text(form, opened, comparisons),
@@ -168,7 +172,7 @@ def _facts(opened: OpenedBackbone, origin: Origin, text: CardText) -> list[tuple
     registers = 0 if model.reg_token is None else model.reg_token.shape[1]
     return [
         ('method', origin.method or UNKNOWN),
-        ('data', text.data or origin.data or UNKNOWN),
+        ('data', text.data or _without_home(origin.data) or UNKNOWN),
         ('epochs', UNKNOWN if origin.epochs is None else origin.epochs),
         ('image size', _size(opened.img_size) + (', positions resized to it' if origin.resized else '')),
         ('patch size, width, depth, heads', '{patch_size}, {embed_dim}, {depth}, {num_heads}'.format(**arch)),
@@ -185,6 +189,11 @@ def origin_title(origin: Mapping[str, str]) -> str:
     """Family and source of weights of others."""
     family = FAMILIES[origin['family']].title if origin.get('family') in FAMILIES else 'other weights'
     return f'{family}, `{origin["source"]}`' + (f', {license_title(origin)}' if 'license' in origin else '')
+
+
+def _without_home(data: str | None) -> str | None:
+    """A folder of images without the folders above it if its path is absolute, which is of use on one machine only."""
+    return data if data is None or not Path(data).is_absolute() else Path(data).name
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -45,7 +45,7 @@ class Format(ABC):
 
     @abstractmethod
     def snippet(self, opened: OpenedBackbone, folder: str) -> str:
-        """Python code that loads the folder and computes tokens from ``images``."""
+        """Python code that loads a folder, or a repository ``USER/NAME`` of the hub, and computes tokens from ``images``."""
 
     @abstractmethod
     def keeps_rule(self, opened: OpenedBackbone) -> bool:

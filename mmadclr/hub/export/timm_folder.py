@@ -58,7 +58,8 @@ class TimmFolder(Format):
         return features_of(timm.create_model(f'local-dir:{folder}', pretrained=True).eval())
 
     def snippet(self, opened: OpenedBackbone, folder: str) -> str:
-        return f"import timm\nmodel = timm.create_model('local-dir:{folder}', pretrained=True).eval()\n{_forward(opened)}"
+        place = f'hf-hub:{folder}' if '/' in folder else f'local-dir:{folder}'
+        return f"import timm\nmodel = timm.create_model('{place}', pretrained=True).eval()\n{_forward(opened)}"
 
     def keeps_rule(self, opened: OpenedBackbone) -> bool:
         return opened.model.rope is not None or opened.model.pos_embed_resize == 'size'

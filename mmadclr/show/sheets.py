@@ -1,0 +1,39 @@
+"""Crops as one picture of plain pixels, without axes and titles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+KINDS = ('global_views', 'local_views', 'query_crops')
+GAP = 2  # pixels between crops
+
+
+def crops_sheet(views: Mapping[str, Any], mean: Tensor, std: Tensor, num_images: int) -> np.ndarray:
+    """One row per image: its global views, local views and query crops, as the model sees them.
+
+    Args:
+        views: Of the preprocessor; each kind (B, ..., 3, h, w).
+        mean, std: (3, 1, 1), to undo the normalization.
+        num_images: At most so many rows.
+
+    Returns:
+        (H, W, 3) uint8. Crops smaller than a global view are padded with white to its height.
+    """
+    groups = [views[kind][:num_images] for kind in KINDS if kind in views and views[kind].numel()]
+    side = groups[0].shape[-2]
+    columns = [_pixels(group, mean, std, side) for group in groups]
+    rows = torch.cat(columns, dim=-1)  # (B, 3, side + GAP, W)
+    return torch.cat(list(rows), dim=1).permute(1, 2, 0).contiguous().numpy()
+
+
+def _pixels(group: Tensor, mean: Tensor, std: Tensor, side: int) -> Tensor:
+    """(B, ..., 3, h, w) -> uint8 (B, 3, side + GAP, N * (w + GAP)), the N crops of an image side by side."""
+    crops = (group.detach().flatten(1, -4) if group.ndim > 5 else group.detach()) * std + mean
+    padded = F.pad(crops.round().clamp(0, 255), (0, GAP, 0, side - crops.shape[-2] + GAP), value=255)
+    return padded.permute(0, 2, 3, 1, 4).flatten(3).byte().cpu()
