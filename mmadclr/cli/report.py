@@ -24,7 +24,7 @@ def run(args: Namespace) -> None:
     """Writes the file, and prints its name and what is missing."""
     from mmadclr.report import write_report
 
-    path, notes = write_report(args.work_dirs, args.out)
+    path, notes = write_report(args.work_dirs, args.out, newest=True)
     for note in notes:
         print(f'note: {note}', file=sys.stderr)
     print(f'report: {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser')
