@@ -27,9 +27,7 @@ SCHEDULE = (
     'default_hooks.schedule.warmup_epochs=1 default_hooks.schedule.teacher_temp_warmup_epochs=1 '
     'default_hooks.schedule.freeze_last_layer_epochs=0'
 )
-TINY = (
-    'model.backbone.arch=dict(embed_dim=64,depth=2,num_heads=1,patch_size=16) model.head.hidden_dim=32 model.head.out_dim=32'
-)
+TINY = 'model.backbone.arch=vit_tiny_patch16_224 model.head.hidden_dim=32 model.head.out_dim=32'
 DRAWN = '{0}.dataset.num_train={1} {0}.dataset.num_val={2}'
 
 
@@ -184,7 +182,7 @@ def test_training_from_random_weights(tmp_path):
     )
     assert pictures(outputs) == 3
     assert '12 images in ' in texts(outputs)
-    assert '12 images, features (12, 64)' in texts(outputs)
+    assert '12 images, features (12, 192)' in texts(outputs)
     assert 'Features over the run' in (tmp_path / 'run/report.html').read_text()
 
 
@@ -210,8 +208,8 @@ def test_adapting_weights(tmp_path):
 @pytest.mark.dense
 def test_mask_rcnn(tmp_path):
     scenes = ' '.join(DRAWN.format(loader, 8, 4) for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'))
-    shapes = ' '.join(DRAWN.format(loader, 12, 10) for loader in ('train_dataloader', 'val_dataloader'))
-    val = 'val_evaluator.dense.train.max_images=4 val_evaluator.dense.val.max_images=4'
+    shapes = ' '.join(DRAWN.format(loader, 24, 10) for loader in ('train_dataloader', 'val_dataloader'))
+    val = 'val_evaluator.dense.train.max_images=12 val_evaluator.dense.val.max_images=6'
     workers = ' '.join(f'{part}_dataloader.num_workers=0' for part in ('val', 'test'))
     outputs = execute(
         'mask_rcnn.ipynb',

@@ -9,7 +9,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -92,8 +92,8 @@ def _example(dataset: ImageDataset, start: int) -> Example:
 def _pixels(dataset: ImageDataset, index: int) -> Image.Image:
     """The whole image, as the data set interprets its pixels."""
     data = read_from(dataset.source, index)
-    read = rgb_of_array if isinstance(data, np.ndarray) else read_by_pillow
-    return read(data, dataset.pixels)[0]
+    read = rgb_of_array(data, dataset.pixels) if isinstance(data, np.ndarray) else read_by_pillow(data, dataset.pixels)
+    return read[0]
 
 
 # --- features --------------------------------------------------------------------------------------------------------------
@@ -148,13 +148,13 @@ def write_snapshot(found: Snapshot, folder: Path) -> Path:
         UnwritableError: See ``atomic_path``.
     """
     about = json.dumps(dict(iteration=found.iteration, epoch=found.epoch, names=found.names))
-    arrays = {f'scores_{i}': part.half().numpy() for i, part in enumerate(found.scores)}
+    arrays: dict[str, Any] = {f'scores_{i}': part.half().numpy() for i, part in enumerate(found.scores)}
     arrays |= {
         f'attention_{i}': (part / part.max().clamp(min=1e-12)).half().numpy() for i, part in enumerate(found.attention)
     }
     path = folder / f'iter_{found.iteration}.npz'
     with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, about=np.array(about), **arrays)
+        np.savez_compressed(temporary, **arrays, about=np.array(about))
     return path
 
 
