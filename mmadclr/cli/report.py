@@ -1,8 +1,8 @@
 """Write a report on a run, or on several side by side, as one HTML file.
 
 The file opens in a browser, offline. It tells what ran and how good it is: curves, verdicts on collapse, evaluations,
-skipped steps, unreadable images, stops and resumptions, where the time went, and what to do next. The run may be finished,
-stopped, crashed or still training.
+skipped steps, unreadable images, stops and resumptions, where the time went, features of a few images over the run, and
+what to do next. The run may be finished, stopped, crashed or still training.
 """
 
 from __future__ import annotations
