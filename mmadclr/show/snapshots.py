@@ -5,6 +5,7 @@ Shape legend: h x w patches of an image, n patches of all images, D channels.
 
 from __future__ import annotations
 
+import copy
 import json
 import zipfile
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from mmadclr.datasets.any_image import rgb_of_array
 from mmadclr.datasets.decoding import DecodeError, read_by_pillow
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.datasets.own_sources import read_from
+from mmadclr.datasets.pixels import PixelOptions
+from mmadclr.datasets.sources import Source
 from mmadclr.files import atomic_path
 from mmadclr.names import printable
 from mmadclr.show.components import RANGE, principal_components, quantiles
@@ -74,26 +77,25 @@ def examples(dataset: ImageDataset, count: int = COUNT) -> list[Example]:
     """
     total = len(dataset)
     starts = sorted({(2 * i + 1) * total // (2 * count) for i in range(count)})
-    return [_example(dataset, start) for start in starts]
+    source = copy.copy(dataset.source)  # what it opens on reading must not be passed on to workers
+    return [_example(dataset, source, start) for start in starts]
 
 
-def _example(dataset: ImageDataset, start: int) -> Example:
+def _example(dataset: ImageDataset, source: Source, start: int) -> Example:
     problem = ''
     for offset in range(ATTEMPTS):
         index = (start + offset) % len(dataset)
-        name = printable(dataset.source.name(index))
+        name = printable(source.name(index))
         try:
-            return Example('/'.join(Path(name).parts[-2:]), _pixels(dataset, index))
+            return Example('/'.join(Path(name).parts[-2:]), _pixels(read_from(source, index), dataset.pixels))
         except (OSError, DecodeError) as error:
             problem = problem or f'{name} ({error})'
     raise ValueError(f'{ATTEMPTS} consecutive images of {dataset.data_root} cannot be read; the first: {problem}')
 
 
-def _pixels(dataset: ImageDataset, index: int) -> Image.Image:
-    """The whole image, as the data set interprets its pixels."""
-    data = read_from(dataset.source, index)
-    read = rgb_of_array(data, dataset.pixels) if isinstance(data, np.ndarray) else read_by_pillow(data, dataset.pixels)
-    return read[0]
+def _pixels(data: bytes | np.ndarray, options: PixelOptions) -> Image.Image:
+    """The whole image, as a data set interprets pixels."""
+    return (rgb_of_array(data, options) if isinstance(data, np.ndarray) else read_by_pillow(data, options))[0]
 
 
 # --- features --------------------------------------------------------------------------------------------------------------

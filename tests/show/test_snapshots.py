@@ -8,6 +8,7 @@ from PIL import Image
 
 from mmadclr.checkpoint.architecture import IMAGENET_MEAN, IMAGENET_STD
 from mmadclr.datasets.image_dataset import ImageDataset
+from mmadclr.datasets.sources import Source
 from mmadclr.show.components import principal_components
 from mmadclr.show.snapshots import (
     Example,
@@ -221,3 +222,25 @@ def test_pixels_are_read_as_the_data_set_reads_them(tmp_path):
     found = examples(ImageDataset(str(tmp_path), settings, value_range=(0, 4000)), 1)
     values = np.asarray(found[0].image)
     assert (values.min(), values.max()) == (0, 255)
+
+
+def test_what_a_source_opens_on_reading_stays_out_of_the_data_set():
+    """Workers are forked afterwards, and must not share a connection."""
+
+    class Lazy(Source):
+        handle = None
+
+        def __len__(self):
+            return 3
+
+        def name(self, index):
+            return f'{index}'
+
+        def read(self, index):
+            self.handle = self.handle or object()
+            return np.full((8, 8, 3), index, dtype=np.uint8)
+
+    source = Lazy()
+    found = examples(ImageDataset(source=source, transform=dict(type='ResizeCenterCrop', resize=32, size=32)), 3)
+    assert [int(np.asarray(image).max()) for _, image in found] == [0, 1, 2]
+    assert source.handle is None
