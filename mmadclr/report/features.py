@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mmengine.logging import MMLogger
 from PIL import Image
 
 from mmadclr.report.literals import nested
@@ -112,13 +115,13 @@ def with_newest(
     iteration = meta.get('iter')
     if not isinstance(iteration, int) or (history and history.snapshots[-1].iteration >= iteration):
         return history, []
+    count = len(history.images) if history else None
     try:
-        dataset = shown_dataset(config)
-        if dataset is None:
-            return history, []
-        new, images = of_checkpoint(
-            checkpoint, iteration, completed_epochs(checkpoint, meta), dataset, len(history.images) if history else None
-        )
+        with warnings_only():
+            dataset = shown_dataset(config)
+            if dataset is None:
+                return history, []
+            new, images = of_checkpoint(checkpoint, iteration, completed_epochs(checkpoint, meta), dataset, count)
     except Exception as error:  # of a data set or a file that is no longer what it was; the report is more than this
         return history, [f'no pictures of the features of {checkpoint} ({" ".join(str(error).split())})']
     if history is None:
@@ -126,6 +129,18 @@ def with_newest(
     if new.shown != history.snapshots[-1].shown:
         return history, [f'the images of the run have changed: no pictures of the features of {checkpoint}']
     return history._replace(snapshots=[*history.snapshots, new]), []
+
+
+@contextmanager
+def warnings_only() -> Iterator[None]:
+    """Drops what is told of data sets and weights when they are opened: it is not about the report."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def shown_dataset(config: Mapping[str, Any]) -> ImageDataset | None:

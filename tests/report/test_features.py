@@ -145,7 +145,7 @@ def test_data_of_other_kinds_and_checkpoints_that_tell_nothing_are_no_problem(ne
         assert with_newest(None, settings, path, facts) == (None, [])
 
 
-def test_collecting_adds_it_only_when_asked(newest, tmp_path):
+def test_collecting_adds_it_only_when_asked_and_in_silence(newest, tmp_path, capfd):
     config, path, _, _ = newest
     session = write_session(tmp_path, STAMP, [train_record(30)])
     lines = [f'{name} = {value!r}' for name, value in (config | {'default_scope': 'mmadclr'}).items()]
@@ -153,3 +153,4 @@ def test_collecting_adds_it_only_when_asked(newest, tmp_path):
     torch.save({'state_dict': torch.load(path), 'meta': dict(iter=30, epoch=3)}, path)
     assert collect(tmp_path).features is None
     assert iterations(collect(tmp_path, newest=True).features) == [30]
+    assert capfd.readouterr() == ('', '')
