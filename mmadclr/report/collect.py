@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.run_files import checkpoints
 from mmadclr.report.evaluations import Evaluation, read_evaluations
+from mmadclr.report.features import History, read_features, with_newest
 from mmadclr.report.literals import nested, read_literals
 from mmadclr.report.scalars import MONITOR, TRAIN, VALIDATION, Series, joined, series
 from mmadclr.report.sessions import Session, of_current_run, read_session, session_folders
@@ -46,6 +47,7 @@ class Run(NamedTuple):
         meta: Facts in the newest checkpoint.
         evaluations: Results in JSON files of the work dir.
         pictures: Files of pictures.
+        features: Of a few images over the run; None if it has stored none.
         notes: What is missing or damaged, in words.
         now: When the work dir was read.
     """
@@ -67,6 +69,7 @@ class Run(NamedTuple):
     meta: dict[str, Any]
     evaluations: list[Evaluation]
     pictures: list[Path]
+    features: History | None
     notes: list[str]
     now: datetime
 
@@ -80,8 +83,12 @@ class Run(NamedTuple):
         return self.facts.get('method') or str(nested(self.config, 'model', 'type') or 'unknown method')
 
 
-def collect(work_dir: str | Path) -> Run:
+def collect(work_dir: str | Path, newest: bool = False) -> Run:
     """Reads a work dir.
+
+    Args:
+        work_dir: The folder.
+        newest: Also computes the features of the newest checkpoint of a pretraining run, which takes seconds.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -100,10 +107,15 @@ def collect(work_dir: str | Path) -> Run:
     found = checkpoints(folder)
     meta, broken = read_meta(found)
     evaluations, unread = read_evaluations(folder)
+    features, lost = read_features(current)
+    kind = KINDS.get(str(config.get('default_scope')), 'training')
+    if newest and kind == 'pretraining' and found:
+        features, more = with_newest(features, config, found[0], meta)
+        lost += more
     by_epoch = nested(config, 'log_processor', 'by_epoch') is not False
     return Run(
         folder=folder,
-        kind=KINDS.get(str(config.get('default_scope')), 'training'),
+        kind=kind,
         config=config,
         config_file=file,
         sessions=current,
@@ -119,7 +131,8 @@ def collect(work_dir: str | Path) -> Run:
         meta=meta,
         evaluations=evaluations,
         pictures=find_pictures(folder),
-        notes=[*notes, *problems, *damage, *broken, *unread, *missing(records, found)],
+        features=features,
+        notes=[*notes, *problems, *damage, *broken, *unread, *lost, *missing(records, found)],
         now=datetime.now(),
     )
 

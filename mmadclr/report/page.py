@@ -13,6 +13,7 @@ from mmadclr.report.collapse import health
 from mmadclr.report.collect import Run
 from mmadclr.report.literals import leaves
 from mmadclr.report.markup import Html, embedded, escaped, folded, joined, section, table, tag
+from mmadclr.report.slider import features
 from mmadclr.report.story import as_metric, duration, headline_metrics, last, median_speed, status, wall_seconds
 
 LIBRARY = ('uplot-1.6.32.min.css', 'uplot-1.6.32.min.js')
@@ -82,6 +83,7 @@ def of_one(run: Run, shown: Sequence[Chart]) -> Html:
             section('Quality and loss', grid(shown, 'Quality', 'Loss')),
             section('Collapse', sections.verdict(run), grid(shown, 'Collapse')) if run.monitor else '',
             sections.evaluations(run),
+            features(run.features),
             sections.pictures(run),
             sections.next_steps(run),
             sections.sessions(run),
@@ -147,7 +149,8 @@ def differences(runs: Sequence[Run], names: Sequence[str]) -> Html:
 
 def alone(run: Run, name: str) -> Html:
     """What is not in the curves, of one run among several."""
-    parts = [sections.verdict(run) if run.monitor else '', sections.evaluations(run), sections.pictures(run)]
+    parts = [sections.verdict(run) if run.monitor else '', sections.evaluations(run)]
+    parts += [features(run.features), sections.pictures(run)]
     rest = [sections.next_steps, sections.sessions, sections.trouble, sections.time_table, sections.what_ran]
     return folded(joined([tag('strong', name), ' ', status(run)[1]]), *parts, *(part(run) for part in rest))
 

@@ -22,7 +22,8 @@ addEventListener('load', function () { setTimeout(function () {
     return colors.size;
   });
   var legends = Array.from(document.querySelectorAll('.plot .legend')).map(function (line) { return line.textContent; });
-  var seen = { told: told, inked: inked, legends: legends, width: document.documentElement.scrollWidth, inner: innerWidth };
+  var width = document.documentElement.scrollWidth;
+  var seen = { told: told, inked: inked, legends: legends, width: width, inner: innerWidth, found: found };
   var place = document.createElement('pre');
   place.id = 'seen';
   place.textContent = JSON.stringify(seen);
@@ -45,12 +46,16 @@ def call(folder: Path, width: int, *options: str, place: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
 
 
-def visit(path: Path, folder: Path, width: int, *options: str) -> dict:
-    """What a page shows and reports: errors, colors in each canvas, legends, its width."""
+def visit(path: Path, folder: Path, width: int, *options: str, script: str = '') -> dict:
+    """What a page shows and reports: errors, colors in each canvas, legends, its width.
+
+    A ``script`` runs when the page is loaded; what it puts into ``found`` is part of the result.
+    """
     text = path.read_text().replace('<head>', f'<head>{WATCH}', 1)
     head, end, tail = text.rpartition('</body>')
     watched = folder / 'watched.html'
-    watched.write_text(f'{head}{TELL}{end}{tail}')
+    own = f'<script>var found = {{}}; addEventListener("load", function () {{ {script} }});</script>'
+    watched.write_text(f'{head}{own}{TELL}{end}{tail}')
     dom = call(folder, width, '--dump-dom', *options, place=watched)
     (found,) = re.findall(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)
     return json.loads(found.replace('&lt;', '<').replace('&gt;', '>').replace('&amp;', '&'))

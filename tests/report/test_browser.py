@@ -5,6 +5,7 @@ import pytest
 from browsers import screenshot, visit
 from PIL import Image
 from runs import monitor_record, train_record, write_session
+from test_features import moment, write_features
 
 from mmadclr.report import write_report
 from mmadclr.report.charts import charts
@@ -47,3 +48,47 @@ def test_light_and_dark(tmp_path):
     assert np.median(shades['light']) > 240
     assert np.median(shades['dark']) < 50
     assert all(shade.std() > 5 for shade in shades.values())
+
+
+SLIDE = """
+var box = document.querySelector('.features'), slider = box.querySelector('input');
+function state() {
+  var pictures = Array.from(box.querySelectorAll('img'));
+  return { label: box.querySelector('output').textContent, sources: pictures.map(function (p) { return p.src; }),
+    loaded: pictures.every(function (p) { return p.complete && p.naturalWidth > 0; }),
+    wide: pictures.map(function (p) { return p.getBoundingClientRect().width; }) };
+}
+found.before = state();
+slider.value = 0;
+slider.dispatchEvent(new Event('input', { bubbles: true }));
+found.start = state();
+slider.focus();
+slider.value = 1;
+slider.dispatchEvent(new Event('input', { bubbles: true }));
+found.middle = state();
+"""
+
+
+@pytest.mark.parametrize('width', [500, 1280])
+def test_the_slider_changes_the_pictures(tmp_path, width):
+    folder = work_dir(tmp_path / 'work')
+    (session,) = folder.glob('*_*')
+    write_features(session, *(moment(i) for i in (0, 10, 30)))
+    path, _ = write_report([folder])
+    seen = visit(path, tmp_path, width, script=SLIDE)
+    assert seen['told'] == []
+    assert seen['width'] <= seen['inner']
+    before, start, middle = (seen['found'][name] for name in ('before', 'start', 'middle'))
+    assert [state['label'] for state in (before, start, middle)] == [
+        'epoch 3, iteration 30',
+        'the start',
+        'epoch 1, iteration 10',
+    ]
+    images = range(0, 6, 3)
+    for i in range(6):
+        shown = {state['sources'][i] for state in (before, start, middle)}
+        assert len(shown) == (1 if i in images else 3)
+        assert all(source.startswith('data:image/') for source in shown)
+    assert before['loaded']
+    assert min(before['wide']) > 60
+    assert max(before['wide']) - min(before['wide']) < 2  # image, components and attention side by side

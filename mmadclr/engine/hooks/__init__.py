@@ -2,6 +2,7 @@ from mmadclr.engine.hooks.best_hook import KeepBestHook
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.engine.hooks.class_names_hook import ClassNamesHook
 from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
+from mmadclr.engine.hooks.feature_hook import FeaturePicturesHook
 from mmadclr.engine.hooks.garbage_hook import GarbageCollectionHook
 from mmadclr.engine.hooks.loss_hook import LossRecordHook
 from mmadclr.engine.hooks.picture_hook import CropsPictureHook
@@ -23,6 +24,7 @@ __all__ = [
     'CropsPictureHook',
     'DistillationScheduleHook',
     'EpochSeedHook',
+    'FeaturePicturesHook',
     'GarbageCollectionHook',
     'KeepBestHook',
     'LossRecordHook',

@@ -135,7 +135,26 @@
     });
   }
 
+  function slide(box) {
+    const slider = box.querySelector('input'), label = box.querySelector('output');
+    const moments = JSON.parse(box.dataset.frames), figures = Array.from(box.querySelectorAll('figure'));
+    if (!slider) return;
+    function show() {
+      const moment = Number(slider.value);
+      label.textContent = moments.labels[moment];
+      slider.setAttribute('aria-valuetext', moments.labels[moment]);
+      figures.forEach(function (figure, i) {
+        Array.from(figure.querySelectorAll('img')).slice(1).forEach(function (picture, kind) {
+          picture.src = moments.frames[moment][i][kind];
+        });
+      });
+    }
+    slider.addEventListener('input', show);
+    show(); // a browser may keep the position of a slider when a page is loaded again
+  }
+
   drawAll();
+  document.querySelectorAll('.features').forEach(slide);
   window.addEventListener('resize', resize);
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', drawAll);
 })();
