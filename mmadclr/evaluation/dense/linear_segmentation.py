@@ -85,11 +85,28 @@ DINOV3 = LinearRecipe(
 IBOT = LinearRecipe('adamw', 3e-5, 0.05, 'poly', 16, 'seen', iterations=160_000, warmup=1500, over_all_pixels=True)
 
 
+class ChannelDropout(nn.Module):
+    """Sets channels of maps (B, D, h, w) to 0 while training, like ``torch.nn.Dropout2d``.
+
+    Its numbers come from a generator on the CPU: the same on every device and process.
+    """
+
+    def __init__(self, rate: float, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.rate, self.generator = rate, generator
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if not self.training or not self.rate:
+            return maps
+        kept = torch.rand(maps.shape[:2], generator=self.generator) >= self.rate
+        return maps * (kept[:, :, None, None].to(maps) / (1 - self.rate))
+
+
 class LinearHead(nn.Module):
     """Features (B, D, h, w) -> logits (B, C, h, w).
 
     Weights are initialized from N(0, .01), biases to 0 (mmseg; dinov3's linear head). ``uniform`` initializes both as
-    ``torch.nn.Conv2d`` does, like NeCo's head.
+    ``torch.nn.Conv2d`` does, like NeCo's head. ``generator``: of the weights, then of the dropout.
     """
 
     def __init__(
@@ -101,7 +118,7 @@ class LinearHead(nn.Module):
         uniform: bool = False,
     ) -> None:
         super().__init__()
-        self.dropout = nn.Dropout2d(recipe.dropout)
+        self.dropout = ChannelDropout(recipe.dropout, generator)
         self.norm = nn.BatchNorm2d(channels) if recipe.norm else nn.Identity()
         self.classify = nn.utils.skip_init(nn.Conv2d, channels, num_classes, 1)
         bound = channels**-0.5

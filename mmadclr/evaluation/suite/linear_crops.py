@@ -69,7 +69,8 @@ def form_of_crops(settings: LinearDinov2) -> CropForm:
 @lru_cache(maxsize=2)
 def shuffled(count: int, seed: int, number: int) -> list[int]:
     """Order of the images in a pass through all of them."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed + number)).tolist()
+    with own_random(seed, number):
+        return torch.randperm(count).tolist()
 
 
 class Segmentor:

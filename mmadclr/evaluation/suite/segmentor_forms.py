@@ -27,7 +27,7 @@ BRIGHTNESS, FACTORS, HUE = 32.0, (0.5, 1.5), 18
 
 
 class CropForm(NamedTuple):
-    """``size``: S. ``most_of_class``: share of one class from which a crop is drawn again. ``mean``, ``std``: see ``Form``."""
+    """``size``: S. ``most_of_class``: share of a class from which a crop is drawn again. ``mean``, ``std``: see ``Form``."""
 
     size: int
     most_of_class: float
@@ -36,8 +36,8 @@ class CropForm(NamedTuple):
 
 
 class Distortion(NamedTuple):
-    """Change of colors, None for none. ``brightness``: added. ``contrast``, ``saturation``: factors. ``hue``: added, in units
-    of 2 degrees. ``contrast_first``: before saturation and hue, otherwise after them.
+    """Change of colors, None for none. ``brightness``: added. ``contrast``, ``saturation``: factors. ``hue``: added, in
+    units of 2 degrees. ``contrast_first``: before saturation and hue, otherwise after them.
     """
 
     brightness: float | None = None
