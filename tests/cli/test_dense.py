@@ -112,7 +112,7 @@ def test_other_segmentation_benchmarks(name, data, checkpoint, tmp_path):
 def crops_settings():
     """Short training of the heads that are trained on crops."""
     common = ('iterations=5', 'warmup=2', 'batch=4')
-    return [f'{name}.{each}' for name in CROPS for each in common] + ['linear-ibot.blocks=0,1', 'linear-dinov3.validate=2']
+    return [f'{name}.{each}' for name in CROPS for each in common] + ['linear-ibot.blocks=-2,-1', 'linear-dinov3.validate=2']
 
 
 @pytest.mark.parametrize('name', ['folder', 'voc', 'ade20k_151', 'coco_thing'])
@@ -123,7 +123,7 @@ def test_heads_trained_on_crops(name, data, checkpoint, tmp_path):
         f'{name}/linear_dinov2_32_iterations=5_batch=4_warmup=2_mIoU',
         f'{name}/linear_dinov3_32_iterations=5_batch=4_warmup=2_validate=2_mIoU',
         f'{name}/linear_dinov3_32_iterations=5_batch=4_warmup=2_validate=2_mIoU_best_on_val',
-        f'{name}/linear_ibot_32_iterations=5_batch=4_warmup=2_blocks=0,1_mIoU',
+        f'{name}/linear_ibot_32_iterations=5_batch=4_warmup=2_blocks=-2,-1_mIoU',
     }
     for each in result['metrics'].values():
         assert 0 <= each['low'] <= each['high'] <= 100

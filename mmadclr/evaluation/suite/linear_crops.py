@@ -172,10 +172,13 @@ def tested(source: Source, segmentor: Segmentor) -> PixelCounts:
 
 
 class Validations:
-    """Scores of the head after every validation interval: the last one and the best one, with their counts.
+    """Tests of the head after every validation interval.
 
-    ``history``: iteration and mIoU, percent.
+    ``last``, ``best``: scores. ``history``: iteration and mIoU, percent.
     """
+
+    last: Score
+    best: Score
 
     def __init__(self, source: Source, segmentor: Segmentor, per_epoch: int) -> None:
         self.source, self.segmentor, self.per_epoch = source, segmentor, per_epoch
@@ -184,11 +187,10 @@ class Validations:
     def __call__(self, epoch: int) -> None:
         counts = tested(self.source, self.segmentor)
         iteration = min((epoch + 1) * self.per_epoch, self.segmentor.settings.iterations)
-        found = Score(iteration, 100 * mean_iou(counts.confusion, 'seen'), counts)
-        if not self.history or found.value > self.best.value:
-            self.best = found
-        self.last = found
-        self.history.append((iteration, found.value))
+        self.last = Score(iteration, 100 * mean_iou(counts.confusion, 'seen'), counts)
+        if not self.history or self.last.value > self.best.value:
+            self.best = self.last
+        self.history.append((iteration, self.last.value))
 
 
 def linear_crops(source: Source, settings: LinearDinov2) -> Outcome:

@@ -109,6 +109,7 @@ def crop_corner(labels: np.ndarray, size: int, most_of_class: float) -> tuple[in
 
     The last of ten tries is taken if none fulfills this.
     """
+    top = left = 0
     for _ in range(TRIES + 1):
         top, left = (integer(0, max(side - size, 0) + 1) for side in labels.shape)
         counts = np.bincount(labels[top : top + size, left : left + size].ravel(), minlength=VOID + 1)[:VOID]
