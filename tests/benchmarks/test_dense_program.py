@@ -11,15 +11,17 @@ import torch
 SMALL = ['--bank=9000', '--dim=16', '--queries=40', '--small=5000', '--points=900', '--clusters=9', '--rounds=1']
 
 
-def settings(monkeypatch, *options):
-    monkeypatch.setattr(sys, 'argv', ['dense.py', '--device=cpu', *SMALL, *options])
-
-
-def test_all_figures_are_written(monkeypatch, tmp_path):
+@pytest.fixture(autouse=True)
+def out(monkeypatch, tmp_path):
+    """Where the figures go, and the sizes of all programs of this file."""
     monkeypatch.setattr(common, 'OUT', tmp_path)
-    settings(monkeypatch)
+    monkeypatch.setattr(sys, 'argv', ['dense.py', '--device=cpu', *SMALL])
+    return tmp_path
+
+
+def test_all_figures_are_written(out):
     dense.main()
-    rows = json.loads((tmp_path / 'dense.json').read_text())['rows']
+    rows = json.loads((out / 'dense.json').read_text())['rows']
     assert [row['unit'] for row in rows] == ['ms', 'MiB', 's', '%', 'MiB', 'ms', 'MiB']
     assert all(row['ours'] > 0 for row in rows)
     assert all((row['ratio'] is None) == (row['unit'] in 's%') for row in rows)
@@ -29,7 +31,6 @@ def test_all_figures_are_written(monkeypatch, tmp_path):
 
 
 def test_forms_that_disagree_end_the_benchmark(monkeypatch):
-    settings(monkeypatch)
     plain = dense.plain_lloyd
     monkeypatch.setattr(dense, 'plain_lloyd', lambda points, start, steps: plain(points, start, steps - 1))
     with pytest.raises(SystemExit, match='the two forms disagree: shares by .*, centers by'):
