@@ -25,9 +25,11 @@ from mmadclr.evaluation.dense.segmentation_scores import (
     SegmentationResult,
     check_masks,
     count_pixels,
+    is_ignored,
     mean_iou,
 )
 
+LOGIT_BYTES = 2**29  # of enlarged logits at a time; a step takes a few times as much
 Batch = tuple[Tensor, Tensor]  # features (B, D, h, w), label maps (B, H, W)
 
 
@@ -249,11 +251,40 @@ def _step(
         raise ValueError(f'a batch of {len(features)} images must have at most batch_size={recipe.batch_size}')
     head.train()
     with torch.enable_grad():
-        loss = segmentation_loss(*resized_logits(head(features), masks, recipe), ignore, recipe.over_all_pixels)
-    optimizer.zero_grad()
-    loss.backward()
+        logits = head(features)
+        optimizer.zero_grad()
+        loss = _backward(logits, masks, recipe, ignore)
     optimizer.step()
-    return loss.item()
+    return loss
+
+
+def _backward(logits: Tensor, masks: Tensor, recipe: LinearRecipe, ignore: Collection[int]) -> float:
+    """Loss of a batch, after its backward pass; enlarges the logits of as many images at a time as ``LOGIT_BYTES`` hold."""
+    size = masks[0].numel() if recipe.map_side is None else recipe.map_side**2
+    step = max(1, LOGIT_BYTES // (size * logits.shape[1] * logits.element_size()))
+    if len(logits) <= step:
+        loss = segmentation_loss(*resized_logits(logits, masks, recipe), ignore, recipe.over_all_pixels)
+        loss.backward()
+        return loss.item()
+    counted = [_counted(some, recipe, ignore) for some in masks.split(step)]
+    if not sum(counted):
+        raise ValueError(f'no pixel of the batch has a label other than the ignored ones {sorted(ignore)}')
+    apart, total = logits.detach().requires_grad_(), 0.0
+    for some, labels, pixels in zip(apart.split(step), masks.split(step), counted, strict=True):
+        if pixels:
+            loss = segmentation_loss(*resized_logits(some, labels, recipe), ignore, recipe.over_all_pixels)
+            loss = loss * (pixels / sum(counted))
+            loss.backward()
+            total += loss.item()
+    logits.backward(apart.grad)
+    return total
+
+
+def _counted(masks: Tensor, recipe: LinearRecipe, ignore: Collection[int]) -> int:
+    """Pixels that the loss is a mean over, at the size at which logits and masks are compared."""
+    if recipe.map_side is not None:
+        masks = F.interpolate(masks[:, None].float(), size=(recipe.map_side,) * 2, mode='nearest')[:, 0].long()
+    return masks.numel() if recipe.over_all_pixels else int((~is_ignored(masks, ignore)).sum())
 
 
 @torch.no_grad()

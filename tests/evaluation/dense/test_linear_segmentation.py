@@ -182,6 +182,27 @@ def test_every_recipe_learns_what_is_linear(recipe):
     assert int(found.counts.ignored.sum()) == 6
 
 
+@pytest.mark.parametrize('recipe', [NECO, DINOV2, DINOV3], ids=['neco', 'dinov2', 'dinov3'])
+@pytest.mark.parametrize('images', [1, 2])
+def test_logits_in_parts_change_nothing(recipe, images, monkeypatch):
+    masks = torch.randint(0, 3, (5, 12, 12))
+    masks[0, :9] = 255
+    masks[3:] = 255  # a part without labels
+    features, found = torch.randn(5, 4, 3, 3), []
+    short = dataclasses.replace(recipe, lr=0.1, warmup=0, iterations=recipe.iterations and 3, epochs=recipe.epochs and 3)
+    size = 4 * 3 * (recipe.map_side or 12) ** 2
+    for most in (2**29, images * size):
+        monkeypatch.setattr('mmadclr.evaluation.dense.linear_segmentation.LOGIT_BYTES', most)
+        head = LinearHead(4, 3, short, torch.Generator().manual_seed(3))
+        steps = list(train_linear_head(head, lambda epoch: [(features, masks)], short, 1))
+        found.append(([step.loss for step in steps], head.classify.weight))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-5)
+    dark = dataclasses.replace(short, over_all_pixels=False)
+    with pytest.raises(ValueError, match='no pixel of the batch'):
+        list(train_linear_head(head, lambda epoch: [(features, torch.full_like(masks, 255))], dark, 1))
+
+
 def test_dropout_of_channels():
     maps = torch.rand(40, 50, 2, 3) + 1
     dropout = ChannelDropout(0.3, torch.Generator().manual_seed(0))
