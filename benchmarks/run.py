@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / 'docs' / 'performance.md'
 NAMES = (
     *('loader', 'photometric', 'attention', 'resolutions', 'loss_memory', 'step', 'guards', 'history'),
-    *('collectives', 'knn', 'scale', 'end_to_end', 'limits'),
+    *('collectives', 'knn', 'dense', 'scale', 'end_to_end', 'limits'),
 )
 START, END = '<!-- figures: written by benchmarks/run.py -->', '<!-- end of figures -->'
 

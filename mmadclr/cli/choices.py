@@ -20,6 +20,7 @@ BENCHMARKS = (  # datasets.benchmarks
     *('davis', 'spair', 'voc07', 'voc12', 'coco20k', 'folder'),
 )
 PROTOCOLS = (  # evaluation.suite.settings
-    *('hummingbird', 'patch-knn', 'patch-logistic', 'linear', 'cluster', 'overcluster', 'attention'),
+    *('hummingbird', 'patch-knn', 'patch-logistic', 'linear', 'linear-dinov2', 'linear-dinov3', 'linear-ibot'),
+    *('cluster', 'overcluster', 'attention'),
     *('davis', 'spair', 'lost', 'tokencut', 'dino-seg'),
 )

@@ -18,6 +18,7 @@ from mmadclr.evaluation.suite import encoder
 from mmadclr.evaluation.suite.settings import PROTOCOLS
 
 ALL = 'folder,voc,davis,spair,voc07'
+CROPS = ('linear-dinov2', 'linear-dinov3', 'linear-ibot')
 
 
 @pytest.fixture(scope='module')
@@ -71,7 +72,10 @@ def test_every_protocol_has_a_result_on_every_benchmark_of_its_kind(whole):
     result, out = whole
     kinds = {'folder': 'segmentation', 'voc': 'segmentation', 'davis': 'video', 'spair': 'pairs', 'voc07': 'boxes'}
     expected = {
-        f'{benchmark}.{name}' for benchmark, kind in kinds.items() for name in PROTOCOLS if PROTOCOLS[name].kind == kind
+        f'{benchmark}.{name}'
+        for benchmark, kind in kinds.items()
+        for name, protocol in PROTOCOLS.items()
+        if protocol.kind == kind and not protocol.by_name_only
     }
     assert set(result['results']) == expected
     for name, each in result['metrics'].items():
@@ -103,6 +107,56 @@ def test_other_segmentation_benchmarks(name, data, checkpoint, tmp_path):
     result = dense(checkpoint, data, name, tmp_path, '--protocols', 'hummingbird,patch-knn', settings=options)
     assert len(result['metrics']) == 4
     assert values(result)[f'{name}/patch_knn_32_k=3_distance=cosine_accuracy'] > 30
+
+
+def crops_settings():
+    """Short training of the heads that are trained on crops."""
+    common = ('iterations=5', 'warmup=2', 'batch=4')
+    return [f'{name}.{each}' for name in CROPS for each in common] + ['linear-ibot.blocks=-2,-1', 'linear-dinov3.validate=2']
+
+
+@pytest.mark.parametrize('name', ['folder', 'voc', 'ade20k_151', 'coco_thing'])
+def test_heads_trained_on_crops(name, data, checkpoint, tmp_path):
+    result = dense(checkpoint, data, name, tmp_path, '--protocols', ','.join(CROPS), settings=crops_settings())
+    assert set(result['results']) == {f'{name}.{protocol}' for protocol in CROPS}
+    assert set(result['metrics']) == {
+        f'{name}/linear_dinov2_32_iterations=5_batch=4_warmup=2_mIoU',
+        f'{name}/linear_dinov3_32_iterations=5_batch=4_warmup=2_validate=2_mIoU',
+        f'{name}/linear_dinov3_32_iterations=5_batch=4_warmup=2_validate=2_mIoU_best_on_val',
+        f'{name}/linear_ibot_32_iterations=5_batch=4_warmup=2_blocks=-2,-1_mIoU',
+    }
+    for each in result['metrics'].values():
+        assert 0 <= each['low'] <= each['high'] <= 100
+
+
+def test_two_processes_train_the_same_heads(data, checkpoint, tmp_path):
+    options = ['--protocols', ','.join(CROPS), '--batch-size', '3']
+    one = dense(checkpoint, data, 'folder', tmp_path / 'one', *options, settings=crops_settings())
+    with_two = [*options, '--launcher', 'pytorch']
+    python_on_ranks(
+        2, '-m', 'mmadclr', *arguments(checkpoint, data, 'folder', tmp_path / 'two', *with_two, settings=crops_settings())
+    )
+    assert json.loads((tmp_path / 'two/result.json').read_text())['metrics'] == one['metrics']
+    workers = dense(checkpoint, data, 'folder', tmp_path / 'b', *options, '--workers', '2', settings=crops_settings())
+    assert workers['metrics'] == one['metrics']
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (['linear-dinov2.iterations=9'], 'linear-dinov2.warmup=1500 must be below linear-dinov2.iterations=9'),
+        (['linear-dinov2.stride=33'], 'linear-dinov2.stride=33 must be at most linear-dinov2.size=32'),
+        (['linear-dinov2.size=0'], 'linear-dinov2.size=0 must be at least the patch size 8'),
+        (['linear-dinov2.size=36'], 'linear-dinov2.size=36 must be a multiple of the patch size 8'),
+        (['linear-dinov3.dropout=1'], 'linear-dinov3.dropout=1.0 must be below 1'),
+        (['linear-dinov3.decay=-1'], 'linear-dinov3.decay=-1.0: must be at least 0'),
+        (['linear-dinov2.test=both'], "linear-dinov2.test='both': must be one of slide, whole"),
+        (['linear-dinov2.most_of_class=0'], 'linear-dinov2.most_of_class=0.0: must be above 0'),
+        ([], 'linear-ibot.blocks=[3, 5, 7, 11] must be indices from -2 to 1, at least one: choose others with --set'),
+    ],
+)
+def test_recipes_that_do_not_fit(settings, message, data, checkpoint):
+    assert message in refused(checkpoint, data, 'folder', '--protocols', ','.join(CROPS), settings=settings or None)
 
 
 @pytest.mark.parametrize('name', ['voc12', 'coco20k'])

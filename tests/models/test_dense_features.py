@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.models import VisionTransformer
 
-from mmadclr.models.backbones.dense_features import dense_features
+from mmadclr.models.backbones.dense_features import block_maps, dense_features
 from mmadclr.models.backbones.feature_vit import FeatureViT
 
 SIZES = dict(embed_dim=64, depth=3, num_heads=4, patch_size=8)
@@ -83,3 +83,22 @@ def test_bad_kinds():
     with pytest.raises(ValueError, match='no class token'):
         dense_features(without, torch.randn(1, 3, 48, 48), ['attention'])
     assert dense_features(without, torch.randn(1, 3, 48, 48), ['keys'])['keys'].shape == (1, 36, 64)
+
+
+@pytest.mark.parametrize('final_norm', [True, False])
+@pytest.mark.parametrize('size', [(48, 48), (64, 40), (45, 33)])
+def test_maps_of_blocks_equal_timms_intermediate_layers(final_norm, size):
+    ours, theirs = pair(regs=2)
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    padded = torch.nn.functional.pad(images, (0, -size[1] % 8, 0, -size[0] % 8))
+    with torch.no_grad():
+        expected = theirs.get_intermediate_layers(padded, [0, 2], reshape=True, norm=final_norm)
+        found = block_maps(ours, images, (-1, 0), final_norm)
+    torch.testing.assert_close(found, torch.cat((expected[1], expected[0]), dim=1), rtol=1e-4, atol=1e-5)
+    assert torch.equal(block_maps(ours, images, (2, -3), final_norm), found)
+
+
+@pytest.mark.parametrize('blocks', [(), (3,), (-4, 0)])
+def test_blocks_that_do_not_exist(blocks):
+    with pytest.raises(ValueError, match=r'blocks=\[.*\] must be indices from -3 to 2, at least one'):
+        block_maps(pair()[0], torch.zeros(1, 3, 48, 48), blocks)

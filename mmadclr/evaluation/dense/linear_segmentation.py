@@ -1,8 +1,8 @@
 """Linear segmentation: one 1x1 convolution on frozen patch features, trained by published recipes.
 
-Recipes: ``NECO`` (Leopart's and NeCo's), ``DINOV3`` (DINOv2's protocol) and ``IBOT``. Features and masks are passed in
-batches, so that images can be augmented before features are computed; crops, flips and sliding windows are up to the
-caller.
+Recipes: ``NECO`` (Leopart's and NeCo's), ``DINOV2``, ``DINOV3`` and ``IBOT``. Features and masks are passed in batches, so
+that images can be augmented before features are computed; crops and flips are up to the caller, sliding windows are in
+``sliding``.
 
 Shape legend: B images of a batch, D channels, h x w patches, C classes, H x W pixels.
 """
@@ -25,9 +25,11 @@ from mmadclr.evaluation.dense.segmentation_scores import (
     SegmentationResult,
     check_masks,
     count_pixels,
+    is_ignored,
     mean_iou,
 )
 
+LOGIT_BYTES = 2**29  # of enlarged logits at a time; a step takes a few times as much
 Batch = tuple[Tensor, Tensor]  # features (B, D, h, w), label maps (B, H, W)
 
 
@@ -38,8 +40,10 @@ class LinearRecipe:
     ``optimizer``, ``lr``, ``momentum`` (SGD), ``betas`` (AdamW), ``weight_decay`` (on all parameters); ``batch_size``, the
     maximum per batch; ``epochs`` or ``iterations``, the other one 0. ``schedule``: ``'step'`` multiplies the learning rate
     by ``step_factor`` after ``step_epochs`` epochs; ``'poly'`` decreases it linearly to 0; ``'cosine'`` as half a cosine.
-    ``warmup``: iterations of linear warm-up from ``warmup_ratio`` times the scheduled rate. ``norm``: batch norm
-    before the convolution, with statistics of this process only. ``dropout``: of full channels, before the norm.
+    ``warmup``: iterations of linear warm-up from ``warmup_ratio`` times the scheduled rate. ``lag``: iterations by which the
+    schedule is late. ``norm``: batch norm before the convolution, with statistics of the batches of this process.
+    ``dropout``: of full channels, before the norm.
+    ``over_all_pixels``: whether the loss is the mean over all pixels, with 0 for ignored ones, or over the others.
     ``map_side``: size at which logits and masks are compared; None: that of the masks. ``over``: classes in the mean IoU.
     """
 
@@ -57,8 +61,10 @@ class LinearRecipe:
     step_factor: float = 0.1
     warmup: int = 0
     warmup_ratio: float = 1e-6
+    lag: int = 0
     norm: bool = False
     dropout: float = 0.0
+    over_all_pixels: bool = False
     map_side: int | None = None
 
 
@@ -66,20 +72,43 @@ class LinearRecipe:
 NECO = LinearRecipe(
     'sgd', 0.01, 1e-4, 'step', 128, 'all', epochs=25, momentum=0.9, step_epochs=20, step_factor=0.1, map_side=100
 )
-# DINOv2's protocol, batch norm and a convolution, with the settings of DINOv3 (dinov3/eval/segmentation of
-# facebookresearch/dinov3): those of DINOv2's heads are not in its repository. The warm-up multiplies a
-# linear decay, and the cosine starts at the first iteration.
-DINOV3 = LinearRecipe('adamw', 1e-3, 1e-3, 'cosine', 16, 'seen', iterations=40_000, warmup=1500, norm=True, dropout=0.1)
+# dinov2_vits14_ade20k_linear_config.py, distributed beside DINOv2's heads: batch norm and a convolution. It has 2 images per
+# GPU; 8 GPUs, mmseg's default, make 16. mmseg's loss is a mean over all pixels.
+DINOV2 = LinearRecipe(
+    'adamw', 1e-3, 1e-4, 'poly', 16, 'seen', iterations=40_000, warmup=1500, norm=True, over_all_pixels=True
+)
+# dinov3/eval/segmentation of facebookresearch/dinov3. The warm-up multiplies a linear decay, and the cosine starts at the
+# first iteration; the scheduler is not stepped after that one, so every rate comes one iteration late.
+DINOV3 = LinearRecipe(
+    'adamw', 1e-3, 1e-3, 'cosine', 16, 'seen', iterations=40_000, warmup=1500, lag=1, norm=True, dropout=0.1
+)
 # evaluation/semantic_segmentation/configs/linear/vit_small_512_ade20k_160k.py of bytedance/ibot: four layers of the backbone
 # in D, no norm (the config requests one, but its head has no layer that applies it).
-IBOT = LinearRecipe('adamw', 3e-5, 0.05, 'poly', 16, 'seen', iterations=160_000, warmup=1500)
+IBOT = LinearRecipe('adamw', 3e-5, 0.05, 'poly', 16, 'seen', iterations=160_000, warmup=1500, over_all_pixels=True)
+
+
+class ChannelDropout(nn.Module):
+    """Sets channels of maps (B, D, h, w) to 0 while training, like ``torch.nn.Dropout2d``.
+
+    Its numbers come from a generator on the CPU: the same on every device and process.
+    """
+
+    def __init__(self, rate: float, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.rate, self.generator = rate, generator
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if not self.training or not self.rate:
+            return maps
+        kept = torch.rand(maps.shape[:2], generator=self.generator) >= self.rate
+        return maps * (kept[:, :, None, None].to(maps) / (1 - self.rate))
 
 
 class LinearHead(nn.Module):
     """Features (B, D, h, w) -> logits (B, C, h, w).
 
     Weights are initialized from N(0, .01), biases to 0 (mmseg; dinov3's linear head). ``uniform`` initializes both as
-    ``torch.nn.Conv2d`` does, like NeCo's head.
+    ``torch.nn.Conv2d`` does, like NeCo's head. ``generator``: of the weights, then of the dropout.
     """
 
     def __init__(
@@ -91,7 +120,7 @@ class LinearHead(nn.Module):
         uniform: bool = False,
     ) -> None:
         super().__init__()
-        self.dropout = nn.Dropout2d(recipe.dropout)
+        self.dropout = ChannelDropout(recipe.dropout, generator)
         self.norm = nn.BatchNorm2d(channels) if recipe.norm else nn.Identity()
         self.classify = nn.utils.skip_init(nn.Conv2d, channels, num_classes, 1)
         bound = channels**-0.5
@@ -116,6 +145,7 @@ class LinearStep(NamedTuple):
 
 def rate_factor(recipe: LinearRecipe, iteration: int, per_epoch: int) -> float:
     """Learning-rate factor at an iteration, counted from 0, with ``per_epoch`` iterations per epoch."""
+    iteration = max(iteration - recipe.lag, 0)
     if recipe.schedule == 'step':
         factor = recipe.step_factor if iteration // per_epoch >= recipe.step_epochs else 1.0
     else:
@@ -140,16 +170,23 @@ def resized_logits(logits: Tensor, masks: Tensor, recipe: LinearRecipe) -> tuple
     return F.interpolate(logits, size=size, mode='bilinear'), masks.long()
 
 
-def segmentation_loss(logits: Tensor, masks: Tensor, ignore: Collection[int] = (VOID,)) -> Tensor:
-    """Mean cross-entropy over the pixels (B, H, W) that are not ignored.
+def segmentation_loss(
+    logits: Tensor, masks: Tensor, ignore: Collection[int] = (VOID,), over_all_pixels: bool = False
+) -> Tensor:
+    """Mean cross-entropy over the pixels (B, H, W) that are not ignored, or over all, with 0 for ignored ones.
+
+    Source: ``over_all_pixels`` is the default of mmseg's ``CrossEntropyLoss`` (``avg_non_ignore=False``).
 
     Raises:
-        ValueError: All are ignored.
+        ValueError: All are ignored, and the mean is over the others.
     """
     ignored = torch.isin(masks, torch.tensor(sorted(ignore), dtype=torch.int64, device=masks.device))
+    labels = masks.masked_fill(ignored, -1)
+    if over_all_pixels:
+        return F.cross_entropy(logits, labels, ignore_index=-1, reduction='sum') / labels.numel()
     if ignored.all():
         raise ValueError(f'no pixel of the batch has a label other than the ignored ones {sorted(ignore)}')
-    return F.cross_entropy(logits, masks.masked_fill(ignored, -1), ignore_index=-1)
+    return F.cross_entropy(logits, labels, ignore_index=-1)
 
 
 def train_linear_head(
@@ -214,11 +251,40 @@ def _step(
         raise ValueError(f'a batch of {len(features)} images must have at most batch_size={recipe.batch_size}')
     head.train()
     with torch.enable_grad():
-        loss = segmentation_loss(*resized_logits(head(features), masks, recipe), ignore)
-    optimizer.zero_grad()
-    loss.backward()
+        logits = head(features)
+        optimizer.zero_grad()
+        loss = _backward(logits, masks, recipe, ignore)
     optimizer.step()
-    return loss.item()
+    return loss
+
+
+def _backward(logits: Tensor, masks: Tensor, recipe: LinearRecipe, ignore: Collection[int]) -> float:
+    """Loss of a batch, after its backward pass; enlarges the logits of as many images at a time as ``LOGIT_BYTES`` hold."""
+    size = masks[0].numel() if recipe.map_side is None else recipe.map_side**2
+    step = max(1, LOGIT_BYTES // (size * logits.shape[1] * logits.element_size()))
+    if len(logits) <= step:
+        loss = segmentation_loss(*resized_logits(logits, masks, recipe), ignore, recipe.over_all_pixels)
+        loss.backward()
+        return loss.item()
+    counted = [_counted(some, recipe, ignore) for some in masks.split(step)]
+    if not sum(counted):
+        raise ValueError(f'no pixel of the batch has a label other than the ignored ones {sorted(ignore)}')
+    apart, total = logits.detach().requires_grad_(), 0.0
+    for some, labels, pixels in zip(apart.split(step), masks.split(step), counted, strict=True):
+        if pixels:
+            loss = segmentation_loss(*resized_logits(some, labels, recipe), ignore, recipe.over_all_pixels)
+            loss = loss * (pixels / sum(counted))
+            loss.backward()
+            total += loss.item()
+    logits.backward(apart.grad)
+    return total
+
+
+def _counted(masks: Tensor, recipe: LinearRecipe, ignore: Collection[int]) -> int:
+    """Pixels that the loss is a mean over, at the size at which logits and masks are compared."""
+    if recipe.map_side is not None:
+        masks = F.interpolate(masks[:, None].float(), size=(recipe.map_side,) * 2, mode='nearest')[:, 0].long()
+    return masks.numel() if recipe.over_all_pixels else int((~is_ignored(masks, ignore)).sum())
 
 
 @torch.no_grad()

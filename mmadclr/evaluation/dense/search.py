@@ -19,7 +19,8 @@ from mmadclr.evaluation.knn import in_order, nearest_neighbors
 Metric = Literal['cosine', 'L2']
 DIRECTION_BITS, POINT_BITS = 26, 25  # sums of products stay below 2**53
 SPARE = 64  # candidates beyond k
-GATHERED_BYTES = 2**27
+GATHERED_BYTES = {'cpu': 2**22, 'cuda': 2**27}  # on a CPU, what its caches hold
+PREPARED = 1024  # rows at a time, on a CPU
 QUERIES = 65_536  # at a time
 ROUNDINGS = {'highest': 2.0**-24, 'high': 2.0**-11, 'medium': 2.0**-8}  # rounding of factors: float32, TF32, bfloat16
 
@@ -34,7 +35,13 @@ class _Rows:
         return len(self.features)
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        points = _fixed(self.features[rows], self.metric, self.scale)
+        features = self.features[rows]
+        if features.ndim > 2 or features.device.type != 'cpu' or len(features) <= PREPARED:
+            return self._prepared(features)
+        return torch.cat([self._prepared(part) for part in features.split(PREPARED)])
+
+    def _prepared(self, features: Tensor) -> Tensor:
+        points = _fixed(features, self.metric, self.scale)
         if self.metric == 'L2':  # largest q . b - |b|**2 / 2 is smallest |q - b|
             points = torch.cat((points, -points.square().sum(dim=-1, keepdim=True) / 2), dim=-1)
         return points if self.exact else (points / _unit(self.metric)).float()
@@ -121,7 +128,8 @@ def _refined(
     exact: _Rows, queries: Tensor, rows: Tensor, k: int, metric: Metric, scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The k best of candidates (Q, k + spare), by exact dot products."""
-    step = max(1, GATHERED_BYTES // (8 * rows.shape[1] * queries.shape[1]))
+    most = GATHERED_BYTES.get(queries.device.type, GATHERED_BYTES['cuda'])
+    step = max(1, most // (8 * rows.shape[1] * queries.shape[1]))
     found = []
     for some, candidates in zip(queries.split(step), rows.split(step), strict=True):
         products = (exact[candidates] @ _queries(some, metric, scale)[:, :, None]).squeeze(2)

@@ -5,7 +5,7 @@ Shape legend: B images, P patches, D channels, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmadclr.evaluation.frozen import Encoder
 from mmadclr.hub.opening import OpenedBackbone
-from mmadclr.models.backbones.dense_features import dense_features
+from mmadclr.models.backbones.dense_features import block_maps, dense_features
 from mmadclr.precision import autocast_to
 
 
@@ -47,6 +47,13 @@ class BackboneEncoder:
         with autocast_to(self.precision, self.device.type):
             found = dense_features(self.backbone, images.to(self.device), kinds)
         return {kind: rows.float() for kind, rows in found.items()}
+
+    @torch.no_grad()
+    def maps(self, images: Tensor, blocks: Sequence[int], final_norm: bool) -> Tensor:
+        """(B, K D, h, w), float32, of normalized images of any size; see ``block_maps``."""
+        self.images += len(images)
+        with autocast_to(self.precision, self.device.type):
+            return block_maps(self.backbone, images.to(self.device), blocks, final_norm).float()
 
 
 class ModelEncoder:

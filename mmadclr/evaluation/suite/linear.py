@@ -1,6 +1,6 @@
 """Linear segmentation by NeCo's recipe: the backbone encodes augmented training images in every epoch.
 
-The processes share out the encoding of a batch; then each performs the same step of the head.
+Every process performs the same steps of the head. See ``linear_crops`` for the recipes of DINOv2, DINOv3 and iBOT.
 
 Shape legend: B images of a batch, P patches of an image (h x w), D channels, S side of an input.
 """
@@ -11,18 +11,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mmadclr.distributed.agreement import together
 from mmadclr.evaluation.dense.bootstrap import iou_score
 from mmadclr.evaluation.dense.linear_segmentation import NECO, Batch, LinearHead, evaluate_linear_head, train_linear_head
 from mmadclr.evaluation.dense.segmentation_scores import SegmentationResult
+from mmadclr.evaluation.suite.encoded_batches import Encoding, encoded_batches
 from mmadclr.evaluation.suite.forms import NecoAugmentation, labels_by_pillow, read_image, read_labels, square_input
 from mmadclr.evaluation.suite.outcomes import Outcome
-from mmadclr.evaluation.suite.passes import batches as read_batches
-from mmadclr.evaluation.suite.passes import checked_rows, my_part, own_random, shown, summed, units_of
+from mmadclr.evaluation.suite.passes import own_random, units_of
 from mmadclr.evaluation.suite.segmentation import absent_notes, form_of, inputs_of, on_device, unlearned_notes
 from mmadclr.evaluation.suite.settings import Linear, metric_base
 from mmadclr.evaluation.suite.source import Source
@@ -56,18 +54,13 @@ class TrainingBatches:
         self.augment, self.labels = NecoAugmentation(self.form), set[int]()
 
     def __call__(self, epoch: int) -> Iterator[Batch]:
-        size = self.source.loading.batch_size
         batches = epoch_batches(len(self.source.items('train')), self.settings, epoch)
-        units = [my_part(units_of(len(indices), size)) for indices in batches]  # places in the batch
-        mine = [[indices[place] for place in unit] for indices, some in zip(batches, units, strict=True) for unit in some]
+        shape = (self.source.encoder.width, *self.source.grid(self.form))
+        encoding = Encoding(partial(self.read, epoch), self.encode, shape, self.form.size)
         what = f'{self.source.benchmark.name} linear, epoch {epoch + 1} of {self.settings.epochs}'
-        found = read_batches(partial(self.read, epoch), mine, self.source.loading.workers)
-        stream = shown(found, sum(map(len, mine)), what, len)
-        for indices, some in zip(batches, units, strict=True):
-            rows = together(partial(self._encoded, stream, some, len(indices)))
-            features, masks = (on_device(summed(rows[key]), self.source) for key in ('patch', 'labels'))
+        for features, masks in encoded_batches(self.source, batches, encoding, what):
             self.labels.update(masks.unique().tolist())
-            yield as_map(features, self.source.grid(self.form)), masks
+            yield features, masks
 
     def read(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Input and label map of an image in an epoch."""
@@ -79,19 +72,9 @@ class TrainingBatches:
         with own_random(self.settings.seed, epoch, index):
             return self.augment(image, labels)
 
-    def _encoded(self, stream: Iterator[list], units: list[list[int]], count: int) -> dict[str, np.ndarray]:
-        """Rows of a batch, zero except for those of this process."""
-        patches, side = self.source.grid(self.form)[0] ** 2, self.form.size
-        rows: dict[str, np.ndarray] = dict(
-            patch=np.zeros((count, patches, self.source.encoder.width), np.float32),
-            labels=np.zeros((count, side, side), np.uint8),
-        )
-        for unit in units:
-            images, labels = zip(*next(stream), strict=True)
-            part = slice(unit[0], unit[-1] + 1)
-            rows['patch'][part] = checked_rows(self.source.encoder(torch.stack(images), ['patch'])['patch'], 'float32')
-            rows['labels'][part] = torch.stack(labels).numpy()
-        return rows
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, D, h, w) of inputs."""
+        return as_map(self.source.encoder(images, ['patch'])['patch'], self.source.grid(self.form))
 
 
 def as_map(features: Tensor, grid: tuple[int, int]) -> Tensor:

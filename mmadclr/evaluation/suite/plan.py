@@ -22,14 +22,17 @@ from mmadclr.evaluation.suite.settings import (
     DinoSeg,
     Hummingbird,
     Linear,
+    LinearDinov2,
     PatchKnn,
     PatchLogistic,
     Settings,
     check_name,
 )
 from mmadclr.hub.opening import OpenedBackbone
+from mmadclr.models.backbones.dense_features import check_blocks
 from mmadclr.models.backbones.query_vit import QueryViT
 
+LEARNED = (Hummingbird, PatchKnn, PatchLogistic, Linear, LinearDinov2)  # use training images
 NEW, FINISHED, AGAIN = 'to run', 'finished', 'run again'
 
 
@@ -108,12 +111,15 @@ def unsuited(name: str, backbone: QueryViT) -> str | None:
 def protocols_for(names: Sequence[str] | None, benchmarks: Sequence[str], backbone: QueryViT) -> tuple[list[str], list[str]]:
     """Protocols to run, by default all that suit the benchmarks and the backbone, and notes on those left out.
 
+    Those that take many times as long as the others are not part of the default.
+
     Raises:
         ValueError: Unknown names, or a named protocol suits no benchmark or not the backbone.
     """
     kinds = {benchmark_kind(name) for name in benchmarks}
     if names is None:
-        suited = {name: unsuited(name, backbone) for name, each in PROTOCOLS.items() if each.kind in kinds}
+        possible = {name: each for name, each in PROTOCOLS.items() if each.kind in kinds and not each.by_name_only}
+        suited = {name: unsuited(name, backbone) for name in possible}
         notes = [f'{name} is left out: it {reason}' for name, reason in suited.items() if reason]
         return [name for name, reason in suited.items() if not reason], notes
     for name in names:
@@ -140,10 +146,10 @@ def fitted(name: str, settings: Settings, opened: OpenedBackbone, chosen: bool) 
         chosen: Whether the user has set the size.
 
     Raises:
-        ValueError: A chosen size is not a multiple of the patch size, or too small.
+        ValueError: A chosen size is not a multiple of the patch size, or too small; see also :func:`check_recipe`.
     """
     patch, notes = opened.model.patch_size, []
-    if settings.size and settings.size < patch:
+    if settings.size < patch and PROTOCOLS[name].kind != 'boxes':
         raise ValueError(f'{name}.size={settings.size} must be at least the patch size {patch}')
     if settings.size % patch and not isinstance(settings, Davis) and PROTOCOLS[name].kind != 'pairs':
         if chosen:
@@ -156,9 +162,29 @@ def fitted(name: str, settings: Settings, opened: OpenedBackbone, chosen: bool) 
     if not is_imagenet and (settings.mean, settings.std) == (plain_settings.mean, plain_settings.std):
         settings = replace(settings, mean=tuple(opened.mean), std=tuple(opened.std))
         notes.append(f'{name}: mean and std of the checkpoint are used instead of the published ones')
+    if isinstance(settings, LinearDinov2):
+        check_recipe(name, settings, len(opened.model.blocks))
     if isinstance(settings, DinoSeg) and settings.head >= opened.model.blocks[-1].attn.num_heads:
         raise ValueError(f'dino-seg.head={settings.head}: the backbone has {opened.model.blocks[-1].attn.num_heads} heads')
     return settings, notes
+
+
+def check_recipe(name: str, settings: LinearDinov2, depth: int) -> None:
+    """Checks the settings of a head against each other and against a backbone of ``depth`` blocks.
+
+    Raises:
+        ValueError: Windows with gaps, a warm-up that does not end, dropout of everything, or blocks that do not exist.
+    """
+    if settings.stride > settings.size:
+        raise ValueError(f'{name}.stride={settings.stride} must be at most {name}.size={settings.size}')
+    if settings.warmup >= settings.iterations:
+        raise ValueError(f'{name}.warmup={settings.warmup} must be below {name}.iterations={settings.iterations}')
+    if settings.dropout >= 1:
+        raise ValueError(f'{name}.dropout={settings.dropout} must be below 1')
+    try:
+        check_blocks(settings.blocks, depth)
+    except ValueError as error:
+        raise ValueError(f'{name}.{error}: choose others with --set {name}.blocks=...') from error
 
 
 def check_counts(name: str, settings: Settings, benchmark: Benchmark, patch: int) -> None:
@@ -171,7 +197,7 @@ def check_counts(name: str, settings: Settings, benchmark: Benchmark, patch: int
         return
     per_image = (settings.size // patch) ** 2
     train, val = (len(images) for images in (benchmark.train, benchmark.val))
-    if not val or (not train and isinstance(settings, (Hummingbird, PatchKnn, PatchLogistic, Linear))):
+    if not val or (not train and isinstance(settings, LEARNED)):
         raise ValueError(f'{benchmark.name}: {name} needs training and validation images')
     if isinstance(settings, Hummingbird):
         memory = settings.memory or train * settings.epochs * per_image
@@ -215,7 +241,7 @@ def count_text(benchmark: Benchmark, protocol: str) -> str:
     """How many images a protocol reads."""
     count = str(scored_units(benchmark))
     if isinstance(benchmark, SegmentationBenchmark):
-        with_training = protocol in ('hummingbird', 'patch-knn', 'patch-logistic', 'linear')
+        with_training = issubclass(PROTOCOLS[protocol].settings, LEARNED)
         return f'{len(benchmark.train)} + {count}' if with_training else count
     return count + {VideoBenchmark: ' videos', PairBenchmark: ' pairs'}.get(type(benchmark), '')
 

@@ -32,6 +32,7 @@ LEOPART = 'README of MkuuWaUjinga/leopart'
 DINO = 'Caron et al. 2021'
 LOST = 'README of valeoai/LOST'
 TOKENCUT = 'README of YangtaoWANG95/TokenCut'
+IBOT = 'README of bytedance/ibot'
 CAPI = 'README of facebookresearch/capi, distances in bfloat16'
 
 S16, B16, S8 = 'DINO ViT-S/16', 'DINO ViT-B/16', 'DINO ViT-S/8'
@@ -61,6 +62,7 @@ PUBLISHED = (
     Published('voc', 'linear', '_mIoU_best_on_val', {f'NeCo on {S16}': 65.8, 'NeCo on TimeT': 68.5, 'NeCo on Leopart': 68.3,
               f'NeCo on {S14}': 81.4, f'NeCo on {B14}': 84.5}, dict(drop_last=True), NECO),
     Published('voc', 'linear', '_mIoU_best_on_val', {'Leopart ViT-S/16': 69.3}, dict(drop_last=True), LEOPART),
+    Published('ade20k', 'linear-ibot', '_mIoU', {'iBOT ViT-B/16': 38.3}, dict(lr=8e-4), IBOT),
     Published('ade20k_151', 'patch-knn', '_mIoU', {'CAPI ViT-L/14 (Places)': 35.2, 'CAPI ViT-L/14 (LVD)': 32.1,
               'CAPI ViT-L/14 (ImageNet-22k)': 29.7, 'CAPI ViT-L/14 (ImageNet-1k)': 29.2}, {}, CAPI),
     Published('davis', 'davis', '_J&F', {S16: 61.8, B16: 62.3, S8: 69.9, 'DINO ViT-B/8': 71.4}, {}, DINO),
@@ -73,7 +75,7 @@ PUBLISHED = (
 
 
 # Validation images, videos or images of the published results, where they are stated: a part of a set is not comparable.
-COUNTS = {'voc': 1449, 'ade20k_151': 2000, 'davis': 30, 'voc07': 5011, 'voc12': 11_540}
+COUNTS = {'voc': 1449, 'ade20k': 2000, 'ade20k_151': 2000, 'davis': 30, 'voc07': 5011, 'voc12': 11_540}
 
 
 def comparable(benchmark: str, count: int, protocol: str, settings: Settings, patch_size: int) -> list[Published]:

@@ -23,13 +23,14 @@ from mmadclr.datasets.benchmarks.types import (
 from mmadclr.evaluation.suite.boxes import discovery
 from mmadclr.evaluation.suite.encoder import DenseEncoder
 from mmadclr.evaluation.suite.linear import linear
+from mmadclr.evaluation.suite.linear_crops import linear_crops
 from mmadclr.evaluation.suite.outcomes import Outcome, sampled
 from mmadclr.evaluation.suite.pairs import spair
 from mmadclr.evaluation.suite.passes import Loading, alone
 from mmadclr.evaluation.suite.plan import Job
 from mmadclr.evaluation.suite.records import record_path, write_record
 from mmadclr.evaluation.suite.segmentation import BANK, RUNNERS, form_of, inputs_of
-from mmadclr.evaluation.suite.settings import Davis, DinoSeg, Lost, Spair, TokenCut
+from mmadclr.evaluation.suite.settings import Davis, DinoSeg, Linear, LinearDinov2, Lost, Spair, TokenCut
 from mmadclr.evaluation.suite.source import Source
 from mmadclr.evaluation.suite.videos import davis
 
@@ -108,17 +109,23 @@ def _run_segmentation(
     folder = options.folder / FEATURES / jobs[0].benchmark
     source = Source(benchmark, encoder, options.loading, options.dtype, folder, options.digest)
     left = {job.protocol: {(split, form_of(job.settings)) for split in inputs_of(job.settings)} for job in jobs}
-    runners: dict[str, Callable[..., Outcome | None]] = {**RUNNERS, 'linear': linear}
     for job in jobs:
         for split, kinds in inputs_of(job.settings).items():
             source.plan(split, form_of(job.settings), kinds)
     for job in jobs:
-        _timed(job, partial(runners[job.protocol], source, job.settings), options)
+        _timed(job, partial(runner_of(job), source, job.settings), options)
         if job.protocol == 'hummingbird':
             _remove(folder / BANK, options)
         done = left.pop(job.protocol)
         for split, form in done - set().union(*left.values()):
             source.forget(split, form, options.keep)
+
+
+def runner_of(job: Job) -> Callable[..., Outcome | None]:
+    """Function that runs a protocol on a segmentation benchmark."""
+    if isinstance(job.settings, LinearDinov2):
+        return linear_crops
+    return linear if isinstance(job.settings, Linear) else RUNNERS[job.protocol]
 
 
 def _timed(job: Job, work: Callable[[], Outcome | None], options: Options) -> None:

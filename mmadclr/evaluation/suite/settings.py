@@ -9,10 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
+from mmadclr.evaluation.suite.linear_settings import (
+    MEAN,
+    STD,
+    Linear,
+    LinearDinov2,
+    LinearDinov3,
+    LinearIbot,
+    Numbers,
+)
 from mmadclr.shipped import nearest
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Numbers = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -53,25 +59,6 @@ class PatchLogistic:
     size: int = 224
     strengths: Numbers = tuple(10 ** (-6 + 11 * step / 7) for step in range(8))
     seed: int = 0
-    mean: Numbers = MEAN
-    std: Numbers = STD
-
-
-@dataclass(frozen=True)
-class Linear:
-    """``recipe``: NeCo's. ``drop_last``: drop the last incomplete batch of training and validation, as published, or use
-    all images. ``shuffle``: not in the published code. See ``dense.linear_segmentation``.
-    """
-
-    size: int = 448
-    epochs: int = 25
-    batch: int = 128
-    lr: float = 0.01
-    step_epochs: int = 20
-    drop_last: bool = False
-    shuffle: bool = False
-    augment: bool = True
-    seed: int = 400
     mean: Numbers = MEAN
     std: Numbers = STD
 
@@ -179,18 +166,22 @@ class DinoSeg:
     std: Numbers = STD
 
 
-Settings = Hummingbird | PatchKnn | PatchLogistic | Linear | Cluster | Attention | Davis | Spair | Lost | TokenCut | DinoSeg
+Settings = (
+    Hummingbird | PatchKnn | PatchLogistic | Linear | LinearDinov2 | Cluster | Attention
+    | Davis | Spair | Lost | TokenCut | DinoSeg
+)  # fmt: skip
 
 
 class Protocol(NamedTuple):
     """``kind``: of benchmark. ``settings``: their class. ``needs_cls``: whether it uses attention of [CLS]. ``base``: name
-    of its metrics, with the settings that it always shows.
+    of its metrics, with the settings that it always shows. ``by_name_only``: whether it has to be requested.
     """
 
     kind: str
     settings: type
     base: str
     needs_cls: bool = False
+    by_name_only: bool = False
 
 
 PROTOCOLS = {
@@ -198,6 +189,9 @@ PROTOCOLS = {
     'patch-knn': Protocol('segmentation', PatchKnn, 'patch_knn_{size}'),
     'patch-logistic': Protocol('segmentation', PatchLogistic, 'patch_logistic_{size}'),
     'linear': Protocol('segmentation', Linear, 'linear_neco_{size}'),
+    'linear-dinov2': Protocol('segmentation', LinearDinov2, 'linear_dinov2_{size}', by_name_only=True),
+    'linear-dinov3': Protocol('segmentation', LinearDinov3, 'linear_dinov3_{size}', by_name_only=True),
+    'linear-ibot': Protocol('segmentation', LinearIbot, 'linear_ibot_{size}', by_name_only=True),
     'cluster': Protocol('segmentation', Cluster, 'cluster{k}_{size}'),
     'overcluster': Protocol('segmentation', Overcluster, 'overcluster{k}_{size}'),
     'attention': Protocol('segmentation', Attention, 'attention_jaccard_{size}_mass{mass}', needs_cls=True),
@@ -312,9 +306,12 @@ def _converted(key: str, kind: Any, value: Any) -> Any:
 
 POSITIVE = (
     *('k', 'epochs', 'batch', 'lr', 'beta', 'temperature', 'seeds', 'steps', 'redos', 'points_per_center'),
-    *('topk', 'n_last', 'alpha', 'strengths'),
+    *('topk', 'n_last', 'alpha', 'strengths', 'iterations', 'most_of_class'),
 )
-NATURAL = ('size', 'memory', 'pca', 'per_category', 'seed', 'radius', 'head', 'step_epochs')
+NATURAL = (
+    *('size', 'memory', 'pca', 'per_category', 'seed', 'radius', 'head', 'step_epochs'),
+    *('decay', 'warmup', 'lag', 'dropout', 'stride', 'validate'),
+)
 
 
 def _check_values(name: str, settings: Settings) -> None:

@@ -5,8 +5,9 @@ Shape legend: B images, P patches, D channels, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
+import torch
 from torch import Tensor
 
 from mmadclr.models.backbones.dense_vit import pad_to_multiple
@@ -41,6 +42,42 @@ def dense_features(backbone: QueryViT, images: Tensor, kinds: Collection[str]) -
         if 'patch' in kinds:
             found['patch'] = backbone.norm(x)[:, first:]
     return {kind: found[kind] for kind in kinds}
+
+
+def block_maps(backbone: QueryViT, images: Tensor, blocks: Sequence[int], final_norm: bool = True) -> Tensor:
+    """Outputs of several blocks as one map (B, K D, h, w), concatenated in the given order.
+
+    Args:
+        backbone: See there.
+        images: (B, 3, H, W), padded with zeros at the right and bottom to multiples of the patch size.
+        blocks: K block indices; negative ones count from the last.
+        final_norm: Apply the final norm to every output.
+
+    Raises:
+        ValueError: No block, or one that does not exist.
+    """
+    wanted = check_blocks(blocks, len(backbone.blocks))
+    images = pad_to_multiple(images, backbone.patch_size)
+    height, width = (side // backbone.patch_size for side in images.shape[-2:])
+    x, layout = backbone.embed(images)
+    found = {}
+    for index, block in enumerate(backbone.blocks[: max(wanted) + 1]):
+        x = block(x, layout.of_block(index))
+        if index in wanted:
+            tokens = backbone.norm(x) if final_norm else x
+            found[index] = tokens[:, backbone.num_prefix_tokens :].transpose(1, 2).unflatten(2, (height, width))
+    return torch.cat([found[index] for index in wanted], dim=1)
+
+
+def check_blocks(blocks: Sequence[int], depth: int) -> list[int]:
+    """Indices of blocks counted from 0.
+
+    Raises:
+        ValueError: See :func:`block_maps`.
+    """
+    if not blocks or not all(-depth <= block < depth for block in blocks):
+        raise ValueError(f'blocks={list(blocks)} must be indices from {-depth} to {depth - 1}, at least one')
+    return [block % depth for block in blocks]
 
 
 def check_kinds(backbone: QueryViT, kinds: Collection[str]) -> None:

@@ -9,14 +9,17 @@ import torch
 import torch.nn.functional as F
 
 from mmadclr.evaluation.dense.linear_segmentation import (
+    DINOV2,
     DINOV3,
     IBOT,
     NECO,
+    ChannelDropout,
     LinearHead,
     LinearRecipe,
     evaluate_linear_head,
     rate_factor,
     resized_logits,
+    segmentation_loss,
     train_linear_head,
 )  # fmt: skip
 from mmadclr.evaluation.dense.segmentation_scores import class_counts
@@ -88,9 +91,61 @@ def test_schedules_at_their_corners():
     assert rate_factor(IBOT, 0, 99) == pytest.approx(1e-6)
     assert rate_factor(IBOT, 750, 99) == pytest.approx((1 - 750 / 160_000) * (1 - 0.5 * (1 - 1e-6)))
     assert rate_factor(IBOT, 80_000, 99) == 0.5
-    assert rate_factor(DINOV3, 750, 99) == pytest.approx((1 - 750 / 40_000) * (1 - 0.5 * (1 - 1e-6)))
-    assert rate_factor(DINOV3, 1500, 99) == pytest.approx((1 + math.cos(math.pi * 1500 / 40_000)) / 2)
-    assert rate_factor(DINOV3, 1499, 99) < rate_factor(DINOV3, 1500, 99)  # the jump of the published schedule
+    assert rate_factor(DINOV2, 750, 99) == pytest.approx((1 - 750 / 40_000) * (1 - 0.5 * (1 - 1e-6)))
+    assert rate_factor(DINOV2, 39_999, 99) == pytest.approx(1 / 40_000)
+
+
+def test_rates_of_dinov3_come_one_iteration_late():
+    assert rate_factor(DINOV3, 0, 99) == rate_factor(DINOV3, 1, 99) == pytest.approx(1e-6)
+    assert rate_factor(DINOV3, 751, 99) == pytest.approx((1 - 750 / 40_000) * (1 - 0.5 * (1 - 1e-6)))
+    assert rate_factor(DINOV3, 1501, 99) == pytest.approx((1 + math.cos(math.pi * 1500 / 40_000)) / 2)
+    assert rate_factor(DINOV3, 1500, 99) < rate_factor(DINOV3, 1501, 99)  # the jump of the published schedule
+
+
+@pytest.mark.parametrize('void', [0, 7, 72])
+def test_the_loss_over_all_pixels_is_that_of_mmseg(void):
+    losses = pytest.importorskip('mmseg.models.losses')
+    logits, masks = torch.randn(2, 4, 6, 6), torch.randint(0, 4, (2, 6, 6))
+    masks.view(-1)[:void] = 255
+    found = segmentation_loss(logits, masks, over_all_pixels=True)
+    torch.testing.assert_close(found, losses.CrossEntropyLoss()(logits, masks, ignore_index=255))
+    if 0 < void < 72:
+        torch.testing.assert_close(segmentation_loss(logits, masks) * (72 - void) / 72, found)
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'norm'), [(DINOV2, True), (DINOV3, True), (IBOT, False)], ids=['dinov2', 'dinov3', 'ibot']
+)
+def test_steps_are_those_of_torchs_layers(recipe, norm):
+    """Batch norm and convolution, AdamW with its own schedule, logits enlarged to the masks, written out."""
+    short = dataclasses.replace(recipe, iterations=8, warmup=3, dropout=0.0, lr=0.01)
+    masks = torch.randint(0, 3, (8, 2, 15, 20))
+    masks[:, :, :2] = 255
+    features = torch.randn(8, 2, 5, 3, 4)
+    head = LinearHead(5, 3, short, torch.Generator().manual_seed(3))
+    layers = torch.nn.Sequential(*[torch.nn.BatchNorm2d(5)] * norm, torch.nn.Conv2d(5, 3, 1))
+    layers[-1].load_state_dict(head.classify.state_dict())
+    optimizer = torch.optim.AdamW(layers.parameters(), 0.01, weight_decay=recipe.weight_decay)
+    losses = []
+    for step, (inputs, labels) in enumerate(zip(features, masks, strict=True)):
+        time = max(step - 1, 0) if recipe is DINOV3 else step
+        factor = (1 + math.cos(math.pi * time / 8)) / 2 if recipe is DINOV3 else 1 - time / 8
+        if time < 3:
+            factor = (1 - time / 8) * (1e-6 + (1 - 1e-6) * time / 3)
+        optimizer.param_groups[0]['lr'] = 0.01 * factor
+        logits = F.interpolate(layers(inputs), size=(15, 20), mode='bilinear').permute(0, 2, 3, 1)
+        each = F.cross_entropy(logits[labels != 255], labels[labels != 255], reduction='sum')
+        loss = each / ((labels != 255).sum() if recipe is DINOV3 else labels.numel())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    steps = list(train_linear_head(head, lambda epoch: zip(features, masks, strict=True), short, 8))
+    np.testing.assert_allclose([step.loss for step in steps], losses, rtol=1e-5)
+    torch.testing.assert_close(head.classify.weight, layers[-1].weight)
+    if norm:
+        torch.testing.assert_close(head.norm.running_var, layers[0].running_var)
+        torch.testing.assert_close(head.norm.weight, layers[0].weight)
 
 
 def test_the_head_of_dinov3_is_norm_and_convolution():
@@ -108,7 +163,7 @@ def test_the_head_of_dinov3_is_norm_and_convolution():
     assert torch.equal(head.classify.weight, again.classify.weight)
 
 
-@pytest.mark.parametrize('recipe', [NECO, DINOV3, IBOT], ids=['neco', 'dinov3', 'ibot'])
+@pytest.mark.parametrize('recipe', [NECO, DINOV2, DINOV3, IBOT], ids=['neco', 'dinov2', 'dinov3', 'ibot'])
 def test_every_recipe_learns_what_is_linear(recipe):
     short = dataclasses.replace(
         recipe, epochs=recipe.epochs and 30, iterations=recipe.iterations and 120, warmup=10, lr=0.05, map_side=None
@@ -125,6 +180,40 @@ def test_every_recipe_learns_what_is_linear(recipe):
     found = evaluate_linear_head(head, [(features, masks)], short)
     assert found.metrics['linear_mIoU'] > max(99, before)
     assert int(found.counts.ignored.sum()) == 6
+
+
+@pytest.mark.parametrize('recipe', [NECO, DINOV2, DINOV3], ids=['neco', 'dinov2', 'dinov3'])
+@pytest.mark.parametrize('images', [1, 2])
+def test_logits_in_parts_change_nothing(recipe, images, monkeypatch):
+    masks = torch.randint(0, 3, (5, 12, 12))
+    masks[0, :9] = 255
+    masks[3:] = 255  # a part without labels
+    features, found = torch.randn(5, 4, 3, 3), []
+    short = dataclasses.replace(recipe, lr=0.1, warmup=0, iterations=recipe.iterations and 3, epochs=recipe.epochs and 3)
+    size = 4 * 3 * (recipe.map_side or 12) ** 2
+    for most in (2**29, images * size):
+        monkeypatch.setattr('mmadclr.evaluation.dense.linear_segmentation.LOGIT_BYTES', most)
+        head = LinearHead(4, 3, short, torch.Generator().manual_seed(3))
+        steps = list(train_linear_head(head, lambda epoch: [(features, masks)], short, 1))
+        found.append(([step.loss for step in steps], head.classify.weight))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-5)
+    dark = dataclasses.replace(short, over_all_pixels=False)
+    with pytest.raises(ValueError, match='no pixel of the batch'):
+        list(train_linear_head(head, lambda epoch: [(features, torch.full_like(masks, 255))], dark, 1))
+
+
+def test_dropout_of_channels():
+    maps = torch.rand(40, 50, 2, 3) + 1
+    dropout = ChannelDropout(0.3, torch.Generator().manual_seed(0))
+    found = dropout(maps)
+    dropped = (found == 0).flatten(2)
+    assert torch.equal(dropped.all(dim=2), dropped.any(dim=2))
+    assert dropped.double().mean().item() == pytest.approx(0.3, abs=0.04)  # 2,000 channels
+    torch.testing.assert_close(found, torch.where(found == 0, 0, maps / 0.7))
+    assert torch.equal(ChannelDropout(0.3, torch.Generator().manual_seed(0))(maps), found)
+    assert not torch.equal(dropout(maps), found)
+    assert dropout.eval()(maps) is maps
 
 
 def test_what_cannot_be_trained_on_is_refused():

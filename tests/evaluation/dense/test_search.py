@@ -54,7 +54,8 @@ def test_no_precision_of_products_changes_the_result(precision):
 def test_the_order_of_channels_and_blocks_changes_nothing(monkeypatch, metric):
     bank, queries = tied()
     expected = nearest_patches(bank, queries, 30, metric)
-    monkeypatch.setattr('mmadclr.evaluation.dense.search.GATHERED_BYTES', 1)
+    monkeypatch.setattr('mmadclr.evaluation.dense.search.GATHERED_BYTES', {'cpu': 1, 'cuda': 1})
+    monkeypatch.setattr('mmadclr.evaluation.dense.search.PREPARED', 7)
     monkeypatch.setattr('mmadclr.evaluation.dense.search.QUERIES', 13)
     shuffled = torch.randperm(bank.shape[1])
     found = nearest_patches(bank[:, shuffled], queries[:, shuffled], 30, metric)
