@@ -144,11 +144,8 @@ def test_sources_of_ones_own_are_compared_line_by_line(monkeypatch, second):
 
 
 def test_a_folder_that_one_process_does_not_see_ends_all(outcomes):
-    assert outcomes['missing'] == (
-        'OtherProcessError: process 1 failed: FileNotFoundError: data_root missing does not exist; set data_root of the dataset '
-        'in the config',
-        'FileNotFoundError: data_root missing does not exist; set data_root of the dataset in the config',
-    )
+    missing = 'FileNotFoundError: data_root missing does not exist; set data_root of the dataset in the config'
+    assert outcomes['missing'] == (f'OtherProcessError: process 1 failed: {missing}', missing)
 
 
 def test_one_process_lists_and_the_other_maps_its_files(outcomes):
