@@ -1,5 +1,6 @@
 """Faults of loaders in plain words; batches handed on in order, with only their pixels moved."""
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -87,6 +88,38 @@ def test_a_worker_killed_while_it_hands_a_batch_over_is_named(loader_with_worker
     ):
         fetch_from_nobody(tmp_path)
     worker.join()
+
+
+class DiesHandingOver(Hook):
+    """Kills a worker while it hands a batch over; at the end of training, torch tells of it to nobody."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if runner.iter == 2:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            worker = multiprocessing.active_children()[0]
+            worker.kill()
+            fetch_from_nobody(self.folder)
+
+    def leave_training(self, runner) -> None:
+        time.sleep(0.2)
+        with contextlib.suppress(RuntimeError):
+            loader_guard._error_if_any_worker_fails()
+
+
+def test_a_death_is_explained_before_other_hooks_hear_of_it(small_config, tmp_path):
+    handler = signal.getsignal(signal.SIGCHLD)
+    runner = Runner.from_cfg(small_config(WORKERS))
+    runner.register_hook(DiesHandingOver(tmp_path))
+    try:
+        with pytest.raises(WorkerDiedError, match='at iteration 2: most likely the machine ran out of memory'):
+            runner.train()
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+        for worker in multiprocessing.active_children():
+            worker.kill()
 
 
 def test_a_lost_connection_while_all_workers_live_stays_what_it_is(loader_with_workers, tmp_path, monkeypatch):

@@ -171,9 +171,11 @@ class Runner(ConsoleRunner):
         self.check_loss_record()
         if isinstance(unwrapped(self.model), SelfDistillation):
             self.check_attention()
-        with sole_use(self.work_dir), explained_worker_deaths(lambda: self.iter, self.work_dir, self.stop_signal):
+        with sole_use(self.work_dir):
             try:
-                return super().train()
+                # Inside: the hooks that follow may catch what torch says of a dead worker, which it does only once.
+                with explained_worker_deaths(lambda: self.iter, self.work_dir, self.stop_signal):
+                    return super().train()
             finally:
                 self.call_hook('leave_training')  # after_train is called only if training completes
 
