@@ -13,7 +13,7 @@ import numpy as np
 from mmadclr.compare.jobs import Job
 from mmadclr.compare.table import SUITE, Metrics
 
-RESULTS = 'results'
+OUT = 'out'  # of the suite, whose result has the name of the job's
 
 
 def suite_arguments(args: Namespace) -> list[str]:
@@ -30,14 +30,14 @@ def suite_arguments(args: Namespace) -> list[str]:
 
 def suite_job(checkpoint: Path, arguments: Sequence[str], folder: Path, program: Sequence[str], first: Job) -> Job:
     """The dense suite on a checkpoint, continued if it was stopped."""
-    command = [*program, 'dense', str(checkpoint), *arguments, '--out', str(folder)]
+    command = [*program, 'dense', str(checkpoint), *arguments, '--out', str(folder / OUT)]
     return Job(folder, command, {'tool': 'dense', 'arguments': list(arguments)}, read_suite, needs=first)
 
 
 def records_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """Results in the folder of a suite by the name of the column, which has the first metric of the protocol."""
+    """Results in the folder of a job by the name of the column, which has the first metric of the protocol."""
     found = {}
-    for file in sorted((folder / RESULTS).glob('*.json')):
+    for file in sorted((folder / OUT / 'results').glob('*.json')):
         record = json.loads(file.read_text())
         found[f'{SUITE}{file.name.split(".")[0]} {next(iter(record["metrics"]))}'] = record
     return found

@@ -100,13 +100,13 @@ def test_the_dense_suite_evaluates_the_teacher_and_is_a_column_for_each_protocol
     folder = tmp_path / 'dino_vittiny_shapes/seed1/suite'
     assert job.command[4:] == [
         *('dense', str(tmp_path / 'dino_vittiny_shapes/seed1/pretraining/epoch_50.pth'), '--suite', 'voc,folder=aerial'),
-        *('--data-root', 'data', '--size', '64', '--set', 'hummingbird.memory=200', '--out', str(folder)),
+        *('--data-root', 'data', '--size', '64', '--set', 'hummingbird.memory=200', '--out', str(folder / 'out')),
     ]
     record = dict(
         metrics={'patch_knn_64_mIoU': dict(value=12.5), 'accuracy': {}}, samples={'patch_knn_64_mIoU': [1.0, None]}
     )
-    (folder / 'results').mkdir(parents=True)
-    (folder / 'results/voc.patch-knn.json').write_text(json.dumps(record))
+    (folder / 'out/results').mkdir(parents=True)
+    (folder / 'out/results/voc.patch-knn.json').write_text(json.dumps(record))
     assert job.read(folder, 0.0) == {'suite voc patch_knn_64_mIoU': 12.5}
     assert samples_of(folder)['suite voc patch_knn_64_mIoU'].tolist() == [1.0, pytest.approx(float('nan'), nan_ok=True)]
     assert suite_arguments(Namespace(suite=None)) == []

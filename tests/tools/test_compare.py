@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from suite_cases import write_data
 from test_tools import ADCLR_DEMO, SHAPES, logged, tool
 
 DINO_DEMO = 'configs/demo/dino_vittiny_shapes.py'
@@ -26,6 +27,8 @@ SMALL = [
             [ADCLR_DEMO, '--parts', 'knn', '--detection-options', 'train_cfg.max_iters=5'],
             'error: --detection-config and --detection-options require the part detection: add it to --parts',
         ),
+        ([ADCLR_DEMO, '--parts', 'suite'], 'error: the dense suite needs --suite NAMES as well'),
+        ([ADCLR_DEMO, '--parts', 'knn', '--suite', 'voc'], 'error: the dense suite needs suite in --parts as well'),
     ],
 )
 def test_bad_requests(tmp_path, arguments, message):
@@ -105,3 +108,25 @@ def test_comparison_measures_goes_on_and_starts_anew(compare):
         .splitlines()[-1]
         .startswith('error: 12 jobs failed: random initialization, seed 0, pretraining;')
     )
+
+
+@pytest.mark.slow
+def test_the_dense_suite_is_a_column_whose_differences_are_tested(tmp_path):
+    write_data(tmp_path, 'folder')
+    out, changes = tmp_path / 'out', [*SMALL, *(change.format(root=tmp_path / 'shapes') for change in SHAPES)]
+    suite = ['--suite', f'folder:own={tmp_path}/folder', '--suite-protocols', 'hummingbird', '--suite-size', '32']
+    suite += ['--suite-set', 'hummingbird.memory=200', 'hummingbird.k=5']
+    run = ['--parts', 'pretraining', 'suite', '--seeds', '0', '1', '--epochs', '1', *suite, '--cfg-options', *changes]
+    tool('compare', DINO_DEMO, ADCLR_DEMO, '--out', out, *run, timeout=600)
+    content = json.loads((out / 'table.json').read_text())
+    column = 'suite folder:own hummingbird5_32_mem200_mIoU'
+    cells = {row: cells[column] for row, cells in content['rows'].items() if column in cells}
+    assert list(cells) == ['random initialization', 'dino_vittiny_shapes', 'adclr_vittiny_shapes']
+    assert [row for row, cell in cells.items() if 'difference' in cell] == ['adclr_vittiny_shapes']
+    for row, cell in cells.items():
+        for seed, value in cell['values'].items():
+            measured = json.loads((out / row.replace(' ', '_') / f'seed{seed}/suite/out/result.json').read_text())
+            assert value == measured['metrics']['folder:own/hummingbird5_32_mem200_mIoU']['value']
+    ours, theirs = cells['adclr_vittiny_shapes'], cells['dino_vittiny_shapes']
+    assert ours['difference']['value'] == pytest.approx(ours['mean'] - theirs['mean'])
+    assert 'differs from dino_vittiny_shapes by more than chance' in content['notes'][-1]
