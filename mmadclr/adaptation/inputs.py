@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmadclr.adaptation.changes import TRANSFORM, check_changes
 from mmadclr.adaptation.plan import Masked, Sizes, choose_batch, choose_sizes
 from mmadclr.adaptation.settings import base_options, build_config, evaluation_set
-from mmadclr.adaptation.timing import without_messages
+from mmadclr.console.libraries import without_messages
 from mmadclr.evaluation.adaptation import FolderProbe
 from mmadclr.hub.starting import Start, read_start
 from mmadclr.registry import DATASETS

@@ -26,9 +26,10 @@ from mmadclr.adaptation.settings import (
     with_measures,
     write_image_list,
 )
-from mmadclr.adaptation.timing import time_steps, without_messages
+from mmadclr.adaptation.timing import time_steps
 from mmadclr.checkpoint.run_files import checkpoints, newest_good_checkpoint
 from mmadclr.config.sense import check_sense
+from mmadclr.console.libraries import without_messages
 from mmadclr.datasets import ImageDataset
 from mmadclr.engine import Runner
 from mmadclr.evaluation.adaptation import Comparison, Measured, as_json, as_markdown, as_text, compare

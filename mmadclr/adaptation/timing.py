@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import cycle
 
 import torch
 from mmengine import dist
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 
+from mmadclr.console.libraries import without_messages
 from mmadclr.distributed.agreement import together
 from mmadclr.engine import Runner
 
@@ -43,18 +40,6 @@ def time_steps(cfg: Config) -> float:
         batches = _timed(runner.build_dataloader(cfg.train_dataloader, seed=0))
         times = [_seconds(model, wrapper, together(partial(next, batches))) for _ in range(WARM + TIMED)]
     return statistics.median(map(max, zip(*dist.all_gather_object(times[WARM:]), strict=True)))
-
-
-@contextmanager
-def without_messages() -> Iterator[None]:
-    """Drops messages below warnings: what is read several times before training is told once."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _timed(loader):

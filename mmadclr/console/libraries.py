@@ -11,6 +11,8 @@ from contextlib import contextmanager, redirect_stdout
 from types import FrameType
 from typing import Any, TextIO
 
+from mmengine.logging import MMLogger
+
 LIBRARIES = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'pycocotools'}
 FILE_ONLY = {'file_only': True}  # ``extra`` of our log records that are details
 # Warnings of these libraries about their own code, or about settings that are intended.
@@ -80,3 +82,15 @@ class PersonFilter(logging.Filter):
         if record.levelno >= logging.WARNING:
             return not (from_library and any(re.match(text, str(record.msg)) for text in NOISE))
         return not (from_library or getattr(record, 'file_only', False))
+
+
+@contextmanager
+def without_messages() -> Iterator[None]:
+    """Drops messages below warnings: what is told elsewhere, or is not about what is done here."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmengine.logging import MMLogger
 from PIL import Image
 
+from mmadclr.console.libraries import without_messages
 from mmadclr.report.literals import nested
 from mmadclr.report.sessions import Session
 
@@ -117,7 +115,7 @@ def with_newest(
         return history, []
     count = len(history.images) if history else None
     try:
-        with warnings_only():
+        with without_messages():  # of data sets and weights: they are not about the report
             dataset = shown_dataset(config)
             if dataset is None:
                 return history, []
@@ -129,18 +127,6 @@ def with_newest(
     if new.shown != history.snapshots[-1].shown:
         return history, [f'the images of the run have changed: no pictures of the features of {checkpoint}']
     return history._replace(snapshots=[*history.snapshots, new]), []
-
-
-@contextmanager
-def warnings_only() -> Iterator[None]:
-    """Drops what is told of data sets and weights when they are opened: it is not about the report."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def shown_dataset(config: Mapping[str, Any]) -> ImageDataset | None:
