@@ -17,6 +17,9 @@ from mmadclr.packages import check_families
 from mmadclr.shipped import ambiguity, find_config, is_shipped, nearest, shipped_configs
 from mmadclr.urls import is_public_name
 
+# Threads of torch on a CPU that wait for each other give their core away, where they would spin: beside loader workers and
+# other programs, spinning takes the time of those that are waited for. Read when torch is imported, so set before.
+PASSIVE = ('OMP_WAIT_POLICY', 'PASSIVE')
 INTERRUPTED = 130  # the status of a program that Ctrl-C ended, as in shells
 
 
@@ -50,6 +53,7 @@ def run_tool(command: str) -> None:
 
 def run_command(command: str, arguments: Sequence[str], prog: str) -> None:
     """Reads the arguments of a command and runs it."""
+    os.environ.setdefault(*PASSIVE)
     try:
         parser = command_parser(command, prog)
         args = parser.parse_args(arguments)

@@ -1,5 +1,6 @@
 """Configs by name and by path, and what is said before anything is imported that takes time."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pytest
 from places import REPO
 from program import mmadclr, mmadclr_with_libraries
 from programs import python
+
+from mmadclr.cli import main as main_module
 
 KEY = ('--key', 'train_cfg.max_epochs')
 
@@ -179,3 +182,15 @@ def test_ctrl_c_while_libraries_are_imported_is_one_line(tmp_path):
     process.send_signal(2)
     _, stderr = process.communicate(timeout=30)
     assert (process.returncode, stderr) == (130, 'error: interrupted (Ctrl-C)\n')
+
+
+def test_threads_wait_without_spinning_before_torch_can_be_imported(monkeypatch):
+    seen = []
+    monkeypatch.delenv('OMP_WAIT_POLICY', raising=False)
+    monkeypatch.setattr(main_module, 'command_parser', lambda *_: seen.append(os.environ['OMP_WAIT_POLICY']) or sys.exit(0))
+    for before in (None, 'ACTIVE'):
+        if before:
+            monkeypatch.setenv('OMP_WAIT_POLICY', before)
+        with pytest.raises(SystemExit):
+            main_module.run_command('train', [], 'mmadclr train')
+    assert seen == ['PASSIVE', 'ACTIVE']
