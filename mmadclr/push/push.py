@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mmengine.logging import MMLogger
-
+from mmadclr.console.libraries import without_messages
 from mmadclr.hub.export.card import LICENSE_FILE, CardText
 from mmadclr.hub.export.folder import check_format, export_opened
 from mmadclr.hub.export.origin import read_origin
@@ -157,20 +155,9 @@ def _hinting() -> Iterator[None]:
         raise ValueError(f'{error}; or push without what lies beside the checkpoint: --no-found-results') from error
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def check_read_back(folder: Path, opened: OpenedBackbone) -> None:
     """Raises ValueError if this package reads another backbone from the folder than was exported."""
-    with _quietly():  # the folder is temporary, and what is read was said
+    with without_messages():  # the folder is temporary, and what is read was said
         read = open_backbone(folder)
     comparison = compare(opened, features_of_opened(read), opened.img_size)
     if not comparison.equal:
