@@ -90,7 +90,7 @@ def kind_of(name: str) -> str:
 
 def short_name(name: str) -> str:
     """Without the arguments of templates and calls, which fill a page."""
-    name = re.sub(r'^void ', '', name)
+    name = re.sub(r'^void ', '', name).replace('(anonymous namespace)::', '')
     while (shorter := re.sub(r'<[^<>]*>', '', name)) != name:
         name = shorter
     return re.sub(r'\(.*', '', name).replace('|', ' ')[:80].strip() or 'unnamed'

@@ -20,12 +20,12 @@ BATCH = 64
 LOSSES = ('loss_cls', 'loss_query')
 # Arguments of the compiler, the backbone and the model; those of which most is expected come first.
 LEVERS: dict[str, dict[str, dict[str, Any]]] = {
-    'logits_mib=512': {'model': {loss: {'logits_mib': 512} for loss in LOSSES}},
-    'joint_resolutions': {'backbone': {'joint_resolutions': True}},
     'CUDA graphs': {'compile': {'mode': 'reduce-overhead'}},
+    'activation_memory_budget=1': {'compile': {'activation_memory_budget': 1.0}},
+    'joint_resolutions=False': {'backbone': {'joint_resolutions': False}},
+    'logits_mib=1024': {'model': {loss: {'logits_mib': 1024} for loss in LOSSES}},
     'teacher_copies': {'model': {'teacher_copies': True}},
     'whole backbones': {'compile': {'scope': 'backbone'}},
-    'logits_mib=2048': {'model': {loss: {'logits_mib': 2048} for loss in LOSSES}},
     'max-autotune': {'compile': {'mode': 'max-autotune-no-cudagraphs'}},
 }
 
@@ -33,7 +33,7 @@ LEVERS: dict[str, dict[str, dict[str, Any]]] = {
 def run(context: Context) -> None:
     arch, batch = ('mini', 2) if context.smoke else (SMALL, BATCH)
     took = 0.0 if context.smoke else 30.0  # with what the compiler may take
-    for name in ('joint_resolutions',) if context.smoke else LEVERS:
+    for name in ('joint_resolutions=False',) if context.smoke else LEVERS:
         start = time.monotonic()
         if context.measure(name, partial(compare, context, arch, batch, LEVERS[name]), needs=took):
             took = max(took, time.monotonic() - start)
@@ -46,11 +46,11 @@ def compare(context: Context, arch: str, batch: int, lever: dict[str, dict]) -> 
     views = bench.draw_views(args)
     backend = {'backend': 'aot_eager'} if context.smoke else {}
     pulled = Namespace(**vars(args), backbone=lever.get('backbone', {}), model=lever.get('model', {}))
-    forms = {
-        'with': steps.our_form(pulled, views, compiled={**backend, **lever.get('compile', {})} or True),
-        'without': steps.our_form(args, views, compiled=backend or True),
-    }
-    losses = {name: form.loss() for name, form in forms.items()}
+    settings = {'with': (pulled, lever.get('compile', {})), 'without': (args, {})}
+    forms, losses = {}, {}
+    for name, (arguments, options) in settings.items():
+        forms[name] = steps.our_form(arguments, views, compiled={**backend, **options} or True)
+        losses[name] = forms[name].loss()  # compiles it before the options of the other one are set
     steps.check_agreement(losses)
     for form in forms.values():
         form.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ import torch
 from kernels import kernels_of, profiled, summary
 
 from gpu_parts import steps
-from gpu_parts.context import Context, number, seconds_of, table
+from gpu_parts.context import Context, number, seconds_of, table, wait_for
 from gpu_parts.steps import BASE, SHORT, SMALL
 
 NEEDS_GPU = True
@@ -40,6 +41,8 @@ def profile_form(context: Context, args: Namespace, compiled: bool, file: str | 
 def profile_step(step: Callable[[], object], device: str, file=None) -> dict[str, Any]:
     """Milliseconds a step: measured without the profiler, by kernel, by kind, and what lies between kernels.
 
+    ``host_ms`` is what the host needs to issue a step to an idle device: if it is near ``step_ms``, kernels wait for it.
+
     Args:
         step: Takes one.
         device: Of its kernels.
@@ -52,10 +55,18 @@ def profile_step(step: Callable[[], object], device: str, file=None) -> dict[str
 
     burst()
     wall = statistics.median(seconds_of(burst, device) for _ in range(3)) / STEPS * 1e3
+    host = min(seconds_until_issued(step, device) for _ in range(STEPS)) * 1e3
     kernels = kernels_of(profiled(step, device, STEPS).events(), device)
     if file is not None:
         profiled(step, device, 1).export_chrome_trace(str(file))
-    return {'step_ms': wall} | summary(kernels, wall, STEPS)
+    return {'step_ms': wall, 'host_ms': host} | summary(kernels, wall, STEPS)
+
+
+def seconds_until_issued(step: Callable[[], object], device: str) -> float:
+    wait_for(device)
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
 
 
 def section(rows: dict[str, dict[str, Any]]) -> list[str]:
@@ -65,6 +76,7 @@ def section(rows: dict[str, dict[str, Any]]) -> list[str]:
         kinds = [[kind, *of_step(ms, whole)] for kind, ms in {**row['kinds'], 'gaps': row['gaps_ms']}.items()]
         kernels = [[k['kernel'], k['kind'], number(k['calls']), *of_step(k['ms'], whole)] for k in row['kernels']]
         lines += [f'### {name}: {number(whole)} ms a step, {number(row["launches"])} kernels', '']
+        lines += [f'The host issues a step in {number(row["host_ms"])} ms.', '']
         lines += [f'Trace: `{row["trace"]}`, for https://ui.perfetto.dev.', ''] if row['trace'] else []
         lines += [*table(['kind', 'ms', 'of the step'], kinds), '']
         lines += [*table(['kernel', 'kind', 'calls', 'ms', 'of the step'], kernels), '']

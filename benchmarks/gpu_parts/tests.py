@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -19,12 +20,16 @@ NEEDS_GPU = True
 TITLE = 'Tests'
 ROW = 'pytest -m gpu'
 CLONE = Path(__file__).resolve().parents[2]
+PROCESSES = 4  # compiling takes most of the time, and none of the GPU
 RESULTS = 'GPU_TEST_RESULTS'  # environment variable: the file of results
 
 
 def run(context: Context) -> None:
     files = ['tests/test_gpu.py'] if context.smoke else files_with_gpu_tests()
     command = [sys.executable, '-m', 'pytest', '-m', 'gpu', '-q', '--tb=short', '-p', 'no:cacheprovider', '-o', 'addopts=']
+    processes = 1 if context.smoke else min(PROCESSES, (os.cpu_count() or 1) // 2)
+    if processes > 1 and importlib.util.find_spec('xdist'):
+        command += ['-n', str(processes)]
     store(context, *run_tests(context, [*command, '-p', 'gpu_parts.tests', *files]))
 
 
@@ -57,14 +62,15 @@ def files_with_gpu_tests() -> list[str]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """As a plugin of pytest: tests that compile, which take longest, come last."""
-    items.sort(key=lambda item: 'compiled' in item.name)
+    """As a plugin of pytest: tests that compile, which take longest, come last; first if there are several processes."""
+    last = 'PYTEST_XDIST_WORKER' not in os.environ
+    items.sort(key=lambda item: ('compiled' in item.name) == last)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """As a plugin of pytest: a line for every test that has run, with the last line of its error."""
-    if report.when != 'call' and report.passed:
-        return
+    if 'PYTEST_XDIST_WORKER' in os.environ or (report.when != 'call' and report.passed):
+        return  # a worker's reports come to the process that distributes tests, too
     reason = '' if report.passed else str(report.longreprtext).strip().splitlines()[-1:]
     outcome = report.outcome if report.when == 'call' or report.skipped else 'error'
     with open(os.environ[RESULTS], 'a') as file:

@@ -21,7 +21,7 @@ model = dict(
     type='ADCLR',
     backbone=dict(query_keys='image'),
     query_weight=1.0,
-    loss_query=dict(student_temp=0.1, center_momentum=0.9, logits_mib=256),
+    loss_query=dict(student_temp=0.1, center_momentum=0.9),
 )
 train_dataloader = dict(
     dataset=dict(

@@ -18,7 +18,7 @@ model = dict(
     head=dict(out_dim=8192),
     cls_weight=1.0,
     patch_weight=1.0,
-    loss_patch=dict(student_temp=0.1, center_momentum=0.9, logits_mib=256),
+    loss_patch=dict(student_temp=0.1, center_momentum=0.9),
 )
 # Half of the views have no mask; in the others, 10 to 50 % of the patches are masked.
 mask = dict(type='BlockMasking', patch_size=16, ratio=(0.0, 0.3), spread=(0.0, 0.2), start_epoch=0)

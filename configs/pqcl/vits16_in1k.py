@@ -29,8 +29,8 @@ model = dict(
     cls_weight=1.0,
     patch_weight=1.0,
     query_weight=1.0,
-    loss_patch=dict(student_temp=0.1, center_momentum=0.9, logits_mib=256),
-    loss_query=dict(student_temp=0.1, center_momentum=0.9, logits_mib=256),
+    loss_patch=dict(student_temp=0.1, center_momentum=0.9),
+    loss_query=dict(student_temp=0.1, center_momentum=0.9),
 )
 mask = dict(type='BlockMasking', patch_size=16, ratio=(0.0, 0.3), spread=(0.0, 0.2), start_epoch=0)
 train_dataloader = dict(

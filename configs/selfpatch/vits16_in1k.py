@@ -22,7 +22,7 @@ model = dict(
     patch_head=dict(out_dim=4096),
     class_attention=dict(depth=2, num_neighbors=4, wrap=True),
     patch_weight=0.1,
-    loss_patch=dict(student_temp=0.1, center_momentum=0.9, logits_mib=256),
+    loss_patch=dict(student_temp=0.1, center_momentum=0.9),
 )
 train_dataloader = dict(dataset=dict(transform=dict(num_local=8)))
 train_cfg = dict(max_epochs=300)

@@ -14,9 +14,11 @@ from torch.distributed.fsdp import FSDPModule
 from mmadclr.config.findings import Finding, refusals
 from mmadclr.models.backbones.query_block import QueryBlock
 from mmadclr.models.backbones.query_vit import QueryViT
+from mmadclr.models.losses import SelfDistillationLoss
 
-# Fraction of activations kept by compiled code under ``grad_checkpointing='selective'``, which uncompiled blocks handle.
-SELECTIVE_BUDGET = 0.5
+# Fraction of activations kept by compiled code: without the outputs of norms and activations, which are recomputed where
+# they are read again; and under ``grad_checkpointing='selective'``, which uncompiled blocks handle.
+BUDGET, SELECTIVE_BUDGET = 0.9, 0.5
 # Student and teacher, two or three input sizes, with and without drop path; all blocks share their graphs.
 MAX_GRAPHS = 16
 SCOPES = {'block': QueryBlock, 'backbone': QueryViT}
@@ -27,8 +29,9 @@ TORCH_OPTIONS = inspect.signature(torch.compile).parameters.keys() - {'model'}
 def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
     """Compiles the blocks of ``model``, one by one or including the backbone, in place; returns whether it did.
 
-    Shapes are static. All blocks are alike, so they share a few graphs, and everything between them (loss, hooks,
-    wrappers, optimizer) runs uncompiled. Parameter names do not change.
+    Shapes are static. All blocks are alike, so they share a few graphs. Of the losses, what is computed from logits is
+    compiled, with sizes that may vary; everything else (heads, hooks, wrappers, optimizer) runs uncompiled. Parameter names
+    do not change.
 
     Expected benefits on a GPU, not yet measured:
 
@@ -46,7 +49,7 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
         setting: False: disabled. True: compile, or warn and run uncompiled if torch cannot. ``'auto'``: True on a GPU.
             A dict: arguments of ``torch.compile``; ``scope``, ``'block'`` (default) or ``'backbone'``; and
             ``activation_memory_budget`` (0 to 1: fraction of the activations kept for the backward pass, the rest is
-            recomputed; 0.5 by default under ``grad_checkpointing='selective'``).
+            recomputed; by default 0.9, or 0.5 under ``grad_checkpointing='selective'``).
 
     Raises:
         ValueError: Any other setting, or ``scope='backbone'`` with sharded parameters.
@@ -71,6 +74,8 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
     for module in model.modules():
         if isinstance(module, kind):
             module.compile(**{'dynamic': False, **options})
+        elif isinstance(module, SelfDistillationLoss):
+            module.compile_terms(**{name: options[name] for name in ('backend',) if name in options})
     if uses_cuda_graphs(options):
         model.register_forward_pre_hook(announce_step)
     return True
@@ -116,7 +121,7 @@ def set_limits(vits: list[QueryViT], budget: float | None) -> None:
     selective = [vit for vit in vits if vit.grad_checkpointing == 'selective']
     for vit in selective:
         vit.grad_checkpointing = False  # the compiler selects the activations
-    default = SELECTIVE_BUDGET if selective else 1.0
+    default = SELECTIVE_BUDGET if selective else BUDGET
     torch._functorch.config.activation_memory_budget = default if budget is None else budget
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
     torch._dynamo.config.suppress_errors = True  # falls back to eager mode, and torch warns

@@ -194,6 +194,7 @@ def test_kernels_have_a_kind():
     }
     assert {name: kernels.kind_of(name) for name in kinds} == kinds
     assert kernels.short_name('void at::native::f<float, g<1>>(int*)') == 'at::native::f'
+    assert kernels.short_name('void at::native::(anonymous namespace)::f<float>(int)') == 'at::native::f'
 
 
 def test_gaps_are_what_no_kernel_covers():

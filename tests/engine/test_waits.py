@@ -91,12 +91,12 @@ def test_a_step_under_a_wrapper_never_waits_for_the_gpu(one_process, method, wra
     wrapper = optimizer_of(model)
     if wrap == 'ddp':
         model = MMDistributedDataParallel(model, device_ids=[0], broadcast_buffers=False, static_graph=True)
-    batches = [draw_batch(transform, pinned=True) for _ in range(3)]
-    for batch in batches[:2]:  # memory, kernels and plans of the first times
+    *first, last = [draw_batch(transform, pinned=True) for _ in range(4)]
+    for batch in first:  # memory, kernels and plans of the first times; with a static graph, DDP plans in the third
         step(model, wrapper, unwrapped(model).data_preprocessor(batch, True))
     torch.cuda.set_sync_debug_mode('error')  # any wait raises
     try:
-        losses = step(model, wrapper, unwrapped(model).data_preprocessor(batches[2], True))
+        losses = step(model, wrapper, unwrapped(model).data_preprocessor(last, True))
     finally:
         torch.cuda.set_sync_debug_mode('default')
     assert all(loss.is_cuda and loss.isfinite() for loss in losses.values())

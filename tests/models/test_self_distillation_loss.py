@@ -8,6 +8,7 @@ import torch
 from counters import PeakBytes
 
 from mmadclr.models.heads.dino_head import DINOHead, PrototypeLayer
+from mmadclr.models.losses.chunked_cross_entropy import even_chunks
 from mmadclr.models.losses.self_distillation import (
     ProjectedFeatures,
     SelfDistillationLoss,
@@ -365,7 +366,16 @@ def test_weights_and_tokens_that_do_not_belong_together_are_refused(logits_mib, 
 
 def test_memory_grows_neither_with_the_batch_nor_with_more_logits_than_allowed():
     few, many = live_bytes(2, 16, 4096), live_bytes(2, 128, 4096)
-    # The rows and their gradients; and that of the prototypes, which a single chunk makes after its logits are gone.
-    assert many < few + 112 * 6 * 5 * 4 * 4 + 5 * 4096 * 4
+    # The rows and their gradients; and both copies of the prototypes and their gradient, which many rows need at a time.
+    assert many < few + 112 * 6 * 5 * 4 * 4 + 3 * 5 * 4096 * 4
     assert few < 2 * 2**20 + 5 * 4096 * 5 * 4  # the allowance and a few arrays of the prototypes' size
     assert live_bytes(None, 128, 4096) > 10 * many
+
+
+@pytest.mark.parametrize(('number', 'most'), [(0, 4), (1, 4), (64, 26), (64, 64), (640, 128), (37, 5), (7, 1)])
+def test_chunks_hold_all_rows_and_are_alike_where_they_can_be(number, most):
+    rows = even_chunks(number, most)
+    assert 1 <= rows <= most
+    assert -(-number // rows) <= 2 * -(-number // most)
+    if number == 64:
+        assert number % rows == 0

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, overload
 
 import torch
+import torch.nn.functional as F
 from timm.layers import LayerScale
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -97,7 +98,8 @@ class QueryViT(VisionTransformer):
             (iBOT's ``masked_embed``, which only the student has).
         joint_resolutions: Run norms and linear layers once over the tokens of all groups of views passed to ``encode``,
             instead of once per group; attention stays within groups. Same results up to rounding and the order of
-            stochastic depth. Larger and fewer matrix products, most useful at small batch sizes; no benefit on CPU.
+            stochastic depth. Larger and fewer matrix products, most useful at small batch sizes; no benefit on a CPU.
+            None: on a GPU.
         ffn: ``'mlp'``, or gated ``'swiglu'``. (arch)
         rope: Rotary positions of patches in every block instead of the position embedding: True for those of DINOv3,
             or a dict of arguments of ``RotaryPositions``; False for none. [CLS], registers and query tokens have no
@@ -130,7 +132,7 @@ class QueryViT(VisionTransformer):
         layer_scale: float | None = None,
         final_norm: bool = True,
         mask_token: bool = False,
-        joint_resolutions: bool = False,
+        joint_resolutions: bool | None = None,
         ffn: str | None = None,
         rope: bool | dict | None = None,
         qkv_bias: bool | str | None = None,
@@ -209,7 +211,8 @@ class QueryViT(VisionTransformer):
 
     def encode(self, *groups: ViewGroup) -> list[ViTOutput]:
         """Encodes every group of views as ``forward`` does; with ``joint_resolutions`` in a single pass."""
-        if self.joint_resolutions and len(groups) > 1:
+        joint = groups[0].images.is_cuda if self.joint_resolutions is None else self.joint_resolutions
+        if joint and len(groups) > 1:
             return self(groups)  # __call__, as required by FSDP and compiled backbones
         return [self(*group) for group in groups]
 
@@ -319,7 +322,7 @@ class QueryViT(VisionTransformer):
                 f'input of {images.shape[-2]}x{images.shape[-1]} pixels: both sides must be multiples of the patch size '
                 f'{self.patch_size}; change the crop sizes of the data pipeline or the arch'
             )
-        return self.patch_embed(images)
+        return project_patches(images, self.patch_embed.proj)
 
     def hide(self, grid: Tensor, mask: Tensor) -> Tensor:
         """Grid (B, h, w, D) with the mask token where ``mask``, (B, h, w) or (B, h*w), is True."""
@@ -373,6 +376,16 @@ class QueryViT(VisionTransformer):
         )
         cls = None if self.cls_token is None else tokens[:, 0]
         return ViTOutput(cls, tokens[:, self.num_prefix_tokens : n] if patches else None, queries)
+
+
+def project_patches(images: Tensor, projection: nn.Conv2d) -> Tensor:
+    """(B, 3, H, W) -> (B, H/P, W/P, D): the convolution whose stride is its kernel's side P, as one matrix product.
+
+    Several times as fast as the convolution on GPUs and, in bf16, on CPUs.
+    """
+    side = projection.kernel_size[0]
+    pixels = images.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    return F.linear(pixels, projection.weight.flatten(1), projection.bias)
 
 
 def _check_options(

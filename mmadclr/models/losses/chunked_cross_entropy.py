@@ -5,6 +5,8 @@ Shape legend: U teacher views, V student views, M rows (images x tokens) per vie
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -24,8 +26,18 @@ class FactoredLogits(NamedTuple):
         return FactoredLogits(*(at_least_fp32(part.detach()) for part in self))
 
     def norms(self) -> Tensor:
-        """|v| (K,)."""
-        return self.v.norm(dim=1)
+        """|v| (K, 1)."""
+        return self.v.norm(dim=1, keepdim=True)
+
+
+class ChunkTerms(NamedTuple):
+    """What a chunk adds: ``loss`` () and its gradient with respect to the student's logits (V, m, K)."""
+
+    loss: Tensor
+    gradient: Tensor
+
+
+Terms = Callable[..., ChunkTerms]
 
 
 class Settings(NamedTuple):
@@ -38,6 +50,7 @@ class Settings(NamedTuple):
     teacher_temp: float
     rows: int
     dtype: torch.dtype
+    terms: Terms
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -53,6 +66,7 @@ def chunked_cross_entropy(
     teacher_temp: float,
     max_bytes: int,
     weights: Tensor | None = None,
+    terms: Terms | None = None,
 ) -> Tensor:
     """``paired_cross_entropy`` of two heads in chunks of rows; same value and gradients as the plain form.
 
@@ -68,12 +82,21 @@ def chunked_cross_entropy(
         student_temp, teacher_temp: Temperatures.
         max_bytes: Of the logits and probabilities held at a time; at least one row of every view is processed.
         weights: (M,) of the rows in the sum over them; by default their mean is used.
+        terms: ``chunk_terms``, the default, or ``compiled_terms``.
     """
     row_bytes = (3 * len(student.x) + len(teacher.x)) * len(center) * center.element_size()
     device = student.x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else at_least_fp32(student.x).dtype
-    settings = Settings(center, pairs, weights, student_temp, teacher_temp, max(1, max_bytes // row_bytes), dtype)
+    rows = even_chunks(student.x.shape[1], max(1, max_bytes // row_bytes))
+    settings = Settings(center, pairs, weights, student_temp, teacher_temp, rows, dtype, terms or chunk_terms)
     return _ChunkedCrossEntropy.apply(*student, teacher, settings)
+
+
+def even_chunks(number: int, most: int) -> int:
+    """Rows of a chunk: at most ``most``, and equally many in all if possible: compiled code is specialized for sizes."""
+    fewest = max(1, math.ceil(number / most))
+    chunks = next((count for count in range(fewest, 2 * fewest + 1) if number % count == 0), fewest)
+    return max(1, math.ceil(number / chunks))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -103,44 +126,94 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 class _Accumulator:
     """Loss and gradients of the chunks so far: ``loss``, ``grad_x`` (V, M, D), and ``product`` (K, D), the
-    transposed gradient of the logits times the student's rows.
+    gradient of the effective prototypes ``g v / |v|``.
     """
 
     def __init__(self, student: FactoredLogits, teacher: FactoredLogits, settings: Settings) -> None:
         self.student, self.teacher, self.settings = student, teacher, settings
-        self.v, self.teacher_v = student.v.to(settings.dtype), teacher.v.to(settings.dtype)
         self.norms = student.norms()
-        self.scale, self.teacher_scale = student.g[:, 0] / self.norms, teacher.g[:, 0] / teacher.norms()
+        self.prototypes = (student.v * (student.g / self.norms)).to(settings.dtype)
+        self.teacher_prototypes = (teacher.v * (teacher.g / teacher.norms())).to(settings.dtype)
         self.pairs = settings.pairs.to(student.x.dtype) / settings.pairs.sum()
         self.weights = None if settings.weights is None else settings.weights.to(student.x.dtype)[:, None]
         if self.weights is None:
             self.pairs /= student.x.shape[1]  # avoids a product with equal weights
+        temps = (settings.student_temp, settings.teacher_temp)  # compiled code would be specialized for numbers
+        self.student_temp, self.teacher_temp = (student.x.new_full((), temp) for temp in temps)
         self.loss, self.grad_x = student.x.new_zeros(()), torch.empty_like(student.x)
         self.product: Tensor | None = None
 
     def add(self, part: slice) -> None:
-        """Adds the rows ``part`` of every view, with as few temporary arrays as possible."""
-        x = self.student.x[:, part].to(self.settings.dtype)
-        targets = self.targets(self.teacher.x[:, part].to(self.settings.dtype))
-        if self.weights is not None:
-            targets.mul_(self.weights[part])
-        log_probs = _logits(x, self.v).mul_(self.scale / self.settings.student_temp).log_softmax(-1)
-        self.loss -= torch.einsum('vmk,vmk->vm', targets, log_probs).sum()
-        grad = log_probs.exp_().mul_(self.target_sums(part)).sub_(targets).div_(self.settings.student_temp)
+        """Adds the rows ``part`` of every view."""
+        x, teacher_x = (rows[:, part].to(self.settings.dtype) for rows in (self.student.x, self.teacher.x))
+        loss, grad = self.settings.terms(
+            _logits(x, self.prototypes),
+            _logits(teacher_x, self.teacher_prototypes),
+            self.settings.center,
+            self.pairs,
+            None if self.weights is None else self.weights[part],
+            self.student_temp,
+            self.teacher_temp,
+            x.dtype,
+        )
+        self.loss += loss
         grad, rows = grad.flatten(0, 1), x.flatten(0, 1)
-        self.product = _add_product(self.product, grad.to(rows.dtype).T, rows)
-        self.grad_x[:, part] = (grad.mul_(self.scale).to(rows.dtype) @ self.v).unflatten(0, x.shape[:2])
+        self.product = _add_product(self.product, grad.T, rows)
+        self.grad_x[:, part] = (grad @ self.prototypes).unflatten(0, x.shape[:2])
 
-    def targets(self, x: Tensor) -> Tensor:
-        """For every student view, the weighted sum of the targets it is paired with (V, m, K)."""
-        logits = _logits(x, self.teacher_v).mul_(self.teacher_scale).sub_(self.settings.center)
-        targets = logits.div_(self.settings.teacher_temp).softmax(-1)
-        return (self.pairs.T @ targets.flatten(1)).unflatten(1, targets.shape[1:])
 
-    def target_sums(self, part: slice) -> Tensor:
-        """Sums of the targets over K, (V, m, 1) or (V, 1, 1)."""
-        sums = self.pairs.sum(0)[:, None, None]
-        return sums if self.weights is None else sums * self.weights[part]
+def chunk_terms(
+    logits: Tensor,
+    teacher_logits: Tensor,
+    center: Tensor,
+    pairs: Tensor,
+    weights: Tensor | None,
+    student_temp: Tensor,
+    teacher_temp: Tensor,
+    dtype: torch.dtype,
+) -> ChunkTerms:
+    """Loss and gradient of some rows, with as few temporary arrays as possible; overwrites both logits.
+
+    Args:
+        logits, teacher_logits: (V, m, K) and (U, m, K).
+        center: (K,).
+        pairs: (U, V), including the factor of the mean.
+        weights: (m, 1), or None.
+        student_temp, teacher_temp: ().
+        dtype: Of the gradient, for the products that follow.
+    """
+    targets = _paired_targets(teacher_logits.sub_(center).div_(teacher_temp).softmax(-1), pairs)
+    sums = pairs.sum(0)[:, None, None]  # of the targets over K
+    if weights is not None:
+        targets.mul_(weights)
+        sums = sums * weights
+    log_probs = logits.div_(student_temp).log_softmax(-1)
+    loss = -_sum_of_products(targets, log_probs)
+    return ChunkTerms(loss, log_probs.exp_().mul_(sums).sub_(targets).div_(student_temp).to(dtype))
+
+
+def compiled_terms(**options) -> Terms:
+    """``chunk_terms`` compiled: a few passes over the logits instead of two dozen. ``options``: of ``torch.compile``."""
+
+    def terms(logits: Tensor, teacher_logits: Tensor, *rest) -> ChunkTerms:
+        # Fused into what reads the copies, whereas overwritten arguments would have to be written back.
+        return chunk_terms(logits.clone(), teacher_logits.clone(), *rest)
+
+    return torch.compile(terms, **options)
+
+
+def _paired_targets(targets: Tensor, pairs: Tensor) -> Tensor:
+    """For every student view, the weighted sum of the targets (U, m, K) it is paired with (V, m, K)."""
+    first, *others = zip(targets, pairs[:, :, None, None], strict=True)
+    total = first[0] * first[1]
+    for target, weights in others:
+        total.addcmul_(target, weights)
+    return total
+
+
+def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of all ``a b``; on a CPU, row by row without an array of products."""
+    return (a * b).sum() if a.is_cuda else torch.einsum('vmk,vmk->vm', a, b).sum()
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -163,7 +236,6 @@ def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
 
 def _weight_norm_gradients(product: Tensor, student: FactoredLogits, norms: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of ``v`` and ``g``, from that of the effective weight ``g v / |v|``; overwrites ``product`` (K, D)."""
-    norms = norms[:, None]
     along = torch.einsum('kd,kd->k', product, student.v)[:, None] / norms  # the part that changes the length
     product.addcmul_(student.v, along / norms, value=-1).mul_(student.g / norms)
     return product, along

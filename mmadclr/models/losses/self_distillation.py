@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from mmadclr.config.components import Place
 from mmadclr.config.findings import Finding
-from mmadclr.models.losses.chunked_cross_entropy import FactoredLogits, at_least_fp32, chunked_cross_entropy
+from mmadclr.models.losses.chunked_cross_entropy import (
+    FactoredLogits,
+    at_least_fp32,
+    chunk_terms,
+    chunked_cross_entropy,
+    compiled_terms,
+)
 from mmadclr.registry import MODELS, ConfigOf
 
 LossConfig = Annotated[dict, ConfigOf('SelfDistillationLoss')]
@@ -109,7 +115,7 @@ class SelfDistillationLoss(nn.Module):
         teacher_temp: float = 0.04,
         center_momentum: float = 0.9,
         pairing: str = 'cross-view',
-        logits_mib: float | None = 64,
+        logits_mib: float | None = 256,
     ) -> None:
         super().__init__()
         if pairing not in PAIRINGS:
@@ -123,6 +129,7 @@ class SelfDistillationLoss(nn.Module):
         self.logits_mib = logits_mib
         self.register_buffer('center', torch.zeros(out_dim))
         self.pending: list[PendingMean] = []
+        self.terms = chunk_terms
 
     @classmethod
     def find_conflicts(cls, place: Place) -> Iterator[Finding]:
@@ -133,6 +140,10 @@ class SelfDistillationLoss(nn.Module):
         momentum = place.settings['center_momentum']
         if not 0 <= momentum <= 1:
             yield Finding(f'{place.path}.center_momentum={momentum} must be in [0, 1]; 1 never updates the center')
+
+    def compile_terms(self, **options) -> None:
+        """Compiles what is computed from the logits, which are many times larger than features; see ``torch.compile``."""
+        self.terms = compiled_terms(**options)
 
     def forward(
         self,
@@ -169,6 +180,7 @@ class SelfDistillationLoss(nn.Module):
             self.teacher_temp,
             int(self.logits_mib * 2**20),
             None if weights is None else weights.flatten(),
+            self.terms,
         )
 
     def plain(

@@ -78,6 +78,7 @@ class SelfDistillation(BaseModel):
         self.teacher_momentum = teacher_momentum
         self.copies = LowPrecisionCopies(self.teacher) if teacher_copies else None
         self.inputs = frozenset(inspect.signature(self.loss).parameters)
+        self.averaged: Averaged | None = None
         self.train()
 
     def build_anchor(self, anchor: dict | None) -> OriginalAnchor | None:
@@ -177,10 +178,12 @@ class SelfDistillation(BaseModel):
             loss.update_center(skipped)
         if self.low_rank is not None:
             self.low_rank.merge()
-        update_teacher(self.teacher, self.student, self.teacher_momentum, skipped)
+        if self.averaged is None:
+            self.averaged = averaged_parameters(self.teacher, self.student)
+        update_teacher(self.teacher, self.student, self.teacher_momentum, skipped, self.averaged)
 
     def distillation_losses(self) -> list[SelfDistillationLoss]:
-        return [module for module in self.modules() if isinstance(module, SelfDistillationLoss)]
+        return [module for module in self.children() if isinstance(module, SelfDistillationLoss)]
 
 
 def freeze_first(backbone: nn.Module, number: int) -> list[nn.Module]:
@@ -200,16 +203,43 @@ def freeze_first(backbone: nn.Module, number: int) -> list[nn.Module]:
     return modules
 
 
+# Modules of teacher and student, and the name of a parameter in both.
+Averaged = list[tuple[nn.Module, nn.Module, str]]
+
+
+def averaged_parameters(teacher: nn.Module, student: nn.Module) -> Averaged:
+    """Places of the teacher's parameters, in order; finding them takes longer than an update.
+
+    Parameters that only the student has, such as a mask token, are not averaged. Sharding replaces the parameters of a
+    module, which is why their places are returned.
+    """
+    modules = dict(student.named_modules())
+    return [
+        (module, modules[path], name)
+        for path, module in teacher.named_modules()
+        for name, _ in module.named_parameters(recurse=False)
+    ]
+
+
 @torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float, skipped: Tensor | None = None) -> None:
+def update_teacher(
+    teacher: nn.Module,
+    student: nn.Module,
+    momentum: float,
+    skipped: Tensor | None = None,
+    averaged: Averaged | None = None,
+) -> None:
     """``teacher = momentum * teacher + (1 - momentum) * student`` over the teacher's parameters.
 
-    Parameters that only the student has, such as a mask token, are not averaged. If ``skipped`` () is 1 the momentum is 1,
-    so that nothing changes, without synchronizing with the device.
+    Args:
+        teacher, student: Networks.
+        momentum: Fraction of the old teacher kept.
+        skipped: (); if it is 1 the momentum is 1, so that nothing changes, without synchronizing with the device.
+        averaged: Their :func:`averaged_parameters`, if already found.
     """
-    values = dict(student.named_parameters())
-    names, parameters = zip(*teacher.named_parameters(), strict=True)
-    averages, targets = _local(parameters), _local(values[name] for name in names)
+    averaged = averaged or averaged_parameters(teacher, student)
+    averages = _local(getattr(module, name) for module, _, name in averaged)
+    targets = _local(getattr(module, name) for _, module, name in averaged)
     skipped = averages[0].new_zeros(()) if skipped is None else skipped.to(averages[0].dtype)
     share = (1 - momentum) * (1 - skipped)
     (move_together if averages[0].is_cuda else move_each)(averages, targets, share)
