@@ -33,14 +33,14 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
     compiled, with sizes that may vary; everything else (heads, hooks, wrappers, optimizer) runs uncompiled. Parameter names
     do not change.
 
-    Expected benefits on a GPU, not yet measured:
+    Expected benefits on a GPU (``docs/gpu.md`` has what was measured):
 
     * ``scope='block'`` gives most of the speed-up, and compiles in a few minutes. ``'backbone'`` compiles every block
       separately, about ``depth`` times as long, and may fuse a residual sum with the next block's norm, and the final norm:
       a few percent.
     * ``mode='max-autotune-no-cudagraphs'`` benchmarks several kernels for each matrix product: a few percent for long runs.
-    * ``mode='reduce-overhead'`` (CUDA graphs) only removes the gaps between kernel launches. These exist up to about 32
-      images per GPU; above, it only costs memory. ``'max-autotune'`` combines both. Graphs overwrite the memory of the
+    * ``mode='reduce-overhead'`` (CUDA graphs) only removes the gaps between kernel launches. With ViT-S/16 these exist up to
+      about 64 images per GPU; above, it only costs memory. ``'max-autotune'`` combines both. Graphs overwrite the memory of the
       previous step, so torch is notified of each step. Nothing that outlives a step is affected: losses and centers come
       from uncompiled code, gradients are freed before the next step, evaluation runs uncompiled.
 

@@ -4,6 +4,5 @@ model = dict(
     type='DINO',
     backbone=dict(type='QueryViT', arch='vit_small_patch16_224', img_size=224, drop_path_rate=0.1),
     head=dict(type='DINOHead', out_dim=65536, hidden_dim=2048, bottleneck_dim=256, norm_last_layer=False),
-    # Four times the default: fewer and larger matrix products on a GPU. Decrease it if memory is insufficient.
     loss_cls=dict(student_temp=0.1, center_momentum=0.9),
 )
