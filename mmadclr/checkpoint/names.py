@@ -28,7 +28,7 @@ RENAMES = (
     (r'^blocks\.\d+\.(\d+)\.', r'blocks.\1.'),
     (r'^(register|storage)_tokens$', 'reg_token'),
     (r'^rope_embed\.', 'rope.'),
-    (r'^(layers|layer|encoder\.layer)\.(?=\d)', 'blocks.'),
+    (r'^(layers|layer|encoder\.layer|model\.layer)\.(?=\d)', 'blocks.'),
     (r'^(blocks\.\d+)\.gamma_([12])$', r'\1.ls\2.gamma'),
     (r'^(blocks\.\d+)\.ln([12])\.', r'\1.norm\2.'),
     (r'\.ffn\.layers\.0\.0\.', '.mlp.fc1.'),
@@ -61,7 +61,7 @@ NOT_BACKBONE = re.compile(
     r'local_cls_norm|projectors)(\.|$)'
 )
 OF_BACKBONE = re.compile(
-    r'^((blocks|layers|layer|encoder\.layer)\.\d+|patch_embed|embeddings|norm|ln1|layernorm|cls_token|reg_token|'
+    r'^((blocks|layers|layer|encoder\.layer|model\.layer)\.\d+|patch_embed|embeddings|norm|ln1|layernorm|cls_token|reg_token|'
     r'register_tokens|storage_tokens|rope_embed|rope|local_cls_norm|mask_token|pos_embed)(\.|$)'
 )
 OF_TRANSFORMERS_VIT = '.layernorm_before.weight'  # only in transformers' ViT and MAE, among its supported models

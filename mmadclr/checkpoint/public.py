@@ -108,18 +108,18 @@ class Repository(NamedTuple):
             return None
         except errors.HfHubHTTPError as error:
             raise FileNotFoundError(f'{self.asked}: {self._refused(error)}') from error
-        except OSError as error:  # of the connection, or of a full disk
+        except Exception as error:  # of a connection or a full disk; their types depend on the version of the library
             raise FileNotFoundError(f'{self.asked}: {self.unreachable()} ({_first_line(error)})') from error
         finally:
             logging.set_verbosity(level)
 
     def _refused(self, error: errors.HfHubHTTPError) -> str:
         if isinstance(error, errors.GatedRepoError):
-            return f'ask for access to these weights at {self.page}, then run `huggingface-cli login` and try again'
+            return f'ask for access to these weights at {self.page}, then run `hf auth login` and try again'
         if isinstance(error, errors.RevisionNotFoundError):
             return f'{self.page} has no revision {self.revision!r}'
         if isinstance(error, errors.RepositoryNotFoundError):
-            return f'there is no {self.page}, or it is private: check the name, or run `huggingface-cli login`'
+            return f'there is no {self.page}, or it is private: check the name, or run `hf auth login`'
         return f'{self.page} cannot be read: {_first_line(error)}'
 
     def unreachable(self) -> str:

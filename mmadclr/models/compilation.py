@@ -40,9 +40,9 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
       a few percent.
     * ``mode='max-autotune-no-cudagraphs'`` benchmarks several kernels for each matrix product: a few percent for long runs.
     * ``mode='reduce-overhead'`` (CUDA graphs) only removes the gaps between kernel launches. With ViT-S/16 these exist up to
-      about 64 images per GPU; above, it only costs memory. ``'max-autotune'`` combines both. Graphs overwrite the memory of the
-      previous step, so torch is notified of each step. Nothing that outlives a step is affected: losses and centers come
-      from uncompiled code, gradients are freed before the next step, evaluation runs uncompiled.
+      about 64 images per GPU; above, it only costs memory. ``'max-autotune'`` combines both. Graphs overwrite the memory of
+      the previous step, so torch is notified of each step. Nothing that outlives a step is affected: losses and centers
+      come from code without graphs, gradients are freed before the next step, evaluation runs uncompiled.
 
     Args:
         model: Student and teacher.

@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from public_backbones import randomize, timm_eva, transformers_model
 
 from mmadclr.checkpoint import public
+from mmadclr.checkpoint.public import Repository
 from mmadclr.checkpoint.reading import weights_of
 from mmadclr.hub.conversion import convert
 from mmadclr.hub.export import export_backbone
@@ -215,13 +216,29 @@ def test_downloads_and_refusals_of_a_server(tmp_path, monkeypatch):
     assert_same(open_backbone(folder))
     assert found['hf:user/gated'] == (
         f'FileNotFoundError: hf:user/gated: ask for access to these weights at {address}/user/gated, then run '
-        '`huggingface-cli login` and try again'
+        '`hf auth login` and try again'
     )
     assert f'there is no {address}/user/missing, or it is private' in found['hf:user/missing']
     assert f"{address}/user/model has no revision 'v9'" in found['hf:user/model@v9']
     assert all(len(text.splitlines()) == 1 for text in found.values())
     assert again == {'hf:user/model': str(folder)}
     assert Hub.asked[len(first) :] == []  # from the cache alone, with its note that there is no preprocessor
+
+
+def test_errors_of_a_connection_are_told_whatever_their_type(monkeypatch, tmp_path):
+    """Version 1 of the library passes on those of httpx, which are no OSErrors."""
+
+    class ReadError(Exception):
+        pass
+
+    def broken(*args, **kwargs):
+        raise ReadError('peer closed the connection\nwithout more')
+
+    monkeypatch.setattr(public.huggingface_hub, 'hf_hub_download', broken)
+    with pytest.raises(
+        FileNotFoundError, match=r'^hf:user/other: user/other is not in the local cache .*\(peer closed the con'
+    ):
+        Repository('hf:user/other', 'user/other').download('config.json')
 
 
 @pytest.mark.slow  # the client of the hub tries six times

@@ -1,6 +1,7 @@
 """Models of transformers go in: the tokens are theirs, from files and folders, whole and in shards."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ MODELS = {
     'dinov2': ('Dinov2', dict(mlp_ratio=3)),
     'dinov2, one channel a head': ('Dinov2', dict(num_attention_heads=64)),
     'registers': ('Dinov2WithRegisters', dict(num_register_tokens=3)),
+    'dinov3': ('DINOv3ViT', dict(num_register_tokens=2, intermediate_size=128)),
 }
 NATIVE, OTHERS = (32, 32), [(32, 48), (48, 64), (16, 16)]
 
@@ -49,7 +51,7 @@ def native_size(model):
 
 def assert_same_tokens(opened, model, size, atol=1e-5):
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
-    needs_resizing = 'Dinov2' not in type(model).__name__ and size != native_size(model)
+    needs_resizing = type(model).__name__.startswith('ViT') and size != native_size(model)
     want = model(images, **(dict(interpolate_pos_encoding=True) if needs_resizing else {})).last_hidden_state
     got = opened.model(images)
     prefix = opened.model.num_prefix_tokens
@@ -77,6 +79,30 @@ def test_state_dicts_alone_are_opened_with_the_same_tokens(kind, name, tmp_path)
     (save_file if name.endswith('safetensors') else torch.save)(model.state_dict(), tmp_path / name)
     opened = open_backbone(tmp_path / name, num_heads=4)
     assert_same_tokens(opened, model, NATIVE)
+
+
+# What transformers 5 calls the tensors of ViT and DINOv3 in memory; its folders keep the names of before.
+OF_VERSION_5 = (
+    (r'^layer\.', 'model.layer.'),
+    (r'^encoder\.layer\.', 'layers.'),
+    (r'attention\.attention\.(q|k|v)(uery|ey|alue)\.', r'attention.\1_proj.'),
+    (r'attention\.output\.dense\.', 'attention.o_proj.'),
+    (r'(?<=\d\.)intermediate\.dense\.', 'mlp.fc1.'),
+    (r'(?<=\d\.)output\.dense\.', 'mlp.fc2.'),
+)
+
+
+@pytest.mark.parametrize('kind', ['vit', 'dinov3'])
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_states_saved_in_transformers_5_are_opened_with_the_same_tokens(kind, prefix, tmp_path):
+    model, state = build(kind), {}
+    for name, tensor in model.state_dict().items():
+        for pattern, replacement in OF_VERSION_5:
+            name = re.sub(pattern, replacement, name)
+        state[prefix + name] = tensor
+    assert not any('layer.0' in name and not name.startswith(f'{prefix}model.') for name in state)
+    torch.save(state, tmp_path / 'a.pth')
+    assert_same_tokens(open_backbone(tmp_path / 'a.pth', num_heads=4), model, NATIVE)
 
 
 def test_models_with_a_task_are_found_below_their_prefix(tmp_path):

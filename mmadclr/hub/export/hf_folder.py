@@ -9,13 +9,14 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mmadclr.checkpoint.architecture import mlp_ratio
 from mmadclr.checkpoint.library_config import OWN_KEY
 from mmadclr.datasets.center_crop import short_side
 from mmadclr.hub.export.eva import rope_base, with_computed_periods
-from mmadclr.hub.export.formats import Features, Format, own_facts, require, split_tokens
+from mmadclr.hub.export.formats import WEIGHTS, Features, Format, own_facts, require, split_tokens
 from mmadclr.hub.export.plain import effective_state, is_gated
 from mmadclr.hub.opening import OpenedBackbone
 from mmadclr.models.backbones.query_vit import QueryViT
@@ -79,9 +80,10 @@ class HuggingFaceFolder(Format):
 
     def write(self, opened: OpenedBackbone, folder: Path) -> None:
         transformers = require('transformers', PURPOSE)
-        model = _empty(transformers, opened)
-        model.load_state_dict(transformers_state(opened.model))
-        model.save_pretrained(folder)
+        _config(transformers, opened).save_pretrained(folder)
+        # By itself: in memory, a model of transformers 5 has other names for its tensors than in a file.
+        state = {name: tensor.contiguous().clone() for name, tensor in transformers_state(opened.model).items()}
+        save_file(state, folder / WEIGHTS, {'format': 'pt'})
         _image_processor(transformers, opened).save_pretrained(folder)
 
     def load(self, folder: Path) -> Features:
@@ -207,7 +209,7 @@ def _lacks(model: QueryViT) -> dict[str, bool]:
     return {'class token': model.cls_token is None, 'final norm': isinstance(model.norm, torch.nn.Identity)}
 
 
-def _empty(transformers: ModuleType, opened: OpenedBackbone) -> Any:
+def _config(transformers: ModuleType, opened: OpenedBackbone) -> Any:
     model = opened.model
     block, (height, width) = model.blocks[0], opened.img_size
     hidden = block.mlp.fc2.in_features
@@ -218,29 +220,31 @@ def _empty(transformers: ModuleType, opened: OpenedBackbone) -> Any:
         layer_norm_eps=model.blocks[0].norm1.eps,
         patch_size=model.patch_size,
         image_size=height if height == width else [height, width],
+        dtype=torch.float32,
         # Read when the folder is loaded by this package; transformers keeps unknown keys.
         **{OWN_KEY: own_facts(opened)},
     )
     registers = 0 if model.reg_token is None else model.reg_token.shape[1]
     if model.rope is not None:
-        return _empty_dinov3(transformers, model, dict(common, num_register_tokens=registers, intermediate_size=hidden))
+        return _dinov3_config(transformers, model, dict(common, num_register_tokens=registers, intermediate_size=hidden))
     has_bias = block.attn.qkv.bias is not None
     common.update(qkv_bias=has_bias)
     if not is_dinov2(model):
-        config = transformers.ViTConfig(intermediate_size=hidden, **common)
-        return transformers.ViTModel(config, add_pooling_layer=False)
+        return transformers.ViTConfig(intermediate_size=hidden, architectures=['ViTModel'], **common)
     ratio = _dinov2_ratio(model) if is_gated(model) else mlp_ratio(hidden, model.embed_dim)
+    ratio = int(ratio) if ratio.is_integer() else ratio  # transformers 5 takes integers only
     common.update(mlp_ratio=ratio, layerscale_value=1.0, use_swiglu_ffn=is_gated(model))
     if model.reg_token is None:
-        return transformers.Dinov2Model(transformers.Dinov2Config(**common))
-    config = transformers.Dinov2WithRegistersConfig(num_register_tokens=registers, **common)
-    return transformers.Dinov2WithRegistersModel(config)
+        return transformers.Dinov2Config(architectures=['Dinov2Model'], **common)
+    common.update(num_register_tokens=registers, architectures=['Dinov2WithRegistersModel'])
+    return transformers.Dinov2WithRegistersConfig(**common)
 
 
-def _empty_dinov3(transformers: ModuleType, model: QueryViT, common: dict[str, Any]) -> Any:
+def _dinov3_config(transformers: ModuleType, model: QueryViT, common: dict[str, Any]) -> Any:
     has_bias, gated = model.blocks[0].attn.qkv.bias is not None, is_gated(model)
-    config = transformers.DINOv3ViTConfig(
+    return transformers.DINOv3ViTConfig(
         **common,
+        architectures=['DINOv3ViTModel'],
         use_gated_mlp=gated,
         hidden_act='silu' if gated else 'gelu',
         rope_theta=rope_base(model.rope),
@@ -249,7 +253,6 @@ def _empty_dinov3(transformers: ModuleType, model: QueryViT, common: dict[str, A
         value_bias=has_bias,
         layerscale_value=1.0,
     )
-    return transformers.DINOv3ViTModel(config)
 
 
 def _dinov2_ratio(model: QueryViT) -> float:

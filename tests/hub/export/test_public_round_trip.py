@@ -7,6 +7,7 @@ import timm
 import torch
 import transformers
 from public_backbones import ARCH, DINOV3, FAMILIES, official, randomize, timm_eva, timm_plain, transformers_model
+from safetensors.torch import load_file
 
 from mmadclr.checkpoint.loading import attention_facts
 from mmadclr.hub.conversion import convert
@@ -89,6 +90,23 @@ def test_models_of_the_libraries_come_back_to_them(family, tmp_path):
         want = theirs.forward_features(images)
         torch.testing.assert_close(eva.forward_features(images), want, rtol=0, atol=1e-5)
         torch.testing.assert_close(hf(images).last_hidden_state, want, rtol=0, atol=1e-5)
+
+
+@families
+def test_transformers_would_write_the_same_folder(family, tmp_path):
+    """Names, shapes and config; its ViT adds a pooler, and integers are integers, which version 5 demands."""
+    torch.save(official(build(family)), tmp_path / 'official.pth')
+    convert(tmp_path / 'official.pth', tmp_path / 'ours.pth', 'mmadclr', img_size=32)
+    export_backbone(tmp_path / 'ours.pth', tmp_path / 'ours', 'hf')
+    transformers.AutoModel.from_pretrained(tmp_path / 'ours').save_pretrained(tmp_path / 'theirs')
+    shapes, configs = [], []
+    for folder in ('ours', 'theirs'):
+        state = load_file(tmp_path / folder / 'model.safetensors')
+        shapes.append({name: tensor.shape for name, tensor in state.items() if not name.startswith('pooler.')})
+        configs.append(json.loads((tmp_path / folder / 'config.json').read_text()))
+    assert shapes[0] == shapes[1]
+    assert configs[0] == configs[1]
+    assert 'mlp_ratio' not in configs[0] or isinstance(configs[0]['mlp_ratio'], int)
 
 
 @pytest.mark.parametrize('size', ['small', 'small_plus', 'base', 'large', 'huge_plus'])
