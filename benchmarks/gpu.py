@@ -32,15 +32,15 @@ from mmadclr.files import atomic_path
 
 # Share of the time of each part. What one leaves over goes to those after it.
 PARTS = {
-    'ceilings': 5,
-    'tests': 16,
-    'steps': 40,
-    'profile': 8,
-    'loading': 3,
-    'whole': 6,
-    'dense': 6,
-    'training': 12,
-    'levers': 4,
+    'ceilings': 3,
+    'tests': 14,
+    'steps': 35,
+    'profile': 9,
+    'loading': 4,
+    'whole': 8,
+    'dense': 7,
+    'training': 10,
+    'levers': 10,
 }
 CLONE = Path(__file__).resolve().parents[1]
 GRACE = 15.0  # seconds a part may take longer, to come to the end of a row

@@ -1,7 +1,7 @@
 """Command-line overrides of a config: ``--cfg-options KEY=VALUE ...``.
 
-Values are parsed as in mmengine's ``DictAction`` (``mmengine/config/config.py``), with two differences: blanks inside
-texts are kept, and invalid values give a one-line error instead of an assertion or ``KeyError``.
+Values are parsed as in mmengine's ``DictAction`` (``mmengine/config/config.py``), with three differences: blanks inside
+texts are kept, dicts are understood, and invalid values give a one-line error instead of an assertion or ``KeyError``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from mmengine.config import Config, DictAction
 from mmadclr.config.check import ConfigError
 from mmadclr.names import printable
 
-BRACKETS = {'(': ')', '[': ']'}
+BRACKETS = {'(': ')', '[': ']', '{': '}'}
 DELETE = '_delete_'
+_NOTHING = object()
 
 
 class Overrides(Action):
@@ -36,23 +37,46 @@ class Overrides(Action):
 
 
 def parse_value(text: str) -> Any:
-    """A number, bool, None, text, or a list or tuple of these: ``1,2``, ``[1,2]``, ``[(1,a),None]``.
+    """A number, bool, None, text, or a list, tuple or dict of these: ``1,2``, ``[1,2]``, ``[(1,a),None]``, ``{a:1,b:x}``,
+    ``dict(a=1,b=x)``.
 
     Raises:
-        ValueError: Brackets do not match.
+        ValueError: Brackets do not match, or a part of a dict has no key.
     """
     text = text.strip().strip('\'"')
-    if text[:1] in BRACKETS and text.endswith(BRACKETS[text[0]]) and len(text) > 1 and _closes_at_the_end(text):
+    if text.startswith('dict(') and _is_bracketed(text[4:]):
+        return _parse_dict(text[5:-1], '=')
+    if _is_bracketed(text) and text[0] == '{':
+        return text if ':' not in text and text != '{}' else _parse_dict(text[1:-1], ':')
+    if _is_bracketed(text):
         values = [parse_value(part) for part in _split(text[1:-1])]
         return tuple(values) if text[0] == '(' else values
-    if ',' in text:
-        return [parse_value(part) for part in _split(text)]
+    parts = _split(text) if ',' in text else [text]
+    if parts != [text]:
+        return [parse_value(part) for part in parts]
     return DictAction._parse_int_float_bool(text)
 
 
-def _closes_at_the_end(text: str) -> bool:
-    """Whether the first bracket of a text is closed by its last one."""
-    return all(depth > 0 for depth in list(_depths(text))[:-1])
+def _is_bracketed(text: str) -> bool:
+    """Whether a text begins with a bracket that its end closes."""
+    return (
+        len(text) > 1
+        and text[0] in BRACKETS
+        and text.endswith(BRACKETS[text[0]])
+        and all(depth > 0 for depth in list(_depths(text))[:-1])
+    )
+
+
+def _parse_dict(text: str, sign: str) -> dict[str, Any]:
+    """A dict of parts ``KEY<sign>VALUE`` between commas."""
+    values = {}
+    for part in _split(text):
+        key, found, value = part.partition(sign)
+        key = key.strip().strip('\'"')
+        if not found or not key:
+            raise ValueError(f'{part.strip()!r} in a dict must be KEY{sign}VALUE')
+        values[key] = parse_value(value)
+    return values
 
 
 def _split(text: str) -> list[str]:
@@ -86,12 +110,36 @@ def merge(cfg: Config, overrides: Mapping[str, Any]) -> None:
         ConfigError: A key leads through a value without parts, or to an index outside of a list; a component is replaced
             by a value; or two keys contradict each other.
     """
+    overrides = _by_single_keys(cfg, overrides)
     for key in overrides:
         part = next((other for other in overrides if other.startswith(f'{key}.')), None)
         if part is not None:
             raise ConfigError(f'{printable(key)} and {printable(part)}: one is a part of the other; remove one')
         _check_place(cfg, key.split('.'), overrides)
     cfg.merge_from_dict(dict(overrides))
+
+
+def _by_single_keys(cfg: Config, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides in which a dict for a group that exists is one override for each of its keys; other values are replaced."""
+    found: dict[str, Any] = {}
+    for key, value in overrides.items():
+        node = _node(cfg, key) if isinstance(value, Mapping) else _NOTHING
+        if value and isinstance(node, Mapping):
+            found |= _by_single_keys(cfg, {f'{key}.{name}': part for name, part in value.items()})
+        else:
+            found[key] = value if node is _NOTHING else {**value, DELETE: True}  # mmengine would refuse to merge them
+    return found
+
+
+def _node(cfg: Config, key: str) -> Any:
+    """What is at a dotted key, or ``_NOTHING``."""
+    node: Any = dict(cfg.items())
+    for part in key.split('.'):
+        if isinstance(node, (list, tuple)) and part.isdecimal() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            node = node.get(part, _NOTHING) if isinstance(node, Mapping) else _NOTHING
+    return node
 
 
 def _check_place(cfg: Config, parts: Sequence[str], overrides: Mapping[str, Any]) -> None:
