@@ -41,6 +41,8 @@ def batches(dataset, collate: Callable, args: argparse.Namespace) -> DataLoader:
 def our_epoch(root: Path, args: argparse.Namespace) -> Callable[[], float]:
     """A function that trains on all batches once and returns images/s."""
     step, preprocessor = OurStep(prepared(args), args.precision), ViewPreprocessor().to(args.device)
+    if args.compile and args.device == 'cuda':
+        preprocessor.compile_colors()
     loader = DevicePrefetcher(batches(our_dataset(root, 'fast'), collate_samples, args), args.device)
     return lambda: timed_epoch(loader, lambda batch: step(**preprocessor(batch, True)['views']), args)
 

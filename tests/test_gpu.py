@@ -43,6 +43,22 @@ def test_augmented_views_are_those_of_the_cpu(batch):
         torch.testing.assert_close(got[name].cpu(), value, rtol=0, atol=1e-5)
 
 
+def test_compiled_colors_are_those_of_the_cpu_and_wait_for_nothing(batch):
+    cpu, gpu = ViewPreprocessor(), ViewPreprocessor().cuda()
+    gpu.compile_colors()
+    expected = cpu(batch, True)['views']
+    pinned = {name: value.pin_memory() if name.endswith('_views') else value for name, value in batch.items()}
+    first = gpu(pinned, True)['views']
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        second = gpu(pinned, True)['views']
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    for name, value in expected.items():
+        torch.testing.assert_close(first[name].cpu(), value, rtol=0, atol=2e-4)
+        assert torch.equal(first[name], second[name])
+
+
 @pytest.mark.parametrize('arithmetic', ['float', 'pillow'])
 @pytest.mark.parametrize('there', [False, True])  # as a prefetcher leaves it: crops on the device, parameters not
 def test_augmentation_does_not_wait_for_the_gpu(batch, arithmetic, there):

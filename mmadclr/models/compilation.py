@@ -15,6 +15,7 @@ from mmadclr.config.findings import Finding, refusals
 from mmadclr.models.backbones.query_block import QueryBlock
 from mmadclr.models.backbones.query_vit import QueryViT
 from mmadclr.models.losses import SelfDistillationLoss
+from mmadclr.models.preprocessors import ViewPreprocessor
 
 # Fraction of activations kept by compiled code: without the outputs of norms and activations, which are recomputed where
 # they are read again; and under ``grad_checkpointing='selective'``, which uncompiled blocks handle.
@@ -30,8 +31,8 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
     """Compiles the blocks of ``model``, one by one or including the backbone, in place; returns whether it did.
 
     Shapes are static. All blocks are alike, so they share a few graphs. Of the losses, what is computed from logits is
-    compiled, with sizes that may vary; everything else (heads, hooks, wrappers, optimizer) runs uncompiled. Parameter names
-    do not change.
+    compiled, with sizes that may vary; on a GPU, the colors of views, too. Everything else (heads, hooks, wrappers,
+    optimizer) runs uncompiled. Parameter names do not change.
 
     Expected benefits on a GPU (``docs/gpu.md`` has what was measured):
 
@@ -71,11 +72,14 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
         )
         return False
     set_limits(vits, budget)
+    backend = {name: options[name] for name in ('backend',) if name in options}
     for module in model.modules():
         if isinstance(module, kind):
             module.compile(**{'dynamic': False, **options})
         elif isinstance(module, SelfDistillationLoss):
-            module.compile_terms(**{name: options[name] for name in ('backend',) if name in options})
+            module.compile_terms(**backend)
+        elif isinstance(module, ViewPreprocessor) and device.type == 'cuda':
+            module.compile_colors(**backend)
     if uses_cuda_graphs(options):
         model.register_forward_pre_hook(announce_step)
     return True

@@ -51,18 +51,7 @@ def plan(params: Tensor, pixels: int, sliced: bool) -> list[Part]:
         pixels: H * W of an image.
         sliced: Split into parts of about ``SLICE_PIXELS``, each with the same flip and jitter order, if there are more
             pixels than that. Otherwise there is one part.
-
-    Raises:
-        ValueError: The parameters are on a device, or their last axis has another length.
     """
-    if params.device.type != 'cpu':
-        raise ValueError(
-            f'photometric parameters are on {params.device}: keep them on the CPU, only *_views are moved to a device'
-        )
-    if params.shape[-1] != NUM_PARAMS:
-        raise ValueError(
-            f'photometric parameters have shape {tuple(params.shape)}: the last axis must have {", ".join(COLUMNS)}'
-        )
     if not len(params):
         return []
     table = params.numpy()
@@ -73,6 +62,23 @@ def plan(params: Tensor, pixels: int, sliced: bool) -> list[Part]:
     steps_of_slices = _steps(_operations(table[order], taps[order]), bounds)
     rows = torch.from_numpy(order).split(np.diff(bounds).tolist())
     return [Part(*part) for part in zip(rows, steps_of_slices, strict=True)]
+
+
+def checked(params: Tensor) -> Tensor:
+    """Parameters (..., NUM_PARAMS) as (N, NUM_PARAMS).
+
+    Raises:
+        ValueError: They are on a device, or their last axis has another length.
+    """
+    if params.device.type != 'cpu':
+        raise ValueError(
+            f'photometric parameters are on {params.device}: keep them on the CPU, only *_views are moved to a device'
+        )
+    if params.shape[-1] != NUM_PARAMS:
+        raise ValueError(
+            f'photometric parameters have shape {tuple(params.shape)}: the last axis must have {", ".join(COLUMNS)}'
+        )
+    return params.flatten(0, -2)
 
 
 def send(plans: Sequence[list[Part]], device: torch.device) -> list[list[Part]]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from mmadclr.models.patch_masks import PatchMasks
 from mmadclr.models.preprocessors import photometric_float_ops, photometric_ops
 from mmadclr.models.preprocessors.packed_views import with_views
-from mmadclr.models.preprocessors.plan import Part, Step, plan, send, send_tensors
+from mmadclr.models.preprocessors.photometric_fused import Draws, FusedColors
+from mmadclr.models.preprocessors.plan import Part, Step, checked, plan, send, send_tensors
 from mmadclr.registry import MODELS
 
 ARITHMETIC = {'float': photometric_float_ops, 'pillow': photometric_ops}
@@ -50,6 +51,7 @@ class ViewPreprocessor(BaseDataPreprocessor):
                 f'ViewPreprocessor: arithmetic={arithmetic!r}: choose one of {", ".join(map(repr, ARITHMETIC))}'
             )
         self.arithmetic = arithmetic
+        self.fused: FusedColors | None = None
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -76,6 +78,11 @@ class ViewPreprocessor(BaseDataPreprocessor):
             views['masks'] = PatchMasks(*send_tensors(PatchMasks.of(data['masks']), self.mean.device))
         return {'views': views}
 
+    def compile_colors(self, **options) -> None:
+        """Compiles all of ``arithmetic='float'`` but the blur; see ``torch.compile``. Same views up to rounding."""
+        if self.arithmetic == 'float':
+            self.fused = FusedColors.compiled(**options)
+
     def augment(self, views: Tensor, params: Tensor) -> Tensor:
         """uint8 views (..., 3, H, W) with parameters (..., NUM_PARAMS) -> normalized float views of the same shape.
 
@@ -90,12 +97,25 @@ class ViewPreprocessor(BaseDataPreprocessor):
     def _augment(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """:meth:`augment` for several pairs, whose parameters are sent to the device together."""
         device = self.mean.device
+        if self.fused is not None:
+            return self._augment_fused(self.fused, pairs)
         plans = [
-            plan(params.flatten(0, -2), views[..., 0, :, :].shape[-2:].numel(), device.type == 'cpu')
-            for views, params in pairs
+            plan(checked(params), views[..., 0, :, :].shape[-2:].numel(), device.type == 'cpu') for views, params in pairs
         ]
         with torch.no_grad(), _full_precision(device.type):
             return [self._run(views, parts) for (views, _), parts in zip(pairs, send(plans, device), strict=True)]
+
+    def _augment_fused(self, fused: FusedColors, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        draws = [Draws.of(checked(params)) for _, params in pairs]
+        sent = iter(send_tensors([tensor for draw in draws for tensor in draw if tensor is not None], self.mean.device))
+        draws = [Draws._make(None if tensor is None else next(sent) for tensor in draw) for draw in draws]
+        with torch.no_grad(), _full_precision(self.mean.device.type):
+            return [
+                fused(self._to_device(views).flatten(0, -4), draw, self.mean, self.std).view(views.shape)
+                if views.numel()
+                else self._to_device(views).float()
+                for (views, _), draw in zip(pairs, draws, strict=True)
+            ]
 
     def _run(self, views: Tensor, parts: list[Part]) -> Tensor:
         flat = self._to_device(views).flatten(0, -4)
