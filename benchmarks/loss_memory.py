@@ -74,7 +74,7 @@ def check(args: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    defaults = dict(batch=4, queries=10, locals=10, prototypes=65536, logits_mib=256, rounds=5)
+    defaults = dict(batch=4, queries=10, locals=10, prototypes=65536, logits_mib=64, rounds=5)
     args = common.parser(__doc__, **defaults).parse_args()
     print(check(args))
     rows = []

@@ -108,8 +108,12 @@ class Repository(NamedTuple):
             return None
         except errors.HfHubHTTPError as error:
             raise FileNotFoundError(f'{self.asked}: {self._refused(error)}') from error
-        except Exception as error:  # of a connection or a full disk; their types depend on the version of the library
+        except OSError as error:  # of the connection, or of a full disk
             raise FileNotFoundError(f'{self.asked}: {self.unreachable()} ({_first_line(error)})') from error
+        except Exception as error:  # types depend on the version of the library: those of httpx are no OSErrors
+            raise FileNotFoundError(
+                f'{self.asked}: {file} of {self.page} cannot be downloaded ({type(error).__name__}: {_first_line(error)})'
+            ) from error
         finally:
             logging.set_verbosity(level)
 

@@ -16,6 +16,8 @@ from mmadclr.config.check import ConfigError
 from mmadclr.names import printable
 
 BRACKETS = {'(': ')', '[': ']', '{': '}'}
+QUOTES = ('"', "'")
+PUNCTUATION = (',', *BRACKETS, *BRACKETS.values())
 DELETE = '_delete_'
 _NOTHING = object()
 
@@ -38,23 +40,31 @@ class Overrides(Action):
 
 def parse_value(text: str) -> Any:
     """A number, bool, None, text, or a list, tuple or dict of these: ``1,2``, ``[1,2]``, ``[(1,a),None]``, ``{a:1,b:x}``,
-    ``dict(a=1,b=x)``.
+    ``dict(a=1,b=x)``. Between quotes, commas and brackets are text.
 
     Raises:
         ValueError: Brackets do not match, or a part of a dict has no key.
     """
-    text = text.strip().strip('\'"')
+    text = text.strip()
+    if _is_quoted(text) and any(character in text for character in PUNCTUATION):
+        return text[1:-1]
+    text = text.strip('\'"')
     if text.startswith('dict(') and _is_bracketed(text[4:]):
         return _parse_dict(text[5:-1], '=')
-    if _is_bracketed(text) and text[0] == '{':
-        return text if ':' not in text and text != '{}' else _parse_dict(text[1:-1], ':')
     if _is_bracketed(text):
-        values = [parse_value(part) for part in _split(text[1:-1])]
+        inner = text[1:-1]
+        if text[0] == '{':
+            return _parse_dict(inner, ':') if ':' in inner or not inner.strip() else text
+        values = [parse_value(part) for part in _split(inner)]
         return tuple(values) if text[0] == '(' else values
     parts = _split(text) if ',' in text else [text]
     if parts != [text]:
         return [parse_value(part) for part in parts]
     return DictAction._parse_int_float_bool(text)
+
+
+def _is_quoted(text: str) -> bool:
+    return len(text) > 1 and text[0] in QUOTES and text.find(text[0], 1) == len(text) - 1
 
 
 def _is_bracketed(text: str) -> bool:
@@ -63,7 +73,7 @@ def _is_bracketed(text: str) -> bool:
         len(text) > 1
         and text[0] in BRACKETS
         and text.endswith(BRACKETS[text[0]])
-        and all(depth > 0 for depth in list(_depths(text))[:-1])
+        and all(depth > 0 for depth, _ in list(_depths(text))[:-1])
     )
 
 
@@ -73,38 +83,46 @@ def _parse_dict(text: str, sign: str) -> dict[str, Any]:
     for part in _split(text):
         key, found, value = part.partition(sign)
         key = key.strip().strip('\'"')
-        if not found or not key:
+        if not found or not key or any(character in key for character in PUNCTUATION):
             raise ValueError(f'{part.strip()!r} in a dict must be KEY{sign}VALUE')
         values[key] = parse_value(value)
     return values
 
 
 def _split(text: str) -> list[str]:
-    """Parts between commas outside of brackets; an empty last part is dropped."""
+    """Parts between commas outside of brackets and quotes; an empty last part is dropped."""
     parts = ['']
-    for character, depth in zip(text, _depths(text), strict=True):
-        if character == ',' and depth == 0:
+    for character, (depth, quoted) in zip(text, _depths(text), strict=True):
+        if character == ',' and depth == 0 and not quoted:
             parts.append('')
         else:
             parts[-1] += character
     return parts if parts[-1].strip() else parts[:-1]
 
 
-def _depths(text: str) -> Iterator[int]:
-    """Number of open brackets after each character."""
+def _depths(text: str) -> Iterator[tuple[int, bool]]:
+    """Number of open brackets after each character, and whether it is between quotes, which begin a value."""
     opened: list[str] = []
+    quote, before = '', ''
     for character in text:
-        if character in BRACKETS:
+        if quote:
+            quote = '' if character == quote else quote
+            yield len(opened), True
+            continue
+        if character in QUOTES and before in ('', ',', ':', '=', *BRACKETS):
+            quote = character
+        elif character in BRACKETS:
             opened.append(BRACKETS[character])
         elif character in BRACKETS.values() and (not opened or opened.pop() != character):
             raise ValueError(f'unmatched closing bracket {character}')
-        yield len(opened)
+        before = before if character.isspace() else character
+        yield len(opened), bool(quote)
     if opened:
         raise ValueError(f'missing closing bracket {opened[-1]}')
 
 
 def merge(cfg: Config, overrides: Mapping[str, Any]) -> None:
-    """Merges overrides into a config.
+    """Merges overrides into a config. A dict sets its keys of a group that exists, and replaces any other value.
 
     Raises:
         ConfigError: A key leads through a value without parts, or to an index outside of a list; a component is replaced
@@ -116,19 +134,28 @@ def merge(cfg: Config, overrides: Mapping[str, Any]) -> None:
         if part is not None:
             raise ConfigError(f'{printable(key)} and {printable(part)}: one is a part of the other; remove one')
         _check_place(cfg, key.split('.'), overrides)
-    cfg.merge_from_dict(dict(overrides))
+    cfg.merge_from_dict({key: _replacing(cfg, key, overrides) for key in overrides})
 
 
 def _by_single_keys(cfg: Config, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides in which a dict for a group that exists is one override for each of its keys; other values are replaced."""
+    """Overrides in which a dict for a group that exists is one override for each of its keys."""
     found: dict[str, Any] = {}
     for key, value in overrides.items():
-        node = _node(cfg, key) if isinstance(value, Mapping) else _NOTHING
-        if value and isinstance(node, Mapping):
-            found |= _by_single_keys(cfg, {f'{key}.{name}': part for name, part in value.items()})
+        if value and isinstance(value, Mapping) and isinstance(_node(cfg, key), Mapping):
+            parts = {f'{key}.{name}': part for name, part in value.items()}
+            found |= parts if value.get(DELETE) else _by_single_keys(cfg, parts)
         else:
-            found[key] = value if node is _NOTHING else {**value, DELETE: True}  # mmengine would refuse to merge them
+            found[key] = value
     return found
+
+
+def _replacing(cfg: Config, key: str, overrides: Mapping[str, Any]) -> Any:
+    """The value of a key; a dict in place of another value is marked, since mmengine refuses to merge the two."""
+    value, parts = overrides[key], key.split('.')
+    is_new = any(overrides.get('.'.join([*parts[:number], DELETE])) for number in range(1, len(parts)))
+    old = _NOTHING if is_new or not isinstance(value, Mapping) else _node(cfg, key)
+    keeps = old is _NOTHING or (value and isinstance(old, Mapping))
+    return value if keeps else {**value, DELETE: True}
 
 
 def _node(cfg: Config, key: str) -> Any:
@@ -143,6 +170,7 @@ def _node(cfg: Config, key: str) -> Any:
 
 
 def _check_place(cfg: Config, parts: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    parent: Any = None
     node: Any = dict(cfg.items())
     for number, part in enumerate(parts):
         where = '.'.join(parts[:number])
@@ -153,8 +181,12 @@ def _check_place(cfg: Config, parts: Sequence[str], overrides: Mapping[str, Any]
             raise ConfigError(f'{printable(".".join(parts))}: {where} is a list of length {len(node)}: {numbers}')
         if not isinstance(node, (Mapping, list)):
             raise ConfigError(f'{printable(".".join(parts))}: {where} is {node!r}, which has no parts')
-        node = node[int(part)] if isinstance(node, list) else node[part]
-    _check_replaced('.'.join(parts), node, overrides['.'.join(parts)], len(parts) == 1)
+        parent, node = node, node[int(part)] if isinstance(node, list) else node[part]
+    key = '.'.join(parts)
+    if isinstance(parent, list) and isinstance(overrides[key], Mapping) and not isinstance(node, Mapping):
+        where = printable('.'.join(parts[:-1]))
+        raise ConfigError(f'{printable(key)}: {where} is a list and this item {node!r}: replace the whole list')
+    _check_replaced(key, node, overrides[key], len(parts) == 1)
 
 
 def _check_replaced(key: str, old: Any, new: Any, is_top: bool) -> None:

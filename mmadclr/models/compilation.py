@@ -20,7 +20,8 @@ from mmadclr.models.preprocessors import ViewPreprocessor
 # Fraction of activations kept by compiled code: without the outputs of norms and activations, which are recomputed where
 # they are read again; and under ``grad_checkpointing='selective'``, which uncompiled blocks handle.
 BUDGET, SELECTIVE_BUDGET = 0.9, 0.5
-# Student and teacher, two or three input sizes, with and without drop path; all blocks share their graphs.
+# Of blocks, which share their graphs: student and teacher, up to three input sizes, with and without drop path. Of losses:
+# up to nine, for three kinds of tokens and numbers of rows that vary.
 MAX_GRAPHS = 16
 SCOPES = {'block': QueryBlock, 'backbone': QueryViT}
 OWN_OPTIONS = {'scope', 'activation_memory_budget'}
@@ -72,7 +73,7 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
         )
         return False
     set_limits(vits, budget)
-    backend = {name: options[name] for name in ('backend',) if name in options}
+    backend = {name: options[name] for name in ('backend', 'disable') if name in options}
     for module in model.modules():
         if isinstance(module, kind):
             module.compile(**{'dynamic': False, **options})
@@ -121,7 +122,10 @@ def why_not(device: torch.device, options: dict) -> str | None:
 
 
 def set_limits(vits: list[QueryViT], budget: float | None) -> None:
-    """Sets the compiler's activation budget, which replaces gradient checkpointing, and its recompilation limit."""
+    """Sets the compiler's activation budget, which replaces gradient checkpointing, and its recompilation limit.
+
+    The budget is that of graphs compiled from now on; models alike in one process share their graphs.
+    """
     selective = [vit for vit in vits if vit.grad_checkpointing == 'selective']
     for vit in selective:
         vit.grad_checkpointing = False  # the compiler selects the activations

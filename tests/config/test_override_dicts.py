@@ -1,5 +1,7 @@
 """Dicts on the command line, in the forms that people type them."""
 
+import re
+
 import pytest
 from mmengine.config import Config
 
@@ -33,6 +35,12 @@ def test_every_form_is_understood(text):
         ('{url:http://a:80/b}', dict(url='http://a:80/b')),
         ('{epoch}', '{epoch}'),
         ('epoch_{}.pth', 'epoch_{}.pth'),
+        ('{ }', {}),
+        ("{a:'x,y'}", dict(a='x,y')),
+        ("dict(a='x,[y', b=2)", dict(a='x,[y', b=2)),
+        ("{'a': '}', 'b': \"it's, so\"}", dict(a='}', b="it's, so")),
+        ("[it's,that's]", ["it's", "that's"]),
+        ("['1','x,y']", [1, 'x,y']),
         ('foo(a,b)', 'foo(a,b)'),
         ('1,', [1]),
     ],
@@ -47,12 +55,13 @@ def test_what_is_no_dict_stays_what_it_was(text, value):
         ('{a:1,b}', "'b' in a dict must be KEY:VALUE"),
         ('dict(a=1,2)', "'2' in a dict must be KEY=VALUE"),
         ('{:1}', "':1' in a dict must be KEY:VALUE"),
+        ('{{a:1}}', "'{a:1}' in a dict must be KEY:VALUE"),
         ('{a:1,b:[2}', 'unmatched closing bracket }'),
         ('{a:1,b:2', 'missing closing bracket }'),
     ],
 )
 def test_mistakes_are_named(text, message):
-    with pytest.raises(ValueError, match=f'^{message}$'.replace('}', r'\}')):
+    with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
         parse_value(text)
 
 
@@ -72,6 +81,33 @@ def test_a_dict_replaces_a_value_and_adds_what_is_new():
     assert merged(model__backbone__arch=dict(depth=2)).model.backbone.arch == dict(depth=2)
     assert merged(model__head=dict(type='B')).model.head == dict(type='B')
     assert merged(model__backbone__arch={}).model.backbone.arch == {}
+
+
+@pytest.mark.parametrize(
+    'overrides',
+    [
+        {'model.backbone._delete_': True, 'model.backbone.arch': dict(d=1), 'model.backbone.type': 'B'},
+        {'model.backbone': dict(_delete_=True, type='B', arch=dict(d=1))},
+        {'model': dict(backbone=dict(_delete_=True, type='B', arch=dict(d=1)))},
+    ],
+)
+def test_what_replaces_a_whole_group_leaves_no_marks(overrides):
+    cfg = merged(**overrides)
+    assert cfg.model.to_dict() == dict(type='DINO', backbone=dict(type='B', arch=dict(d=1)))
+
+
+def test_a_dict_for_an_item_that_is_none():
+    cfg = Config(dict(sizes=[1, None]))
+    for key in ('sizes.0', 'sizes.1'):
+        with pytest.raises(ConfigError, match=rf'{key}: sizes is a list and this item (1|None): replace the whole list'):
+            merge(cfg, {key: dict(a=1)})
+
+
+def test_messages_have_no_marks():
+    for key, value in (('hooks', dict(type='X')), ('model.backbone', {})):
+        with pytest.raises(ConfigError) as error:
+            merged(**{key: value})
+        assert '_delete_' not in str(error.value)
 
 
 def test_a_key_and_a_dict_that_has_it_contradict_each_other():

@@ -1,6 +1,8 @@
 """Compiled blocks and backbones: same numbers, few graphs, steps that CUDA graphs know of, a way on without a compiler."""
 
+import pickle
 import shutil
+from copy import deepcopy
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from mmadclr.engine.hooks.collapse_hook import CollapseMonitorHook
 from mmadclr.models.compilation import announce_step, compile_blocks, uses_cuda_graphs
 from mmadclr.models.heads.dino_head import PrototypeLayer
 from mmadclr.models.losses import SelfDistillationLoss
-from mmadclr.models.losses.chunked_cross_entropy import compiled_terms
+from mmadclr.models.losses.chunked_cross_entropy import chunk_terms, compiled_terms
 from mmadclr.models.losses.self_distillation import ProjectedFeatures
 from mmadclr.models.sharding import shard_model
 from mmadclr.registry import MODELS
@@ -170,6 +172,33 @@ def test_compiled_losses_follow_sizes_and_temperatures():
                     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
         graphs.append(counter.frame_count)
     assert graphs[1] == graphs[0] <= 8  # further sizes and temperatures add none
+
+
+def test_compiled_models_are_copied_and_pickled_without_compiled_code():
+    model = build()
+    assert compile_blocks(model, dict(backend='eager'))
+    for copy in (deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert [loss.terms for loss in copy.distillation_losses()] == [chunk_terms] * 2
+    assert chunk_terms not in [loss.terms for loss in model.distillation_losses()]
+    assert_same_as_uncompiled(deepcopy(model))
+
+
+def test_losses_of_other_sizes_have_a_fixed_number_of_prototypes():
+    """Code for any number of prototypes could not rely on the alignment of rows."""
+    shapes = []
+
+    def backend(module, inputs):
+        values = [node.meta['example_value'] for node in module.graph.nodes if node.op == 'placeholder']
+        shapes.extend(tuple(value.shape) for value in values if isinstance(value, torch.Tensor))
+        return module.forward
+
+    compiled = compiled_terms(backend=backend)
+    for prototypes in (32, 64, 32):
+        for rows in (6, 7, 5):
+            arguments = torch.randn(3, rows, prototypes), torch.randn(2, rows, prototypes), torch.zeros(prototypes)
+            compiled(*arguments, torch.ones(2, 3), None, torch.tensor(0.1), torch.tensor(0.04), torch.float32)
+    last = [shape[-1] for shape in shapes if len(shape) == 3]
+    assert {type(size) for size in last} == {int}
 
 
 def graph_backend(module, inputs, **kwargs):

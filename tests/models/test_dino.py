@@ -11,6 +11,7 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from mmadclr.engine.hooks import DistillationScheduleHook
 from mmadclr.engine.optimizers.constructors import SelfDistillationOptimConstructor, split_by_decay
+from mmadclr.models.losses import SelfDistillationLoss
 from mmadclr.models.selfsup import update_teacher
 from mmadclr.registry import MODELS
 
@@ -186,3 +187,9 @@ def test_features_are_the_teachers_final_normed_cls():
     model = build()
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(model(images=images, mode='tensor'), model.teacher.backbone(images).cls, rtol=0, atol=1e-6)
+
+
+def test_centers_of_losses_inside_other_modules_move_too():
+    model = build()
+    model.more = torch.nn.ModuleDict({'a': SelfDistillationLoss(4)})
+    assert model.distillation_losses() == [model.loss_cls, model.more['a']]

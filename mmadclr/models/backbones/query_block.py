@@ -314,5 +314,5 @@ def keep_products() -> tuple:
 
 def _save_products(context, operation, *args, **kwargs) -> CheckpointPolicy:
     name = operation.__name__.split('.')[0]
-    expensive = name in ('mm', 'addmm', 'bmm', 'convolution') or name.startswith('_scaled_dot_product')
+    expensive = name in ('mm', 'addmm', 'bmm') or name.startswith('_scaled_dot_product')
     return CheckpointPolicy.MUST_SAVE if expensive else CheckpointPolicy.PREFER_RECOMPUTE

@@ -181,7 +181,7 @@ class QueryViT(VisionTransformer):
         return None if settings['arch'] is None else resolve_arch(settings['arch'])['patch_size']
 
     def reset_parameters(self) -> None:
-        """DINO's initialization of linear layers, [CLS] and positions; the patch convolution keeps torch's default.
+        """DINO's initialization of linear layers, [CLS] and positions; the patch projection keeps torch's default.
 
         With ``init='mocov3'`` everything except positions is initialized as in MoCo v3.
         """

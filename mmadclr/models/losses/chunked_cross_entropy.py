@@ -70,10 +70,10 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """``paired_cross_entropy`` of two heads in chunks of rows; same value and gradients as the plain form.
 
-    Memory: gradients of student rows and prototypes, and ``max_bytes`` of logits, independent of batch size and K. The
-    gradients are computed in the forward pass while the logits are available, so nothing is computed twice. Every student
-    row needs one softmax, because targets enter linearly and are summed first. Matrix products use the autocast
-    precision, everything else at least single precision.
+    Memory: gradients of student rows and prototypes, the effective prototypes of both sides, and ``max_bytes`` of logits,
+    independent of batch size and K. The gradients are computed in the forward pass while the logits are available, so
+    nothing is computed twice. Every student row needs one softmax, because targets enter linearly and are summed first.
+    Matrix products use the autocast precision, everything else at least single precision.
 
     Args:
         student, teacher: The two sides; no gradient flows to the teacher.
@@ -84,7 +84,7 @@ def chunked_cross_entropy(
         weights: (M,) of the rows in the sum over them; by default their mean is used.
         terms: ``chunk_terms``, the default, or ``compiled_terms``.
     """
-    row_bytes = (3 * len(student.x) + len(teacher.x)) * len(center) * center.element_size()
+    row_bytes = (4 * len(student.x) + len(teacher.x)) * len(center) * center.element_size()
     device = student.x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else at_least_fp32(student.x).dtype
     rows = even_chunks(student.x.shape[1], max(1, max_bytes // row_bytes))
@@ -193,13 +193,23 @@ def chunk_terms(
 
 
 def compiled_terms(**options) -> Terms:
-    """``chunk_terms`` compiled: a few passes over the logits instead of two dozen. ``options``: of ``torch.compile``."""
+    """``chunk_terms`` compiled: a few passes over the logits instead of two dozen. ``options``: of ``torch.compile``.
 
-    def terms(logits: Tensor, teacher_logits: Tensor, *rest) -> ChunkTerms:
-        # Fused into what reads the copies, whereas overwritten arguments would have to be written back.
-        return chunk_terms(logits.clone(), teacher_logits.clone(), *rest)
+    Numbers of views and rows may vary, that of prototypes is part of the code.
+    """
+    compiled = torch.compile(_terms_of_copies, **options)
 
-    return torch.compile(terms, **options)
+    def terms(logits: Tensor, teacher_logits: Tensor, center: Tensor, *rest) -> ChunkTerms:
+        for tensor in (logits, teacher_logits, center):
+            torch._dynamo.mark_static(tensor, tensor.dim() - 1)
+        return compiled(logits, teacher_logits, center, *rest)
+
+    return terms
+
+
+def _terms_of_copies(logits: Tensor, teacher_logits: Tensor, *rest) -> ChunkTerms:
+    """``chunk_terms`` of copies, which are fused into what reads them; overwritten arguments would be written back."""
+    return chunk_terms(logits.clone(), teacher_logits.clone(), *rest)
 
 
 def _paired_targets(targets: Tensor, pairs: Tensor) -> Tensor:

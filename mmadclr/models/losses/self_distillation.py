@@ -145,6 +145,10 @@ class SelfDistillationLoss(nn.Module):
         """Compiles what is computed from the logits, which are many times larger than features; see ``torch.compile``."""
         self.terms = compiled_terms(**options)
 
+    def __getstate__(self) -> dict:
+        """Without compiled code, like the compiled calls of other modules."""
+        return {**super().__getstate__(), 'terms': chunk_terms}
+
     def forward(
         self,
         student: ProjectedFeatures,

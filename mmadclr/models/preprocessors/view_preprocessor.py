@@ -83,6 +83,10 @@ class ViewPreprocessor(BaseDataPreprocessor):
         if self.arithmetic == 'float':
             self.fused = FusedColors.compiled(**options)
 
+    def __getstate__(self) -> dict:
+        """Without compiled code, like the compiled calls of other modules."""
+        return {**super().__getstate__(), 'fused': None}
+
     def augment(self, views: Tensor, params: Tensor) -> Tensor:
         """uint8 views (..., 3, H, W) with parameters (..., NUM_PARAMS) -> normalized float views of the same shape.
 

@@ -178,12 +178,13 @@ class SelfDistillation(BaseModel):
             loss.update_center(skipped)
         if self.low_rank is not None:
             self.low_rank.merge()
-        if self.averaged is None:
-            self.averaged = averaged_parameters(self.teacher, self.student)
+        self.averaged = self.averaged or averaged_parameters(self.teacher, self.student)
         update_teacher(self.teacher, self.student, self.teacher_momentum, skipped, self.averaged)
 
     def distillation_losses(self) -> list[SelfDistillationLoss]:
-        return [module for module in self.children() if isinstance(module, SelfDistillationLoss)]
+        """All of the model; networks, which have none, are not searched in every step."""
+        parts = (part for name, part in self.named_children() if name not in ('student', 'teacher', 'anchor'))
+        return [module for part in parts for module in part.modules() if isinstance(module, SelfDistillationLoss)]
 
 
 def freeze_first(backbone: nn.Module, number: int) -> list[nn.Module]:
@@ -211,14 +212,15 @@ def averaged_parameters(teacher: nn.Module, student: nn.Module) -> Averaged:
     """Places of the teacher's parameters, in order; finding them takes longer than an update.
 
     Parameters that only the student has, such as a mask token, are not averaged. Sharding replaces the parameters of a
-    module, which is why their places are returned.
+    module, which is why their places are returned. What two modules share is averaged once.
     """
-    modules = dict(student.named_modules())
-    return [
-        (module, modules[path], name)
-        for path, module in teacher.named_modules()
-        for name, _ in module.named_parameters(recurse=False)
-    ]
+    modules, seen, found = dict(student.named_modules()), set(), []
+    for path, module in teacher.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                found.append((module, modules[path], name))
+    return found
 
 
 @torch.no_grad()
