@@ -61,16 +61,27 @@ def files_with_gpu_tests() -> list[str]:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """As a plugin of pytest: tests that compile, which take longest, come last; first if there are several processes."""
-    last = 'PYTEST_XDIST_WORKER' not in os.environ
+    last = not hasattr(config, 'workerinput')
     items.sort(key=lambda item: ('compiled' in item.name) == last)
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """As a plugin of pytest: a line for every test that has run, with the last line of its error."""
-    if 'PYTEST_XDIST_WORKER' in os.environ or (report.when != 'call' and report.passed):
-        return  # a worker's reports come to the process that distributes tests, too
+def pytest_configure(config: pytest.Config) -> None:
+    """As a plugin of pytest: reports are written by the process that distributes tests, which gets those of all."""
+    if not hasattr(config, 'workerinput'):
+        config.pluginmanager.register(Reports())
+
+
+class Reports:
+    """A line for every test that has run, with the last line of its error."""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == 'call' or not report.passed:
+            write_report(report)
+
+
+def write_report(report: pytest.TestReport) -> None:
     reason = '' if report.passed else str(report.longreprtext).strip().splitlines()[-1:]
     outcome = report.outcome if report.when == 'call' or report.skipped else 'error'
     with open(os.environ[RESULTS], 'a') as file:

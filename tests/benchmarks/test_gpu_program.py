@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import kernels
 import pytest
@@ -251,10 +252,25 @@ def test_a_failing_test_is_known_before_the_time_is_over(context, tmp_path, monk
     assert 'the time was over' in '\n'.join(gpu_tests.section({'pytest -m gpu': row}))
 
 
-def test_tests_that_compile_come_last():
+def test_results_of_several_processes_are_counted_once(context, tmp_path, monkeypatch):
+    """Also where this process is itself one of several of pytest's."""
+    monkeypatch.setenv('PYTEST_XDIST_WORKER', 'gw0')
+    (tmp_path / 'test_four.py').write_text(
+        '\n'.join(f'def test_{i}():\n    assert {i} != 2\n' for i in range(4)), encoding='utf-8'
+    )
+    command = [sys.executable, '-m', 'pytest', '-q', '-n', '2', '-p', 'no:cacheprovider', '-p', 'gpu_parts.tests']
+    monkeypatch.setattr(context, 'left', lambda: 60.0)
+    results, ended = gpu_tests.run_tests(context, [*command, str(tmp_path / 'test_four.py')])
+    assert ended
+    assert sorted(result['outcome'] for result in results) == ['failed', 'passed', 'passed', 'passed']
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_tests_that_compile_come_last_and_first_on_several_processes(several):
     items = [type('Item', (), {'name': name}) for name in ('test_compiled_a', 'test_b', 'test_c[compiled]', 'test_d')]
-    gpu_tests.pytest_collection_modifyitems(items)
-    assert [item.name for item in items] == ['test_b', 'test_d', 'test_compiled_a', 'test_c[compiled]']
+    gpu_tests.pytest_collection_modifyitems(SimpleNamespace(**({'workerinput': {}} if several else {})), items)
+    compiled, others = ['test_compiled_a', 'test_c[compiled]'], ['test_b', 'test_d']
+    assert [item.name for item in items] == (compiled + others if several else others + compiled)
 
 
 def test_a_section_that_cannot_be_made_is_a_line(tmp_path):
