@@ -202,7 +202,7 @@ def test_mmseg_models_without_final_norm(save, images, mmseg_vit):
     model = DenseViT(ARCH, img_size=32, out_indices=(0, 1)).eval()
     assert len(load_weights(model, save(theirs.state_dict())).matched) == NUM_TENSORS - 2
     for got, want in zip(model(images), theirs(images), strict=True):
-        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+        torch.testing.assert_close(got, want, rtol=0, atol=5e-5)  # no norm has scaled the values
 
 
 @pytest.mark.dense

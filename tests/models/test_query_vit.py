@@ -6,7 +6,7 @@ import torch
 from counters import PeakBytes
 
 from mmadclr.models.backbones.query_block import QUERY_KEYS
-from mmadclr.models.backbones.query_vit import QueryViT, project_patches, resolve_arch
+from mmadclr.models.backbones.query_vit import QueryViT, resolve_arch
 
 ARCH = dict(embed_dim=36, depth=3, num_heads=3, patch_size=8)
 
@@ -248,14 +248,16 @@ def test_resolve_arch_reads_sizes_off_timm():
     assert resolve_arch('vit_small_patch16_224') == dict(patch_size=16, embed_dim=384, depth=12, num_heads=6, mlp_ratio=4.0)
 
 
-def test_projected_patches_are_those_of_the_convolution():
-    """Value and gradients, for images that are not square."""
-    projection = torch.nn.Conv2d(3, 10, 8, stride=8).double()
+def test_patches_are_those_of_the_convolution():
+    """Value and gradients, for images that are not square; and whoever watches the module sees its calls."""
+    embedding = build(dtype=torch.float64).patch_embed
     images = torch.randn(2, 3, 16, 40, dtype=torch.float64)
-    weight = torch.randn(2, 2, 5, 10, dtype=torch.float64)
-    results = []
-    for project in (lambda: project_patches(images, projection), lambda: projection(images).permute(0, 2, 3, 1)):
-        output = project()
-        results.append((output, *torch.autograd.grad((output * weight).sum(), tuple(projection.parameters()))))
+    weight = torch.randn(2, 2, 5, 36, dtype=torch.float64)
+    seen, results = [], []
+    embedding.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    for embed in (embedding, lambda images: embedding.proj(images).permute(0, 2, 3, 1)):
+        output = embed(images)
+        results.append((output, *torch.autograd.grad((output * weight).sum(), tuple(embedding.parameters()))))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    assert seen == [(2, 2, 5, 36)]
