@@ -35,7 +35,7 @@ def compile_blocks(model: nn.Module, setting: bool | str | dict) -> bool:
     compiled, with sizes that may vary; on a GPU, the colors of views, too. Everything else (heads, hooks, wrappers,
     optimizer) runs uncompiled. Parameter names do not change.
 
-    Expected benefits on a GPU (``docs/gpu.md`` has what was measured):
+    Expected benefits on a GPU (``docs/performance.md`` has what was measured):
 
     * ``scope='block'`` gives most of the speed-up, and compiles in a few minutes. ``'backbone'`` compiles every block
       separately, about ``depth`` times as long, and may fuse a residual sum with the next block's norm, and the final norm:
