@@ -26,9 +26,9 @@ test-slow: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(RUN) -m pytest -m '' $(ARGS)
 
-# Real faults in real runs; `make reliability` writes the results into docs/.
+# Real faults in real runs; `make reliability` tries those at random moments more often, and writes the results into docs/.
 test-faults: $(INSTALLED)
-	$(RUN) -m pytest tests/faults -m '' $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/faults -m '' -n auto $(ARGS)
 
 # Thousands of damaged images, lists, masks, annotations, checkpoints and overrides; `make test` runs a few of them, always
 # the same. For other ones: ARGS='--hypothesis-seed=1'.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -69,12 +71,26 @@ def explained_worker_deaths(
     try:
         yield
     except Exception as error:
-        death = _find_death(error) or _death_in_handing_over(error)
+        with _deaths_not_signaled():
+            death = _find_death(error) or _death_in_handing_over(error)
         if death is None:
             raise
         told = stopped() and f'the run was asked to stop ({stopped()}), and its worker was killed first'
         cause = told or _cause(death) or UNKNOWN_CAUSE
         raise WorkerDiedError(f'{death} at iteration {iteration()}: {cause}. {_way_on(work_dir)}') from error
+
+
+@contextmanager
+def _deaths_not_signaled() -> Iterator[None]:
+    """Keeps torch from raising what it has to say of a worker in the middle of the search for it."""
+    if threading.current_thread() is not threading.main_thread():  # where signals do not arrive
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def _find_death(error: BaseException | None) -> str | None:
@@ -99,9 +115,9 @@ def _death_in_handing_over(error: BaseException) -> str | None:
     while time.monotonic() < end:
         try:
             _error_if_any_worker_fails()
-            time.sleep(0.05)  # inside the try: the signal of a worker's exit may arrive now
         except RuntimeError as told:
             return _find_death(told)
+        time.sleep(0.05)
     return None
 
 

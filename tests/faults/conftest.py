@@ -5,19 +5,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forking import fork
 from injection import Training, start
-from reliability import Record, write_report
+from reliability import REPORT, Record, write_report
 
 RECORDS: list[Record] = []
 
 
 @pytest.fixture
 def training(tmp_path):
-    """``start`` of :mod:`injection` below ``tmp_path``."""
+    """``start`` of :mod:`injection` below ``tmp_path``.
+
+    Unless a report is to be written, a process alone is forked, and so are several that are ``forked``: where
+    nothing depends on torchrun.
+    """
     started: list[Training] = []
 
-    def run(*options: str, **kwargs) -> Training:
-        started.append(start(tmp_path, *options, **kwargs))
+    def run(*options: str, forked: bool = False, **kwargs) -> Training:
+        plain = kwargs.get('processes', 1) == 1 and not kwargs.keys() & {'torchrun', 'prefix', 'program'}
+        begin = fork if (plain or forked) and not REPORT else start
+        started.append(begin(tmp_path, *options, **kwargs))
         return started[-1]
 
     yield run
@@ -29,7 +36,7 @@ def training(tmp_path):
 def record_fault() -> Callable[..., None]:
     """To be called at the end of a test: ``record_fault(fault, how it was injected, what happened, times=1)``."""
 
-    if os.environ.get('RELIABILITY_REPORT') and 'PYTEST_XDIST_WORKER' in os.environ:
+    if REPORT and 'PYTEST_XDIST_WORKER' in os.environ:
         pytest.fail('the report is written by the process that has run all tests: leave out -n')
 
     def record(fault: str, injected: str, outcome: str, times: int = 1) -> None:
@@ -40,7 +47,6 @@ def record_fault() -> Callable[..., None]:
 
 def pytest_terminal_summary(terminalreporter) -> None:
     """With ``RELIABILITY_REPORT=docs``, writes the report into that folder."""
-    folder = os.environ.get('RELIABILITY_REPORT')
-    if folder and RECORDS:
+    if REPORT and RECORDS:
         stats = terminalreporter.stats
-        write_report(RECORDS, len(stats.get('passed', [])), len(stats.get('failed', [])), Path(folder))
+        write_report(RECORDS, len(stats.get('passed', [])), len(stats.get('failed', [])), Path(REPORT))

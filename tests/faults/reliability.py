@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+# Folder of the report, if one is to be written: then every start is a real one, and all combinations are tried, often.
+REPORT = os.environ.get('RELIABILITY_REPORT')
 BEGIN, END = '<!-- faults: written by make reliability -->', '<!-- end of faults -->'
 
 

@@ -14,6 +14,7 @@ from forking import fork
 from injection import CONFIG, Training, children, is_alive
 from mmengine.config import Config
 from places import REPO
+from reliability import REPORT
 
 from mmadclr.checkpoint import read_checkpoint
 from mmadclr.checkpoint.run_files import checkpoints, find_damage
@@ -29,9 +30,20 @@ LONG = [
 ]
 # Not persistent: with 4 iterations an epoch, workers are just being started in much of the time.
 WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=False']
-TRIES = 10
+TRIES = 10 if REPORT else 2
 SIGNALS = ['SIGTERM', 'SIGINT', 'SIGUSR1']
 SIZES = [(processes, workers) for processes in (1, 2) for workers in (0, 2)]
+
+
+def started(signals: list[str]) -> list[tuple[str, int, int]]:
+    """Signals, processes and workers of tests in which every run takes long to start.
+
+    All for a report; else the half of them in which each signal meets each number, and each number of processes each of
+    workers.
+    """
+    cases = [(index, *size) for index in range(len(signals)) for size in SIZES]
+    half = [case for case in cases if (case[0] + case[1] + case[2] // 2) % 2]
+    return [(signals[index], *size) for index, *size in (cases if REPORT else half)]
 
 
 def everyone(run: Training) -> list[int]:
@@ -88,10 +100,13 @@ def status_of(processes: int) -> int:
 
 @pytest.mark.parametrize(('processes', 'workers'), SIZES)
 @pytest.mark.parametrize('name', SIGNALS)
-def test_signal_to_one_process(training, name, processes, workers):
-    """The main process alone; that what goes on is the same to the bit is in ``test_kills.py``."""
-    run = training(*LONG, *loader(workers), processes=processes)
-    stop(run, to_process, getattr(signal, name), status_of(processes))
+def test_signal_to_one_process(tmp_path, name, processes, workers):
+    """The main process alone; under torchrun, and that a resumed run is the same to the bit, is in ``test_kills.py``."""
+    run = fork(tmp_path, *LONG, *loader(workers), processes=processes)
+    try:
+        stop(run, to_process, getattr(signal, name), PREEMPTED)
+    finally:
+        run.kill()
 
 
 @pytest.mark.parametrize('name', SIGNALS)
@@ -119,8 +134,7 @@ def test_signal_to_the_group_at_random_moments(tmp_path, record_fault, name, pro
     )
 
 
-@pytest.mark.parametrize(('processes', 'workers'), SIZES)
-@pytest.mark.parametrize('name', SIGNALS)
+@pytest.mark.parametrize(('name', 'processes', 'workers'), started(SIGNALS))
 def test_signal_to_a_group_under_torchrun_and_to_torchrun(training, record_fault, name, processes, workers):
     """Torchrun passes a signal on to the groups of its processes, and kills after 30 s."""
     for send in (to_group, to_launcher):
@@ -134,8 +148,7 @@ def test_signal_to_a_group_under_torchrun_and_to_torchrun(training, record_fault
     )
 
 
-@pytest.mark.parametrize(('processes', 'workers'), SIZES)
-@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])
+@pytest.mark.parametrize(('name', 'processes', 'workers'), started(['SIGTERM', 'SIGINT']))
 def test_time_is_up(training, record_fault, name, processes, workers):
     """``timeout`` sends its signal twice, to what it started and to the whole group; SIGALRM tells it that time is up."""
     prefix = ('timeout', '--preserve-status', '--signal', name, '3600')

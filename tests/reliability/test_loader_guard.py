@@ -90,6 +90,27 @@ def test_a_worker_killed_while_it_hands_a_batch_over_is_named(loader_with_worker
     worker.join()
 
 
+def test_a_worker_whose_signal_comes_during_the_search_is_named(tmp_path, monkeypatch):
+    batches = iter(DataLoader(range(100), 1, num_workers=1))
+    next(batches)
+    time.sleep(0.5)
+
+    def extract(stack):
+        batches._workers[0].kill()
+        time.sleep(0.5)  # where torch's handler raises
+        return frames(stack)
+
+    frames = loader_guard.traceback.extract_tb
+    monkeypatch.setattr(loader_guard.traceback, 'extract_tb', extract)
+    handler = signal.getsignal(signal.SIGCHLD)
+    with (
+        pytest.raises(WorkerDiedError, match=r'^DataLoader worker .*killed by signal: Killed. at iteration 7'),
+        explained_worker_deaths(lambda: 7, tmp_path),
+    ):
+        fetch_from_nobody(tmp_path)
+    assert signal.getsignal(signal.SIGCHLD) is handler
+
+
 class DiesHandingOver(Hook):
     """Kills a worker while it hands a batch over; at the end of training, torch tells of it to nobody."""
 
