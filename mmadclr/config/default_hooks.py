@@ -18,6 +18,7 @@ PRETRAINING: dict[str, dict] = {
     'monitor': dict(type='CollapseMonitorHook', patience=5),
     'watchdog': dict(type='WatchdogHook', timeout_s=300, first_s=3600, val_s=7200, abort_s=1500),
     'crops': dict(type='CropsPictureHook', num_images=8),
+    'table': dict(type='ValidationTableHook'),
     'features': dict(type='FeaturePicturesHook'),
     'report': dict(type='ReportHook'),
 }

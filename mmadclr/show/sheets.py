@@ -1,17 +1,19 @@
-"""Crops as one picture of plain pixels, without axes and titles."""
+"""Crops, and features of images, as one picture of plain pixels, without axes and titles."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 KINDS = ('global_views', 'local_views', 'query_crops')
 GAP = 2  # pixels between crops
+HEIGHT = 112  # of an image with its features
 
 
 def crops_sheet(views: Mapping[str, Any], mean: Tensor, std: Tensor, num_images: int) -> np.ndarray:
@@ -37,3 +39,32 @@ def _pixels(group: Tensor, mean: Tensor, std: Tensor, side: int) -> Tensor:
     crops = (group.detach().flatten(1, -4) if group.ndim > 5 else group.detach()) * std + mean
     padded = F.pad(crops.round().clamp(0, 255), (0, GAP, 0, side - crops.shape[-2] + GAP), value=255)
     return padded.permute(0, 2, 3, 1, 4).flatten(3).byte().cpu()
+
+
+def features_sheet(images: Sequence[Image.Image], colors: Sequence[Tensor], attention: Sequence[Tensor]) -> np.ndarray:
+    """One row per image: the image, its patches as colors, and where [CLS] looks.
+
+    Args:
+        images: Of any size.
+        colors: (h, w, 3) in [0, 1] of each image.
+        attention: (h, w) of each image, white at its largest; empty without class token.
+
+    Returns:
+        (H, W, 3) uint8. Narrower rows are padded with white to the width of the widest.
+    """
+    maps = [(part / part.max().clamp(min=1e-12)).unsqueeze(-1).expand(*part.shape, 3) for part in attention]
+    columns = [[_of_unit(part) for part in group] for group in (colors, maps) if group]
+    rows = [np.concatenate([_scaled(cell) for cell in cells], axis=1) for cells in zip(images, *columns, strict=True)]
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
+
+
+def _of_unit(colors: Tensor) -> Image.Image:
+    return Image.fromarray((colors * 255).round().byte().cpu().numpy())
+
+
+def _scaled(image: Image.Image) -> np.ndarray:
+    """Of ``HEIGHT``, with a white line below and at the right; patches stay squares of one color."""
+    size = max(1, round(HEIGHT * image.width / image.height)), HEIGHT
+    pixels = np.asarray(image.convert('RGB').resize(size, Image.Resampling.NEAREST))
+    return np.pad(pixels, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)

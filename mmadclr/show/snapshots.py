@@ -205,6 +205,12 @@ def colors_over_time(found: Sequence[Snapshot]) -> list[list[Tensor]]:
     return [_split(_colors(turned), each.scores) for turned, each in zip(aligned(rows), found, strict=True)]
 
 
+def turned_to(found: Snapshot, before: Snapshot) -> Snapshot:
+    """A snapshot with its components turned to fit an earlier one of the same images, as ``colors_over_time`` does it."""
+    rows = [torch.cat([part.flatten(0, 1) for part in each.scores]).double() for each in (found, before)]
+    return found._replace(scores=_split(aligned(rows)[0].float(), found.scores))
+
+
 def aligned(scores: Sequence[Tensor]) -> list[Tensor]:
     """Scores (n, k) of consecutive moments, each turned to fit the next best; the last stays as it is."""
     turned: list[Tensor] = []

@@ -14,6 +14,7 @@ from programs import python
 
 from mmadclr.cli.main import main
 from mmadclr.engine import trackers
+from mmadclr.show.sheets import GAP, HEIGHT
 
 NEEDS = {'WandbVisBackend': ('wandb',), 'MLflowVisBackend': ('mlflow', 'sqlalchemy', 'alembic'), 'AimVisBackend': ('aim',)}
 SMALL = (
@@ -24,6 +25,7 @@ SMALL = (
     *('model.backbone.arch.embed_dim=24', 'model.backbone.arch.num_heads=3', 'val_dataloader.num_workers=0'),
     'val_dataloader.persistent_workers=False',
 )
+FEATURES = 3 * (HEIGHT + GAP), 4 * (HEIGHT + GAP)  # three columns for each of four images
 BLOCK, HEADER = 32768, 7  # of wandb's files, which are logs as of LevelDB
 
 
@@ -54,6 +56,13 @@ def is_picture(image):
     """Whether this is the sheet of four images of 32 pixels, not an empty one."""
     pixels = np.asarray(image.convert('RGB'))
     return len(pixels) == 4 * 34 and pixels[:32, :32].std() > 0
+
+
+def assert_table(table, wanted):
+    """That both validations are in it."""
+    rows = [dict(zip(table['columns'], row, strict=True)) for row in table['data']]
+    assert [(row['epoch'], row['iter']) for row in rows] == [(1, 3), (2, 6)]
+    assert [(row['epoch'], row['knn5_T0.07_top1']) for row in rows] == wanted['knn5_T0.07_top1']
 
 
 def records_of_wandb(file):
@@ -96,6 +105,10 @@ def test_wandb_offline(tmp_path):
     assert any(update.key == 'model' and json.loads(update.value_json)['type'] == 'ADCLR' for update in configs)
     (picture,) = file.parent.glob('files/media/images/crops*.png')
     assert is_picture(Image.open(picture))
+    pictures = file.parent.glob('files/media/images/features*.png')
+    assert {Image.open(picture).size for picture in pictures} == {FEATURES}
+    tables = [json.loads(path.read_text()) for path in file.parent.glob('files/media/table/validations*.json')]
+    assert_table(max(tables, key=lambda table: len(table['data'])), wanted)
 
 
 def test_mlflow_in_a_database(tmp_path):
@@ -111,6 +124,8 @@ def test_mlflow_in_a_database(tmp_path):
     assert run.data.params['model.type'] == 'ADCLR'
     folder = tmp_path / run.info.artifact_uri.removeprefix('file://')
     assert is_picture(Image.open(folder / 'crops_0.png'))
+    assert [Image.open(folder / f'features_{step}.png').size for step in range(7)] == 7 * [FEATURES]
+    assert_table(json.loads((folder / 'validations.json').read_text()), wanted)
     assert "type='ADCLR'" in (folder / 'config.py').read_text()
 
 
@@ -150,6 +165,12 @@ def test_aim_in_a_folder(tmp_path):
     steps, ((picture,),) = run.get_image_sequence('crops', Context({})).data.view(('step', 'val')).items_list()
     assert steps == [0]
     assert is_picture(picture.to_pil_image())
+    _, (pictures,) = run.get_image_sequence('features', Context({})).data.view(('step', 'val')).items_list()
+    assert {picture.to_pil_image().size for picture in pictures} == {FEATURES}
+    steps, (texts,) = run.get_text_sequence('validations', Context({})).data.view(('step', 'val')).items_list()
+    assert steps == [3, 6]
+    for text, (_, value) in zip(texts, wanted['knn5_T0.07_top1'], strict=True):
+        assert f'knn5_T0.07_top1: {value}' in text.data
 
 
 @pytest.mark.parametrize(('tracker', 'module'), [(name, modules[0]) for name, modules in NEEDS.items()])

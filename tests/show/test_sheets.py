@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from mmadclr.show.sheets import GAP, crops_sheet
+from mmadclr.show.sheets import GAP, HEIGHT, crops_sheet, features_sheet
 
 MEAN, STD = torch.tensor([10.0, 20.0, 30.0]).view(3, 1, 1), torch.tensor([2.0, 4.0, 8.0]).view(3, 1, 1)
 
@@ -47,3 +48,26 @@ def test_methods_without_local_views_and_queries(missing):
     sheet = crops_sheet(dict(global_views=global_views, **more), MEAN, STD, 8)
     assert sheet.shape == (6 + GAP, 2 * (6 + GAP), 3)
     np.testing.assert_array_equal(sheet[:6, :6], pixels[0, 0].permute(1, 2, 0).numpy())
+
+
+def test_features_stand_beside_their_image():
+    """Two images, one twice as wide: patches are squares of one color, attention is white at its largest."""
+    images = [Image.new('RGB', (40, 40), (10, 20, 30)), Image.new('L', (80, 40), 200)]
+    colors = [torch.rand(4, 4, 3), torch.rand(4, 8, 3)]
+    attention = [torch.arange(16.0).view(4, 4), torch.arange(32.0).view(4, 8)]
+    sheet = features_sheet(images, colors, attention)
+    assert sheet.shape == (2 * (HEIGHT + GAP), 3 * (2 * HEIGHT + GAP), 3)
+    first, second = sheet[:HEIGHT], sheet[HEIGHT + GAP : -GAP]
+    assert (first[:, :HEIGHT] == (10, 20, 30)).all()
+    assert (first[:, 3 * (HEIGHT + GAP) :] == 255).all()  # as wide as the other
+    patch, start = HEIGHT // 4, 2 * HEIGHT + GAP
+    cells = second[:, start : start + 2 * HEIGHT].reshape(4, patch, 8, patch, 3)
+    assert (cells == cells[:, :1, :, :1]).all()
+    np.testing.assert_array_equal(cells[:, 0, :, 0], (colors[1] * 255).round().byte())
+    grays = first[::patch, 2 * (HEIGHT + GAP) : 3 * HEIGHT + 2 * GAP : patch]
+    np.testing.assert_allclose(grays[..., 0], attention[0] * 255 / 15, atol=0.5)
+
+
+def test_features_without_class_token():
+    sheet = features_sheet([Image.new('RGB', (9, 9))], [torch.rand(3, 3, 3)], [])
+    assert sheet.shape == (HEIGHT + GAP, 2 * (HEIGHT + GAP), 3)

@@ -8,6 +8,7 @@ from mmadclr.engine.hooks.loss_hook import LossRecordHook
 from mmadclr.engine.hooks.picture_hook import CropsPictureHook
 from mmadclr.engine.hooks.report_hook import ReportHook
 from mmadclr.engine.hooks.schedule_hook import DistillationScheduleHook
+from mmadclr.engine.hooks.table_hook import ValidationTableHook
 from mmadclr.engine.hooks.training_hooks import (
     EpochSeedHook,
     OrderHook,
@@ -35,5 +36,6 @@ __all__ = [
     'TeacherUpdateHook',
     'ThroughputHook',
     'UnreadableImageHook',
+    'ValidationTableHook',
     'WatchdogHook',
 ]

@@ -1,8 +1,9 @@
-"""Keeps what the teacher makes of a few images over a run, for the report."""
+"""Keeps what the teacher makes of a few images over a run, for the report and for trackers."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
@@ -10,10 +11,14 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.distributed.wrappers import unwrapped
+from mmadclr.engine.trackers import trackers_of
 from mmadclr.files import atomic_path
 from mmadclr.models.selfsup.base import SelfDistillation
 from mmadclr.registry import HOOKS
 from mmadclr.report.features import FOLDER, image_file, thumbnail
+
+if TYPE_CHECKING:
+    from mmadclr.show.snapshots import Snapshot
 
 
 @HOOKS.register_module()
@@ -21,11 +26,11 @@ class FeaturePicturesHook(Hook):
     """Stores principal components of patches and attention of the teacher on a few fixed images, for the report's slider.
 
     At the start and ``times`` times in the run, at equal distances, it writes ``<work_dir>/<time>/features/iter_<n>.npz``,
-    some 20 kB each, which stay when checkpoints are pruned. The images are evenly spread over the validation data, or over
-    the training data if there is none. Only the main process works, while the others wait at their next step, and nothing
-    random is used: the run is the same with and without. A failure is one warning, and ends the pictures, not the run.
-    Without pictures remain runs of other methods than ours, of sharded parameters, and of data sets of other classes than
-    ``ImageDataset``.
+    some 20 kB each, which stay when checkpoints are pruned, and sends a picture to every tracker of the run. The images are
+    evenly spread over the validation data, or over the training data if there is none. Only the main process works, while
+    the others wait at their next step, and nothing random is used: the run is the same with and without. A failure is one
+    warning, and ends the pictures, not the run. Without pictures remain runs of other methods than ours, of sharded
+    parameters, and of data sets of other classes than ``ImageDataset``.
 
     Args:
         times: How often in the run, apart from the start.
@@ -44,6 +49,7 @@ class FeaturePicturesHook(Hook):
             )
         self.times, self.images = times, images
         self.active = False
+        self.sent: Snapshot | None = None  # to trackers, the last
 
     @master_only
     def before_train(self, runner) -> None:
@@ -92,7 +98,22 @@ class FeaturePicturesHook(Hook):
         model = unwrapped(runner.model)
         mean, std = ((part / 255).flatten().tolist() for part in (model.data_preprocessor.mean, model.data_preprocessor.std))
         subject = Subject('teacher', model.teacher['backbone'], tuple(mean), tuple(std))
-        write_snapshot(snapshot(subject, self.examples, done, epoch_of(runner, done)), self.folder)
+        found = snapshot(subject, self.examples, done, epoch_of(runner, done))
+        write_snapshot(found, self.folder)
+        self.send(runner, found)
+
+    def send(self, runner, found: Snapshot) -> None:
+        """To trackers, in colors that change as little as possible from one picture to the next."""
+        trackers = trackers_of(runner.visualizer)
+        if not trackers:
+            return
+        from mmadclr.show.sheets import features_sheet
+        from mmadclr.show.snapshots import colors_over_time, turned_to
+
+        self.sent = found if self.sent is None else turned_to(found, self.sent)
+        sheet = features_sheet([image for _, image in self.examples], colors_over_time([self.sent])[0], found.attention)
+        for tracker in trackers:
+            tracker.add_image('features', sheet, step=found.iteration)
 
 
 def dataset_of(runner) -> ImageDataset | None:

@@ -6,7 +6,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 
 from mmadclr.distributed.wrappers import unwrapped
-from mmadclr.engine.trackers import TRACKERS
+from mmadclr.engine.trackers import trackers_of
 from mmadclr.models.preprocessors.view_preprocessor import ViewPreprocessor
 from mmadclr.registry import HOOKS
 
@@ -30,7 +30,7 @@ class CropsPictureHook(Hook):
 
     @master_only
     def before_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        trackers = [tracker for name in TRACKERS if (tracker := runner.visualizer.get_backend(name)) is not None]
+        trackers = trackers_of(runner.visualizer)
         if self.sent or not trackers or data_batch is None:
             return
         from mmadclr.show.sheets import crops_sheet  # imports matplotlib, which other runs do not need
