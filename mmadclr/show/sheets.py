@@ -53,8 +53,11 @@ def features_sheet(images: Sequence[Image.Image], colors: Sequence[Tensor], atte
         (H, W, 3) uint8. Narrower rows are padded with white to the width of the widest.
     """
     maps = [(part / part.max().clamp(min=1e-12)).unsqueeze(-1).expand(*part.shape, 3) for part in attention]
-    columns = [[_of_unit(part) for part in group] for group in (colors, maps) if group]
-    rows = [np.concatenate([_scaled(cell) for cell in cells], axis=1) for cells in zip(images, *columns, strict=True)]
+    columns = [
+        [_scaled(image.convert('RGB'), Image.Resampling.BICUBIC) for image in images],
+        *([_scaled(_of_unit(part), Image.Resampling.NEAREST) for part in group] for group in (colors, maps) if group),
+    ]
+    rows = [np.concatenate(cells, axis=1) for cells in zip(*columns, strict=True)]
     width = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
 
@@ -63,8 +66,7 @@ def _of_unit(colors: Tensor) -> Image.Image:
     return Image.fromarray((colors * 255).round().byte().cpu().numpy())
 
 
-def _scaled(image: Image.Image) -> np.ndarray:
-    """Of ``HEIGHT``, with a white line below and at the right; patches stay squares of one color."""
+def _scaled(image: Image.Image, how: Image.Resampling) -> np.ndarray:
+    """Of ``HEIGHT``, with a white line below and at the right."""
     size = max(1, round(HEIGHT * image.width / image.height)), HEIGHT
-    pixels = np.asarray(image.convert('RGB').resize(size, Image.Resampling.NEAREST))
-    return np.pad(pixels, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    return np.pad(np.asarray(image.resize(size, how)), ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
