@@ -294,14 +294,24 @@ def _takes_anything(parameters: Mapping[str, inspect.Parameter]) -> bool:
 
 
 def find_component(name: str, registries: Sequence[Registry]) -> Any:
+    """The first component of a name; None if there is none. Only names with dots are imported."""
     for registry in registries:
         try:
-            component = registry.get(name)
+            component = registry.get(name) if '.' in name else _registered(registry, name)
         except (RuntimeError, ValueError, TypeError, ImportError, AttributeError):
             return None  # not a valid name: mmengine tried to import it
         if component is not None:
             return component
     return None
+
+
+def _registered(registry: Registry, name: str) -> Any:
+    """``registry.get`` of a name without dots, which would look for a module of every name that is not registered."""
+    registry.import_from_location()
+    node: Registry | None = registry
+    while node is not None and name not in node.module_dict:
+        node = node.parent
+    return None if node is None else node.module_dict[name]
 
 
 def registries_of(scope: str) -> list[Registry]:
