@@ -1,5 +1,7 @@
 """A training run of seconds, for tests of the engine."""
 
+import shutil
+
 import pytest
 from places import REPO
 
@@ -18,16 +20,35 @@ SMALL = {
 }
 
 
+# Hooks that take longer than such a run; tests marked all_hooks have them.
+WITHOUT = {'default_hooks.features': None, 'default_hooks.report': None}
+IMAGES = dict(num_train=12, num_val=10, image_size=32)
+
+
+@pytest.fixture(scope='session')
+def few_shapes(tmp_path_factory):
+    """Generated images, to be copied."""
+    from mmadclr.datasets.shapes import write_shapes
+
+    folder = tmp_path_factory.mktemp('few') / 'shapes'
+    write_shapes(folder, **{'size' if key == 'image_size' else key: value for key, value in IMAGES.items()})
+    return folder
+
+
 @pytest.fixture
-def small_config(tmp_path):
+def small_config(request, tmp_path, few_shapes):
     """The ADCLR demo at a size that takes seconds, on 12 + 10 generated images; ``overrides`` as dotted keys."""
 
     from mmengine.config import Config
 
+    hooks = {} if request.node.get_closest_marker('all_hooks') else WITHOUT
+
     def make(overrides=None, work_dir='work', config='configs/demo/adclr_vittiny_shapes.py'):
         cfg = Config.fromfile(REPO / config)
-        data = dict(data_root=str(tmp_path / 'shapes'), num_train=12, num_val=10, image_size=32)
-        cfg.merge_from_dict(SMALL | (overrides or {}))
+        data = dict(data_root=str(tmp_path / 'shapes'), **IMAGES)
+        if not (tmp_path / 'shapes').exists():
+            shutil.copytree(few_shapes, tmp_path / 'shapes')
+        cfg.merge_from_dict(SMALL | hooks | (overrides or {}))
         for loader in (cfg.train_dataloader, cfg.val_dataloader):
             loader.dataset.update(data)
         cfg.val_evaluator.dense = None

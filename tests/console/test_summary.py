@@ -41,6 +41,7 @@ report   TMP/work/report.html
 """
 
 
+@pytest.mark.all_hooks
 def test_the_demo_config_says_what_it_is_about_and_where_things_are(train, tmp_path, capsys):
     runner = train()
     told = shown(capsys.readouterr().out, tmp_path)

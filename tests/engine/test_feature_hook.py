@@ -12,6 +12,8 @@ from mmadclr.report.collect import collect
 from mmadclr.show.snapshots import examples, read_snapshot, snapshot
 from mmadclr.show.study import subject_of
 
+pytestmark = pytest.mark.all_hooks
+
 
 def snapshots(work):
     files = sorted(work.glob('*/features/iter_*.npz'), key=lambda path: int(path.stem.removeprefix('iter_')))

@@ -14,6 +14,8 @@ from mmadclr.engine.hooks.report_hook import how_it_ends, start_record
 from mmadclr.report.collect import collect
 from mmadclr.report.story import status
 
+pytestmark = pytest.mark.all_hooks
+
 
 def record_of(work):
     (file,) = work.glob('*/run.json')

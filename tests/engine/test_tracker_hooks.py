@@ -9,6 +9,8 @@ from mmadclr.engine import Runner
 from mmadclr.show.sheets import GAP, HEIGHT, crops_sheet
 from mmadclr.show.snapshots import read_snapshot
 
+pytestmark = pytest.mark.all_hooks
+
 QUIET = {'train_cfg.val_interval': 100, 'default_hooks.features': None}
 
 

@@ -16,6 +16,8 @@ from mmadclr.cli.main import main
 from mmadclr.engine import trackers
 from mmadclr.show.sheets import GAP, HEIGHT
 
+pytestmark = pytest.mark.all_hooks
+
 NEEDS = {'WandbVisBackend': ('wandb',), 'MLflowVisBackend': ('mlflow', 'sqlalchemy', 'alembic'), 'AimVisBackend': ('aim',)}
 SMALL = (
     *('train_cfg.max_epochs=2', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=4', 'val_evaluator.dense=None'),

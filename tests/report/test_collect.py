@@ -15,6 +15,8 @@ from mmadclr.report.collect import collect
 from mmadclr.report.evaluations import Result, as_evaluation, read_evaluations
 from mmadclr.report.story import is_complete, iterations_done, next_commands, status, time_shares, total_iterations
 
+pytestmark = pytest.mark.all_hooks
+
 
 @pytest.fixture
 def resumed(small_config, train, tmp_path):
