@@ -1,5 +1,5 @@
 # Two commands do everything: `make demo` and `make test`. Each creates .venv on first use and installs what it needs.
-# In an environment of your own:  pip install -e '.[dense,export,tests]' && make demo VENV=   (an empty VENV installs nothing)
+# In an environment of your own:  pip install -e '.[dense,export,notebooks,tests]' && make demo VENV=   (an empty VENV installs nothing)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,13 +12,19 @@ INSTALLED := $(VENV)/installed
 DOCS_INSTALLED := $(VENV)/docs-installed
 endif
 
-.PHONY: demo test test-slow test-all test-faults test-fuzz reliability bench gpu docs check format clean
+.PHONY: demo test test-long test-slow test-all test-faults test-fuzz reliability bench gpu docs check format clean
 demo: $(INSTALLED)
 	$(RUN) -m mmadclr demo $(ARGS)
 
 # One process per core; whole files are distributed in the order of the folders, the longest first.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# Whole programs, several processes, compilers, notebooks and the wheel.
+test-long: $(INSTALLED)
+	$(PYTEST) -m 'long and not slow' $(ARGS)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow $(ARGS)
@@ -63,7 +69,7 @@ clean:
 
 $(VENV)/installed: setup.py pyproject.toml $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[dense,export,tests]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[dense,export,notebooks,tests]'
 	touch $@
 
 # The API pages are generated from the source, without importing torch or other dependencies.

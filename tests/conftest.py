@@ -25,7 +25,7 @@ pytest_plugins = ['short_runs']
 
 FOLDER = pytest.StashKey[GoldenFolder]()
 UNREAD = pytest.StashKey[list[list[str]]]()  # by each process of tests that has ended
-SLOW_S = 3600
+LIMITS_S = {'slow': 3600, 'long': 1800}  # of a test with this mark
 LONGEST = places.REPO / 'tests/tools'
 DENSE = all(importlib.util.find_spec(name) for name in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain'))
 
@@ -107,8 +107,9 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if 'golden' in getattr(item, 'fixturenames', ()):
             item.add_marker('golden')
-        if 'slow' in item.keywords:
-            item.add_marker(pytest.mark.timeout(SLOW_S))
+        limit = next((seconds for mark, seconds in LIMITS_S.items() if item.get_closest_marker(mark)), None)
+        if limit is not None:
+            item.add_marker(pytest.mark.timeout(limit))
         if 'gpu' in item.keywords and not has_gpu():
             item.add_marker(pytest.mark.skip(reason='needs a GPU'))
         if 'dense' in item.keywords and not DENSE:

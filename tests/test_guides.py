@@ -152,6 +152,7 @@ def test_images_of_the_source_are_those_of_files(at_photos):
             assert sample['label'] == other['label']
 
 
+@pytest.mark.long
 def test_a_run_is_that_of_files_also_with_workers_and_resumed(at_photos, tmp_path):
     whole = run_of(at_photos, tmp_path / 'whole')
     metrics = [json.loads(line) for line in next((tmp_path / 'whole').rglob('scalars.json')).read_text().splitlines()]
@@ -214,7 +215,7 @@ def test_databases_that_are_missing_or_empty_are_explained(at_photos):
         build(path='data/photos.db')
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_commands_for_the_data_set_run_as_written(photos):
     folder = photos[0]
     train, test = guides.commands('add_a_data_set.md')
@@ -222,7 +223,7 @@ def test_commands_for_the_data_set_run_as_written(photos):
     assert 'knn5_T0.07_top1' in printed_by(test, folder)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_on_the_source(photos, tmp_path):
     folder, config = photos
     path = folder / 'data/photos.db'
@@ -311,7 +312,7 @@ def test_a_typo_in_an_evaluator_is_found_before_anything_is_built(at_evaluation)
         check_config(at_evaluation)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_commands_for_the_evaluation_run_as_written(clones):
     folder, _ = clones['add_an_evaluation.md']
     train, test = guides.commands('add_an_evaluation.md')

@@ -94,6 +94,7 @@ def test_schedules_are_those_of_the_configs(config):
     assert metadata['Batch Size'] == gpus * cfg.train_dataloader.batch_size * cfg.optim_wrapper.get('accumulative_counts', 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('config', needs_dense(ENTRIES))
 def test_sizes_are_those_of_the_models(config):
     cfg, metadata = load(config), ENTRIES[config][1]['Metadata']

@@ -175,7 +175,7 @@ def pictures(outputs):
     return sum('image/png' in output.get('data', {}) for cell in outputs for output in cell)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_from_random_weights(tmp_path):
     outputs = execute(
         'pretrain_or_adapt.ipynb', tmp_path, DRAWN='12', EPOCHS='1', SIZE='96', OPTIONS=f'{TINY} {LOADER} {SCHEDULE}'
@@ -186,7 +186,7 @@ def test_training_from_random_weights(tmp_path):
     assert 'Features over the run' in (tmp_path / 'run/report.html').read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_adapting_weights(tmp_path):
     arch = dict(embed_dim=64, depth=2, num_heads=1, patch_size=16)
     torch.save(FeatureViT(arch, img_size=32, init='xavier').state_dict(), tmp_path / 'weights.pth')
@@ -204,7 +204,7 @@ def test_adapting_weights(tmp_path):
     assert '24 images, features (24, 64)' in texts(outputs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.dense
 def test_mask_rcnn(tmp_path):
     scenes = ' '.join(DRAWN.format(loader, 8, 4) for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'))

@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 
 import pytest
 from places import REPO
@@ -34,21 +35,7 @@ def declared(name):
 
 def imports(path):
     """Modules of others that a file imports: (name, whether with the file or only when it is needed)."""
-    tree = ast.parse(path.read_text())
-    late = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-        for node in ast.walk(function)
-    }
-    late |= {
-        id(node)
-        for test in tree.body
-        if isinstance(test, ast.If) and 'TYPE_CHECKING' in ast.dump(test.test)
-        for node in ast.walk(test)
-    }
-    guarded = {id(node) for attempt in tree.body if isinstance(attempt, ast.Try) for node in ast.walk(attempt)}
-    for node in ast.walk(tree):
+    for node, at_once in statements(ast.parse(path.read_text()), True):
         names = (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
@@ -57,22 +44,36 @@ def imports(path):
             else []
         )
         for name in {name.partition('.')[0] for name in names} - {'mmadclr'} - sys.stdlib_module_names:
-            yield name, id(node) not in late | guarded
+            yield name, at_once
 
 
-FOUND = sorted({(name, at_once, path) for path in (REPO / 'mmadclr').rglob('*.py') for name, at_once in imports(path)})
+def statements(node, at_once):
+    """Nodes below one, and whether they are run with the file: not in functions, nor for type checkers, nor in attempts."""
+    yield node, at_once
+    top = isinstance(node, ast.Module)
+    for child in ast.iter_child_nodes(node):
+        late = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) or (
+            top and (isinstance(child, ast.Try) or (isinstance(child, ast.If) and 'TYPE_CHECKING' in ast.dump(child.test)))
+        )
+        yield from statements(child, at_once and not late)
+
+
+@cache
+def found():
+    """(name, whether at once, file) of all imports of the package."""
+    return sorted({(name, at_once, path) for path in (REPO / 'mmadclr').rglob('*.py') for name, at_once in imports(path)})
 
 
 def test_what_modules_import_at_once_comes_with_the_package():
     dense = ('dense_shapes.py', 'loaders.py', 'coco_checks.py', 'vit_pyramid.py', 'linear_sweep.py')  # imported by configs
-    needed = {(name, str(path)) for name, at_once, path in FOUND if at_once and path.name not in dense}
+    needed = {(name, str(path)) for name, at_once, path in found() if at_once and path.name not in dense}
     assert {(name, path) for name, path in needed if name not in declared('runtime')} == set()
     assert {'torch', 'mmengine', 'safetensors', 'PIL', 'cv2'} <= {name for name, _ in needed}
 
 
 def test_everything_imported_comes_with_the_package_or_an_extra():
     known = declared('runtime').union(*(declared(name) for name in OPTIONAL if name != 'tests'))
-    assert {name for name, _, _ in FOUND} - known == set()
+    assert {name for name, _, _ in found()} - known == set()
 
 
 @pytest.mark.parametrize('module', EXTRAS)

@@ -46,6 +46,7 @@ def numbers(node):
     return [node] if isinstance(node, (int, float)) else []
 
 
+@pytest.mark.long
 @pytest.mark.dense
 @pytest.mark.parametrize('part', PARTS)
 def test_every_part_runs_at_toy_size(smoke, part):
@@ -57,6 +58,7 @@ def test_every_part_runs_at_toy_size(smoke, part):
     assert f'## {importlib.import_module(f"gpu_parts.{part}").TITLE}' in (out / 'gpu.md').read_text()
 
 
+@pytest.mark.long
 @pytest.mark.dense
 def test_terminal_has_figures_alone(smoke):
     _, _, stdout = smoke
@@ -65,6 +67,7 @@ def test_terminal_has_figures_alone(smoke):
     assert len(stdout.splitlines()) < 40
 
 
+@pytest.mark.long
 @pytest.mark.dense
 def test_the_forms_of_a_step_are_one_method(smoke):
     _, record, _ = smoke
@@ -73,6 +76,7 @@ def test_the_forms_of_a_step_are_one_method(smoke):
         assert row['forms']['reference']['times_reference'] == 1
 
 
+@pytest.mark.long
 @pytest.mark.dense
 def test_a_second_call_measures_nothing_again(smoke):
     out, record, _ = smoke
@@ -93,6 +97,7 @@ def test_without_a_gpu_each_part_costs_a_line(tmp_path):
     assert 'Traceback' not in done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_a_part_that_is_ended_leaves_its_rows(tmp_path):
     """The machine is taken away: SIGTERM to the program alone. The part at work ends, too."""
     command = [*PROGRAM, '--smoke', '--out', str(tmp_path), '--parts', 'steps']
@@ -108,6 +113,7 @@ def test_a_part_that_is_ended_leaves_its_rows(tmp_path):
     assert not left.strip()
 
 
+@pytest.mark.long
 def test_results_of_another_machine_are_put_aside(tmp_path):
     record = Record(tmp_path)
     record.content |= {'machine': {'card': 'Another Card', 'torch': '1.0'}, 'settings': {'smoke': True, 'images': ''}}
@@ -222,7 +228,7 @@ def test_targets_are_judged(tmp_path):
     assert '| ViT-B/16, 64 images, ADCLR | >= 700 images/s |  | not measured |' in lines
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_tests_for_gpus_are_run():
     """Those that pytest finds under the mark are in the files that the part names."""
     command = [sys.executable, '-m', 'pytest', '--collect-only', '-q', '-m', 'gpu', '-o', 'addopts=']
@@ -232,6 +238,7 @@ def test_all_tests_for_gpus_are_run():
     assert 'tests/test_gpu.py' in files
 
 
+@pytest.mark.long
 def test_a_failing_test_is_known_before_the_time_is_over(context, tmp_path, monkeypatch):
     """The second test hangs: what the first one said is in the record all the same, and pytest does not live on."""
     tests = tmp_path / 'test_two.py'
@@ -252,6 +259,7 @@ def test_a_failing_test_is_known_before_the_time_is_over(context, tmp_path, monk
     assert 'the time was over' in '\n'.join(gpu_tests.section({'pytest -m gpu': row}))
 
 
+@pytest.mark.long
 def test_results_of_several_processes_are_counted_once(context, tmp_path, monkeypatch):
     """Also where this process is itself one of several of pytest's."""
     monkeypatch.setenv('PYTEST_XDIST_WORKER', 'gw0')

@@ -65,6 +65,7 @@ def state(tmp_path):
     return tmp_path / 'iter_1.pth'
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('device', 'taken'), [('cpu', 64), ('cuda', 0)])
 def test_a_state_to_go_on_from_takes_no_memory_of_its_own(state, device, taken):
     """Beside that of an optimizer on a CPU; in a process where no memory was freed that could be taken again."""

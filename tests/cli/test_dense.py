@@ -129,6 +129,7 @@ def test_heads_trained_on_crops(name, data, checkpoint, tmp_path):
         assert 0 <= each['low'] <= each['high'] <= 100
 
 
+@pytest.mark.long
 def test_two_processes_train_the_same_heads(data, checkpoint, tmp_path):
     options = ['--protocols', ','.join(CROPS), '--batch-size', '3']
     one = dense(checkpoint, data, 'folder', tmp_path / 'one', *options, settings=crops_settings())
@@ -264,6 +265,7 @@ def test_results_with_other_settings_are_not_compared(whole, data, checkpoint, t
     assert f'{tmp_path} has no result of folder cluster: it must be the --out of another mmadclr dense' in message
 
 
+@pytest.mark.long
 def test_two_processes_find_what_one_does(whole, data, checkpoint, tmp_path):
     command = arguments(checkpoint, data, ALL, tmp_path, '--launcher', 'pytorch')
     first, second = python_on_ranks(2, '-m', 'mmadclr', *command)
@@ -287,6 +289,7 @@ def test_a_broken_image_of_one_process_ends_both(checkpoint, tmp_path):
     assert 'l.jpg cannot be read (not an image)' in second.stderr
 
 
+@pytest.mark.long
 def test_loader_workers_change_nothing(whole, data, checkpoint, tmp_path):
     result = dense(checkpoint, data, 'folder,voc07', tmp_path, '--workers', '2', settings=SEGMENTATION)
     expected = values(whole[0])

@@ -78,6 +78,7 @@ def test_values_that_are_no_unicode_are_one_line(tmp_path):
         load_config(args)
 
 
+@pytest.mark.long
 def test_tools_print_names_that_are_no_unicode():
     code = 'from mmadclr.cli.launch import report_bad_input; report_bad_input(lambda: print(chr(0xDCE9)))()'
     done = subprocess.run(

@@ -99,6 +99,7 @@ def test_within_the_folder_of_configs_both_are_one(tmp_path):
     assert (done.returncode, done.stderr) == (0, '')
 
 
+@pytest.mark.long
 def test_modules_of_the_current_folder_are_found_but_stand_for_no_others(tmp_path):
     (tmp_path / 'my_module.py').write_text('print("imported")\n')
     (tmp_path / 'random.py').write_text('raise SystemExit("the module random of this folder")\n')

@@ -17,6 +17,7 @@ def work_dir(folder):
     return folder
 
 
+@pytest.mark.long
 def test_a_report_of_a_run_and_of_two(tmp_path):
     first, second = work_dir(tmp_path / 'a'), work_dir(tmp_path / 'b')
     done = mmadclr('report', first)
@@ -29,6 +30,7 @@ def test_a_report_of_a_run_and_of_two(tmp_path):
     assert not (second / 'report.html').exists()
 
 
+@pytest.mark.long
 def test_bad_input_is_one_line(tmp_path):
     file = tmp_path / 'file'
     file.write_text('')

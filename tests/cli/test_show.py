@@ -74,6 +74,7 @@ def test_mistakes_in_words_are_told_at_once(words, message):
     assert message in done.stderr
 
 
+@pytest.mark.long
 def test_all_figures_of_two_checkpoints_and_a_folder(folder):
     done = show(folder, folder / 'a.pth', folder / 'photos', '--against', folder / 'b.pth', '--box', 0, 0, 0.5, 0.5)
     expected = {

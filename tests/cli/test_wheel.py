@@ -35,7 +35,7 @@ SHAPES = [
 ]
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(
         int(importlib.metadata.version('setuptools').partition('.')[0]) < NEWEST,
         reason=f'needs setuptools {NEWEST} or newer',

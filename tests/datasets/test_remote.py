@@ -310,6 +310,7 @@ def test_a_missing_package_is_named(monkeypatch):
                 TarSource(root, 'a.tar')
 
 
+@pytest.mark.long
 def test_a_run_reads_shards_of_a_web_server(tmp_path, monkeypatch, image_folder):
     """Packed, served, and trained on by workers that fetch; the losses are those of the local shards."""
     monkeypatch.setattr(shard_cache, 'CHUNK', 16 << 20)

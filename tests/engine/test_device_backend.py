@@ -27,6 +27,7 @@ def losses(runner):
     return runner.message_hub.get_scalar('train/loss').data[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('method', METHODS)
 def test_methods_train_as_with_crops_from_the_worker(train, method):
     """The same draws and nearly the same pixels: nearly the same loss, at first, and after two epochs still about."""
@@ -47,7 +48,7 @@ def test_going_on_equals_not_stopping_and_workers_change_nothing(train):
     assert_same_state(whole.model.state_dict(), resumed.model.state_dict())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_equal_one(small_config, tmp_path):
     paths = {}
     for name, batch in (('single', 4), ('ddp', 2)):
@@ -62,7 +63,7 @@ def test_two_processes_equal_one(small_config, tmp_path):
     assert_same_state(single, other, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_command_line(tmp_path):
     """``tools/train.py`` with workers, and the line that says what a CPU costs."""
     root = tmp_path / 'shapes'

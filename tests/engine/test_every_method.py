@@ -62,7 +62,7 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize('run', ['ddp', 'fsdp'])
 @pytest.mark.parametrize('method', METHODS)
 def test_two_processes_equal_one(folder, method, run):
@@ -73,7 +73,7 @@ def test_two_processes_equal_one(folder, method, run):
         assert_same_state(*states, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize('method', METHODS)
 def test_the_recipe_moves_what_is_compared(folder, method):
     states = [read_checkpoint(folder / f'{method}_single' / f'epoch_{epoch}.pth')['state_dict'] for epoch in (1, 2)]
@@ -121,6 +121,7 @@ def views_of(cfg, method):
     return views
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('method', ALL_METHODS)
 def test_compiled_blocks_give_the_same_losses(method, small_config):
     torch._dynamo.reset()

@@ -64,6 +64,7 @@ def logged(folder, name, key):
     return [line[key] for line in map(json.loads, open(path)) if key in line]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', ['ddp', 'ddp_accumulated', 'fsdp'])
 def test_two_processes_equal_one(folder, name):
     for epoch in (1, 2):

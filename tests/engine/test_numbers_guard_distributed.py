@@ -65,6 +65,7 @@ def root(tmp_path_factory):
     return root
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', ['ddp', 'ddp_accumulated', 'fsdp'])
 def test_both_skip_what_one_could_not_do(root, name):
     want, got = (read_checkpoint(root / run / 'epoch_2.pth') for run in ('single', name))

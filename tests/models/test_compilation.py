@@ -75,6 +75,7 @@ def assert_same_as_uncompiled(compiled):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('options', [{}, {'activation_memory_budget': 0.5}, {'scope': 'backbone'}])
 def test_compiled_blocks_change_nothing(options):
     model = build()
@@ -82,6 +83,7 @@ def test_compiled_blocks_change_nothing(options):
     assert_same_as_uncompiled(model)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('scope', ['block', 'backbone'])
 @pytest.mark.parametrize('choice', ['selective', True])
 def test_compiled_blocks_with_less_memory_change_nothing(choice, scope):
@@ -94,7 +96,7 @@ def test_compiled_blocks_with_less_memory_change_nothing(choice, scope):
     assert_same_as_uncompiled(model)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which('g++'), reason='needs a C++ compiler')
 def test_inductor_changes_nothing():
     model = build()
@@ -112,6 +114,7 @@ def test_blocks_share_graphs_whatever_their_drop_path():
     assert counter.frame_count == 1 + 3 * 3 + OF_LOSSES  # the trial comes first
 
 
+@pytest.mark.long
 def test_whole_backbones_have_a_graph_for_each_kind_of_call():
     """Teacher, global and local views, nothing of them left to the interpreter; later steps add none."""
     counter = CompileCounterWithBackend('eager')
@@ -123,6 +126,7 @@ def test_whole_backbones_have_a_graph_for_each_kind_of_call():
     assert counter.frame_count == 1 + 3 + OF_LOSSES
 
 
+@pytest.mark.long
 def test_hooks_of_compiled_backbones_are_called():
     """The monitor looks at queries once an epoch: one more graph, of teachers that are looked at."""
     counter = CompileCounterWithBackend('eager')
@@ -159,6 +163,7 @@ def loss_and_gradients(compiled, views, rows, weighted, temp, dtype=torch.float3
     return loss, student.grad, *(p.grad for p in prototypes.parameters())
 
 
+@pytest.mark.long
 def test_compiled_losses_follow_sizes_and_temperatures():
     """Numbers of rows change from step to step where patches are masked, temperatures from epoch to epoch."""
     counter = CompileCounterWithBackend('aot_eager')
@@ -206,6 +211,7 @@ def graph_backend(module, inputs, **kwargs):
     return module.forward
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('mode', ['reduce-overhead', 'max-autotune-no-cudagraphs'])
 def test_cuda_graphs_are_told_of_each_step_once(monkeypatch, mode):
     marks = []

@@ -161,6 +161,7 @@ def test_products_are_once_a_block_not_once_a_resolution():
     assert products == [4 * ARCH['depth'] + 1 + rest, 2 * (4 * ARCH['depth'] + 1) + rest]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('scope', 'graphs'), [('block', 2 * 3), ('backbone', 2)])
 def test_compiled_it_is_the_same_with_fewer_graphs(scope, graphs):
     """Teacher and student; the first block has no drop path, the last leaves out patches."""

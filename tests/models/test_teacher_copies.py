@@ -268,6 +268,7 @@ def test_fewer_operations_are_dispatched():
     assert counts[1].names.count('_to_copy') - counts[0].names.count('_to_copy') == casts
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('scope', ['block', 'backbone'])
 def test_compiled_teachers_are_compiled_once(scope):
     torch._dynamo.reset()

@@ -87,6 +87,7 @@ def mmadclr(*arguments):
 # --- the whole way ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('to', FORMATS)
 def test_every_library_loads_what_was_pushed_by_its_name(hub, tmp_path, to, capsys):
     """With registers and layer scales, so that nothing has to be resized or left out."""

@@ -64,6 +64,7 @@ def ends(pid: int, seconds: float = 10) -> bool:
     return not is_alive(pid)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])
 def test_workers_outlive_stop_signals(method):
     batches = iter(outlive_signals(loader(multiprocessing_context=method)))
@@ -297,6 +298,7 @@ class BeforeValidation(Hook):
             signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('interval', [1, 1000])
 @pytest.mark.parametrize('hook', [InValidation(1, 'SIGINT'), BeforeValidation()], ids=['in', 'before'])
 def test_a_validation_is_left_and_made_up_for(train, small_config, hook, interval):
@@ -351,6 +353,7 @@ def test_what_comes_on_the_way_out_does_not_change_the_status(restored):
     assert {signal.getsignal(number) for number in STOPS} == {signal.SIG_IGN}
 
 
+@pytest.mark.long
 def test_ctrl_c_in_an_evaluation_with_workers(image_folder):
     """To the foreground group, as a terminal sends it."""
     folder = image_folder()

@@ -84,7 +84,7 @@ def test_a_report_that_hangs_does_not_keep_the_process_alive(monkeypatch):
     hanging.set()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_was_stopped_was_not_silent(tmp_path):
     code = (
         'import sys, time; from mmadclr.reliability.watchdog import Watchdog\n'
@@ -203,6 +203,7 @@ def run_with(small_config, pause, **watchdog):
     return runner
 
 
+@pytest.mark.long
 def test_a_run_that_hangs_for_a_while_is_reported_and_goes_on(small_config):
     runner = run_with(small_config, Pause(4), timeout_s=2)
     runner.train()

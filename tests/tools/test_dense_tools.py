@@ -48,7 +48,7 @@ def roots(tmp_path_factory):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize('task', TASKS)
 def test_two_processes_train_and_evaluate_as_one_evaluates(task, roots, tmp_path):
     config, metrics = TASKS[task]
@@ -82,6 +82,7 @@ def demo(roots, tmp_path_factory):
     return work, done.stdout
 
 
+@pytest.mark.long
 def test_demo_ends_with_the_table_and_its_summary(demo):
     work, text = demo
     summary = json.loads((work / 'summary.json').read_text())
@@ -147,6 +148,7 @@ def test_pretraining_configs_are_tested_by_their_validation(demo, roots, tmp_pat
     assert printed(done)['knn5_T0.07_top1'] == pytest.approx(summary['knn_teacher'], abs=0.01)
 
 
+@pytest.mark.long
 def test_bad_annotations_end_training_before_it_starts(roots, tmp_path):
     scenes, root = roots['detection'], tmp_path / 'scenes'
     root.mkdir()
@@ -174,6 +176,7 @@ def test_checked_data_is_reported(roots):
     assert done.stdout.count('all items OK') == 2  # the test set is the validation set
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

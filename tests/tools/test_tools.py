@@ -74,6 +74,7 @@ def single(tmp_path_factory):
     return folder / 'shapes', folder / 'work'
 
 
+@pytest.mark.long
 def test_two_processes_give_the_losses_and_weights_of_one(single, tmp_path):
     root, work = single
     # The loss in small chunks besides: how many rows there are at a time must not matter either.
@@ -114,6 +115,7 @@ def test_bf16_trains_on_the_cpu_too(single, tmp_path):
     assert bf16 != fp32
 
 
+@pytest.mark.long
 def test_own_folder_of_jpegs_needs_one_changed_line(tmp_path):
     rng = np.random.default_rng(0)
     for number in range(10):
@@ -155,14 +157,14 @@ def test_mistakes_end_with_a_message_not_a_traceback(arguments, message, tmp_pat
     assert 'Traceback' not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize('name', sorted(path.stem for path in (REPO / 'tools').glob('*.py')))
 def test_tools_start_in_an_interpreter_of_their_own(name):
     """In most tests they are forked from a process that has libraries imported."""
     assert run(sys.executable, f'tools/{name}.py', '--help').stdout.startswith('usage: ')
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason='the small real data sets are not here')
 def test_real_photographs_train(tmp_path):
     smaller = ['model.backbone.arch=vit_tiny_patch16_224', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2']

@@ -45,6 +45,7 @@ assert not any(name.startswith('mmadclr.') for name in sys.modules)
 """
 
 
+@pytest.mark.long
 def test_snippets_of_the_cards_run_without_this_package(dinov2_folders):
     root, _ = dinov2_folders
     model, images = build_backbone('dinov2'), torch.randn(2, 3, 32, 32)

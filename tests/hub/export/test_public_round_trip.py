@@ -42,6 +42,7 @@ def assert_same(found, expected):
     assert found[1:] == expected[1:]
 
 
+@pytest.mark.long
 @families
 def test_there_and_back_again(family, tmp_path):
     torch.save(official(build(family)), tmp_path / 'official.pth')
