@@ -231,7 +231,7 @@ def wrapped(fields: Sequence[str], columns: int) -> list[str]:
 def curve(name: str, values: Sequence[float], columns: int, bars: str = BARS) -> str:
     """A line with a name, the last value, and how the values went."""
     room = 12 if columns < 60 else 20
-    head = f'{shortened(name, room):<{room}} {values[-1]:>9.4g} '
+    head = f'{without_middle(name, room):<{room}} {values[-1]:>9.4g} '
     return head + sparkline(values, columns - len(head), bars)
 
 
@@ -252,3 +252,9 @@ def sparkline(values: Sequence[float], width: int, bars: str = BARS) -> str:
 def shortened(text: str, columns: int) -> str:
     """A text in one line, without its end if it is too long."""
     return text if len(text) <= columns else f'{text[: max(1, columns - 3)]}...'
+
+
+def without_middle(name: str, columns: int) -> str:
+    """A name without its middle if it is too long: names of metrics often differ in their ends alone."""
+    end = (columns - 3) // 2 + 1
+    return name if len(name) <= columns else f'{name[: columns - 3 - end]}...{name[-end:]}'

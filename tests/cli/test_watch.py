@@ -112,3 +112,9 @@ def test_the_command_prints_once_without_a_terminal_and_names_what_is_no_run(fol
     done = mmadclr('watch', tmp_path)
     assert done.returncode == 2
     assert f'{tmp_path} is not a work dir of a run: it has no */vis_data/scalars.json' in done.stderr
+
+
+def test_metrics_that_differ_in_their_ends_are_told_apart_in_a_narrow_terminal():
+    lines = {curve(f'knn20_T0.07_top{top}', [1.0, 2.0], 40) for top in (1, 5)}
+    assert {line.split()[0] for line in lines} == {'knn2..._top1', 'knn2..._top5'}
+    assert all(len(line) <= 40 for line in lines)
