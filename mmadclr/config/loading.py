@@ -20,12 +20,15 @@ from mmadclr.packages import failed_module, how_to_get
 from mmadclr.shipped import find_config
 from mmadclr.urls import has_secrets, shown
 
+SPLITS = ('train', 'val', 'test')
+
 
 def load_config(args: Namespace) -> Config:
     """Config with command-line overrides, checked; ``args.config`` is a path or the name of a shipped config.
 
     Two overrides are shorthands: ``pretrained=PATH`` for the checkpoint of the backbone's ``init_cfg``, and
-    ``data_root=DIR`` for the folder of all data sets and of the annotation files that evaluators read.
+    ``data_root=DIR`` for the folder of all data sets, or of their folders ``train`` and ``val``, and of the annotation files
+    that evaluators read.
 
     Raises:
         FileNotFoundError: There is no such config.
@@ -114,16 +117,21 @@ def spell_out(cfg: Config, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data_root_overrides(cfg: Config, folder: str) -> dict[str, str]:
-    """Every ``data_root`` of a component, and every evaluator's annotation file below it."""
+    """Every ``data_root`` of a component, and every evaluator's annotation file below it.
+
+    Data sets in folders ``train``, ``val`` or ``test`` beside each other are those of the new folder.
+    """
     places = {path: value for path, value in _leaves(cfg.to_dict()) if path.endswith('.data_root') and value}
     olds = set(places.values())
     if not olds:
         raise ConfigError('data_root: no data set of the config has a folder; set the arguments of their sources instead')
+    if len(olds) > 1 and all(Path(old).name in SPLITS for old in olds):
+        olds = {str(Path(old).parent) for old in olds}
     if len(olds) > 1:
         keys = ' and '.join(places)
         raise ConfigError(f'data_root: the data sets are in {", ".join(sorted(olds))}; set {keys} instead')
     (old,) = olds
-    full = dict.fromkeys(places, folder)
+    full = {path: str(Path(folder, Path(value).relative_to(old))) for path, value in places.items()}
     for path, value in _leaves(cfg.to_dict()):
         if 'evaluator' in path and path.endswith('.ann_file') and value and Path(value).is_relative_to(old):
             full[path] = str(Path(folder) / Path(value).relative_to(old))

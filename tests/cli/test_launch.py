@@ -39,11 +39,18 @@ def test_data_root_reaches_the_probe_and_yields_to_longer_keys():
     assert cfg.train_dataloader.dataset.data_root == '/special'
 
 
-def test_data_root_of_several_folders_is_refused():
-    with pytest.raises(
-        ConfigError, match=r'data/images/train, data/images/val; set train_dataloader\.dataset\.data_root and'
-    ):
-        changed('adclr/vits16_small.py', data_root='/other')
+def test_data_root_has_the_splits_of_a_config_that_names_their_folders():
+    cfg, _ = changed('adclr/vits16_small.py', data_root='/other')
+    assert cfg.train_dataloader.dataset.data_root == cfg.val_cfg.bank.data_root == '/other/train'
+    assert cfg.val_dataloader.dataset.data_root == '/other/val'
+
+
+@pytest.mark.parametrize('place', ['data/photos', 'elsewhere/train'])
+def test_data_root_of_several_folders_is_refused(place):
+    cfg = Config.fromfile(REPO / 'configs/adclr/vits16_small.py')
+    cfg.train_dataloader.dataset.data_root = place
+    with pytest.raises(ConfigError, match=rf'{place}.*; set train_dataloader\.dataset\.data_root and'):
+        spell_out(cfg, dict(data_root='/other'))
 
 
 @pytest.mark.dense
