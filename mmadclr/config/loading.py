@@ -129,7 +129,7 @@ def _data_root_overrides(cfg: Config, folder: str) -> dict[str, str]:
         olds = {str(Path(old).parent) for old in olds}
     if len(olds) > 1:
         keys = ' and '.join(places)
-        raise ConfigError(f'data_root: the data sets are in {", ".join(sorted(olds))}; set {keys} instead')
+        raise ConfigError(f'data_root: the data sets are in {", ".join(sorted(set(places.values())))}; set {keys} instead')
     (old,) = olds
     full = {path: str(Path(folder, Path(value).relative_to(old))) for path, value in places.items()}
     for path, value in _leaves(cfg.to_dict()):
