@@ -108,16 +108,9 @@ def train(recipe: Recipe, base: Path, seed: int, data: Data, folder: Path, args:
     images = len(list((data.folder / IMAGES).iterdir()))
     options = overrides(recipe, start, sizes, images, args) | {'pretrained': str(weights), 'randomness.seed': seed}
     changes = [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
-    command = [
-        sys.executable,
-        '-m',
-        'mmadclr',
-        'train',
-        f'adapt/{recipe.method}',
-        '--data',
-        str(data.folder / 'images/train'),
-    ]
-    subprocess.run([*command, '--work-dir', str(folder), '--cfg-options', *changes], check=True)
+    command = [sys.executable, '-m', 'mmadclr', 'train', f'adapt/{recipe.method}', '--work-dir', str(folder)]
+    command += ['--resume'] if list(folder.glob('*.pth')) else []
+    subprocess.run([*command, '--data', str(data.folder / IMAGES), '--cfg-options', *changes], check=True)
     return max(folder.glob('epoch_*.pth'), key=lambda file: int(file.stem.split('_')[1]))
 
 
@@ -197,9 +190,7 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, nargs='*', help='some of the bases (default: all)')
     parser.add_argument('--photographs', type=Path, required=True, help='class folders in train and val')
     parser.add_argument('--folders', type=Path, nargs='+', required=True, help='images and masks in train and val')
-    parser.add_argument(
-        '--recipes', nargs='+', choices=RECIPES, default=list(RECIPES), help='some of the recipes (default: all)'
-    )
+    parser.add_argument('--recipes', nargs='+', choices=RECIPES, default=list(RECIPES), help='default: all')
     parser.add_argument('--out', type=Path, default=common.OUT / 'adaptation')
     parser.add_argument('--steps', type=int, default=450)
     parser.add_argument('--batch', type=int, default=16)
