@@ -6,6 +6,7 @@ A pretraining config gives the backbone of the randomly initialized teacher, whi
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 from argparse import Namespace
@@ -45,6 +46,7 @@ from mmadclr.shipped import find_config, is_shipped
 
 INPUTS = ('checkpoint', 'which', 'prefix', 'train', 'val')
 SEED = 0  # of random initialization, if the config has no seed
+Z95 = statistics.NormalDist().inv_cdf(0.975)
 
 
 def pixel_arguments(args: Namespace) -> dict:
@@ -280,11 +282,28 @@ def finish(args: Namespace, metrics: Mapping) -> None:
     """Prints a result as JSON without tables and inputs, and writes the full result to ``--out``; main process only."""
     if not dist.is_main_process():
         return
-    metrics = rounded(metrics)
+    metrics = rounded(with_intervals(metrics))
     print(json.dumps({name: value for name, value in metrics.items() if not isinstance(value, (list, dict))}, indent=1))
     if args.out:
         with atomic_path(args.out) as temporary:
             temporary.write_text(json.dumps(metrics, indent=1) + '\n')
+
+
+def with_intervals(metrics: Mapping) -> dict:
+    """Adds ``<name>_ci95`` to accuracies in percent of ``val_images`` images: Wilson's interval over images, of single runs."""
+    images = metrics.get('val_images')
+    names = [name for name in metrics if name.endswith(('top1', 'top5')) and f'{name}_std' not in metrics]
+    if not images:
+        return dict(metrics)
+    intervals = {}
+    for name in names:
+        share = metrics[name] / 100
+        middle, half = (
+            share + Z95**2 / (2 * images),
+            Z95 * math.sqrt(share * (1 - share) / images + (Z95 / (2 * images)) ** 2),
+        )
+        intervals[f'{name}_ci95'] = [100 * (middle + sign * half) / (1 + Z95**2 / images) for sign in (-1, 1)]
+    return {**metrics, **intervals}
 
 
 def rounded(node):

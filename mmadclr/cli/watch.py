@@ -7,20 +7,22 @@ may be on other machines that share them.
 from __future__ import annotations
 
 import ast
-import json
+import math
 import os
 import re
 import shutil
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmadclr.cli.argument_types import positive
+from mmadclr.report.scalars import TRAIN, VALIDATION, Series, joined, series
+from mmadclr.report.sessions import of_current_run, read_session, recorded_end, session_folders
 
 USAGE = 'WORK_DIR... [options]'
 EXAMPLE = 'work_dirs/vits16_folder work_dirs/vits16_small --every 10'
@@ -31,8 +33,6 @@ MAX_METRICS = 4
 # A line of the log about training: the epoch and the iteration in it, or the iteration of all.
 BY_EPOCH = re.compile(r'Epoch\(train\)\s+\[\s*\d+\]\[\s*\d+/(\d+)\]')
 BY_ITERATION = re.compile(r'Iter\(train\)\s+\[\s*\d+/(\d+)\]')
-ENDED = re.compile(r' - INFO - done +[\d,]+ iterations? in ')  # the summary at the end of training
-MESSAGE = re.compile(r' - (WARNING|ERROR) - (.*)$')
 LOSSES = re.compile(r'^loss(_\w+)?$')
 NOT_METRICS = re.compile(r'^(?:monitor/|step$|iter$|epoch$|time$|data_time$)|/step$')
 
@@ -41,8 +41,9 @@ class Run(NamedTuple):
     """What the files of a run say.
 
     ``train``: records of training, one for each line of the log, by iteration. ``metrics``: values by name, in the order of
-    validations. ``total``: iterations, and ``epochs``, if known. ``ended``: whether training came to its end. ``message``:
-    the last warning or error. ``written``: time of the last change. ``files``: newest checkpoint and picture by kind.
+    validations. ``total``: iterations, and ``epochs``, if known. ``ended``: whether training came to its end. ``stopped``:
+    why it ended before, as it has recorded it; None if it may be running. ``message``: the last warning or error.
+    ``written``: time of the last change; None before the first. ``files``: newest checkpoint and picture by kind.
     """
 
     folder: Path
@@ -51,8 +52,9 @@ class Run(NamedTuple):
     total: int | None
     epochs: int | None
     ended: bool
+    stopped: str | None
     message: str | None
-    written: float
+    written: float | None
     files: dict[str, str]
 
     @property
@@ -64,6 +66,10 @@ class Run(NamedTuple):
     @property
     def is_finished(self) -> bool:
         return self.ended or (self.total is not None and self.done >= self.total)
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_finished or self.stopped is not None
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -79,11 +85,11 @@ def run(args: Namespace, parser: ArgumentParser) -> None:
     """Prints the view of all runs, again and again in a terminal."""
     folders = [Path(text) for text in args.work_dirs]
     for folder in folders:
-        if not sessions(folder):
-            parser.error(f'{folder} is not a work dir of a run: it has no */vis_data/scalars.json')
+        if not folder.is_dir() or not session_folders(folder):
+            parser.error(f'{folder} is not a work dir of a run: it has no folder <time> with a log')
     while True:
         runs = [read_run(folder) for folder in folders]
-        again = sys.stdout.isatty() and not args.once and not all(each.is_finished for each in runs)
+        again = sys.stdout.isatty() and not args.once and not all(each.is_over for each in runs)
         print((CLEAR if again else '') + '\n\n'.join(view(each, time.time(), *terminal()) for each in runs), flush=True)
         if not again:
             return
@@ -105,57 +111,32 @@ def terminal() -> tuple[int, str]:
 # --- files -----------------------------------------------------------------------------------------------------------------
 
 
-def sessions(folder: Path) -> list[Path]:
-    """Folders of a run, one for each time that it was started, in that order."""
-    return sorted(path.parents[1] for path in folder.glob('*/vis_data/scalars.json'))
-
-
 def read_run(folder: Path) -> Run:
     """Reads the files of a run; lines that are being written are left for later."""
-    starts = sessions(folder)
-    train: list[dict[str, Any]] = []
-    metrics: dict[str, list[float]] = {}
-    for start in starts:
-        records = list(lines_of(start / 'vis_data' / 'scalars.json'))
-        own = [record for record in records if 'loss' in record and 'iter' in record]
-        # A run that was resumed repeats what came after its checkpoint.
-        train = [record for record in train if not own or record['iter'] < own[0]['iter']] + own
-        for record in records:
-            for name, value in metrics_of(record):
-                metrics.setdefault(name, []).append(value)
-    log = starts[-1] / f'{starts[-1].name}.log'
-    facts = facts_of(log, starts[-1] / 'vis_data' / 'config.py')
-    written = max(path.stat().st_mtime for path in (log, starts[-1] / 'vis_data' / 'scalars.json') if path.exists())
-    return Run(folder, train, metrics, *facts, written, newest_files(folder))
+    found = [read_session(path)[0] for path in session_folders(folder)]
+    current = of_current_run(found) or found
+    records = joined([session.records for session in current], [session.start for session in current])
+    train = [dict(record.values) for record in records if record.kind == TRAIN and 'iter' in record.values]
+    metrics = {name: values_of(one) for name, one in series(records, VALIDATION).items() if not NOT_METRICS.search(name)}
+    last = current[-1]
+    text = ''.join(path.read_text(errors='replace') for path in sorted(last.folder.glob('*.log'))[:1])
+    total, epochs = length(text, last.folder / 'vis_data' / 'config.py')
+    stopped = None if last.log.done else recorded_end(last)
+    message = last.log.warnings[-1].text if last.log.warnings else None
+    written = None if last.written is None else last.written.timestamp()
+    return Run(folder, train, metrics, total, epochs, last.log.done, stopped, message, written, newest_files(folder))
 
 
-def lines_of(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a file of JSON lines."""
-    for line in path.read_text(errors='replace').splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            yield record
+def values_of(one: Series) -> list[float]:
+    """Values of a metric; one that was not finite is NaN."""
+    return [math.nan if value is None else value for value in one.y]
 
 
-def metrics_of(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Results of a validation."""
-    if 'loss' not in record and not any(name.startswith('monitor/') for name in record):
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and not NOT_METRICS.search(name):
-                yield name, float(value)
-
-
-def facts_of(log: Path, config: Path) -> tuple[int | None, int | None, bool, str | None]:
-    """Iterations and epochs in all, if known, whether training ended, and the last warning or error of the log."""
-    text = log.read_text(errors='replace') if log.exists() else ''
+def length(log: str, config: Path) -> tuple[int | None, int | None]:
+    """Iterations and epochs in all, if known."""
     epochs = setting(config, 'train_cfg', 'max_epochs')
-    in_epoch, in_all = BY_EPOCH.findall(text), BY_ITERATION.findall(text)
-    messages = [found.group(2) for line in text.splitlines() if (found := MESSAGE.search(line))]
-    total = int(in_all[-1]) if in_all else epochs * int(in_epoch[-1]) if epochs and in_epoch else None
-    return total, epochs, bool(ENDED.search(text)), messages[-1] if messages else None
+    in_epoch, in_all = BY_EPOCH.findall(log), BY_ITERATION.findall(log)
+    return int(in_all[-1]) if in_all else epochs * int(in_epoch[-1]) if epochs and in_epoch else None, epochs
 
 
 def setting(config: Path, part: str, key: str) -> int | None:
@@ -193,11 +174,21 @@ def view(each: Run, now: float, columns: int, bars: str = BARS) -> str:
     curves |= dict(list(each.metrics.items())[:MAX_METRICS])
     lines += [curve(name, values, columns, bars) for name, values in curves.items()]
     lines += [f'{kind} {name}' for kind, name in each.files.items()]
-    ago = timedelta(seconds=int(max(0, now - each.written)))
-    lines += ['finished' if each.is_finished else f'last written {ago} ago']
-    if each.message and not each.is_finished:
+    lines.append(state(each, now))
+    if each.message and not each.is_over:
         lines.append(f'last message: {each.message}')
     return '\n'.join(shortened(line, columns) for line in lines)
+
+
+def state(each: Run, now: float) -> str:
+    """Whether it is over, how, and otherwise when it last wrote something."""
+    if each.is_finished:
+        return 'finished'
+    if each.stopped is not None:
+        return f'not running: {each.stopped}'
+    if each.written is None:
+        return 'nothing written yet'
+    return f'last written {timedelta(seconds=int(max(0, now - each.written)))} ago'
 
 
 def progress(each: Run) -> list[str]:
@@ -207,9 +198,9 @@ def progress(each: Run) -> list[str]:
     last, recent = each.train[-1], [record for record in each.train[-RECENT:] if 'time' in record]
     fields = [f'{each.done / each.total:.0%}'] if each.total else []
     if 'epoch' in last and each.epochs:
-        fields.append(f'epoch {last["epoch"]}/{each.epochs}')
+        fields.append(f'epoch {last["epoch"]:.0f}/{each.epochs}')
     fields.append(f'iteration {each.done:,}' + (f'/{each.total:,}' if each.total else ''))
-    if each.total and recent and not each.is_finished:
+    if each.total and recent and not each.is_over:
         seconds = sum(record['time'] for record in recent) / len(recent) * (each.total - each.done)
         fields.append(f'{timedelta(seconds=int(seconds))} left')
     if 'images_per_s' in last:
@@ -223,8 +214,8 @@ def wrapped(fields: Sequence[str], columns: int) -> list[str]:
     """Fields in as few lines as they need."""
     lines = ['']
     for field in fields:
-        joined = f'{lines[-1]}  {field}' if lines[-1] else field
-        lines = [*lines[:-1], joined] if len(joined) <= columns else [*lines, field]
+        longer = f'{lines[-1]}  {field}' if lines[-1] else field
+        lines = [*lines[:-1], longer] if len(longer) <= columns else [*lines, field]
     return [line for line in lines if line]
 
 

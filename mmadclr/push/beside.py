@@ -10,11 +10,10 @@ from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.run_files import checkpoints
 from mmadclr.push.results import Result, dataset_name, is_adaptation, is_suite, read_json, results_of_file
 from mmadclr.report.collect import Run, collect
+from mmadclr.report.evaluations import suite_file
 from mmadclr.report.literals import nested
 from mmadclr.report.sessions import session_folders
 from mmadclr.urls import is_public_name
-
-SUITE = Path('work_dirs', 'dense')  # where `mmadclr dense` writes by default
 
 
 class Found(NamedTuple):
@@ -54,12 +53,6 @@ def find_results(checkpoint: str | Path) -> Found:
     if run is not None and (logged := results_of_log(run, path, data)):
         found[f'the log of the run in {path.parent}'] = logged
     return Found(found, left)
-
-
-def suite_file(checkpoint: Path) -> Path:
-    """The result of the dense suite for a checkpoint, unless it was started with another ``--out``."""
-    path = checkpoint.absolute()
-    return SUITE / f'{path.parent.name}-{path.stem}' / 'result.json'
 
 
 def names(text: Any, checkpoint: Path) -> bool:

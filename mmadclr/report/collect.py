@@ -16,7 +16,8 @@ from mmadclr.report.literals import nested, read_literals
 from mmadclr.report.scalars import MONITOR, TRAIN, VALIDATION, Series, joined, series
 from mmadclr.report.sessions import Session, of_current_run, read_session, session_folders
 
-PICTURES = ('crops.png', 'attention.png')  # written by the demo
+CROPS = 'crops.png'
+PICTURES = (CROPS, 'attention.png')  # written by the demo
 KINDS = {'mmadclr': 'pretraining', 'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 SHOWN_SKIPS = 50
 
@@ -130,7 +131,7 @@ def collect(work_dir: str | Path, newest: bool = False) -> Run:
         checkpoints=found,
         meta=meta,
         evaluations=evaluations,
-        pictures=find_pictures(folder),
+        pictures=find_pictures(folder, current),
         features=features,
         notes=[*notes, *problems, *damage, *broken, *unread, *lost, *missing(records, found)],
         now=datetime.now(),
@@ -200,8 +201,11 @@ def read_meta(found: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
     return {name: value for name, value in meta.items() if isinstance(value, (str, int, float)) and name != 'cfg'}, []
 
 
-def find_pictures(folder: Path) -> list[Path]:
+def find_pictures(folder: Path, sessions: Sequence[Session]) -> list[Path]:
+    """Those of the demo, or else the crops of the newest session; then those in the folder ``pictures``."""
+    drawn = [session.folder / CROPS for session in reversed(sessions) if (session.folder / CROPS).is_file()]
     own = [folder / name for name in PICTURES]
+    own = own if own[0].is_file() else [*drawn[:1], *own]
     return [path for path in [*own, *sorted((folder / 'pictures').glob('*.png'))] if path.is_file()]
 
 

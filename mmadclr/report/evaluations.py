@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 MAX_ROWS = 120  # of one file
+SUITE, SUITE_FILE = Path('work_dirs', 'dense'), 'result.json'  # where `mmadclr dense` writes by default
 WORDS = ('verdict', 'summary', 'notes')
 
 
@@ -31,24 +34,50 @@ class Evaluation(NamedTuple):
 
 
 def read_evaluations(folder: Path) -> tuple[list[Evaluation], list[str]]:
-    """Evaluations of the JSON files in a folder and in those of its sessions, and what was not readable."""
+    """Evaluations of the JSON files in a folder and in those of its sessions, and what was not readable.
+
+    With them those that ``mmadclr dense`` has written below the folder, or by default, for checkpoints of the folder.
+    """
     found, problems = [], []
-    for path in sorted([*folder.glob('*.json'), *folder.glob('*_*/*.json')]):
+    own = [*folder.glob('*.json'), *folder.glob('*_*/*.json'), *folder.glob(f'*/{SUITE_FILE}')]
+    for path in [*sorted(set(own)), *suites_elsewhere(folder)]:
         try:
             content = json.loads(path.read_text(encoding='utf-8'))
         except (ValueError, OSError) as error:
             problems.append(f'{path} is not readable as JSON ({error}); remove it, or write it again')
             continue
-        evaluation = as_evaluation(str(path.relative_to(folder)), content)
+        if path not in own and not is_suite_of(content, folder):
+            continue
+        evaluation = as_evaluation(os.path.relpath(path, folder), content)
         if path.name != 'run.json' and (evaluation.results or evaluation.words):
             found.append(evaluation)
     return found, problems
 
 
+def suite_file(checkpoint: Path) -> Path:
+    """The result of ``mmadclr dense`` for a checkpoint, unless it was started with another ``--out``."""
+    path = checkpoint.absolute()
+    return SUITE / f'{path.parent.name}-{path.stem}' / SUITE_FILE
+
+
+def suites_elsewhere(folder: Path) -> list[Path]:
+    """Files that ``mmadclr dense`` may have written for checkpoints of a folder: below this place, or beside the folder."""
+    places = {SUITE.absolute(), folder.absolute().parent / SUITE.name}
+    return sorted(path for place in places for path in place.glob(f'{glob.escape(folder.absolute().name)}-*/{SUITE_FILE}'))
+
+
+def is_suite_of(content: Any, folder: Path) -> bool:
+    """Whether it is a result of the dense suite for a checkpoint in a folder."""
+    checkpoint = content.get('checkpoint') if isinstance(content, Mapping) else None
+    return isinstance(checkpoint, str) and Path(checkpoint).resolve().parent == folder.resolve()
+
+
 def as_evaluation(file: str, content: Any) -> Evaluation:
-    """The numbers of a file, in its order."""
+    """The numbers of a file, in its order; of the dense suite its metrics, without settings and numbers of others."""
     if not isinstance(content, Mapping):
         return Evaluation(file, [], [])
+    if {'checkpoint', 'metrics', 'published'} <= content.keys() and isinstance(content['metrics'], Mapping):
+        content = {**content['metrics'], 'notes': content.get('notes')}
     results = list(results_in(content))
     return Evaluation(file, results[:MAX_ROWS], list(sentences(content)), max(0, len(results) - MAX_ROWS))
 

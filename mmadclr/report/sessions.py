@@ -63,13 +63,19 @@ class Session(NamedTuple):
         """How it ended, in words."""
         if self.log.done:
             return 'completed'
-        stops = [message.text for message in self.log.warnings if 'stopped after iteration' in message.text]
-        told = stops[-1:] or [text for text in [self.record.get('end')] if isinstance(text, str)]
-        if told:
-            return told[0]
+        told = recorded_end(self)
+        if told is not None:
+            return told
         if self.written is not None and now - self.written < RECENT:
             return 'running, or it ended a moment ago and recorded nothing'
         return 'no end is recorded: it crashed or was killed'
+
+
+def recorded_end(session: Session) -> str | None:
+    """How a session that did not complete ended, by its own words; None if it is running, or could not say so."""
+    stops = [message.text for message in session.log.warnings if 'stopped after iteration' in message.text]
+    end = session.record.get('end')
+    return stops[-1] if stops else end if isinstance(end, str) else None
 
 
 def session_folders(work_dir: Path) -> list[Path]:

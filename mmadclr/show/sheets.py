@@ -8,12 +8,54 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 KINDS = ('global_views', 'local_views', 'query_crops')
+COLORS = {'global': 'white', 'local': 'deepskyblue', 'query': 'orange'}  # of boxes
 GAP = 2  # pixels between crops
 HEIGHT = 112  # of an image with its features
+
+
+def boxes_sheet(
+    images: Sequence[Image.Image], data: Mapping[str, Any], views: Mapping[str, Any], mean: Tensor, std: Tensor
+) -> np.ndarray:
+    """One row per image: the image with the boxes of its crops (global white, local blue, query orange), then the crops.
+
+    Args:
+        images: The B images before cropping.
+        data: A collated batch of ``MultiCrop`` samples, with boxes in pixels of the images.
+        views, mean, std: See :func:`crops_sheet`.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    crops = crops_sheet(views, mean, std, len(images))
+    scale = max(1, -(-HEIGHT // (len(crops) // len(images))))  # whole, so that pixels of small crops stay squares
+    crops = crops.repeat(scale, axis=0).repeat(scale, axis=1)
+    height = len(crops) // len(images)
+    whole = [
+        _boxed(image, {kind: data[f'{kind}_boxes'][row].tolist() for kind in COLORS}, height)
+        for row, image in enumerate(images)
+    ]
+    width = max(part.shape[1] for part in whole)
+    padded = [np.pad(part, ((0, 0), (0, width - part.shape[1]), (0, 0)), constant_values=255) for part in whole]
+    return np.concatenate([np.concatenate(padded), crops], axis=1)
+
+
+def _boxed(image: Image.Image, boxes: Mapping[str, Sequence[Sequence[int]]], height: int) -> np.ndarray:
+    """The image with its boxes, (height, w, 3)."""
+    scale = (height - GAP) / image.height
+    size = max(1, round(scale * image.width)), height - GAP
+    drawn = image.convert('RGB').resize(size, Image.Resampling.BICUBIC)
+    pen = ImageDraw.Draw(drawn)
+    for kind, color in COLORS.items():
+        for left, top, right, bottom in boxes[kind]:
+            edges = scale * left, scale * top, scale * right - 1, scale * bottom - 1
+            if color == 'white':  # seen on white, too
+                pen.rectangle((edges[0] + 1, edges[1] + 1, edges[2] - 1, edges[3] - 1), outline='black')
+            pen.rectangle(edges, outline=color)
+    return np.pad(np.asarray(drawn), ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
 
 
 def crops_sheet(views: Mapping[str, Any], mean: Tensor, std: Tensor, num_images: int) -> np.ndarray:

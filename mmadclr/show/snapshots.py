@@ -75,10 +75,13 @@ def examples(dataset: ImageDataset, count: int = COUNT) -> list[Example]:
     Raises:
         ValueError: ``ATTEMPTS`` consecutive images cannot be read.
     """
-    total = len(dataset)
-    starts = sorted({(2 * i + 1) * total // (2 * count) for i in range(count)})
     source = copy.copy(dataset.source)  # what it opens on reading must not be passed on to workers
-    return [_example(dataset, source, start) for start in starts]
+    return [_example(dataset, source, start) for start in spread(len(dataset), count)]
+
+
+def spread(total: int, count: int) -> list[int]:
+    """At most ``count`` indices that are evenly spread over ``total``, ascending."""
+    return sorted({(2 * i + 1) * total // (2 * count) for i in range(count)})
 
 
 def _example(dataset: ImageDataset, source: Source, start: int) -> Example:

@@ -80,13 +80,62 @@ def test_the_end_of_training_is_in_the_log_even_if_its_last_line_is_not_the_last
     assert lines[-1] == 'finished'
 
 
-def test_runs_by_iterations_and_runs_that_have_logged_nothing(tmp_path):
+def test_runs_by_iterations(tmp_path):
     line = '2026/01/01 00:00:00 - mmengine - INFO - Iter(train) [  50/1000]  loss: 1.0\n'
-    write(tmp_path / 'a', '1', [record(50, 1.0)], line, config='train_cfg = dict(max_iters=1000)')
+    write(tmp_path / 'a', '20260101_000000', [record(50, 1.0)], line, config='train_cfg = dict(max_iters=1000)')
     run = read_run(tmp_path / 'a')
     assert (run.total, run.epochs, run.done) == (1000, None, 50)
-    write(tmp_path / 'b', '1', [], '', config='broken (')
-    assert 'nothing logged yet' in view(read_run(tmp_path / 'b'), 0, 80)
+
+
+def test_a_run_that_has_just_started_has_logged_nothing_yet(tmp_path):
+    start = tmp_path / 'b' / '20260101_000000'
+    (start / 'vis_data').mkdir(parents=True)
+    (start / 'vis_data' / 'config.py').write_text('broken (')
+    assert view(read_run(tmp_path / 'b'), 0, 80).splitlines()[1:] == ['nothing logged yet', 'nothing written yet']
+    (start / f'{start.name}.log').write_text('2026/01/01 00:00:00 - mmengine - INFO - hello\n')
+    lines = view(read_run(tmp_path / 'b'), 0, 80).splitlines()
+    assert lines[1:] == ['nothing logged yet', 'last written 0:00:00 ago']
+    done = mmadclr('watch', tmp_path / 'b')
+    assert (done.returncode, done.stderr) == (0, '')
+
+
+@pytest.mark.parametrize(
+    ('end', 'log', 'told'),
+    [
+        ('OutOfMemoryError: too little', '', 'OutOfMemoryError: too little'),
+        (None, WARNING, 'SIGTERM: stopped after iteration 30'),
+    ],
+)
+def test_runs_that_ended_before_their_time_say_so_and_are_over(folder, end, log, told):
+    last = folder / '20260101_010000'
+    (last / 'run.json').write_text(json.dumps({'command': 'mmadclr train x', 'end': end}))
+    path = last / f'{last.name}.log'
+    path.write_text(path.read_text() + log)
+    run = read_run(folder)
+    assert (run.is_over, run.is_finished) == (True, False)
+    lines = view(run, run.written + 5, 100).splitlines()
+    assert lines[-1] == f'not running: {told}'
+    assert 'left' not in lines[1]
+
+
+def test_a_run_that_was_resumed_after_a_stop_is_not_over(folder):
+    first = folder / '20260101_000000'
+    (first / 'run.json').write_text(json.dumps({'end': 'OutOfMemoryError: too little'}))
+    assert not read_run(folder).is_over
+
+
+def test_an_earlier_run_in_the_same_folder_is_left_out(tmp_path):
+    fresh = '2026/01/02 00:00:00 - mmengine - INFO - method   DINO\nstart    random weights\n'
+    for start, score, day in (('20260101_000000', 10.0, '01'), ('20260102_000000', 1.0, '02')):
+        log = fresh.replace('01/02', f'01/{day}') + LOG.format(epoch=1, inner=20)
+        write(tmp_path / 'run', start, [record(20, score), {'knn20_top1': score, 'step': 1}], log)
+    assert read_run(tmp_path / 'run').metrics == {'knn20_top1': [1.0]}
+
+
+def test_validations_that_a_resumption_repeats_count_once(folder):
+    path = folder / '20260101_010000' / 'vis_data' / 'scalars.json'
+    path.write_text(path.read_text().replace('"step": 2}', '"step": 1}'))
+    assert read_run(folder).metrics == {'knn20_top1': [25.0]}
 
 
 def test_bars_are_means_from_the_smallest_to_the_largest():
@@ -111,7 +160,7 @@ def test_the_command_prints_once_without_a_terminal_and_names_what_is_no_run(fol
     assert '\x1b' not in done.stdout
     done = mmadclr('watch', tmp_path)
     assert done.returncode == 2
-    assert f'{tmp_path} is not a work dir of a run: it has no */vis_data/scalars.json' in done.stderr
+    assert f'{tmp_path} is not a work dir of a run: it has no folder <time> with a log' in done.stderr
 
 
 def test_metrics_that_differ_in_their_ends_are_told_apart_in_a_narrow_terminal():

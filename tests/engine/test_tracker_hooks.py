@@ -1,13 +1,18 @@
 """Pictures and tables that go to trackers, with a backend that keeps what it gets in place of a tracker."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from mmengine.visualization import LocalVisBackend
+from PIL import Image
 
 from mmadclr.datasets import collate_samples
 from mmadclr.engine import Runner
-from mmadclr.show.sheets import GAP, HEIGHT, crops_sheet
-from mmadclr.show.snapshots import read_snapshot
+from mmadclr.report.collect import collect
+from mmadclr.show.sheets import GAP, HEIGHT, boxes_sheet, crops_sheet
+from mmadclr.show.snapshots import examples, read_snapshot
 
 pytestmark = pytest.mark.all_hooks
 
@@ -104,3 +109,61 @@ def test_validations_are_a_table_of_a_tracker(run):
 def test_without_a_tracker_there_is_no_table(run):
     run('Recorder', 'work', **{'train_cfg.val_interval': 1})
     assert Recorder.rows == []
+
+
+def test_every_run_has_a_picture_of_its_crops_and_the_newest_features_and_the_run_is_the_same_without(small_config, caplog):
+    losses = {}
+    for name, hooks in (('with', {}), ('without', {'default_hooks.crops': None, 'default_hooks.features': None})):
+        cfg = small_config({'train_cfg.val_interval': 100, **hooks}, name)
+        runner = Runner.from_cfg(cfg)
+        runner.logger.addHandler(caplog.handler)
+        runner.train()
+        folder = Path(runner.log_dir)
+        assert {path.name for path in folder.glob('*.png')} == ({'crops.png', 'features.png'} if name == 'with' else set())
+        losses[name] = [json.loads(line).get('loss') for line in next(folder.rglob('scalars.json')).read_text().splitlines()]
+        if name == 'with':
+            assert [path.name for path in collect(cfg.work_dir).pictures] == ['crops.png']
+            assert Image.open(folder / 'features.png').size[1] == 4 * (HEIGHT + GAP)
+    assert losses['with'] == losses['without']
+    assert not [record for record in caplog.records if 'no picture' in record.getMessage()]
+
+
+def test_boxes_are_drawn_where_the_crops_come_from(small_config):
+    runner = Runner.from_cfg(small_config())
+    dataset, preprocessor = runner.train_dataloader.dataset, runner.model.data_preprocessor
+    data = collate_samples([dataset[0], dataset[5]])
+    images = [example.image for example in examples(dataset, len(dataset))]
+    black = [Image.new('RGB', images[i].size) for i in (0, 5)]
+    views = preprocessor(data, True)['views']
+    sheet = boxes_sheet(black, data, views, preprocessor.mean, preprocessor.std)
+    height = len(sheet) // 2
+    scale = (height - GAP) / 32
+    for row, queries in enumerate(data['query_boxes'].tolist()):
+        left, top, right, bottom = (round(scale * edge) for edge in queries[-1])  # drawn last
+        line = sheet[row * height + top, left : right - 1]
+        assert (line == (255, 165, 0)).all(axis=1).mean() > 0.9
+        assert bottom <= height
+    plain, times = crops_sheet(views, preprocessor.mean, preprocessor.std, 2), height // (32 + GAP)
+    np.testing.assert_array_equal(sheet[::times, -plain.shape[1] * times :: times], plain)
+
+
+@pytest.mark.parametrize('config', ['ibot', 'pqcl', 'selfpatch', 'mocov3'])
+def test_crops_of_every_method_are_drawn(small_config, config, caplog):
+    runner = Runner.from_cfg(small_config({'train_cfg.max_epochs': 1}, config=f'configs/demo/{config}_vittiny_shapes.py'))
+    runner.logger.addHandler(caplog.handler)
+    runner.train()
+    assert Path(runner.log_dir, 'crops.png').is_file()
+    assert not [record for record in caplog.records if 'no picture' in record.getMessage()]
+
+
+def test_a_failure_of_the_picture_is_one_warning(small_config, caplog, monkeypatch):
+    def refuse(*args):
+        raise OSError('no\nspace')
+
+    monkeypatch.setattr('mmadclr.show.sheets.boxes_sheet', refuse)
+    runner = Runner.from_cfg(small_config({'train_cfg.max_epochs': 1}))
+    runner.logger.addHandler(caplog.handler)
+    runner.train()
+    assert runner.iter == 3
+    told = [record.getMessage() for record in caplog.records if 'no picture' in record.getMessage()]
+    assert told == ['no picture of crops (OSError: no space); the run goes on, and default_hooks.crops=None disables it']

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmadclr.push.beside import find_results, suite_file, whole_epoch
+from mmadclr.push.beside import find_results, whole_epoch
 from mmadclr.push.results import Result
+from mmadclr.report.evaluations import suite_file
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from runs import STAMP, monitor_record, train_record, write_session
 
 from mmadclr.engine import Runner
 from mmadclr.report.collect import collect
-from mmadclr.report.evaluations import Result, as_evaluation, read_evaluations
+from mmadclr.report.evaluations import Result, as_evaluation, read_evaluations, suite_file
 from mmadclr.report.story import is_complete, iterations_done, next_commands, status, time_shares, total_iterations
 
 pytestmark = pytest.mark.all_hooks
@@ -231,3 +231,29 @@ def test_a_copied_work_dir_is_read_where_it_is(tmp_path):
     run = collect(tmp_path / 'b')
     assert run.folder == Path(tmp_path / 'b')
     assert run.sessions[0].folder == tmp_path / 'b' / STAMP
+
+
+def test_results_of_the_dense_suite_are_found_where_it_writes_them(tmp_path, monkeypatch):
+    """Below the run, beside it, and in the default folder of this place; those of other runs of the same name are not."""
+    work = tmp_path / 'runs' / 'mine'
+    write_session(work)
+    monkeypatch.chdir(tmp_path)
+
+    def write(path, checkpoint, value):
+        metrics = {'voc/hummingbird30_mIoU': {'value': value, 'low': value - 1, 'high': value + 1}}
+        content = {'checkpoint': str(checkpoint), 'metrics': metrics, 'published': {'row': 70.0}, 'notes': ['a note']}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content | {'against': {}, 'results': {'voc.hummingbird': {'size': 512}}}))
+
+    write(work / 'dense' / 'result.json', 'elsewhere.pth', 1.0)
+    write(tmp_path / 'runs' / 'dense' / 'mine-epoch_2' / 'result.json', work / 'epoch_2.pth', 2.0)
+    write(suite_file(work / 'epoch_3.pth').absolute(), 'runs/mine/epoch_3.pth', 3.0)
+    write(suite_file(tmp_path / 'others' / 'mine' / 'epoch_4.pth').absolute(), tmp_path / 'others/mine/epoch_4.pth', 4.0)
+    evaluations, problems = read_evaluations(work)
+    assert problems == []
+    assert {each.file: each.results for each in evaluations} == {
+        'dense/result.json': [Result('voc/hummingbird30_mIoU', 1.0, 0.0, 2.0)],
+        '../dense/mine-epoch_2/result.json': [Result('voc/hummingbird30_mIoU', 2.0, 1.0, 3.0)],
+        '../../work_dirs/dense/mine-epoch_3/result.json': [Result('voc/hummingbird30_mIoU', 3.0, 2.0, 4.0)],
+    }
+    assert all(each.words == ['a note'] for each in evaluations)

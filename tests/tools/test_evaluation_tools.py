@@ -18,7 +18,15 @@ from programs import python, python_on_ranks
 from test_tools import tool
 from torchvision.transforms.functional import normalize
 
-from mmadclr.cli.evaluation import load_features, open_config, open_source, over_draws, start_processes, summarize
+from mmadclr.cli.evaluation import (
+    load_features,
+    open_config,
+    open_source,
+    over_draws,
+    start_processes,
+    summarize,
+    with_intervals,
+)
 from mmadclr.cli.evaluation_arguments import add_backbone_arguments, add_image_arguments
 from mmadclr.datasets import ImageDataset, UnreadableImageError
 from mmadclr.engine import Runner
@@ -213,6 +221,17 @@ def test_few_shot_encodes_the_drawn_images_alone(folders):
 def test_summaries_average_accuracies_alone():
     runs = [dict(linear_top1=top1, linear_lr=lr) for top1, lr in ((50.0, 0.1), (60.0, 0.3))]
     assert summarize(runs) == dict(linear_top1=55.0, linear_top1_std=pytest.approx(50**0.5), runs=runs)
+
+
+def test_accuracies_have_the_interval_of_wilson():
+    binomtest = pytest.importorskip('scipy.stats', reason='needs scipy').binomtest
+    for hits, images in ((0, 7), (18, 40), (40, 40)):
+        found = with_intervals({'knn20_T0.07_top1': 100 * hits / images, 'size': 224, 'val_images': images})
+        ends = binomtest(hits, images).proportion_ci(method='wilson')
+        assert found['knn20_T0.07_top1_ci95'] == pytest.approx([100 * ends.low, 100 * ends.high], abs=1e-6)
+        assert len(found) == 4
+    several = {'top1': 50.0, 'top1_std': 1.0, 'val_images': 10}
+    assert with_intervals(several) == several
 
 
 def test_lists_name_images_and_labels(folders, tmp_path):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
+from PIL import Image
 
 from mmadclr.datasets.image_dataset import ImageDataset
 from mmadclr.distributed.wrappers import unwrapped
@@ -20,13 +21,16 @@ from mmadclr.report.features import FOLDER, image_file, thumbnail
 if TYPE_CHECKING:
     from mmadclr.show.snapshots import Snapshot
 
+PICTURE = 'features.png'
+
 
 @HOOKS.register_module()
 class FeaturePicturesHook(Hook):
     """Stores principal components of patches and attention of the teacher on a few fixed images, for the report's slider.
 
     At the start and ``times`` times in the run, at equal distances, it writes ``<work_dir>/<time>/features/iter_<n>.npz``,
-    some 20 kB each, which stay when checkpoints are pruned, and sends a picture to every tracker of the run. The images are
+    some 20 kB each, which stay when checkpoints are pruned; the newest as a picture, ``<work_dir>/<time>/features.png``; and
+    a picture to every tracker of the run. The images are
     evenly spread over the validation data, or over the training data if there is none. Only the main process works, while
     the others wait at their next step, and nothing random is used: the run is the same with and without. A failure is one
     warning, and ends the pictures, not the run. Without pictures remain runs of other methods than ours, of sharded
@@ -49,7 +53,7 @@ class FeaturePicturesHook(Hook):
             )
         self.times, self.images = times, images
         self.active = False
-        self.sent: Snapshot | None = None  # to trackers, the last
+        self.sent: Snapshot | None = None  # the last
 
     @master_only
     def before_train(self, runner) -> None:
@@ -103,16 +107,15 @@ class FeaturePicturesHook(Hook):
         self.send(runner, found)
 
     def send(self, runner, found: Snapshot) -> None:
-        """To trackers, in colors that change as little as possible from one picture to the next."""
-        trackers = trackers_of(runner.visualizer)
-        if not trackers:
-            return
+        """To a file of the session, the newest alone, and to trackers, in colors that change little from one to the next."""
         from mmadclr.show.sheets import features_sheet
         from mmadclr.show.snapshots import colors_over_time, turned_to
 
         self.sent = found if self.sent is None else turned_to(found, self.sent)
         sheet = features_sheet([image for _, image in self.examples], colors_over_time([self.sent])[0], found.attention)
-        for tracker in trackers:
+        with atomic_path(Path(runner.log_dir, PICTURE)) as temporary:
+            Image.fromarray(sheet).save(temporary, 'PNG')
+        for tracker in trackers_of(runner.visualizer):
             tracker.add_image('features', sheet, step=found.iteration)
 
 
