@@ -290,7 +290,7 @@ def finish(args: Namespace, metrics: Mapping) -> None:
 
 
 def with_intervals(metrics: Mapping) -> dict:
-    """Adds ``<name>_ci95`` to accuracies in percent of ``val_images`` images: Wilson's interval over images, of single runs."""
+    """Adds ``<name>_ci95``, Wilson's interval over ``val_images`` images, to accuracies in percent of single runs."""
     images = metrics.get('val_images')
     names = [name for name in metrics if name.endswith(('top1', 'top5')) and f'{name}_std' not in metrics]
     if not images:
@@ -298,10 +298,8 @@ def with_intervals(metrics: Mapping) -> dict:
     intervals = {}
     for name in names:
         share = metrics[name] / 100
-        middle, half = (
-            share + Z95**2 / (2 * images),
-            Z95 * math.sqrt(share * (1 - share) / images + (Z95 / (2 * images)) ** 2),
-        )
+        middle = share + Z95**2 / (2 * images)
+        half = Z95 * math.sqrt(share * (1 - share) / images + (Z95 / (2 * images)) ** 2)
         intervals[f'{name}_ci95'] = [100 * (middle + sign * half) / (1 + Z95**2 / images) for sign in (-1, 1)]
     return {**metrics, **intervals}
 

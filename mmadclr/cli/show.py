@@ -103,7 +103,7 @@ def make_study(args: Namespace) -> Study:
         FileNotFoundError, ValueError: One cannot be read, or there are more or fewer names than checkpoints.
     """
     from mmadclr.cli.evaluation import open_source
-    from mmadclr.show.pictures import find_files, spread
+    from mmadclr.show.pictures import find_files, readable, spread
     from mmadclr.show.study import Study, model_names
 
     checkpoints = [args.checkpoint, *args.against]
@@ -113,7 +113,9 @@ def make_study(args: Namespace) -> Study:
     files = find_files(args.images)
     if len(files) > args.max_images:
         print(f'note: {args.max_images} of {len(files)} images are shown, evenly spread; --max-images shows more')
-    shown = spread(files, args.max_images)
+    shown, problems = readable(spread(files, args.max_images), args.images)
+    for problem in problems:
+        print(f'note: {problem.removesuffix(": leave it out")}; it is left out')
     opened = [open_source(Namespace(**{**vars(args), 'checkpoint': checkpoint})) for checkpoint in checkpoints]
     return Study(dict(zip(titles, opened, strict=True)), shown, args.size)
 

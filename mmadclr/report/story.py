@@ -161,10 +161,19 @@ def next_commands(run: Run) -> list[tuple[str, str]]:
     train, val = data_folders(run)
     return [
         *([] if is_complete(run) else restart(run)),
+        *([] if not run.unreadable and not run.skips else [('See which images are broken', broken_images(run))]),
+        ('Look at its features', command('show', checkpoint, val, '--out', str(run.folder / 'pictures'))),
         ('Evaluate the teacher by k-NN', command('knn', checkpoint, '--train', train, '--val', val)),
         ('Evaluate it by a linear classifier', command('linear', checkpoint, '--train', train, '--val', val)),
+        ('Evaluate frozen patches', command('dense', checkpoint, '--suite', 'folder=IMAGES_WITH_MASKS')),
         ('Export it for timm', command('export', checkpoint, str(run.folder / 'timm'), '--format', 'timm')),
+        ('Share it; this only says what would be sent', command('push', checkpoint, 'USER/NAME', '--dry-run')),
     ]
+
+
+def broken_images(run: Run) -> str:
+    """The command that checks all images of the run."""
+    return command('check-data', str(run.config_file or 'CONFIG'))
 
 
 def restart(run: Run) -> list[tuple[str, str]]:

@@ -94,6 +94,29 @@ def _files_of(path: Path) -> list[Path]:
     return [path / os.fsdecode(name) for name in found.images]
 
 
+def readable(files: Sequence[Path], named: Iterable[str | os.PathLike]) -> tuple[list[Path], list[str]]:
+    """Files without those that were found in a folder and cannot be read, and why these are left out.
+
+    Args:
+        files: See ``find_files``.
+        named: The files and folders that were given; a file that was given itself stays.
+
+    Raises:
+        ValueError: None is left.
+    """
+    given, kept, problems = {Path(path) for path in named}, [], []
+    for file in files:
+        try:
+            if file not in given:
+                read(file, printable(file))
+            kept.append(file)
+        except ValueError as error:
+            problems.append(str(error))
+    if files and not kept:
+        raise ValueError(problems[0])
+    return kept, problems
+
+
 def spread(files: Sequence[Path], limit: int) -> list[Path]:
     """At most ``limit`` files, evenly spread over all."""
     count = min(limit, len(files))

@@ -66,6 +66,10 @@ def test_facts_of_a_resumed_run(resumed):
     (knn,) = [line for _, line in next_commands(run) if line.startswith('mmadclr knn')]
     shapes = resumed.parent / 'shapes'
     assert knn == f'mmadclr knn {run.checkpoints[0]} --train {shapes / "train"} --val {shapes / "val"}'
+    called = [line.split()[1] for _, line in next_commands(run)]
+    assert called == ['show', 'knn', 'linear', 'dense', 'export', 'push']
+    broken = next_commands(run._replace(unreadable=['a.png: cut off']))
+    assert broken[0] == ('See which images are broken', f'mmadclr check-data {run.config_file}')
 
 
 def test_where_the_time_went(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from backbones_shown import picture
 from PIL import Image
 
-from mmadclr.show.pictures import Picture, find_files, fitted_size, normalized, pictures_of, short_names, spread
+from mmadclr.show.pictures import Picture, find_files, fitted_size, normalized, pictures_of, readable, short_names, spread
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,18 @@ def test_some_of_many_files_are_evenly_spread():
 def test_names_have_folders_only_where_they_tell_files_apart():
     assert short_names([Path('x/a/1.png'), Path('x/b/1.png'), Path('x/b/2.png')]) == ['a/1.png', 'b/1.png', '2.png']
     assert short_names([picture(), Path('1.png')]) == ['image 1', '1.png']
+
+
+def test_unreadable_files_of_folders_are_left_out_and_those_named_stay(tmp_path):
+    folder = tmp_path / 'folder'
+    folder.mkdir()
+    Image.new('RGB', (8, 8)).save(folder / 'good.png')
+    (folder / 'bad.jpg').write_bytes(b'no image')
+    kept, (problem,) = readable(find_files([folder]), [folder])
+    assert kept == [folder / 'good.png']
+    assert str(folder / 'bad.jpg') in problem
+    named = [folder / 'bad.jpg', folder / 'good.png']
+    assert readable(named, named) == (named, [])
+    (folder / 'good.png').write_bytes(b'')
+    with pytest.raises(ValueError, match='bad.jpg cannot be read'):
+        readable(find_files([folder]), [folder])
