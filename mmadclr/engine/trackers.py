@@ -14,13 +14,22 @@ from mmengine.visualization import Visualizer, vis_backend
 
 from mmadclr.registry import VISBACKENDS
 
-TRACKERS = ('WandbVisBackend', 'MLflowVisBackend', 'AimVisBackend')
+TRACKERS = ('TensorboardVisBackend', 'WandbVisBackend', 'MLflowVisBackend', 'AimVisBackend')
 MLFLOW_STORE = 'sqlite:///mlflow.db'  # MLflow's own default, in the current folder
 
 
 def trackers_of(visualizer: Visualizer) -> list[Any]:
     """The trackers of a run."""
     return [tracker for name in TRACKERS if (tracker := visualizer.get_backend(name)) is not None]
+
+
+@VISBACKENDS.register_module()
+class TensorboardVisBackend(vis_backend.TensorboardVisBackend):
+    """mmengine's; TensorBoard has no tables, and a line is a text."""
+
+    def add_row(self, table: str, row: Mapping[str, Any], step: int) -> None:
+        lines = [f'| {" | ".join(map(str, cells))} |' for cells in (row, ['---'] * len(row), row.values())]
+        self.experiment.add_text(table, '\n'.join(lines), global_step=step)
 
 
 @VISBACKENDS.register_module()

@@ -1,6 +1,7 @@
 """Runs with the trackers themselves, without a network: everything that the run has logged is read back from their files."""
 
 import importlib.util
+import io
 import json
 import struct
 import sys
@@ -84,6 +85,25 @@ def records_of_wandb(file):
             record.ParseFromString(parts)
             parts = b''
             yield record
+
+
+def test_tensorboard_which_runs_have_by_default(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    wanted = train(tmp_path, 'TensorboardVisBackend')
+    (file,) = tmp_path.glob('work/*/vis_data/events.out.tfevents.*')
+    events = EventAccumulator(str(file), size_guidance={'images': 0, 'tensors': 0, 'scalars': 0}).Reload()
+    assert [each.step for each in events.Scalars('loss')] == [step for step, _ in wanted['loss']]
+    (crops,) = events.Images('crops')
+    assert is_picture(Image.open(io.BytesIO(crops.encoded_image_string)))
+    features = events.Images('features')
+    assert [each.step for each in features] == list(range(7))
+    assert (features[-1].height, features[-1].width) == (FEATURES[1], FEATURES[0])
+    rows = events.Tensors('validations/text_summary')
+    texts = [each.tensor_proto.string_val[0].decode() for each in rows]
+    assert [each.step for each in rows] == [3, 6]
+    assert all(f'| {value} |' in text for text, (_, value) in zip(texts, wanted['knn5_T0.07_top1'], strict=True))
+    assert all(len(text.splitlines()) == 3 for text in texts)
 
 
 def test_wandb_offline(tmp_path):
