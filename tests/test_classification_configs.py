@@ -188,7 +188,7 @@ def test_averaged_weights_are_an_option(data_root, tmp_path):
     assert Runner.from_cfg(cfg).test()['accuracy/top1'] == logged(runner, 'accuracy/top1')
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['linear-sweep_vits16_in1k', 'finetune_vits16_in1k'])
 def test_two_processes_train_and_score_as_one(name, data_root, tmp_path):
     """Through tools/train.py, on the same four images a step and without augmentation."""
@@ -214,7 +214,7 @@ def diaries(folder: Path) -> list[dict]:
     return [json.loads((folder / f'rank{rank}.json').read_text()) for rank in (0, 1)]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['finetune_vits16_in1k', 'finetune_vits16_in1k_10percent'])
 def test_processes_mix_and_drop_by_themselves_and_agree_on_all_else(name, data_root, tmp_path):
     """Two epochs at a time, and the second one resumed, without the data check, which may draw numbers before training."""

@@ -61,7 +61,7 @@ def weights_of(arch, work_dir):
 def cases():
     """Ablations are slow: each has a key or two more than a config that is built anyway."""
     for path in CONFIGS:
-        marks = [pytest.mark.long] if 'ablations' in path.parts else []
+        marks = [pytest.mark.slow] if 'ablations' in path.parts else []
         yield pytest.param(path, marks=marks, id=str(path.relative_to(REPO / 'configs')))
 
 

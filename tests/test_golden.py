@@ -35,7 +35,7 @@ def unread_keys(text):
     return set(section[: next((i for i, line in enumerate(section) if not re.match(r'\S+: \S', line)), None)])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize('which', ['published', 'other'])
 def test_golden_tests_pass_and_leave_no_key_unread(other_folder, which):
     folder = GOLDEN if which == 'published' else other_folder

@@ -215,7 +215,7 @@ def test_databases_that_are_missing_or_empty_are_explained(at_photos):
         build(path='data/photos.db')
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_commands_for_the_data_set_run_as_written(photos):
     folder = photos[0]
     train, test = guides.commands('add_a_data_set.md')
@@ -223,7 +223,7 @@ def test_commands_for_the_data_set_run_as_written(photos):
     assert 'knn5_T0.07_top1' in printed_by(test, folder)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_processes_train_on_the_source(photos, tmp_path):
     folder, config = photos
     path = folder / 'data/photos.db'
@@ -312,7 +312,7 @@ def test_a_typo_in_an_evaluator_is_found_before_anything_is_built(at_evaluation)
         check_config(at_evaluation)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_commands_for_the_evaluation_run_as_written(clones):
     folder, _ = clones['add_an_evaluation.md']
     train, test = guides.commands('add_an_evaluation.md')

@@ -68,7 +68,7 @@ def state_of(folder, epoch):
     return read_checkpoint(folder / f'epoch_{epoch}.pth')['state_dict']
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_and_either_continues(arguments, tmp_path):
     one = python(*arguments('one', '--cfg-options', 'train_dataloader.batch_size=16'))
     first, second = python_on_ranks(2, *arguments('two', '--launcher', 'pytorch'))
@@ -101,7 +101,7 @@ def test_two_processes_do_what_one_does_and_either_continues(arguments, tmp_path
         torch.testing.assert_close(states[1][key], value, atol=1e-3, rtol=1e-2)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_errors_of_two_processes_are_one_line(arguments, tmp_path, image_folder):
     few = image_folder(count=18, size=(40, 44), name='few')
     cases = [

@@ -104,7 +104,7 @@ def test_evaluations_are_counted_as_the_loop_makes_them(interval, begin, expecte
     assert (built.prototypes, built.lr, built.frozen_blocks, built.heads_epochs) == (1024, 5e-5, 0, 4)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_changes_are_trained_recorded_and_compared_with_those_of_a_continued_run(arguments, tmp_path, capsys):
     main([*arguments(method='dino'), *as_options(MANY)])
     cfg = Config.fromfile(tmp_path / 'out' / 'adapt.py')

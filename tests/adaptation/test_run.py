@@ -58,7 +58,7 @@ def states_of(folder, epoch):
 
 
 @pytest.mark.parametrize(
-    'method', [pytest.param('adclr', marks=pytest.mark.long), 'dino', pytest.param('ibot', marks=pytest.mark.long)]
+    'method', [pytest.param('adclr', marks=pytest.mark.slow), 'dino', pytest.param('ibot', marks=pytest.mark.slow)]
 )
 def test_it_ends_with_table_and_verdict(method, arguments, tmp_path, capsys, weights):
     main(arguments(method=method))
@@ -86,7 +86,7 @@ def test_it_ends_with_table_and_verdict(method, arguments, tmp_path, capsys, wei
         assert 'its mask token was never trained, so no patches are masked' in text
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_trained_mask_token_is_used(arguments, tmp_path):
     main([*arguments(method='ibot', weights=write_folder(tmp_path / 'trained', mask_token=0.5)), '--dry-run'])
     assert not (tmp_path / 'out').exists()
@@ -106,7 +106,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(arguments, tmp_path, capsy
     assert 'there is a run' in capsys.readouterr().out
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_interrupted_run_continues_where_it_was(arguments, tmp_path, monkeypatch, capsys):
     main(arguments(**{'work-dir': tmp_path / 'whole'}))
     run_epoch = ResumableEpochLoop.run_epoch
@@ -124,7 +124,7 @@ def test_an_interrupted_run_continues_where_it_was(arguments, tmp_path, monkeypa
     assert results[0]['measures'] == results[1]['measures']
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(arguments, tmp_path, monkeypatch):
     main(arguments())
     first = json.loads((tmp_path / 'out' / 'adaptation.json').read_text())
@@ -133,14 +133,14 @@ def test_a_finished_run_is_not_trained_again(arguments, tmp_path, monkeypatch):
     assert json.loads((tmp_path / 'out' / 'adaptation.json').read_text()) == first
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_run_with_other_arguments_is_refused(arguments, tmp_path):
     main(arguments(method='dino'))
     with pytest.raises(SystemExit, match='has a run with --method dino, not adclr: choose another --work-dir'):
         main(arguments())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_labels_of_folders_decide_if_asked_for(arguments, tmp_path, image_folder):
     main([*arguments(method='dino'), '--labels'])
     result = json.loads((tmp_path / 'out' / 'adaptation.json').read_text())
@@ -148,7 +148,7 @@ def test_labels_of_folders_decide_if_asked_for(arguments, tmp_path, image_folder
     assert Config.fromfile(tmp_path / 'out' / 'adapt.py').custom_hooks[0].measure == 'knn'
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_masks_choose_the_checkpoint_and_decide(arguments, tmp_path, capsys):
     paint_masks(tmp_path / 'masked', side=28)
     main(arguments(method='dino', masks=tmp_path / 'masked'))
@@ -169,7 +169,7 @@ def test_masks_choose_the_checkpoint_and_decide(arguments, tmp_path, capsys):
         main(arguments(method='dino'))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_labels_choose_the_checkpoint_also_with_masks(arguments, tmp_path):
     paint_masks(tmp_path / 'masked', side=28)
     main([*arguments(method='dino', masks=tmp_path / 'masked'), '--labels'])
@@ -220,7 +220,7 @@ def test_losses_that_are_not_finite_end_it_before_training(arguments, tmp_path, 
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_low_rank_updates_are_all_that_changes(arguments, tmp_path, weights):
     main(arguments(**{'low-rank': 2, 'method': 'dino'}))
     cfg = Config.fromfile(tmp_path / 'out' / 'adapt.py')

@@ -87,7 +87,7 @@ def test_each_recipe_is_the_one_before_with_what_its_name_says(base):
     assert [RECIPES[name].method for name in names] == ['dino'] * 5 + ['adclr']
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_all_are_trained_and_measured_once(base, pictures, image_folder, tmp_path):
     for split in ('train', 'val'):
         image_folder(count=24, size=(20, 20), name=f'photos/{split}')

@@ -228,7 +228,7 @@ def test_targets_are_judged(tmp_path):
     assert '| ViT-B/16, 64 images, ADCLR | >= 700 images/s |  | not measured |' in lines
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_all_tests_for_gpus_are_run():
     """Those that pytest finds under the mark are in the files that the part names."""
     command = [sys.executable, '-m', 'pytest', '--collect-only', '-q', '-m', 'gpu', '-o', 'addopts=']

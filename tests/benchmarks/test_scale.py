@@ -8,7 +8,7 @@ import scale
 ROWS = {'listing': 8, 'shards': 5, 'orders': 12, 'crops': 4, 'loop': 2}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize('part', ROWS)
 def test_every_part_runs_small(part):
     rows = importlib.import_module(f'scale_parts.{part}').rows(0.002)

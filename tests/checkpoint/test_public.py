@@ -242,7 +242,7 @@ def test_errors_of_a_connection_are_told_whatever_their_type(monkeypatch, tmp_pa
         Repository('hf:user/other', 'user/other').download('config.json')
 
 
-@pytest.mark.long  # the client of the hub tries six times
+@pytest.mark.slow  # the client of the hub tries six times
 def test_without_a_network_the_cache_is_enough(tmp_path):
     where = dict(HF_HOME=str(tmp_path / 'home'), HF_ENDPOINT='http://127.0.0.1:9')  # a port without a server
     found = ask(['hf:user/other'], **where)['hf:user/other']

@@ -97,7 +97,7 @@ def test_fewer_gpus_than_asked_for_are_refused(found, refused, monkeypatch):
     return None
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_processes_evaluate_as_one(image_folder, tmp_path):
     """The whole way: the program becomes torchrun, in a folder with a file that is called as a module of Python."""
     images = image_folder(12, name='photos')

@@ -199,7 +199,7 @@ def test_one_process_decides_for_all_whether_features_are_cached(outcomes):
     assert other == [message]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_run_of_two_processes_that_see_other_folders_is_refused(tmp_path):
     """The first epoch would go through other images on each, and no one would know."""
     for rank in (0, 1):

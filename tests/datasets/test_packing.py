@@ -133,7 +133,7 @@ def test_large_images_become_smaller_jpeg(photos, tmp_path, monkeypatch):
     assert said[-1].startswith('2 images cannot be read and are packed unchanged: ')
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_several_processes_pack_the_same(photos, tmp_path):
     one, two = (pack_shards(photos, tmp_path / f'{n}', 3, max_side=64, num_workers=n) for n in (1, 2))
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]

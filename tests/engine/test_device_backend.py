@@ -48,7 +48,7 @@ def test_going_on_equals_not_stopping_and_workers_change_nothing(train):
     assert_same_state(whole.model.state_dict(), resumed.model.state_dict())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_processes_equal_one(small_config, tmp_path):
     paths = {}
     for name, batch in (('single', 4), ('ddp', 2)):
@@ -63,7 +63,7 @@ def test_two_processes_equal_one(small_config, tmp_path):
     assert_same_state(single, other, atol=1e-5)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_command_line(tmp_path):
     """``tools/train.py`` with workers, and the line that says what a CPU costs."""
     root = tmp_path / 'shapes'

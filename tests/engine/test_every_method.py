@@ -62,7 +62,7 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize('run', ['ddp', 'fsdp'])
 @pytest.mark.parametrize('method', METHODS)
 def test_two_processes_equal_one(folder, method, run):
@@ -73,7 +73,7 @@ def test_two_processes_equal_one(folder, method, run):
         assert_same_state(*states, atol=1e-5)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize('method', METHODS)
 def test_the_recipe_moves_what_is_compared(folder, method):
     states = [read_checkpoint(folder / f'{method}_single' / f'epoch_{epoch}.pth')['state_dict'] for epoch in (1, 2)]

@@ -20,7 +20,7 @@ def alone(root):
     return shard_runs.found(root)
 
 
-@pytest.fixture(scope='module', params=[2, pytest.param(3, marks=pytest.mark.long)])
+@pytest.fixture(scope='module', params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def case(request, root, alone):
     """What one process finds, and what each of several does."""
     world = request.param

@@ -96,7 +96,7 @@ def test_compiled_blocks_with_less_memory_change_nothing(choice, scope):
     assert_same_as_uncompiled(model)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which('g++'), reason='needs a C++ compiler')
 def test_inductor_changes_nothing():
     model = build()

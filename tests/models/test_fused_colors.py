@@ -87,7 +87,7 @@ def test_sizes_have_a_graph_each_and_batches_add_none():
     torch._dynamo.reset()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which('g++'), reason='needs a C++ compiler')
 def test_inductor_changes_nothing():
     preprocessor = ViewPreprocessor()

@@ -84,7 +84,7 @@ def test_a_report_that_hangs_does_not_keep_the_process_alive(monkeypatch):
     hanging.set()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_process_that_was_stopped_was_not_silent(tmp_path):
     code = (
         'import sys, time; from mmadclr.reliability.watchdog import Watchdog\n'

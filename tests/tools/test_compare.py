@@ -67,7 +67,7 @@ def results(folder):
     return {path.parent.relative_to(folder): path.read_text() for path in sorted(folder.rglob('result.json'))}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_comparison_measures_goes_on_and_starts_anew(compare):
     out, run = compare
     first = run(2)
@@ -111,7 +111,7 @@ def test_comparison_measures_goes_on_and_starts_anew(compare):
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_dense_suite_is_a_column_whose_differences_are_tested(tmp_path):
     write_data(tmp_path, 'folder')
     out, changes = tmp_path / 'out', [*SMALL, *(change.format(root=tmp_path / 'shapes') for change in SHAPES)]

@@ -48,7 +48,7 @@ def roots(tmp_path_factory):
     }
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize('task', TASKS)
 def test_two_processes_train_and_evaluate_as_one_evaluates(task, roots, tmp_path):
     config, metrics = TASKS[task]

@@ -361,7 +361,7 @@ def test_images_of_12_bits_are_read_as_told(folders, tmp_path):
         load_features(parsed(*DINO, *places_of_kind), 'knn')
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize('environment', [dict(PYTHONUTF8='1'), dict(LC_ALL='C', PYTHONUTF8='0'), dict(LC_ALL='C.UTF-8')])
 def test_names_that_are_no_unicode_in_every_locale(tmp_path, environment):
     """Of folders, classes, images and an unreadable one: through both tools, the cache and the result."""

@@ -157,14 +157,14 @@ def test_mistakes_end_with_a_message_not_a_traceback(arguments, message, tmp_pat
     assert 'Traceback' not in done.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(path.stem for path in (REPO / 'tools').glob('*.py')))
 def test_tools_start_in_an_interpreter_of_their_own(name):
     """In most tests they are forked from a process that has libraries imported."""
     assert run(sys.executable, f'tools/{name}.py', '--help').stdout.startswith('usage: ')
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason='the small real data sets are not here')
 def test_real_photographs_train(tmp_path):
     smaller = ['model.backbone.arch=vit_tiny_patch16_224', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2']

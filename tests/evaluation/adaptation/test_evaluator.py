@@ -94,7 +94,7 @@ def test_settings_are_checked_before_the_run(folder):
         AdaptationMeasures(dataset(folder / 'nowhere'))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_processes_keep_the_best_and_stop_together_also_if_the_model_is_sharded(small_config, train, folder):
     original = str(Path(train(work_dir='before').work_dir, 'epoch_1.pth'))
     (folder / 'class1' / '004.png').write_bytes(b'no image')

@@ -13,7 +13,7 @@ def root(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize('world', [2, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.parametrize('world', [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_find_what_one_does(root, world):
     alone = measured_on_ranks.found(root)
     python_on_ranks(world, 'tests/evaluation/adaptation/measured_on_ranks.py', root)
