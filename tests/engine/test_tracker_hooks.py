@@ -111,6 +111,15 @@ def test_without_a_tracker_there_is_no_table(run):
     assert Recorder.rows == []
 
 
+def test_an_evaluation_without_training_adds_nothing_and_builds_no_training_data(small_config):
+    cfg = small_config(QUIET)
+    cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type=Recorder, name='TensorboardVisBackend')])
+    runner = Runner.from_cfg(cfg)
+    assert runner.val()
+    assert Recorder.rows == []
+    assert isinstance(runner._train_loop, dict)
+
+
 def test_every_run_has_a_picture_of_its_crops_and_the_newest_features_and_the_run_is_the_same_without(small_config, caplog):
     losses = {}
     for name, hooks in (('with', {}), ('without', {'default_hooks.crops': None, 'default_hooks.features': None})):
