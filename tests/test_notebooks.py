@@ -197,7 +197,7 @@ def test_adapting_weights(tmp_path):
         SIZE='96',
         WEIGHTS=str(tmp_path / 'weights.pth'),
         BUDGET='2m',
-        ADAPT_OPTIONS='--size 32 --workers 0',
+        ADAPT_OPTIONS='--size 32 --workers 0 --cfg-options train_cfg.max_epochs=2',  # however slow the machine
     )
     assert pictures(outputs) == 3
     assert 'adaptation.md' in texts(outputs)

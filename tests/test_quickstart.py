@@ -75,7 +75,7 @@ def run(folder, *arguments):
     return done.stdout + done.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize('document', ['docs/quickstart.md', 'README.md'])
 def test_commands_and_python_run_as_written(document, folder):
     lines = [line for command in commands(document) for line in words(command) if line[0] == 'mmadclr']
