@@ -92,19 +92,19 @@ def test_all_are_trained_and_measured_once(base, pictures, image_folder, tmp_pat
     for split in ('train', 'val'):
         image_folder(count=24, size=(20, 20), name=f'photos/{split}')
     names = ['from nothing', '+ query term']
-    arguments = [
-        '--photographs',
-        tmp_path / 'photos',
-        '--folders',
-        pictures,
-        '--out',
-        tmp_path / 'out',
+    data = ['--photographs', tmp_path / 'photos', '--folders', pictures, '--out', tmp_path / 'out']
+    command = [
+        REPO / 'benchmarks/adaptation.py',
+        '--bases',
+        base,
+        '--recipes',
+        *names,
+        *data,
         '--steps',
         '6',
         '--batch',
         '4',
     ]
-    command = [REPO / 'benchmarks/adaptation.py', '--bases', base, '--recipes', *names, *arguments]
     done = python(*command, timeout=900)
     record = json.loads((tmp_path / 'out/results.json').read_text())
     rows = record['results']['noise']['0']
