@@ -10,6 +10,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=10, max_keep_ckpts=1),
     sampler_seed=dict(type='mmadclr.OrderHook'),
+    report=dict(type='mmadclr.ReportHook'),
     class_names=dict(type='mmadclr.ClassNamesHook'),
     visualization=dict(type='VisualizationHook', enable=False),
 )

@@ -9,6 +9,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='mmadclr.OrderHook'),
+    report=dict(type='mmadclr.ReportHook'),
     visualization=dict(type='DetVisualizationHook'),
 )
 env_cfg = dict(dist_cfg=dict(backend='nccl'))

@@ -157,10 +157,18 @@ def newest_files(folder: Path) -> dict[str, str]:
     """The newest checkpoint and picture, relative to the folder."""
     found = {}
     for kind, pattern in (('checkpoint', '*.pth'), ('picture', '**/*.png')):
-        paths = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
-        if paths:
-            found[kind] = os.fspath(paths[-1].relative_to(folder))
+        newest = max(folder.glob(pattern), key=written_at, default=None)
+        if newest is not None:
+            found[kind] = os.fspath(newest.relative_to(folder))
     return found
+
+
+def written_at(path: Path) -> float:
+    """Time of the last change; 0 of a file that the run has removed in the meantime."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 # --- view ------------------------------------------------------------------------------------------------------------------

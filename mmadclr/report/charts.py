@@ -31,7 +31,7 @@ class Chart(NamedTuple):
 
 
 SCHEDULES = {
-    'lr': ('learning rate', 'Rises in the warm-up, then falls along a cosine.'),
+    'lr': ('learning rate', 'Of parameters without a factor of their own.'),
     'weight_decay': ('weight decay', 'Of all weights but biases and norms.'),
     'teacher_momentum': ('teacher momentum', 'Share of the old teacher that each step keeps.'),
     'teacher_temp': ('teacher temperature', 'Lower makes the targets sharper.'),

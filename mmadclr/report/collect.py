@@ -18,6 +18,7 @@ from mmadclr.report.sessions import Session, of_current_run, read_session, sessi
 
 CROPS = 'crops.png'
 PICTURES = (CROPS, 'attention.png')  # written by the demo
+PREDICTIONS, NEWEST = 'vis_data/vis_image', 8  # drawn in validations by the hooks of mmdet, mmseg and mmpretrain
 KINDS = {'mmadclr': 'pretraining', 'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 SHOWN_SKIPS = 50
 
@@ -202,11 +203,19 @@ def read_meta(found: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
 
 
 def find_pictures(folder: Path, sessions: Sequence[Session]) -> list[Path]:
-    """Those of the demo, or else the crops of the newest session; then those in the folder ``pictures``."""
+    """Those of the demo, or else the crops of the newest session; predictions; then those in the folder ``pictures``."""
     drawn = [session.folder / CROPS for session in reversed(sessions) if (session.folder / CROPS).is_file()]
     own = [folder / name for name in PICTURES]
     own = own if own[0].is_file() else [*drawn[:1], *own]
+    for session in sessions[-1:]:
+        own += sorted((session.folder / PREDICTIONS).glob('*.png'), key=by_step)[-NEWEST:]
     return [path for path in [*own, *sorted((folder / 'pictures').glob('*.png'))] if path.is_file()]
+
+
+def by_step(path: Path) -> tuple[int, str]:
+    """The order of pictures ``<name>_<step>.png``."""
+    step = path.stem.rpartition('_')[2]
+    return int(step) if step.isdecimal() else -1, path.name
 
 
 def missing(records: Sequence, found: Sequence[Path]) -> list[str]:

@@ -16,7 +16,8 @@ TITLES = {'crops': 'Crops of a batch, with their boxes', 'attention': 'Attention
 
 
 def title_of(path: Path) -> str:
-    return TITLES.get(path.stem, path.stem.replace('_', ' ').replace('-', ' '))
+    plain = path.stem.replace('_', ' ').replace('-', ' ')
+    return f'Predictions: {plain}' if path.parent.name == 'vis_image' else TITLES.get(path.stem, plain)
 
 
 def embed(paths: Sequence[Path]) -> tuple[list[tuple[str, str]], list[str]]:

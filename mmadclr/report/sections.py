@@ -141,8 +141,8 @@ def trouble(run: Run) -> Html:
 
 
 def skipped_steps(run: Run) -> Html:
-    if not run.skips:
-        return tag('p', 'No optimizer step was skipped.')
+    if not run.skips:  # only pretraining skips steps
+        return tag('p', 'No optimizer step was skipped.') if run.kind == 'pretraining' else Html('')
     rows = [(f'{s.iteration:,}', s.epoch, ', '.join(s.losses) or 'gradients', listing(s.images, 3)) for s in run.skipped]
     head = ('iteration', 'epoch', 'not finite', 'images')
     title = f'{plural(run.skips, "optimizer step")} skipped, because losses or gradients were not finite'

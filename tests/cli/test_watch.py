@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from program import mmadclr
+from written_runs import write_detection
 
 from mmadclr.cli.watch import BARS, curve, read_run, sparkline, view, wrapped
 
@@ -85,6 +86,19 @@ def test_runs_by_iterations(tmp_path):
     write(tmp_path / 'a', '20260101_000000', [record(50, 1.0)], line, config='train_cfg = dict(max_iters=1000)')
     run = read_run(tmp_path / 'a')
     assert (run.total, run.epochs, run.done) == (1000, None, 50)
+
+
+def test_a_run_of_detection(tmp_path):
+    write_detection(tmp_path / 'detector')
+    shown = view(read_run(tmp_path / 'detector'), 0.0, 60)
+    assert '100%  iteration 20/20' in shown
+    for name in ('loss_rpn_cls', 'loss_mask', 'coco/bbox_mAP'):
+        assert name in shown
+
+
+def test_a_checkpoint_that_is_removed_meanwhile_is_no_error(folder):
+    (folder / 'epoch_2.pth').symlink_to(folder / 'removed.pth')
+    assert read_run(folder).files['checkpoint'] == 'epoch_1.pth'
 
 
 def test_a_run_that_has_just_started_has_logged_nothing_yet(tmp_path):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from browsers import screenshot, visit
 from PIL import Image
-from runs import monitor_record, train_record, write_session
 from test_features import moment, write_features
+from written_runs import monitor_record, train_record, write_session
 
 from mmadclr.report import write_report
 from mmadclr.report.charts import charts

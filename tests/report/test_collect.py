@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from runs import STAMP, monitor_record, train_record, write_session
+from written_runs import STAMP, monitor_record, train_record, write_session
 
 from mmadclr.engine import Runner
 from mmadclr.report.collect import collect

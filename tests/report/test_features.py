@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
-from runs import STAMP, train_record, write_session
+from written_runs import STAMP, train_record, write_session
 
 from mmadclr.models.backbones.feature_vit import FeatureViT
 from mmadclr.report.collect import collect

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
-from runs import monitor_record, train_record, write_session
+from written_runs import monitor_record, train_record, write_detection, write_session
 
 from mmadclr.report.charts import charts
 from mmadclr.report.collect import collect
@@ -109,6 +109,22 @@ def test_what_the_page_says(run):
         'Where the time went',
     ):
         assert words in shown
+
+
+def test_a_run_of_detection(tmp_path):
+    folder = write_detection(tmp_path / 'detector')
+    (folder / 'vis_data' / 'vis_image').mkdir()
+    for step in range(2, 21, 2):
+        Image.new('RGB', (8, 8)).save(folder / 'vis_data' / 'vis_image' / f'val_img_{step}.png')
+    run = collect(tmp_path / 'detector')
+    parsed = Page(page([run]))
+    shown = ' '.join(parsed.texts)
+    assert '"loss_rpn_cls"' in parsed.scripts['report-data']
+    for words in ('MaskRCNN', 'box mAP', '0.200', 'mask mAP', '0.100', 'Predictions: val img 20'):
+        assert words in shown, words
+    assert [path.stem for path in run.pictures] == [f'val_img_{step}' for step in range(6, 21, 2)]  # the newest, by step
+    for words in ('Collapse', 'optimizer step', 'All images could be read', 'mmadclr show', '-1.000'):
+        assert words not in shown.partition('What ran')[0], words
 
 
 def test_two_runs_side_by_side(tmp_path, run):

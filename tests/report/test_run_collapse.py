@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import monitor_record, write_session
+from written_runs import monitor_record, write_session
 
 from mmadclr.evaluation.verdicts import KINDS, Term, judge_term
 from mmadclr.report.collapse import columns_of, health, judged_from, settings_of, terms, verdicts

@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from runs import monitor_record, train_record, write_session
+from written_runs import monitor_record, train_record, write_session
 
 from mmadclr.report.scalars import (
     MONITOR,

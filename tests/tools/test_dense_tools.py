@@ -98,6 +98,8 @@ def test_demo_ends_with_the_table_and_its_summary(demo):
         *(f'picture: {os.path.relpath(work / f"{name}.png", REPO)}' for name in ('crops', 'curves', 'attention')),
         f'report: {os.path.relpath(work / "report.html", REPO)}',
     ]
+    for kind in ('detection', 'segmentation'):
+        assert all((folder / 'report.html').is_file() for folder in work.glob(f'{kind}_*')), kind
     for name in ('crops', 'curves', 'attention'):
         assert np.asarray(Image.open(work / f'{name}.png').convert('L')).std() > 10, name
 

@@ -40,3 +40,25 @@ def monitor_record(iteration: int, term: str = 'cls', **changed: float) -> dict:
     healthy = dict(entropy=0.2, kl=0.5, prototypes=20.0, top_share=0.2, spread=0.8, rank=15.0, cosine=0.9)
     values = {f'monitor/{term}_{name}': value for name, value in (healthy | changed).items()}
     return {**values, 'step': iteration}
+
+
+DETECTION = """\
+default_scope = 'mmdet'
+model = dict(type='MaskRCNN')
+train_cfg = dict(max_iters=20, type='IterBasedTrainLoop', val_interval=10)
+"""
+
+
+def write_detection(work: Path) -> Path:
+    """A session as mmdet's runs write it: losses of several heads, and COCO's metrics, -1 where there are no objects."""
+    records = []
+    for step in (5, 10, 15, 20):
+        losses = {'loss': 5 - step / 10, 'loss_rpn_cls': 0.7, 'loss_bbox': 0.1, 'loss_mask': 1.2, 'acc': 80.0}
+        records.append({'lr': 1e-4, 'data_time': 0.02, **losses, 'time': 0.5, 'iter': step, 'step': step})
+        if step % 10 == 0:
+            found = {'coco/bbox_mAP': step / 100, 'coco/bbox_mAP_l': -1.0, 'coco/segm_mAP': step / 200}
+            records.append({**found, 'data_time': 0.03, 'time': 0.8, 'step': step})
+    log = [(step, 'INFO', f'Iter(train) [{step:>2}/20]  lr: 1.0e-04  loss: {5 - step / 10:.4f}') for step in (5, 10, 15, 20)]
+    folder = write_session(work, records=records, log=log, start=None)
+    (folder / 'vis_data' / 'config.py').write_text(DETECTION)
+    return folder
