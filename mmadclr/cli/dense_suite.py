@@ -25,8 +25,9 @@ from mmadclr.evaluation.suite.settings import PROTOCOLS, Settings, build_setting
 from mmadclr.evaluation.suite.table import plan_table, published_rows, published_table, result_table
 from mmadclr.files import atomic_path, check_writable
 from mmadclr.hub.opening import OpenedBackbone
+from mmadclr.report.evaluations import SUITE_FILE, suite_folder
 
-RESULT, TABLE = 'result.json', 'result.txt'
+TABLE = 'result.txt'
 
 
 class Plan(NamedTuple):
@@ -45,9 +46,9 @@ def run_suite(args: Namespace) -> None:
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: there is no GPU that torch can use')
     join_processes(args, args.device)
-    folder = Path(args.out) if args.out else default_folder(args.checkpoint)
+    folder = Path(args.out) if args.out else suite_folder(Path(args.checkpoint))
     if dist.is_main_process():
-        check_writable(folder / RESULT)
+        check_writable(folder / SUITE_FILE)
     benchmarks = together(lambda: open_benchmarks(parse_suite(args.suite, args.data_root)))
     opened = open_source(args)
     digest = digest_of_weights(opened.model, opened.settings, args.precision)
@@ -60,12 +61,6 @@ def run_suite(args: Namespace) -> None:
     run_jobs(plan.jobs, benchmarks, encoder, options)
     if dist.is_main_process():
         report(args, plan, folder, encoder, others)
-
-
-def default_folder(checkpoint: str) -> Path:
-    """Folder of results, by the names of a checkpoint and its folder: those of epochs are alike in all runs."""
-    path = Path(checkpoint).absolute()
-    return Path('work_dirs', 'dense', f'{path.parent.name}-{path.stem}')
 
 
 def make_plan(args: Namespace, benchmarks: Mapping[str, Benchmark], opened: OpenedBackbone, options: Options) -> Plan:
@@ -109,7 +104,7 @@ def report(args: Namespace, plan: Plan, folder: Path, encoder: BackboneEncoder, 
             for (benchmark, name), record in records.items()
         },
     )
-    for name, content in ((RESULT, json.dumps(result, indent=1)), (TABLE, text)):
+    for name, content in ((SUITE_FILE, json.dumps(result, indent=1)), (TABLE, text)):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(content + '\n')
-    show(text, '', f'written to {folder / RESULT}')
+    show(text, '', f'written to {folder / SUITE_FILE}')

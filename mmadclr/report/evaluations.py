@@ -54,10 +54,15 @@ def read_evaluations(folder: Path) -> tuple[list[Evaluation], list[str]]:
     return found, problems
 
 
+def suite_folder(checkpoint: Path) -> Path:
+    """Where ``mmadclr dense`` writes by default: names of epochs are alike in all runs, so that of the run is part of it."""
+    path = checkpoint.absolute()
+    return SUITE / f'{path.parent.name}-{path.stem}'
+
+
 def suite_file(checkpoint: Path) -> Path:
     """The result of ``mmadclr dense`` for a checkpoint, unless it was started with another ``--out``."""
-    path = checkpoint.absolute()
-    return SUITE / f'{path.parent.name}-{path.stem}' / SUITE_FILE
+    return suite_folder(checkpoint) / SUITE_FILE
 
 
 def suites_elsewhere(folder: Path) -> list[Path]:

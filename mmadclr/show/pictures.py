@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from mmadclr.datasets.walking import report, walk
 from mmadclr.names import printable
 
 EIGHT_BIT = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr')
+Item = TypeVar('Item')
 ImageLike = str | os.PathLike | Image.Image
 
 
@@ -117,10 +118,10 @@ def readable(files: Sequence[Path], named: Iterable[str | os.PathLike]) -> tuple
     return kept, problems
 
 
-def spread(files: Sequence[Path], limit: int) -> list[Path]:
-    """At most ``limit`` files, evenly spread over all."""
-    count = min(limit, len(files))
-    return [files[(2 * i + 1) * len(files) // (2 * count)] for i in range(count)]
+def spread(items: Sequence[Item], limit: int) -> list[Item]:
+    """At most ``limit`` items, evenly spread over all and in their order."""
+    count = min(limit, len(items))
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
 
 
 def pictures_of(images: ImageLike | Sequence[ImageLike], size: int) -> list[Picture]:

@@ -27,7 +27,7 @@ from mmadclr.files import atomic_path
 from mmadclr.names import printable
 from mmadclr.show.components import RANGE, principal_components, quantiles
 from mmadclr.show.last_block import cls_attention
-from mmadclr.show.pictures import Picture
+from mmadclr.show.pictures import Picture, spread
 from mmadclr.show.study import Subject, encode
 
 COUNT = 4  # images
@@ -76,12 +76,7 @@ def examples(dataset: ImageDataset, count: int = COUNT) -> list[Example]:
         ValueError: ``ATTEMPTS`` consecutive images cannot be read.
     """
     source = copy.copy(dataset.source)  # what it opens on reading must not be passed on to workers
-    return [_example(dataset, source, start) for start in spread(len(dataset), count)]
-
-
-def spread(total: int, count: int) -> list[int]:
-    """At most ``count`` indices that are evenly spread over ``total``, ascending."""
-    return sorted({(2 * i + 1) * total // (2 * count) for i in range(count)})
+    return [_example(dataset, source, start) for start in spread(range(len(dataset)), count)]
 
 
 def _example(dataset: ImageDataset, source: Source, start: int) -> Example:

@@ -71,13 +71,14 @@ class CropsPictureHook(Hook):
         dataset = runner.train_dataloader.dataset
         if not isinstance(dataset, ImageDataset):
             return
+        from mmadclr.show.pictures import spread
         from mmadclr.show.sheets import boxes_sheet
-        from mmadclr.show.snapshots import examples, spread
+        from mmadclr.show.snapshots import examples
 
         # Copies: what they open on reading must not be passed on to workers.
         dataset = copy.copy(dataset)
         dataset.source, dataset.transform = copy.copy(dataset.source), copy.copy(dataset.transform)
-        data = collate_samples([dataset[index] for index in spread(len(dataset), self.num_images)])
+        data = collate_samples([dataset[index] for index in spread(range(len(dataset)), self.num_images)])
         images = [example.image for example in examples(dataset, self.num_images)]
         sheet = boxes_sheet(images, data, views_of(preprocessor, data), preprocessor.mean, preprocessor.std)
         with atomic_path(Path(runner.log_dir, FILE)) as temporary:
