@@ -17,11 +17,11 @@ from mmadclr.datasets.benchmarks import Benchmark
 from mmadclr.distributed.agreement import together
 from mmadclr.evaluation.suite.against import Records, against_table, as_json, compare_records, read_others
 from mmadclr.evaluation.suite.encoder import BackboneEncoder
-from mmadclr.evaluation.suite.passes import Loading
-from mmadclr.evaluation.suite.plan import Job, check_counts, fitted, open_benchmarks, parse_suite, plan_jobs, protocols_for
+from mmadclr.evaluation.suite.passes import Loading, digest_of
+from mmadclr.evaluation.suite.plan import Job, open_benchmarks, parse_suite, plan_jobs, protocols_for, suited_settings
 from mmadclr.evaluation.suite.records import digest_of_weights, read_record, record_path
 from mmadclr.evaluation.suite.run import Options, run_jobs
-from mmadclr.evaluation.suite.settings import PROTOCOLS, Settings, build_settings
+from mmadclr.evaluation.suite.settings import PROTOCOLS, build_settings
 from mmadclr.evaluation.suite.table import plan_table, published_rows, published_table, result_table
 from mmadclr.files import atomic_path, check_writable
 from mmadclr.hub.opening import OpenedBackbone
@@ -51,9 +51,10 @@ def run_suite(args: Namespace) -> None:
         check_writable(folder / SUITE_FILE)
     benchmarks = together(lambda: open_benchmarks(parse_suite(args.suite, args.data_root)))
     opened = open_source(args)
-    digest = digest_of_weights(opened.model, opened.settings, args.precision)
+    common = dict(weights=digest_of_weights(opened.model, opened.settings), dtype=args.dtype, precision=args.precision)
+    digest = digest_of([common['weights'], args.precision])
     options = Options(folder, Loading(args.batch_size, workers(args)), args.dtype, digest, args.draws, args.keep_features)
-    plan = together(lambda: make_plan(args, benchmarks, opened, options))
+    plan = together(lambda: make_plan(args, benchmarks, opened, folder, common))
     keys = [(job.benchmark, job.protocol) for job in plan.jobs]
     others = together(lambda: {folder: read_others(Path(folder), keys) for folder in args.against})
     show(f'{plan_table(plan.jobs)}\n', *plan.notes)
@@ -63,19 +64,20 @@ def run_suite(args: Namespace) -> None:
         report(args, plan, folder, encoder, others)
 
 
-def make_plan(args: Namespace, benchmarks: Mapping[str, Benchmark], opened: OpenedBackbone, options: Options) -> Plan:
-    """What will run, after all checks that need no image."""
+def make_plan(
+    args: Namespace, benchmarks: Mapping[str, Benchmark], opened: OpenedBackbone, folder: Path, common: Mapping[str, Any]
+) -> Plan:
+    """What will run, after all checks that need no image; ``common``: what all results depend on."""
     asked = None if args.protocols is None else [name.strip() for name in args.protocols.split(',') if name.strip()]
     names, notes = protocols_for(asked, list(benchmarks), opened.model)
-    settings: dict[str, Settings] = {}
-    for name, values in build_settings(names, args.set, args.size).items():
-        chosen = f'{name}.size' in args.set or (args.size is not None and PROTOCOLS[name].kind == 'segmentation')
-        settings[name], more = fitted(name, values, opened, chosen)
-        notes += more
-        for benchmark in benchmarks.values():
-            check_counts(name, settings[name], benchmark, opened.model.patch_size)
-    common = dict(weights=options.digest, dtype=args.dtype, draws=args.draws)
-    return Plan(plan_jobs(benchmarks, settings, common, options.folder), notes)
+    resized = [name for name in names if args.size is not None and PROTOCOLS[name].kind == 'segmentation']
+    if args.size is not None and not resized:
+        notes.append(f'--size {args.size} has no effect, since no benchmark is one for segmentation')
+    changed = {*args.set, *(f'{name}.size' for name in resized)}
+    wanted = {*(asked or ()), *(key.partition('.')[0] for key in args.set)}
+    built = build_settings(names, args.set, args.size)
+    settings, more = suited_settings(built, benchmarks, opened, changed, wanted)
+    return Plan(plan_jobs(benchmarks, settings, {**common, 'draws': args.draws}, folder), [*notes, *more])
 
 
 def show(*lines: str) -> None:

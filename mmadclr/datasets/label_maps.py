@@ -121,6 +121,8 @@ def _way_out(ignored: Sequence[int], meaning: Mapping[int, int]) -> str:
     written = f'rewrite the masks to the labels {labels[0]} to {labels[-1]}' if labels else 'rewrite the masks'
     if 0 in ignored and meaning.get(1) == 0:
         return f'Remove reduce_zero_label if 0 is a class, or {written}'
+    if ignored and len(labels) == 1:
+        return f'If {ignored[-1]} is a class, rewrite the masks with {labels[0] + 1} in its place'
     if ignored:
         return f'If {ignored[-1]} is a class, {written} (or set ignore_index to an unused label)'
     return f'{written[0].upper()}{written[1:]}, with one for every class, or correct the number of classes'

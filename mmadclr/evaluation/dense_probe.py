@@ -20,6 +20,7 @@ from mmadclr.annotations import MaybeNone
 from mmadclr.datasets.listing import built_alike
 from mmadclr.datasets.loading import collate_samples
 from mmadclr.distributed.agreement import together
+from mmadclr.evaluation.dense import segmentation_scores
 from mmadclr.evaluation.frozen import Encoder, frozen
 from mmadclr.evaluation.image_account import ImageAccount
 from mmadclr.evaluation.knn import knn_shares
@@ -40,18 +41,14 @@ def confusion_matrix(prediction: Tensor, masks: Tensor, num_classes: int) -> Ten
 
 
 def mean_iou(confusion: Tensor) -> float:
-    """Mean intersection over union, in percent, over the classes present in the labels.
+    """Mean intersection over union, in percent, over the annotated classes.
 
     A class that is only predicted increases the union of the confused classes; mmseg also counts it as an IoU of 0.
 
     Raises:
-        ValueError: No class is present.
+        ValueError: No pixel is annotated.
     """
-    hits, occurs = confusion.diag().double(), confusion.sum(1) > 0
-    if not occurs.any():
-        raise ValueError('no pixel is labeled with a class: mean IoU is undefined')
-    union = confusion.sum(0) + confusion.sum(1) - hits
-    return 100 * (hits[occurs] / union[occurs]).mean().item()
+    return 100 * segmentation_scores.mean_iou(confusion, 'annotated')
 
 
 def fit_linear(features: Tensor, targets: Tensor, weights: Tensor, decay: float, steps: int) -> nn.Linear:

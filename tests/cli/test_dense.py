@@ -80,8 +80,7 @@ def test_every_protocol_has_a_result_on_every_benchmark_of_its_kind(whole):
     assert set(result['results']) == expected
     for name, each in result['metrics'].items():
         assert 0 <= each['value'] <= 100 or 'decay' in name
-        if each['low'] is not None:
-            assert each['low'] <= each['high']
+        assert each['low'] <= each['high'], name  # every measure has an interval
     assert 'folder/hummingbird5_32_mem200_mIoU' in result['metrics']
     assert 'voc/cluster21_32_pca=8_mIoU' in result['metrics']
     assert 'davis/davis_64_J&F' in result['metrics']
@@ -247,7 +246,7 @@ def test_differences_from_another_checkpoint_have_intervals(whole, data, tmp_pat
     assert set(rows) == {name.removeprefix('folder/') for name in found['metrics']}
     for name, row in rows.items():
         assert (row['this'], row['other']) == tuple(values(each)[f'folder/{name}'] for each in (found, result))
-        assert ('p_value' in row) == name.endswith('mIoU')
+        assert ('p_value' in row) == name.endswith(('mIoU', 'accuracy'))
         assert name.endswith('accuracy') or (row['low'] <= row['high'] and 0 < row['p_value'] <= 1)
     assert f'against {out}:' in capsys.readouterr().out
     options = ('--protocols', 'cluster', '--against', str(tmp_path / 'out'))

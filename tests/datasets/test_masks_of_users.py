@@ -131,7 +131,7 @@ def test_the_mean_is_over_classes_of_the_labels():
     masks, prediction = torch.tensor([[0, 0, 0, 1]]), torch.tensor([[0, 2, 0, 1]])
     confusion = dense_probe.confusion_matrix(prediction, masks, 3)
     assert dense_probe.mean_iou(confusion) == pytest.approx(100 * (2 / 3 + 1) / 2)
-    with pytest.raises(ValueError, match='no pixel is labeled with a class'):
+    with pytest.raises(ValueError, match='no pixel is annotated with a class'):
         dense_probe.mean_iou(torch.zeros(3, 3))
 
 

@@ -89,7 +89,7 @@ def open_coco_stuff(root: str) -> SegmentationBenchmark:
         FileNotFoundError, ValueError: See ``paired_folders``.
     """
     base, layout = locate('coco_stuff', root, STUFF_GUIDE)
-    train, val = _splits(base, STUFF_MASKS[layout])
+    train, val = _splits(base, STUFF_MASKS[layout], some=layout == 'pixelmaps')  # images without stuff have none
     reader = LabelReader(stuff_meaning(layout), PIXELMAPS_HINT if layout == 'pixelmaps' else MAPS_HINT)
     return SegmentationBenchmark('coco_stuff', STUFF_CLASSES, train, val, reader, None)
 
@@ -133,9 +133,11 @@ def _from_panoptic(
     return SegmentationBenchmark(name, classes, train, val, PanopticReader(files, meaning), background)
 
 
-def _splits(base: Path, masks: str) -> tuple[list[LabeledImage], list[LabeledImage]]:
+def _splits(base: Path, masks: str, some: bool = False) -> tuple[list[LabeledImage], list[LabeledImage]]:
     train, val = (
-        paired_folders(existing(base, IMAGES.format(split=split)) or base, existing(base, masks.format(split=split)) or base)
+        paired_folders(
+            existing(base, IMAGES.format(split=split)) or base, existing(base, masks.format(split=split)) or base, some=some
+        )
         for split in SPLITS
     )
     return train, val

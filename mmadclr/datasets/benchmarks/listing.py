@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar, overload
 
+from mmengine.logging import print_log
+
 from mmadclr.datasets.benchmarks.types import LabeledImage
 from mmadclr.datasets.walking import EXTENSIONS
 from mmadclr.names import is_hidden, printable, read_lines
 
 MAX_NAMED = 5
+FEW = 0.01  # share of images
 Item = TypeVar('Item')
 
 
@@ -128,21 +132,29 @@ def listed_pairs(names: Sequence[str], images: Path, masks: Path, asking: Path) 
     return [LabeledImage(name, pictures[name], labels[name]) for name in names]
 
 
-def paired_folders(images: Path, masks: Path, endings: tuple[str, str] = ('', ''), deep: bool = False) -> list[LabeledImage]:
+def paired_folders(
+    images: Path, masks: Path, endings: tuple[str, str] = ('', ''), deep: bool = False, some: bool = False
+) -> list[LabeledImage]:
     """All images of a folder with the masks of the same names, in the order of names.
 
     Args:
         images, masks: Folders.
         endings: Parts of the names of images and masks that differ, before the extension.
         deep: Also list subfolders.
+        some: If few images have no mask, they are left out, which is logged.
 
     Raises:
-        FileNotFoundError: No image, an image without mask or a mask without image.
+        FileNotFoundError: No image or mask, an image without mask or a mask without image.
     """
     pictures = files_by_name(images, ending=endings[0], deep=deep)
     labels = files_by_name(masks, ending=endings[1], deep=deep)
     if not pictures:
         raise FileNotFoundError(f'{printable(images)} has no images: searched for names ending in {", ".join(EXTENSIONS)}')
+    absent = [name for name in pictures if name not in labels] if some and labels else []
+    if 0 < len(absent) <= len(pictures) * FEW:
+        message = f'{printable(images)}: {len(absent)} of {len(pictures)} images have no mask in {printable(masks)}'
+        print_log(f'{message} and are left out: {some_of(absent)}', 'current', logging.WARNING)
+        pictures = {name: path for name, path in pictures.items() if name in labels}
     require(pictures, labels, 'mask', masks, images)
     require(labels, pictures, 'image', images, masks)
     return [LabeledImage(name, path, labels[name]) for name, path in pictures.items()]

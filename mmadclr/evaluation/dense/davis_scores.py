@@ -22,7 +22,7 @@ BINS = 4
 
 class SequenceScores(NamedTuple):
     """``j``, ``f``: (O, T - 2), without the first and last frames. ``late``: labels not in the first frame, which are not
-    scored. ``unpredicted``: objects missing from all predictions, which score 0 where they are annotated.
+    scored. ``unpredicted``: objects missing from all predictions, which score 0 where they are annotated, and 1 elsewhere.
     """
 
     j: np.ndarray
@@ -109,8 +109,8 @@ def evaluate_sequence(
         bound: See :func:`boundary_radius`.
 
     Raises:
-        ValueError: Different sizes, fewer than three frames, no object in the first frame, or a predicted label that is not
-            an object.
+        ValueError: Different sizes, fewer than three frames, no object in the first frame, numbers of objects with gaps, or
+            a predicted label that is not an object.
     """
     predictions, annotations = np.asarray(predictions), np.asarray(annotations)
     if predictions.shape != annotations.shape or predictions.ndim != 3:
@@ -124,7 +124,13 @@ def evaluate_sequence(
     annotations = np.where(annotations == VOID, 0, annotations)
     objects = int(annotations[0].max())
     if not objects:
-        raise ValueError('the first frame has no object to score')
+        raise ValueError('the first frame has no object to score: remove the video from the list')
+    absent = sorted({*range(1, objects + 1)} - {*np.unique(annotations).tolist()})
+    if absent:
+        raise ValueError(
+            f'objects {", ".join(map(str, absent))} of {objects} are in no frame, and would score 100 %: number the objects '
+            '1, 2, ... without gaps'
+        )
     if predictions.max() > objects:
         raise ValueError(
             f'predicted label {predictions.max()} must be at most {objects}, the number of objects in the first frame'

@@ -7,7 +7,7 @@ Shape legend: N images, P patches of an image (h x w), D channels, n patches, J 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from mmadclr.evaluation.dense.hummingbird import check_images, check_sides
 from mmadclr.evaluation.dense.search import check_features
 from mmadclr.evaluation.dense.segmentation_scores import PixelCounts, count_pixels, is_ignored, mean_iou, pixel_accuracy
 
-ROWS = 2**18
+ROWS = 2**14  # at a time, in double precision
 HOLDOUT_SHARE = 10  # one image in ten
 Setting = TypeVar('Setting')
 
@@ -32,7 +32,9 @@ class Patches(NamedTuple):
 
 
 class PatchSplit(NamedTuple):
-    """Standardized patches. ``ignore``: labels that are not classes. ``center``, ``spread``: (D,), float64."""
+    """Standardized patches. ``ignore``: labels that are not classes. ``center``, ``spread``: (D,), float64. ``train``
+    and ``holdout`` are parts of the same tensors, which :func:`joined` uses.
+    """
 
     train: Patches
     holdout: Patches
@@ -96,7 +98,8 @@ def split_patches(
 ) -> PatchSplit:
     """Holds out a tenth of the training images, and standardizes all patches by statistics of the rest.
 
-    Like the published code, keeps this standardization for training on the holdout images as well.
+    Like the published code, keeps this standardization for training on the holdout images as well. Apart from its arguments
+    it holds one copy of the features, in single precision.
 
     Args:
         train, test: Features (N, P, D) and label maps (N, H, W).
@@ -119,14 +122,24 @@ def split_patches(
     if not torch.equal(order.sort().values, torch.arange(number)):
         raise ValueError(f'permutation must contain each of the {number} training images exactly once')
     held = number // HOLDOUT_SHARE
-    parts = [(x[order[held:].to(x.device)], x[order[:held].to(x.device)]) for x in train]
-    center, spread = standardization(parts[0][0].flatten(0, 1))
-    sets = [(features, masks) for features, masks in zip(*parts, strict=True)] + [test]
-    learned, held_out, tested = (
-        Patches(_standardized(x.flatten(0, 1), center, spread), patch_pixels(masks, grid).flatten(0, 1), len(x))
-        for x, masks in sets
+    order = torch.cat((order[held:], order[:held]))
+    learned = order[: number - held]
+    center, spread = _statistics(lambda: (x for _, x in _rows(train[0], learned)), len(learned) * grid[0] * grid[1])
+    sets = [(*train, order), (*test, torch.arange(len(test[0])))]
+    both, tested = (
+        Patches(
+            _standardized(features, images, center, spread),
+            patch_pixels(masks[images.to(masks.device)], grid).flatten(0, 1),
+            len(images),
+        )
+        for features, masks, images in sets
     )
-    return PatchSplit(learned, held_out, tested, tuple(sorted(ignore)), center, spread)
+    edge = (number - held) * grid[0] * grid[1]
+    parts = (
+        Patches(both.features[:edge], both.labels[:edge], number - held),
+        Patches(both.features[edge:], both.labels[edge:], held),
+    )
+    return PatchSplit(*parts, tested, tuple(sorted(ignore)), center, spread)
 
 
 def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,20 +147,35 @@ def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
 
     The population standard deviation; 1 for constant channels, as in scikit-learn's ``StandardScaler``.
     """
-    parts, count = features.split(ROWS), len(features)
-    center = sum(part.double().sum(dim=0) for part in parts) / count
-    variance = sum((part.double() - center).square().sum(dim=0) for part in parts) / count
+    return _statistics(lambda: features.split(ROWS), len(features))
+
+
+def _statistics(parts: Callable[[], Iterable[Tensor]], count: int) -> tuple[Tensor, Tensor]:
+    """See :func:`standardization`; ``parts``: all patches, some at a time."""
+    center = torch.stack([part.double().sum(dim=0) for part in parts()]).sum(dim=0) / count
+    variance = torch.stack([(part.double() - center).square().sum(dim=0) for part in parts()]).sum(dim=0) / count
     constant = variance <= torch.finfo(torch.float64).eps * count * center.square()
     return center, variance.sqrt().masked_fill(constant | (variance == 0), 1.0)
 
 
-def _standardized(features: Tensor, center: Tensor, spread: Tensor) -> Tensor:
-    """(n, D) in single precision; computed in double precision, some rows at a time."""
-    return torch.cat([((part.double() - center) / spread).float() for part in features.split(ROWS)])
+def _rows(features: Tensor, images: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Patches (n, D) of images in double precision, some at a time, with their places among all of them."""
+    patches, start = features.shape[1], 0
+    for some in images.split(max(1, ROWS // patches)):
+        yield slice(start, start + len(some) * patches), features[some.to(features.device)].flatten(0, 1).double()
+        start += len(some) * patches
+
+
+def _standardized(features: Tensor, images: Tensor, center: Tensor, spread: Tensor) -> Tensor:
+    """(n, D) patches of images in single precision; computed in double precision."""
+    found = features.new_empty(len(images) * features.shape[1], features.shape[2], dtype=torch.float32)
+    for places, part in _rows(features, images):
+        found[places] = ((part - center) / spread).float()
+    return found
 
 
 def learnable(patches: Patches, ignore: Collection[int]) -> Patches:
-    """Drops patches whose most frequent pixel label is ignored.
+    """Drops patches whose most frequent pixel label is ignored; a copy, unless all are kept.
 
     Raises:
         ValueError: None is left.
@@ -155,13 +183,21 @@ def learnable(patches: Patches, ignore: Collection[int]) -> Patches:
     kept = ~is_ignored(most_frequent(patches.labels), ignore)
     if not kept.any():
         raise ValueError(f'no patch of the training images has a most frequent label other than {sorted(ignore)}')
-    return Patches(patches.features[kept], patches.labels[kept], patches.images)
+    return patches if kept.all() else Patches(patches.features[kept], patches.labels[kept], patches.images)
 
 
 def joined(first: Patches, second: Patches) -> Patches:
-    """Concatenation of both."""
-    features, labels = (torch.cat(pair) for pair in zip(first[:2], second[:2], strict=True))
+    """Concatenation of both, without a copy if the second follows the first in memory."""
+    features, labels = (_joined(*pair) for pair in zip(first[:2], second[:2], strict=True))
     return Patches(features, labels, first.images + second.images)
+
+
+def _joined(first: Tensor, second: Tensor) -> Tensor:
+    whole = first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+    neighbors = second.storage_offset() == first.storage_offset() + first.numel()
+    if whole and neighbors and first.is_contiguous() and second.is_contiguous():
+        return first.as_strided((len(first) + len(second), *first.shape[1:]), first.stride())
+    return torch.cat((first, second))
 
 
 def score_labels(prediction: Tensor, patches: Patches, ignore: Collection[int]) -> tuple[PixelCounts, tuple[int, ...]]:

@@ -69,7 +69,7 @@ def check_features(features: Tensor, what: str, directed: bool = True) -> Tensor
     Raises:
         ValueError: A value is not finite; with ``directed``, a feature is zero and has no direction.
     """
-    norms = torch.cat([part.double().norm(dim=1) for part in features.split(65_536)])
+    norms = torch.cat([part.double().norm(dim=1) for part in features.split(2**14)])
     bad = ~norms.isfinite() | (norms == 0) if directed else ~norms.isfinite()
     if bad.any():
         raise ValueError(f'{what} {int(bad.nonzero()[0])} of {len(norms)} is {"zero or " if directed else ""}not finite')

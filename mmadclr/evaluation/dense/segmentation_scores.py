@@ -140,7 +140,7 @@ def mean_iou(confusion: Tensor, over: Over = 'all') -> float:
         confusion: See :func:`class_counts`.
         over: ``'all'``: all C classes, absent ones count 0 (Hummingbird, Leopart, NeCo: denominators of
             at least 1e-8). ``'seen'``: those annotated or predicted (CAPI, by scikit-learn's macro Jaccard; DINOv3 and
-            mmseg, which drop NaN). ``'annotated'``: those annotated (:func:`mmadclr.evaluation.dense_probe.mean_iou`).
+            mmseg, which drop NaN). ``'annotated'``: those annotated.
 
     Raises:
         ValueError: No pixel is annotated, or another value of ``over``.

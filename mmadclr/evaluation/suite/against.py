@@ -13,6 +13,7 @@ from mmadclr.evaluation.suite.records import differences, read_record, record_pa
 from mmadclr.evaluation.suite.table import columns
 
 Records = Mapping[tuple[str, str], Mapping[str, Any]]  # by benchmark and protocol
+OF_EACH = ('weights', 'dtype', 'precision', 'file times')
 HEADER = ('benchmark', 'metric', 'this', 'other', 'difference', '95 % interval', 'p')
 
 
@@ -44,7 +45,8 @@ def read_others(folder: Path, jobs: Sequence[tuple[str, str]]) -> dict[tuple[str
 def compare_records(these: Records, others: Records) -> tuple[list[Row], list[str]]:
     """Rows of the metrics of both, and notes on the results that cannot be compared.
 
-    Both must have the same images, settings and bootstrap samples; weights and type of the features may differ.
+    Both must have the same images, settings and bootstrap samples; weights and precision may differ, and images may be
+    copies.
     """
     rows, notes = [], []
     for key, record in these.items():
@@ -61,7 +63,7 @@ def compare_records(these: Records, others: Records) -> tuple[list[Row], list[st
 
 
 def _shared(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record['identity'].items() if key not in ('weights', 'dtype')}
+    return {key: value for key, value in record['identity'].items() if key not in OF_EACH}
 
 
 def _row(benchmark: str, name: str, record: Mapping[str, Any], other: Mapping[str, Any]) -> Row:

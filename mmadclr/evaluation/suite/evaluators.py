@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from mmengine import dist
+from mmengine.logging import print_log
 from torch import nn
 
 from mmadclr.datasets.benchmarks import open_benchmark
@@ -59,6 +61,7 @@ class DenseEvaluator(ABC):
             raise ValueError(f'benchmark={benchmark!r} must be one for segmentation')
         self.benchmark = opened._replace(train=some_of(opened.train, max_images), val=some_of(opened.val, max_images))
         self.protocol, self.loading = protocol, Loading(batch_size, num_workers)
+        self.noted: set[str] = set()  # said once, not in every validation
         self.named = build_settings([protocol], {f'{protocol}.{key}': value for key, value in settings.items()})[protocol]
 
     def of_model(self, model: nn.Module) -> dict[str, float]:
@@ -72,6 +75,10 @@ class DenseEvaluator(ABC):
             check_counts(self.protocol, self.named, self.benchmark, patch)
             settings = replace(self.named, mean=ZEROS, std=PIXEL)
             outcome = self.run(Source(self.benchmark, ModelEncoder(encoder, patch, width, device), self.loading), settings)
+        for note in () if outcome is None else outcome.notes:
+            if note not in self.noted and dist.is_main_process():
+                self.noted.add(note)
+                print_log(f'{self.benchmark.name} {self.protocol}: {note}', 'current', logging.WARNING)
         sent = [None if outcome is None else outcome.metrics]
         dist.broadcast_object_list(sent)
         before, after = metric_base(self.protocol, settings), metric_base(self.protocol, self.named)

@@ -17,6 +17,7 @@ from mmadclr.datasets.benchmarks.types import PairBenchmark, PointPair
 from mmadclr.evaluation.dense.bootstrap import category_score, mean_score
 from mmadclr.evaluation.dense.spair import PairErrors, match_points, pair_errors, scaled_points, summarize_pairs
 from mmadclr.evaluation.suite.encoder import DenseEncoder
+from mmadclr.evaluation.suite.fingerprints import sizes_and_times
 from mmadclr.evaluation.suite.forms import normalized, read_image
 from mmadclr.evaluation.suite.outcomes import Outcome
 from mmadclr.evaluation.suite.passes import Arrays, Loading, checked_rows, compute_rows, digest_of, shared_out
@@ -68,7 +69,9 @@ def encoded_images(
         rows = encoder(padded_centrally(torch.stack(images), encoder.patch_size), ['patch_before_norm'])
         return {'features': checked_rows(rows['patch_before_norm'], dtype)}
 
-    identity = dict(images=digest_of(list(paths)), settings=str(settings), weights=digest, dtype=dtype)
+    identity = dict(
+        images=digest_of([list(paths), sizes_and_times(paths)]), settings=str(settings), weights=digest, dtype=dtype
+    )
     return compute_rows(
         lambda index: pair_input(paths[index], settings),
         compute,
@@ -155,6 +158,8 @@ def _outcome(pairs: Sequence[PointPair], found: Sequence[PairErrors], settings: 
         if any(len(errors.errors) for errors in some):
             value = next(iter(summarize_pairs(some, settings.alpha).metrics.values()))
             metrics[f'{base}_per_point_viewpoint{view}'] = value
+            seen = torch.tensor([pair.viewpoint == view for pair in pairs])
+            statistics[f'{base}_per_point_viewpoint{view}'] = category_score(below * seen, counts * seen, categories)
     notes = (f'{result.left_out} of {len(found)} pairs without a common point are not scored',) if result.left_out else ()
     about = {'categories': {str(name): 100 * value for name, value in result.categories.items()}}
     return Outcome(metrics, statistics, len(found), notes, about)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmadclr.checkpoint.architecture import IMAGENET_MEAN, IMAGENET_STD
 from mmadclr.datasets.benchmarks import BENCHMARKS, Benchmark, benchmark_kind, open_benchmark
-from mmadclr.datasets.benchmarks.types import BoxBenchmark, PairBenchmark, SegmentationBenchmark, VideoBenchmark
+from mmadclr.datasets.benchmarks.types import PairBenchmark, SegmentationBenchmark, VideoBenchmark
 from mmadclr.evaluation.dense.davis import MULTIPLE
 from mmadclr.evaluation.dense.hummingbird import patches_per_image
-from mmadclr.evaluation.suite.passes import digest_of
+from mmadclr.evaluation.suite.fingerprints import fingerprint
 from mmadclr.evaluation.suite.records import differences, plain, read_record, record_path
 from mmadclr.evaluation.suite.settings import (
     PROTOCOLS,
+    Attention,
     Cluster,
     Davis,
     DinoSeg,
@@ -33,7 +34,13 @@ from mmadclr.models.backbones.dense_features import check_blocks
 from mmadclr.models.backbones.query_vit import QueryViT
 
 LEARNED = (Hummingbird, PatchKnn, PatchLogistic, Linear, LinearDinov2)  # use training images
+ALIASES = {'ade': 'ade20k', 'voc2007': 'voc07', 'voc2012': 'voc12'}
+JobKey = tuple[str, str]  # benchmark and protocol
 NEW, FINISHED, AGAIN = 'to run', 'finished', 'run again'
+
+
+class UnsuitedError(ValueError):
+    """A protocol does not fit the backbone or the images."""
 
 
 class Job(NamedTuple):
@@ -66,6 +73,8 @@ def parse_suite(text: str, data_root: str | None) -> dict[str, str]:
     for part in filter(None, (part.strip() for part in text.split(','))):
         name, equals, folder = part.partition('=')
         kind, colon, own = name.partition(':')
+        kind = ALIASES.get(kind, kind)
+        name = f'{kind}{colon}{own}'
         check_name(kind, BENCHMARKS, 'benchmark')
         if colon and not re.fullmatch(r'[\w-]+', own):
             raise ValueError(f'--suite {name}: the name after the colon must have only letters, digits, _ and -')
@@ -80,18 +89,25 @@ def parse_suite(text: str, data_root: str | None) -> dict[str, str]:
 
 
 def open_benchmarks(folders: Mapping[str, str]) -> dict[str, Benchmark]:
-    """Opens all benchmarks.
+    """Opens all benchmarks, by the name of what was found: ``voc`` without augmented masks is ``voc_train``.
 
     Raises:
         FileNotFoundError: Some are missing; the message has all of them.
-        ValueError: One is invalid.
+        ValueError: One is invalid, or two are the same.
     """
-    found, missing = {}, []
+    found: dict[str, Benchmark] = {}
+    missing = []
     for name, folder in folders.items():
         try:
-            found[name] = open_benchmark(name, folder)._replace(name=name)
+            opened = open_benchmark(name, folder)
         except (FileNotFoundError, ValueError) as error:
             missing.append(str(error))
+            continue
+        _, colon, own = name.partition(':')
+        actual = f'{opened.name}{colon}{own}'
+        if actual in found:
+            raise ValueError(f'--suite: {name} of {folder} is {actual}, which is listed as well: remove one of them')
+        found[actual] = opened._replace(name=actual)
     if missing:
         raise FileNotFoundError(
             '; '.join(missing) if len(missing) == 1 else f'{len(missing)} benchmarks: {"; ".join(missing)}'
@@ -147,8 +163,11 @@ def fitted(name: str, settings: Settings, opened: OpenedBackbone, chosen: bool) 
 
     Raises:
         ValueError: A chosen size is not a multiple of the patch size, or too small; see also :func:`check_recipe`.
+        UnsuitedError: The backbone has too few heads or blocks.
     """
     patch, notes = opened.model.patch_size, []
+    if PROTOCOLS[name].kind == 'boxes' and settings.size:
+        raise ValueError(f'{name}.size={settings.size}: images are encoded at their own size, remove it')
     if settings.size < patch and PROTOCOLS[name].kind != 'boxes':
         raise ValueError(f'{name}.size={settings.size} must be at least the patch size {patch}')
     if settings.size % patch and not isinstance(settings, Davis) and PROTOCOLS[name].kind != 'pairs':
@@ -165,7 +184,10 @@ def fitted(name: str, settings: Settings, opened: OpenedBackbone, chosen: bool) 
     if isinstance(settings, LinearDinov2):
         check_recipe(name, settings, len(opened.model.blocks))
     if isinstance(settings, DinoSeg) and settings.head >= opened.model.blocks[-1].attn.num_heads:
-        raise ValueError(f'dino-seg.head={settings.head}: the backbone has {opened.model.blocks[-1].attn.num_heads} heads')
+        heads = opened.model.blocks[-1].attn.num_heads
+        raise UnsuitedError(
+            f'dino-seg.head={settings.head}: the backbone has {heads} heads; choose one: --set dino-seg.head=0'
+        )
     return settings, notes
 
 
@@ -173,7 +195,8 @@ def check_recipe(name: str, settings: LinearDinov2, depth: int) -> None:
     """Checks the settings of a head against each other and against a backbone of ``depth`` blocks.
 
     Raises:
-        ValueError: Windows with gaps, a warm-up that does not end, dropout of everything, or blocks that do not exist.
+        ValueError: Windows with gaps, a warm-up that does not end, or dropout of everything.
+        UnsuitedError: Blocks that do not exist.
     """
     if settings.stride > settings.size:
         raise ValueError(f'{name}.stride={settings.stride} must be at most {name}.size={settings.size}')
@@ -184,21 +207,22 @@ def check_recipe(name: str, settings: LinearDinov2, depth: int) -> None:
     try:
         check_blocks(settings.blocks, depth)
     except ValueError as error:
-        raise ValueError(f'{name}.{error}: choose others with --set {name}.blocks=...') from error
+        raise UnsuitedError(f'{name}.{error}: choose others with --set {name}.blocks=...') from error
 
 
 def check_counts(name: str, settings: Settings, benchmark: Benchmark, patch: int) -> None:
     """Checks the numbers of neighbors and clusters before features are computed.
 
     Raises:
-        ValueError: There are more than patches.
+        UnsuitedError: There are more than patches, or too few images.
+        ValueError: ``void_as`` is not a class.
     """
     if not isinstance(benchmark, SegmentationBenchmark):
         return
     per_image = (settings.size // patch) ** 2
     train, val = (len(images) for images in (benchmark.train, benchmark.val))
     if not val or (not train and isinstance(settings, LEARNED)):
-        raise ValueError(f'{benchmark.name}: {name} needs training and validation images')
+        raise UnsuitedError(f'{benchmark.name}: {name} needs training and validation images')
     if isinstance(settings, Hummingbird):
         memory = settings.memory or train * settings.epochs * per_image
         bank = train * settings.epochs * min(per_image, patches_per_image(memory, train, settings.epochs))
@@ -208,12 +232,12 @@ def check_counts(name: str, settings: Settings, benchmark: Benchmark, patch: int
     elif isinstance(settings, PatchKnn):
         _check_most(f'{name}.k', max(settings.k), train * per_image, f'training patches of {benchmark.name}')
         if train < 10 and len(settings.k) * len(settings.distance) > 1:
-            raise ValueError(
+            raise UnsuitedError(
                 f'{benchmark.name}: {train} training images, of which none is held out to choose k and distance; use at '
                 'least 10, or set one: --set patch-knn.k=30 patch-knn.distance=cosine'
             )
     elif isinstance(settings, PatchLogistic) and train < 10 and len(settings.strengths) > 1:
-        raise ValueError(
+        raise UnsuitedError(
             f'{benchmark.name}: {train} training images, of which none is held out to choose C; use at least 10, or set '
             'one: --set patch-logistic.strengths=1'
         )
@@ -225,7 +249,69 @@ def check_counts(name: str, settings: Settings, benchmark: Benchmark, patch: int
 
 def _check_most(key: str, value: int, most: int, what: str) -> None:
     if value > most:
-        raise ValueError(f'{key}={value} must be at most {most}, the number of {what}')
+        raise UnsuitedError(f'{key}={value} must be at most {most}, the number of {what}')
+
+
+def with_objects(settings: Attention, benchmark: Benchmark) -> Attention:
+    """Settings that score the objects of a benchmark.
+
+    ``objects='published'`` drops the lowest and the highest label, which are background and void in VOC, and may be objects
+    elsewhere.
+
+    Raises:
+        UnsuitedError: No class is background.
+    """
+    if not isinstance(benchmark, SegmentationBenchmark) or benchmark.name.partition(':')[0] in ('voc', 'voc_train'):
+        return settings
+    if benchmark.background is None:
+        raise UnsuitedError(
+            f'{benchmark.name}: no class is background, so that it is not known what objects are; to score all labels but 0 '
+            'and 255: --set attention.objects=labels'
+        )
+    return replace(settings, objects='labels')
+
+
+def suited_settings(
+    settings: Mapping[str, Settings],
+    benchmarks: Mapping[str, Benchmark],
+    opened: OpenedBackbone,
+    changed: Collection[str],
+    wanted: Collection[str],
+) -> tuple[dict[JobKey, Settings], list[str]]:
+    """Settings by benchmark and protocol that fit the backbone and the images, and notes on what was changed or left out.
+
+    Args:
+        settings: By protocol.
+        benchmarks: By name.
+        opened: Backbone.
+        changed: ``protocol.setting`` that the user has set.
+        wanted: Protocols that are an error if they do not fit; others are left out.
+
+    Raises:
+        UnsuitedError: A wanted protocol does not fit, or none is left.
+        ValueError: See :func:`fitted` and :func:`check_counts`.
+    """
+    found: dict[JobKey, Settings] = {}
+    notes = []
+    for name, values in settings.items():
+        for key, benchmark in benchmarks.items():
+            if PROTOCOLS[name].kind != benchmark_kind(key):
+                continue
+            try:
+                fit, more = fitted(name, values, opened, f'{name}.size' in changed)
+                if isinstance(fit, Attention) and f'{name}.objects' not in changed:
+                    fit = with_objects(fit, benchmark)
+                check_counts(name, fit, benchmark, opened.model.patch_size)
+            except UnsuitedError as error:
+                if name in wanted:
+                    raise
+                notes.append(f'{key} {name} is left out: {error}')
+                continue
+            found[key, name] = fit
+            notes += more
+    if not found:
+        raise UnsuitedError('; '.join(notes) or 'no protocol fits the benchmarks')
+    return found, list(dict.fromkeys(notes))
 
 
 def scored_units(benchmark: Benchmark) -> int:
@@ -246,38 +332,29 @@ def count_text(benchmark: Benchmark, protocol: str) -> str:
     return count + {VideoBenchmark: ' videos', PairBenchmark: ' pairs'}.get(type(benchmark), '')
 
 
-def digest_of_benchmark(benchmark: Benchmark) -> str:
-    """Hash of the names of its images, and of its classes."""
-    if isinstance(benchmark, SegmentationBenchmark):
-        return digest_of([benchmark.classes, [item.name for item in benchmark.train], [item.name for item in benchmark.val]])
-    if isinstance(benchmark, VideoBenchmark):
-        return digest_of([(video.name, len(video.frames)) for video in benchmark.videos])
-    if isinstance(benchmark, BoxBenchmark):
-        return digest_of([item.name for item in benchmark.images])
-    return digest_of([pair.name for pair in benchmark.pairs])
-
-
 def plan_jobs(
-    benchmarks: Mapping[str, Benchmark], settings: Mapping[str, Settings], common: Mapping[str, Any], folder: Path
+    benchmarks: Mapping[str, Benchmark], settings: Mapping[JobKey, Settings], common: Mapping[str, Any], folder: Path
 ) -> list[Job]:
     """Jobs in the order of the benchmarks, with their states.
 
     Args:
         benchmarks: By name.
-        settings: By protocol.
+        settings: By benchmark and protocol.
         common: What all results depend on.
         folder: Of the suite.
 
     Raises:
+        FileNotFoundError: See ``fingerprint``.
         ValueError: A file in the folder is not a result.
     """
     jobs = []
     for benchmark, opened in benchmarks.items():
-        images = digest_of_benchmark(opened)
-        for name, values in settings.items():
-            if PROTOCOLS[name].kind != benchmark_kind(benchmark):
+        found = fingerprint(opened)
+        for (other, name), values in settings.items():
+            if other != benchmark:
                 continue
-            identity = plain({**common, 'images': images, 'protocol': name, 'settings': vars(values)})
+            own = {'images': found.images, 'file times': found.times, 'protocol': name, 'settings': vars(values)}
+            identity = plain({**common, **own})
             state = state_of(record_path(folder, benchmark, name), identity)
             jobs.append(Job(benchmark, name, values, identity, scored_units(opened), count_text(opened, name), state))
     return jobs

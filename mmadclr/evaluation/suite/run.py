@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,13 +67,26 @@ def _run_benchmark(benchmark: Benchmark, jobs: Sequence[Job], encoder: DenseEnco
     elif isinstance(benchmark, BoxBenchmark):
         started = time.monotonic()
         methods = {job.protocol: job.settings for job in jobs if isinstance(job.settings, Lost | TokenCut | DinoSeg)}
-        found = discovery(benchmark, encoder, methods, options.loading.workers)
+        with named(*jobs):
+            found = discovery(benchmark, encoder, methods, options.loading.workers)
         for job in jobs:
             _finish(job, found[job.protocol], started, options)
     else:
         for job in jobs:
-            _timed(job, partial(_single, benchmark, job, encoder, options), options)
+            with named(job):
+                _timed(job, partial(_single, benchmark, job, encoder, options), options)
             _remove(features_of(job, options), options)
+
+
+@contextmanager
+def named(*jobs: Job) -> Iterator[None]:
+    """Adds benchmark and protocols to the message of an error; errors of a file have its name."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise ValueError(f'{error} ({jobs[0].benchmark}: {", ".join(job.protocol for job in jobs)})') from error
 
 
 def _single(benchmark: VideoBenchmark | PairBenchmark, job: Job, encoder: DenseEncoder, options: Options) -> Outcome | None:
@@ -113,7 +126,8 @@ def _run_segmentation(
         for split, kinds in inputs_of(job.settings).items():
             source.plan(split, form_of(job.settings), kinds)
     for job in jobs:
-        _timed(job, partial(runner_of(job), source, job.settings), options)
+        with named(job):
+            _timed(job, partial(runner_of(job), source, job.settings), options)
         if job.protocol == 'hummingbird':
             _remove(folder / BANK, options)
         done = left.pop(job.protocol)

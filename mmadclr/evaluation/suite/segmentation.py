@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmadclr.distributed.agreement import together
 from mmadclr.evaluation.dense.attention_masks import attention_jaccard
-from mmadclr.evaluation.dense.bootstrap import Statistic, iou_score, mean_score
+from mmadclr.evaluation.dense.bootstrap import Statistic, iou_score, mean_score, ratio_score
 from mmadclr.evaluation.dense.clustering import ClusteringResult, evaluate_clustering
 from mmadclr.evaluation.dense.hummingbird import (
     label_maps,
@@ -202,7 +202,6 @@ def patch_logistic(source: Source, settings: PatchLogistic) -> Outcome | None:
 
 def _patch_outcome(name: str, settings: PatchKnn | PatchLogistic, source: Source, result: PatchResult) -> Outcome:
     base = metric_base(name, settings)
-    score = iou_score(result.counts.confusions.cpu(), 'seen')
     metrics = {f'{base}{key[key.rindex("_") :]}': value for key, value in result.metrics.items()}
     annotated = [label for label, count in zip(result.labels, result.counts.confusion.sum(dim=1), strict=True) if count]
     missing = sorted(set(range(len(source.benchmark.classes))) - set(annotated) - set(source.ignore))
@@ -214,7 +213,10 @@ def _patch_outcome(name: str, settings: PatchKnn | PatchLogistic, source: Source
             *notes,
         )
     about = dict(choice=result.choice, trials=[[setting, 100 * score] for setting, score in result.trials])
-    return Outcome(metrics, {f'{base}_mIoU': score}, len(result.counts.confusions), notes, about)
+    confusions = result.counts.confusions.cpu()
+    accuracy = ratio_score(confusions.diagonal(dim1=1, dim2=2).sum(dim=1), confusions.sum(dim=(1, 2)))
+    statistics = {f'{base}_mIoU': iou_score(confusions, 'seen'), f'{base}_accuracy': accuracy}
+    return Outcome(metrics, statistics, len(confusions), notes, about)
 
 
 def cluster(source: Source, settings: Cluster) -> Outcome | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from mmadclr.datasets.benchmarks.types import LabeledImage, SegmentationBenchmark
 from mmadclr.evaluation.dense.segmentation_scores import VOID
 from mmadclr.evaluation.suite.encoder import DenseEncoder
+from mmadclr.evaluation.suite.fingerprints import sizes_and_times
 from mmadclr.evaluation.suite.forms import LABELS, Form, read_image, read_labels, square_input
 from mmadclr.evaluation.suite.passes import Arrays, Loading, checked_rows, compute_rows, digest_of
 from mmadclr.models.backbones.dense_features import KINDS
@@ -88,8 +89,10 @@ class Source:
 
     def described(self, split: str, form: Form) -> dict[str, Any]:
         """What the features of an input depend on."""
-        names = digest_of([(item.name, item.image, item.mask) for item in self.items(split)])
-        return dict(form=list(form), images=names, weights=self.digest, dtype=self.dtype, batch=self.loading.batch_size)
+        items = self.items(split)
+        files = [path for item in items for path in (item.image, item.mask)]
+        images = digest_of([[item.name for item in items], files, sizes_and_times(files)])
+        return dict(form=list(form), images=images, weights=self.digest, dtype=self.dtype, batch=self.loading.batch_size)
 
     def _place(self, split: str, form: Form) -> Path:
         assert self.folder is not None

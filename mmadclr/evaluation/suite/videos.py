@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmadclr.datasets.benchmarks.listing import some_of
 from mmadclr.datasets.benchmarks.types import Video, VideoBenchmark
 from mmadclr.evaluation.dense.bootstrap import Statistic, ratio_score
 from mmadclr.evaluation.dense.davis import frame_size, network_input, segment_video
-from mmadclr.evaluation.dense.davis_scores import SequenceScores, evaluate_sequence, summarize
+from mmadclr.evaluation.dense.davis_scores import SequenceScores, Statistics, evaluate_sequence, statistics, summarize
 from mmadclr.evaluation.suite.encoder import DenseEncoder
 from mmadclr.evaluation.suite.forms import read_image
 from mmadclr.evaluation.suite.outcomes import Outcome
 from mmadclr.evaluation.suite.passes import Loading, batches, shared_out, units_of
 from mmadclr.evaluation.suite.settings import Davis, metric_base
+from mmadclr.names import printable
 
 
 class Segmented(NamedTuple):
@@ -47,7 +49,7 @@ def davis(benchmark: VideoBenchmark, encoder: DenseEncoder, settings: Davis, loa
 def _segmented(
     benchmark: VideoBenchmark, encoder: DenseEncoder, video: Video, settings: Davis, loading: Loading
 ) -> Segmented:
-    annotations = np.stack([benchmark.read_objects(path) for path in video.annotations])
+    annotations = annotated(benchmark, video)
     try:
         height, width = annotations.shape[1:]
         size = frame_size((height, width), settings.size)
@@ -69,6 +71,23 @@ def _segmented(
         raise ValueError(f'video {video.name}: {error}') from error
 
 
+def annotated(benchmark: VideoBenchmark, video: Video) -> np.ndarray:
+    """(T, H, W) objects of a video.
+
+    Raises:
+        ValueError: An annotation cannot be read, or has another size than the first one; names the file.
+    """
+    found = [benchmark.read_objects(path) for path in video.annotations]
+    for path, objects in zip(video.annotations, found, strict=True):
+        if objects.shape != found[0].shape:
+            (height, width), (first_height, first_width) = objects.shape, found[0].shape
+            raise ValueError(
+                f'video {video.name}: {printable(path)} has {width} x {height} pixels, but the first frame has '
+                f'{first_width} x {first_height}'
+            )
+    return np.stack(found)
+
+
 def encoded_frames(encoder: DenseEncoder, video: Video, settings: Davis, loading: Loading) -> Iterator[Tensor]:
     """(P, D) features of the frames, as they are needed.
 
@@ -87,10 +106,15 @@ def encoded_frames(encoder: DenseEncoder, video: Video, settings: Davis, loading
 
 
 def _statistics(base: str, found: list[Segmented]) -> dict[str, Statistic]:
-    """Means over the objects of drawn videos, for J, F and their mean."""
+    """Means over the objects of drawn videos."""
     counts = torch.tensor([len(each.scores.j) for each in found])
-    j, f = (torch.tensor([getattr(each.scores, key).mean(axis=1).sum() for each in found]) for key in 'jf')
-    scores = {'_J&F': (j + f) / 2, '_J_mean': j, '_F_mean': f}
+    scores: dict[str, Tensor] = {}
+    for name in ('j', 'f'):
+        sums = torch.tensor(
+            [np.sum([statistics(values) for values in getattr(each.scores, name)], axis=0).tolist() for each in found]
+        )
+        scores |= {f'_{name.upper()}_{key}': sums[:, place] for place, key in enumerate(Statistics._fields)}
+    scores['_J&F'] = (scores['_J_mean'] + scores['_F_mean']) / 2
     return {f'{base}{name}': ratio_score(sums, counts) for name, sums in scores.items()}
 
 
@@ -99,9 +123,11 @@ def _notes(found: list[Segmented]) -> tuple[str, ...]:
     late = [f'{each.name} {label}' for each in found for label in each.scores.late]
     notes = []
     if lost:
-        notes.append(f'objects that are never predicted and score 0 where they are annotated: {", ".join(lost[:5])}')
+        notes.append(
+            f'objects that are never predicted, and score 0 where they are annotated and 100 elsewhere: {some_of(lost)}'
+        )
     if late:
-        notes.append(f'objects that are not in the first frame and are not scored: {", ".join(late[:5])}')
+        notes.append(f'objects that are not in the first frame and are not scored: {some_of(late)}')
     return tuple(notes)
 
 

@@ -9,7 +9,7 @@ import pytest
 from benchmark_miniatures import make
 from PIL import Image
 
-from mmadclr.datasets.benchmarks import open_benchmark
+from mmadclr.datasets.benchmarks import listing, open_benchmark
 from mmadclr.datasets.benchmarks.coco import stuff_meaning
 from mmadclr.datasets.benchmarks.coco_categories import (
     PANOPTIC_STUFF,
@@ -47,6 +47,20 @@ GROUPS = {
 
 def items_of(benchmark):
     return chain(benchmark.train, benchmark.val)
+
+
+def test_few_images_without_pixel_map_are_left_out_with_a_word(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(listing, 'FEW', 0.3)  # of 4 images
+    root = make('coco_stuff', tmp_path, 'pixelmaps')
+    before = open_benchmark('coco_stuff', str(root))
+    Path(before.val[0].mask).unlink()
+    after = open_benchmark('coco_stuff', str(root))
+    assert list(after.val) == list(before.val[1:])
+    said = capsys.readouterr()
+    assert f'1 of {len(before.val)} images have no mask' in said.out + said.err
+    monkeypatch.setattr(listing, 'FEW', 0.01)
+    with pytest.raises(FileNotFoundError, match='1 of 4 names have no mask'):
+        open_benchmark('coco_stuff', str(root))
 
 
 def test_supercategories_are_the_published_ones():

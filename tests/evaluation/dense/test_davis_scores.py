@@ -91,6 +91,8 @@ def test_what_cannot_be_scored_is_refused():
         evaluate_sequence(2 * masks, masks)
     with pytest.raises(ValueError, match='has no object'):
         evaluate_sequence(masks, 0 * masks)
+    with pytest.raises(ValueError, match='objects 1, 2 of 3 are in no frame'):
+        evaluate_sequence(3 * masks, 3 * masks)
     with pytest.raises(ValueError, match='no video'):
         summarize([])
     with pytest.raises(ValueError, match='bound=0'):

@@ -6,6 +6,7 @@ import torch
 from patch_cases import published_split, random_split
 
 from mmadclr.evaluation.dense.patch_sets import (
+    joined,
     learnable,
     most_frequent,
     patch_pixels,
@@ -76,3 +77,20 @@ def test_bad_input_is_refused():
         split_patches((features, masks[:, :3]), (features, masks[:, :3]), (2, 2))
     with pytest.raises(ValueError, match='no patch of the training images'):
         learnable(split_patches((features, masks), (features, masks), (2, 2)).train, (0,))
+
+
+def test_both_parts_of_training_patches_are_one_tensor():
+    split = random_split()
+    both = joined(split.train, split.holdout)
+    assert both.images == 12
+    for whole, first, second in zip(both[:2], split.train[:2], split.holdout[:2], strict=True):
+        assert torch.equal(whole, torch.cat((first, second)))
+        assert whole.data_ptr() == first.data_ptr()
+    turned = joined(split.holdout, split.train)
+    assert torch.equal(turned.features, torch.cat((split.holdout.features, split.train.features)))
+    assert turned.features.data_ptr() != both.features.data_ptr()
+
+
+def test_all_patches_are_kept_without_a_copy():
+    split = random_split()
+    assert learnable(split.train, (255,)).features.data_ptr() == split.train.features.data_ptr()

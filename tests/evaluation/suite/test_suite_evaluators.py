@@ -44,6 +44,15 @@ def test_they_find_what_the_command_finds(root, tmp_path):
     assert len(found) == 4
 
 
+def test_notes_are_said_once(root, capsys):
+    evaluator = build('Hummingbird', root, k=5, memory=100)
+    evaluator.benchmark = evaluator.benchmark._replace(classes=(*evaluator.benchmark.classes, 'absent'))
+    for _ in range(2):
+        evaluator.of_model(model_of(root))
+    said = capsys.readouterr()
+    assert (said.out + said.err).count('folder hummingbird: not annotated in the validation images: absent') == 1
+
+
 def test_raw_pixels_have_a_result_too(root):
     preprocessor = ViewPreprocessor(mean=(120.0,) * 3, std=(60.0,) * 3)
     found = build('PatchKNN', root, k=1).of_model(RawPixels(preprocessor, 8))
