@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
 
-from mmadclr.adaptation.changes import TRANSFORM, check_changes
+from mmadclr.adaptation.changes import TRANSFORM, check_changes, is_part
 from mmadclr.adaptation.plan import Masked, Sizes, choose_batch, choose_sizes
-from mmadclr.adaptation.settings import base_options, build_config, evaluation_set
+from mmadclr.adaptation.settings import base_options, build_config, evaluation_set, reading
 from mmadclr.console.libraries import without_messages
 from mmadclr.evaluation.adaptation import FolderProbe
 from mmadclr.hub.starting import Start, read_start
@@ -37,11 +38,12 @@ def read_inputs(args: Namespace, processes: int) -> Inputs:
             or an argument or a change of the config is not possible.
     """
     check_changes(args.cfg_options)
-    start = read_start(args.weights)
+    start = read_start(args.weights, **reading(args))
+    check_backbone_changes(args.cfg_options, start)
     sizes = choose_sizes(start.settings['arch']['patch_size'], start.settings['img_size'], args.size)
     images = count_images(args.data, sizes.large, args.labels)
     batch = choose_batch(images, torch.cuda.is_available(), processes)
-    options = base_options(sizes, batch, start, args.method, args.workers, args.low_rank)
+    options = base_options(sizes, batch, start, args)
     with without_messages():  # of the weights, which are told above
         cfg = build_config(args, options, args.seed)
     each, transform = cfg.train_dataloader.batch_size, cfg.train_dataloader.dataset.transform
@@ -53,6 +55,19 @@ def read_inputs(args: Namespace, processes: int) -> Inputs:
     sizes = sizes._replace(small=transform.local_size, query=transform.query_size)
     check_views(sizes)
     return Inputs(start, sizes, images, each * processes, options)
+
+
+def check_backbone_changes(changes: Mapping[str, Any], start: Start) -> None:
+    """Raises ValueError if a change is of what the weights say, with which the original is measured as well."""
+    of_weights = [*(f'model.backbone.{name}' for name in start.settings), 'model.backbone.type']
+    of_weights += ['model.data_preprocessor.mean', 'model.data_preprocessor.std']
+    for key, value in changes.items():
+        if any(is_part(key, one) or is_part(one, key) for one in of_weights):
+            raise ValueError(
+                f'--cfg-options {key}={value} is not possible in adapt: it is a property of the weights; what their file '
+                'does not say is set by --num-heads, or --fact KEY=VALUE with mean, std (of values in [0, 1]), norm_eps, '
+                'pos_embed_resize, img_size or rope'
+            )
 
 
 def check_views(sizes: Sizes) -> None:

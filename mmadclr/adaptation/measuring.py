@@ -38,17 +38,20 @@ class Measurer:
         self.indices = sample_images(len(self.dataset), settings['images'], settings['seed'])
         self.views, self.loading = Views(settings['seed']), Loading(settings['batch_size'], settings['num_workers'])
         self.probe = None if masks is None else FolderProbe(**masks)
+        self.weights, self.reading = settings['original'], settings.get('reading') or {}
+
+    def original(self) -> OpenedBackbone:
+        """The backbone before the run."""
+        return open_backbone(self.weights, **self.reading)
 
     def measure(self, opened: OpenedBackbone, name: str) -> Measured:
         """Measures a backbone; collective call."""
         encoder = encoder_of(opened)
         return measure_backbone(encoder, self.dataset, self.loading, self.indices, self.views, self.probe, name=name)
 
-    def measure_all(
-        self, original: Measured | None, weights: str | Path, adapted: str | Path
-    ) -> tuple[Measured, Measured, Measured]:
+    def measure_all(self, original: Measured | None, adapted: str | Path) -> tuple[Measured, Measured, Measured]:
         """Weights before and after, and random ones; measures the original if it is None. Collective call."""
-        opened = open_backbone(weights)
+        opened = self.original()
         before = original or self.measure(opened, 'the original model')
         after = self.measure(open_backbone(adapted, prefix='teacher.backbone'), 'the adapted model')
         return before, after, self.measure(random_twin(opened), 'the random model')

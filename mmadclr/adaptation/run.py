@@ -34,13 +34,14 @@ from mmadclr.datasets import ImageDataset
 from mmadclr.engine import Runner
 from mmadclr.evaluation.adaptation import Comparison, Measured, as_json, as_markdown, as_text, compare
 from mmadclr.files import atomic_path, writing_below
-from mmadclr.hub.opening import open_backbone
 from mmadclr.registry import DATASETS
 
 CONFIG, DONE, RESULT = 'adapt.py', 'training_is_done', 'adaptation'
+READING = ('which', 'prefix', 'num_heads', 'fact')
 # Arguments that a continued run must share, and what those that older runs do not record were.
-ASKED = ('weights', 'data', 'method', 'seed', 'size', 'labels', 'low_rank', 'masks', 'cfg_options')
-UNRECORDED: dict[str, Any] = {'masks': None, 'cfg_options': []}
+ASKED = ('weights', 'data', 'method', 'seed', 'size', 'labels', 'low_rank', 'masks', 'cfg_options', *READING)
+UNRECORDED: dict[str, Any] = {'masks': None, 'cfg_options': [], 'which': 'teacher'}
+UNRECORDED |= {'prefix': None, 'num_heads': None, 'fact': []}
 
 
 def adapt(args: Namespace) -> None:
@@ -118,7 +119,8 @@ def prepared(cfg: Config, plan: Plan, args: Namespace) -> Measured:
         each = cfg.train_dataloader.batch_size
         cfg.adaptation.probe = mask_settings(args.masks, plan.sizes.large, each, plan.masked)
     with without_messages():
-        original = measurer_of(cfg).measure(open_backbone(cfg.val_evaluator.adaptation.original), 'the original model')
+        measurer = measurer_of(cfg)
+        original = measurer.measure(measurer.original(), 'the original model')
     measure = on_main(lambda: leading_measure(original))
     for hook in cfg.custom_hooks:
         hook.measure = measure
@@ -139,7 +141,10 @@ def write_config(cfg: Config, file: Path) -> None:
 
 def asked(args: Namespace) -> dict[str, Any]:
     """The arguments that are recorded."""
-    return {key: getattr(args, key) for key in ASKED} | {'cfg_options': as_texts(args.cfg_options)}
+    return {key: getattr(args, key) for key in ASKED} | {
+        'cfg_options': as_texts(args.cfg_options),
+        'fact': as_texts(dict(args.fact)),
+    }
 
 
 def measurer_of(cfg: Config) -> Measurer:
@@ -200,9 +205,9 @@ def train(cfg: Config, folder: Path) -> None:
 
 def finish(cfg: Config, folder: Path, original: Measured | None) -> None:
     """Measures what is not yet measured; the main process tells and writes the result."""
-    adapted, weights = on_main(lambda: adapted_weights(cfg, folder)), cfg.val_evaluator.adaptation.original
+    adapted = on_main(lambda: adapted_weights(cfg, folder))
     with without_messages():
-        measured = measurer_of(cfg).measure_all(original, weights, adapted)
+        measured = measurer_of(cfg).measure_all(original, adapted)
     on_main(lambda: tell(compare(*measured), folder, adapted))
 
 

@@ -23,14 +23,21 @@ LIST = 'images.txt'
 SCHEDULE = 'default_hooks.schedule'
 
 
+def reading(args: Namespace) -> dict[str, Any]:
+    """How the weights are read: arguments of ``open_backbone`` that are not its defaults."""
+    given = dict(which=args.which, prefix=args.prefix, num_heads=args.num_heads, facts=dict(args.fact))
+    return {key: value for key, value in given.items() if value not in ('teacher', None, {})}
+
+
 def evaluation_set(data: str, side: int, labels: bool = False) -> dict[str, Any]:
     """Config of the images as they are measured."""
     transform = dict(type='ResizeCenterCrop', resize=short_side(side), size=side)
     return dict(type='ImageDataset', data_root=data, with_label=labels, transform=transform)
 
 
-def base_options(sizes: Sizes, batch: int, start: Start, method: str, workers: int, rank: int | None) -> dict[str, Any]:
+def base_options(sizes: Sizes, batch: int, start: Start, args: Namespace) -> dict[str, Any]:
     """Overrides that the time of a step depends on; ``batch``: images of each process."""
+    workers, rank, read = args.workers, args.low_rank, reading(args)
     options: dict[str, Any] = {
         f'{TRANSFORM}.global_size': sizes.large,
         f'{TRANSFORM}.local_size': sizes.small,
@@ -41,7 +48,10 @@ def base_options(sizes: Sizes, batch: int, start: Start, method: str, workers: i
         'train_dataloader.pin_memory': torch.cuda.is_available(),
         'model.low_rank': None if rank is None else dict(rank=rank),
     }
-    if method == 'ibot':
+    if read.pop('num_heads', None) is not None:
+        options['model.backbone.arch'] = start.settings['arch']
+    options |= {f'model.backbone.init_cfg.{key}': value for key, value in read.items()}
+    if args.method == 'ibot':
         options |= {f'{TRANSFORM}.mask.patch_size': sizes.patch, 'model.mask_student': start.mask_token_trained}
     return options
 
@@ -98,8 +108,8 @@ def with_measures(cfg: Config, plan: Plan, args: Namespace, measure: str) -> Con
         dataset=dataset,
     )
     cfg.val_cfg = dict(type='FeatureEvalLoop', bank=dict())
-    original = cfg.model.backbone.init_cfg.checkpoint
-    settings = dict(dataset=dataset, original=original, images=plan.measured, seed=args.seed, **loading)
+    settings = dict(dataset=dataset, original=cfg.model.backbone.init_cfg.checkpoint, reading=reading(args))
+    settings |= dict(images=plan.measured, seed=args.seed, **loading)
     if plan.masked_often is not None:
         settings['masks'] = mask_settings(args.masks, plan.sizes.large, each, plan.masked_often)
     cfg.val_evaluator = dict(adaptation=dict(type='AdaptationMeasures', **settings))

@@ -36,6 +36,9 @@ class License(NamedTuple):
     text_required: bool = False
 
 
+# DINOv3's weights for satellite images, whose files do not have their normalization.
+SATELLITE = 'sat493m'
+STATISTICS_OF_SATELLITE = {'mean': (0.430, 0.411, 0.296), 'std': (0.213, 0.156, 0.143)}
 # The first match counts.
 FAMILIES = {
     'eupe': Family('EUPE', 'fair-noncommercial-research-license', r'eupe', (r'^projectors\.', r'^storage_tokens$')),
@@ -102,10 +105,18 @@ def provenance(family: str | None, source: str, license: str | None = None) -> d
 def completed_provenance(about: Mapping[str, Any], filename: str) -> dict[str, Any]:
     """Facts about the backbone of a file of others, with all entries of ``PROVENANCE`` that can be known.
 
-    A file name counts only if it is that of published weights, such as ``mae_pretrain_vit_base.pth``.
+    A file name counts only if it is that of published weights, such as ``mae_pretrain_vit_base.pth``. Published weights
+    whose name is of no family have the architecture of one, and a license of their own.
     """
-    name = filename if is_public_name(filename) else filename.replace('\\', '/').rstrip('/').rpartition('/')[2]
-    family = about.get('family') or (family_of_model(name) if is_public_name(name) or 'pretrain' in name else None)
+    is_public = is_public_name(filename)
+    name = filename if is_public else filename.replace('\\', '/').rstrip('/').rpartition('/')[2]
+    by_name = family_of_model(name) if is_public or 'pretrain' in name else None
+    if is_public and by_name is None and 'source' not in about:
+        rest = {key: value for key, value in about.items() if key != 'family'}
+        return {**rest, **provenance(None, name, about.get('license'))}
+    family = about.get('family') or by_name
+    if SATELLITE in name:
+        about = {**STATISTICS_OF_SATELLITE, **about}
     return {**about, **provenance(family, about.get('source', name), about.get('license'))}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from mmadclr.cli.argument_types import duration, natural, positive
-from mmadclr.cli.arguments import add_launcher_arguments, add_override_argument
+from mmadclr.cli.arguments import add_launcher_arguments, add_override_argument, add_weights_arguments
 from mmadclr.cli.choices import ADAPT_METHODS
 
 USAGE = '--weights PATH --data DIR [options]'
@@ -26,6 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar='PATH',
         help='file or folder with a plain vision transformer, or the name of a public one: timm:NAME, hf:USER/NAME',
     )
+    add_weights_arguments(parser)
     parser.add_argument('--data', required=True, metavar='DIR', help='folder of images, searched recursively')
     parser.add_argument(
         '--budget', type=duration, default=7200, metavar='TIME', help='time for everything, such as 2h or 45m (default: 2h)'

@@ -15,11 +15,13 @@ from mmadclr.annotations import MaybeNone
 from mmadclr.checkpoint.architecture import CHANNELS_PER_HEAD, EPS_OF_DINOV3, USUAL_EPS, infer_settings
 from mmadclr.checkpoint.families import PROVENANCE, license_title
 from mmadclr.checkpoint.layouts import BackboneWeights, find_backbone, tensors_by_path, with_class_position
+from mmadclr.checkpoint.names import timm_name
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.weights import pick_backbone, resize_grid, stored_grid
 from mmadclr.files import atomic_path
 from mmadclr.hub.export.eva import eva_names, rope_base
 from mmadclr.hub.opening import check_architecture, completed_state, rotary_positions
+from mmadclr.hub.pretrained import MASK_TOKEN_NAMES, trained_mask_token
 from mmadclr.hub.resuming import write_as_ours
 from mmadclr.hub.targets import MM_NAMES, check_mm, check_timm, mm_name
 from mmadclr.hub.training_state import TrainingState, beside_dino, read_training_state, write_as_dino
@@ -183,7 +185,12 @@ def _as_ours(source: Source) -> Conversion:
         meta = {'architecture': attention, 'backbone': about}
         state = completed_state(source.backbone, settings)
         tensors = {f'teacher.backbone.{name}': tensor for name, tensor in state.items()}
-        return Conversion({'meta': meta, 'state_dict': tensors}, _kept(source), _lost_beside_backbone(source))
+        kept, lost = _kept(source), _lost_beside_backbone(source)
+        token = trained_mask_token(source.checkpoint, source.backbone)
+        if token is not None:
+            tensors['teacher.backbone.mask_token'] = token
+            kept, lost = [*kept, 'mask token'], [name for name in lost if timm_name(name) not in MASK_TOKEN_NAMES]
+        return Conversion({'meta': meta, 'state_dict': tensors}, kept, lost)
     content = write_as_ours(source.state, settings)
     content['meta']['backbone'] |= {key: about[key] for key in PROVENANCE if key in about}
     return Conversion(content, _kept_of(source.state), list(source.state.left_out))

@@ -14,7 +14,9 @@ from torch import Tensor
 from mmadclr.checkpoint.architecture import CHANNELS_PER_HEAD, IMAGENET_MEAN, IMAGENET_STD, infer_settings
 from mmadclr.checkpoint.families import PROVENANCE
 from mmadclr.checkpoint.layouts import BackboneWeights, with_class_position
-from mmadclr.checkpoint.weights import fill, implied_periods, read_backbone
+from mmadclr.checkpoint.reading import read_checkpoint
+from mmadclr.checkpoint.weights import fill, implied_periods, pick_backbone
+from mmadclr.hub.pretrained import trained_mask_token
 from mmadclr.models.backbones.feature_vit import FeatureViT
 from mmadclr.models.backbones.query_vit import QueryViT
 from mmadclr.models.backbones.rope import RotaryPositions
@@ -25,7 +27,8 @@ class OpenedBackbone(NamedTuple):
 
     ``model``: frozen, on the CPU. ``settings``: arguments of ``QueryViT`` that describe it. ``img_size``: (height, width)
     of training images. ``mean``, ``std``: per-channel normalization of values in [0, 1]. ``origin``: family, source and
-    license of weights of others (:mod:`mmadclr.checkpoint.families`), as far as known.
+    license of weights of others (:mod:`mmadclr.checkpoint.families`), as far as known. ``mask_token``: (1, D), which masked
+    training replaces patches by, if the file has a trained one.
     """
 
     model: FeatureViT
@@ -34,6 +37,7 @@ class OpenedBackbone(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     origin: Mapping[str, str] = MappingProxyType({})
+    mask_token: Tensor | None = None
 
 
 def open_backbone(
@@ -56,7 +60,8 @@ def open_backbone(
         FileNotFoundError, ValueError: The file cannot be read, has non-finite weights or no plain vision transformer, or is
             a fine-tuned detector, segmentor or classifier without its final norm.
     """
-    weights = with_class_position(read_backbone(filename, which, prefix, facts))
+    checkpoint = read_checkpoint(filename)
+    weights = with_class_position(pick_backbone(checkpoint, filename, which, prefix, facts))
     settings = check_architecture(filename, weights, num_heads)
     if num_heads is None and weights.num_heads is None and 'rope.periods' not in weights.state:
         heads = settings['arch']['num_heads']
@@ -70,7 +75,8 @@ def open_backbone(
     fill(model, weights, filename, allow=('num_heads',), remedy='')
     mean, std = (weights.about.get(key, default) for key, default in (('mean', IMAGENET_MEAN), ('std', IMAGENET_STD)))
     origin = {key: weights.about[key] for key in PROVENANCE if key in weights.about}
-    return OpenedBackbone(model, settings, model.patch_embed.img_size, tuple(mean), tuple(std), origin)
+    token = trained_mask_token(checkpoint, weights)
+    return OpenedBackbone(model, settings, model.patch_embed.img_size, tuple(mean), tuple(std), origin, token)
 
 
 def check_architecture(filename: str | Path, weights: BackboneWeights, num_heads: int | None = None) -> dict:

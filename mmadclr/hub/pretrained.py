@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmadclr.checkpoint.weights import check_patterns, fill, load_weights, pick_
 from mmadclr.registry import WEIGHT_INITIALIZERS
 
 MASK_TOKEN = 'mask_token'
+OF_TEACHER = re.compile(r'(^|\.)teacher(?=\.)')
 MASK_TOKEN_NAMES = (MASK_TOKEN, 'masked_embed')  # DINOv2, timm, transformers; iBOT
 
 
@@ -47,9 +49,24 @@ class Pretrained:
         fill(backbone, weights._replace(state=state), self.checkpoint, (*allow, MASK_TOKEN), unused)
 
 
+def trained_mask_token(checkpoint: Mapping, weights: BackboneWeights) -> Tensor | None:
+    """As :func:`mask_token`, but None if it is zero, as one that was never trained."""
+    token = mask_token(checkpoint, weights)
+    return token if token is not None and token.any() else None
+
+
 def mask_token(checkpoint: Mapping, weights: BackboneWeights) -> Tensor | None:
-    """The mask token (1, D) next to a backbone of a checkpoint; None if the file has none."""
+    """The mask token (1, D) next to a backbone of a checkpoint, or for a teacher without one that of its student.
+
+    None if the file has none. That of a masked autoencoder belongs to its decoder, and does not count.
+    """
+    tensors = {unwrapped_name(name): tensor for name, tensor in tensors_by_path(checkpoint)}
     prefix = unwrapped_name(weights.prefix)
-    names = {f'{prefix}{name}' for name in weights.left_out if timm_name(name) in MASK_TOKEN_NAMES}
-    found = (tensor for name, tensor in tensors_by_path(checkpoint) if unwrapped_name(name) in names)
-    return next((tensor.float().reshape(1, -1) for tensor in found), None)
+    for place in dict.fromkeys((prefix, OF_TEACHER.sub(r'\1student', prefix))):
+        beside = {name.removeprefix(place): tensor for name, tensor in tensors.items() if name.startswith(place)}
+        if not any(name.startswith('decoder') for name in beside):
+            found = (tensor for name, tensor in beside.items() if timm_name(name) in MASK_TOKEN_NAMES)
+            token = next(found, None)
+            if token is not None:
+                return token.float().reshape(1, -1)
+    return None

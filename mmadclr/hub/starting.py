@@ -11,12 +11,13 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 
 from mmadclr.checkpoint.architecture import CHANNELS_PER_HEAD
-from mmadclr.checkpoint.layouts import BackboneWeights, with_class_position
+from mmadclr.checkpoint.kinds import detector_part
+from mmadclr.checkpoint.layouts import BackboneWeights, tensors_by_path, with_class_position
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.run_files import newest_good_checkpoint
 from mmadclr.checkpoint.weights import identify_backbone, pick_backbone
 from mmadclr.hub.opening import check_architecture
-from mmadclr.hub.pretrained import mask_token
+from mmadclr.hub.pretrained import trained_mask_token
 from mmadclr.models.backbones.architectures import resolve_arch
 from mmadclr.models.selfsup import SelfDistillation
 from mmadclr.registry import MODELS, SCOPE
@@ -52,7 +53,24 @@ def read_start(
         FileNotFoundError, ValueError: The file cannot be read, or has no plain vision transformer.
     """
     checkpoint = read_checkpoint(filename, mapped=True)
-    return start_of(filename, checkpoint, pick_backbone(checkpoint, filename, which, prefix, facts), num_heads)
+    weights = pick_backbone(checkpoint, filename, which, prefix, facts)
+    if prefix is None:
+        check_pretrained(filename, checkpoint, weights)
+    start = start_of(filename, checkpoint, weights, num_heads)
+    if not {'mean', 'std'} <= weights.about.keys():
+        print_log(
+            f'{filename} does not say how images are normalized; assuming the mean and std of ImageNet (otherwise give '
+            'the facts mean and std, of values in [0, 1]: --fact on the command line)',
+            'current',
+        )
+    return start
+
+
+def check_pretrained(filename: str | Path, checkpoint: Mapping, weights: BackboneWeights) -> None:
+    """Raises ValueError if a backbone is that of a finished detector or segmentor; a ``prefix`` selects it all the same."""
+    problem = next(iter(detector_part(dict(tensors_by_path(checkpoint)), weights.prefix)), None)
+    if problem is not None:
+        raise ValueError(f'{filename}: {problem}; to use this one all the same, set prefix={weights.prefix!r} (--prefix)')
 
 
 def start_of(filename: str | Path, checkpoint: Mapping, weights: BackboneWeights, num_heads: int | None = None) -> Start:
@@ -65,9 +83,9 @@ def start_of(filename: str | Path, checkpoint: Mapping, weights: BackboneWeights
             f'{filename} does not specify its number of attention heads; assuming {heads}, of {CHANNELS_PER_HEAD} channels',
             'current',
         )
-    about, token = weights.about, mask_token(checkpoint, weights)
+    about, token = weights.about, trained_mask_token(checkpoint, weights)
     scaled = {key: tuple(255 * value for value in about[key]) for key in ('mean', 'std') if key in about}
-    return Start(settings, scaled, token is not None and bool(token.any()))
+    return Start(settings, scaled, token is not None)
 
 
 def complete_start(cfg: Any) -> Any:
@@ -98,6 +116,8 @@ def complete_start(cfg: Any) -> Any:
     # Without telling: loading the weights, which comes next, tells what is assumed of them, and their license.
     checkpoint = read_checkpoint(filename, mapped=True)
     weights = identify_backbone(checkpoint, filename, **(dict.fromkeys(OF_READING) | dict(which='teacher') | chosen))
+    if chosen.get('prefix') is None:
+        check_pretrained(filename, checkpoint, weights)
     start = start_of(filename, checkpoint, weights, _heads_of(backbone.get('arch')))
     _check_arch(backbone.get('arch'), start.settings['arch'], filename)
     for key, value in start.settings.items():

@@ -66,6 +66,7 @@ def test_arguments_of_the_command_are_not_settings_as_well():
     options = {action.option_strings[0].removeprefix('--') for action in parser._actions}
     assert named <= options
     others = {'masks', 'labels', 'budget', 'cfg-options', 'dry-run', 'gpus', 'local_rank', '-h'}
+    others |= {'which', 'prefix', 'num-heads', 'fact'}  # how the weights are read
     assert options - others == named
 
 

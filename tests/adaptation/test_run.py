@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import timm
 import torch
 from comparisons import assert_same_state
 from evaluation.adaptation.small_models import paint_masks
@@ -228,3 +229,40 @@ def test_low_rank_updates_are_all_that_changes(arguments, tmp_path, weights):
     original = open_backbone(weights).model.state_dict()
     moved = {name for name in best if not torch.equal(best[name], original[name])}
     assert moved <= {'blocks.1.attn.qkv.weight', 'blocks.1.attn.proj.weight'}
+
+
+def test_what_a_file_does_not_say_is_given_and_holds_for_run_and_measures(arguments, tmp_path, capsys):
+    sizes = dict(img_size=28, patch_size=7, embed_dim=24, depth=2, num_heads=4, num_classes=0)
+    model = timm.models.VisionTransformer(**sizes)
+    torch.save(
+        {'teacher': model.state_dict(), 'student': timm.models.VisionTransformer(**sizes).state_dict()}, tmp_path / 'w'
+    )
+    given = ['--num-heads', '4', '--which', 'student', '--fact', 'mean=(0.5,0.4,0.3)', '--fact', 'std=(0.5,0.5,0.5)']
+    given += ['--fact', 'norm_eps=1e-5', '--fact', 'pos_embed_resize=dino']
+    still = ['--cfg-options', 'optim_wrapper.optimizer.lr=1e-12', 'train_cfg.max_epochs=1']
+    main([*arguments(weights=tmp_path / 'w', method='dino'), *given, *still])
+    cfg = Config.fromfile(tmp_path / 'out' / 'adapt.py')
+    backbone = cfg.model.backbone
+    assert (backbone.arch.num_heads, backbone.norm_eps, backbone.pos_embed_resize) == (4, 1e-5, 'dino')
+    assert cfg.model.data_preprocessor.mean == pytest.approx((127.5, 102, 76.5))
+    result = json.loads((tmp_path / 'out' / 'adaptation.json').read_text())
+    assert result['verdict'] == 'same'
+    for name, value in drifts(tmp_path / 'out').items():
+        assert value == pytest.approx(1, abs=1e-6), name
+    trained, original = states_of(tmp_path / 'out', 1), torch.load(tmp_path / 'w')['student']
+    assert torch.allclose(trained['teacher.backbone.pos_embed'], original['pos_embed'], atol=1e-6)
+    with pytest.raises(SystemExit, match='has a run with --num-heads 4, not 2'):
+        main([*arguments(weights=tmp_path / 'w', method='dino'), '--num-heads', '2', *given[2:], *still])
+
+
+def drifts(folder):
+    """Similarities to the original in the last evaluation of a run."""
+    lines = [json.loads(line) for path in folder.glob('*/vis_data/scalars.json') for line in path.read_text().splitlines()]
+    (*_, last) = [line for line in lines if any('drift' in name for name in line)]
+    return {name: value for name, value in last.items() if 'drift' in name}
+
+
+@pytest.mark.parametrize('change', ['model.backbone.norm_eps=1e-5', 'model.data_preprocessor.mean=[1,2,3]'])
+def test_properties_of_the_weights_are_no_settings(change, arguments):
+    with pytest.raises(SystemExit, match=r'is a property of the weights; .* --num-heads, or --fact KEY=VALUE'):
+        main([*arguments(), '--cfg-options', change])

@@ -38,6 +38,7 @@ class AdaptationMeasures:
         k: Neighbors of the leave-one-out k-NN.
         batch_size, num_workers: Of the loader.
         masks: Arguments of ``FolderProbe``: images with masks, which need not be among the others.
+        reading: How to read ``original``: further arguments of ``open_backbone``.
 
     Raises:
         FileNotFoundError, ValueError: ``original`` cannot be read, ``images`` is too small, or see ``FolderProbe``.
@@ -53,11 +54,12 @@ class AdaptationMeasures:
         batch_size: int = 64,
         num_workers: int = 0,
         masks: Annotated[dict, ConfigOf(FolderProbe)] | None = None,
+        reading: dict | None = None,
     ) -> None:
         if images < LEAST_IMAGES:
             raise ValueError(f'images={images} of AdaptationMeasures must be at least {LEAST_IMAGES}')
         self.dataset = built_alike(lambda: DATASETS.build({'type': 'ImageDataset', **dataset}))
-        self.opened = None if original is None else open_backbone(original)
+        self.opened = None if original is None else open_backbone(original, **(reading or {}))
         self.indices = sample_images(len(self.dataset), images, seed)
         self.views, self.k = Views(seed), k
         self.loading = Loading(batch_size, num_workers)

@@ -82,7 +82,9 @@ class HuggingFaceFolder(Format):
         transformers = require('transformers', PURPOSE)
         _config(transformers, opened).save_pretrained(folder)
         # By itself: in memory, a model of transformers 5 has other names for its tensors than in a file.
-        state = {name: tensor.contiguous().clone() for name, tensor in transformers_state(opened.model).items()}
+        state = {
+            name: tensor.contiguous().clone() for name, tensor in transformers_state(opened.model, opened.mask_token).items()
+        }
         save_file(state, folder / WEIGHTS, {'format': 'pt'})
         _image_processor(transformers, opened).save_pretrained(folder)
 
@@ -128,10 +130,11 @@ def has_square_grid(model: QueryViT) -> bool:
     return is_dinov2(model) or model.rope is not None
 
 
-def transformers_state(model: QueryViT) -> dict[str, Tensor]:
-    """The tensors of a backbone under transformers' names."""
+def transformers_state(model: QueryViT, mask_token: Tensor | None = None) -> dict[str, Tensor]:
+    """The tensors of a backbone under transformers' names; a mask token, which some models always have, of zeros if None."""
+    token = torch.zeros(1, model.embed_dim) if mask_token is None else mask_token
     if model.rope is not None:
-        return _dinov3_state(model)
+        return _dinov3_state(model, token)
     dinov2 = is_dinov2(model)
     names = {**DINOV2, **(GATED if is_gated(model) else {})} if dinov2 else VIT
     state = {}
@@ -145,14 +148,14 @@ def transformers_state(model: QueryViT) -> dict[str, Tensor]:
         else:
             state[_renamed(name, ONCE)] = tensor
     if dinov2:
-        state['embeddings.mask_token'] = torch.zeros(1, model.embed_dim)
+        state['embeddings.mask_token'] = token
         state |= _unit_scales(model, 'encoder.layer')
     return state
 
 
-def _dinov3_state(model: QueryViT) -> dict[str, Tensor]:
+def _dinov3_state(model: QueryViT, mask_token: Tensor) -> dict[str, Tensor]:
     once = {**ONCE, 'patch_embed.proj.': 'embeddings.patch_embeddings.', 'norm.': 'norm.'}
-    state: dict[str, Tensor] = {'embeddings.mask_token': torch.zeros(1, 1, model.embed_dim)}
+    state: dict[str, Tensor] = {'embeddings.mask_token': mask_token[None]}
     if model.reg_token is None:
         state['embeddings.register_tokens'] = torch.empty(1, 0, model.embed_dim)
     for name, tensor in effective_state(model).items():
