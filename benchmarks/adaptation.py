@@ -51,11 +51,14 @@ LOW_RATES = {'model.anchor', 'model.frozen_blocks'}
 
 
 class Recipe(NamedTuple):
-    """``method`` of ``configs/adapt``; ``undone``: settings of the recipe that are those of pretraining instead."""
+    """``method`` of ``configs/adapt``; ``undone``: settings of the recipe that are those of pretraining instead; ``rate``:
+    times that of the recipe.
+    """
 
     method: str
     undone: frozenset[str]
     from_weights: bool = True
+    rate: float = 1.0
 
 
 RECIPES = {
@@ -66,6 +69,7 @@ RECIPES = {
     '+ anchor': Recipe('dino', frozenset({'model.frozen_blocks'})),
     '+ frozen blocks': Recipe('dino', frozenset()),
     '+ query term': Recipe('adclr', frozenset()),
+    '+ ten times the rate': Recipe('adclr', frozenset(), rate=10),
 }
 # Columns of the table by the names of their measures.
 MEASURES = {
@@ -97,6 +101,7 @@ def overrides(recipe: Recipe, start: OpenedBackbone, sizes: Sizes, images: int, 
     }
     if 'optim_wrapper.paramwise_cfg.layer_decay' in recipe.undone:
         options['optim_wrapper.optimizer.lr'] = PRETRAINING_RATE * args.batch
+    options['optim_wrapper.optimizer.lr'] *= recipe.rate
     return options | {key: AS_PRETRAINED[key] for key in recipe.undone}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -38,8 +39,14 @@ def read_inputs(args: Namespace, processes: int) -> Inputs:
             or an argument or a change of the config is not possible.
     """
     check_changes(args.cfg_options)
+    if not Path(args.data).is_dir():
+        raise FileNotFoundError(f'--data {args.data}: there is no such folder')
     start = read_start(args.weights, **reading(args))
     check_backbone_changes(args.cfg_options, start)
+    if not start.settings.get('class_token', True):
+        raise ValueError(
+            f'{args.weights}: the backbone has no class token, from which the methods of adapt compute their losses'
+        )
     sizes = choose_sizes(start.settings['arch']['patch_size'], start.settings['img_size'], args.size)
     images = count_images(args.data, sizes.large, args.labels)
     batch = choose_batch(images, torch.cuda.is_available(), processes)

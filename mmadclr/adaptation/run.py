@@ -27,6 +27,7 @@ from mmadclr.adaptation.settings import (
     write_image_list,
 )
 from mmadclr.adaptation.timing import time_steps
+from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.run_files import checkpoints, newest_good_checkpoint
 from mmadclr.config.sense import check_sense
 from mmadclr.console.libraries import without_messages
@@ -208,16 +209,24 @@ def finish(cfg: Config, folder: Path, original: Measured | None) -> None:
     adapted = on_main(lambda: adapted_weights(cfg, folder))
     with without_messages():
         measured = measurer_of(cfg).measure_all(original, adapted)
-    on_main(lambda: tell(compare(*measured), folder, adapted))
+    on_main(lambda: tell(compare(*measured), folder, adapted, when_written(cfg, adapted)))
 
 
-def tell(comparison: Comparison, folder: Path, adapted: Path) -> None:
+def when_written(cfg: Config, checkpoint: Path) -> str:
+    """At which point of a run a checkpoint was written, in words."""
+    meta = read_checkpoint(checkpoint, mapped=True)['meta']
+    frozen = (cfg.default_hooks.get('schedule') or {}).get('freeze_backbone_epochs', 0)
+    text = f'after epoch {meta["epoch"]} of {cfg.train_cfg.max_epochs}'
+    return f'{text}, while the backbone was frozen: it is the original' if meta['epoch'] <= frozen else text
+
+
+def tell(comparison: Comparison, folder: Path, adapted: Path, when: str) -> None:
     """Prints table and verdict, and writes them to ``adaptation.json`` and ``adaptation.md``."""
     for suffix, text in (('json', as_json(comparison)), ('md', as_markdown(comparison))):
         with atomic_path(folder / f'{RESULT}.{suffix}') as temporary:
             temporary.write_text(text)
     print(as_text(comparison))
-    show([('adapted', str(adapted)), ('table', str(folder / f'{RESULT}.md'))])
+    show([('adapted', f'{adapted} ({when})'), ('table', str(folder / f'{RESULT}.md'))])
     print(f'next     mmadclr export {adapted} {folder / "timm"} --format timm', flush=True)
 
 

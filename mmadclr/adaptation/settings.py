@@ -16,6 +16,7 @@ from mmadclr.config.check import check_config
 from mmadclr.config.loading import load_config
 from mmadclr.datasets import ImageDataset
 from mmadclr.datasets.center_crop import short_side
+from mmadclr.evaluation.adaptation.comparison import RANK_LOSS
 from mmadclr.hub.starting import Start, complete_start
 
 NUM_EVALUATION_WORKERS = 0
@@ -113,7 +114,9 @@ def with_measures(cfg: Config, plan: Plan, args: Namespace, measure: str) -> Con
     if plan.masked_often is not None:
         settings['masks'] = mask_settings(args.masks, plan.sizes.large, each, plan.masked_often)
     cfg.val_evaluator = dict(adaptation=dict(type='AdaptationMeasures', **settings))
-    cfg.custom_hooks = [dict(type='KeepBestHook', measure=measure), dict(type='StopWhenWorseHook', measure=measure)]
+    cfg.custom_hooks = [
+        dict(type=kind, measure=measure, least_rank=RANK_LOSS) for kind in ('KeepBestHook', 'StopWhenWorseHook')
+    ]
     check_config(cfg)
     return cfg
 

@@ -66,5 +66,5 @@ def check_finite(broken: list[str]) -> None:
     if broken:
         raise FloatingPointError(
             f'{", ".join(broken)} is not finite in the first steps, before any training: check that the weights give finite '
-            'features (mmadclr knn), and that the images are not constant'
+            'features (mmadclr knn), that the images are not constant, and that a rate of your own is not too high'
         )

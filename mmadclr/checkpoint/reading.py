@@ -19,6 +19,8 @@ from mmadclr.checkpoint.unreadable import reason
 from mmadclr.urls import is_public_name
 
 # Globals needed to load tensors. All other globals in a pickle become placeholders.
+# As facebook/dinov2-small; not a path of a file.
+HUB_NAME = re.compile(r'[\w-]+/[\w.-]+(?<!\.pth)(?<!\.pt)(?<!\.bin)(?<!\.safetensors)(?<!\.ckpt)(?<!\.npz)')
 TRUSTED = {
     ('collections', 'OrderedDict'): OrderedDict,
     ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
@@ -85,7 +87,8 @@ def read_checkpoint(filename: str | Path, mapped: bool = False) -> dict:
     if path.is_dir():
         return {**_read_shards(weights_files(path)), **configuration(path)}
     if not path.is_file():
-        raise FileNotFoundError(f'checkpoint {filename} does not exist')
+        hint = f'; a model of the Hugging Face hub is hf:{filename}' if HUB_NAME.fullmatch(str(filename)) else ''
+        raise FileNotFoundError(f'checkpoint {filename} does not exist{hint}')
     if path.name.endswith('.index.json'):
         return {**_read_shards(shards(path)), **configuration(path.parent)}
     check_not_shard(path)

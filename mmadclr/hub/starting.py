@@ -118,6 +118,7 @@ def complete_start(cfg: Any) -> Any:
     weights = identify_backbone(checkpoint, filename, **(dict.fromkeys(OF_READING) | dict(which='teacher') | chosen))
     if chosen.get('prefix') is None:
         check_pretrained(filename, checkpoint, weights)
+    _check_width(backbone.get('arch'), weights, filename)
     start = start_of(filename, checkpoint, weights, _heads_of(backbone.get('arch')))
     _check_arch(backbone.get('arch'), start.settings['arch'], filename)
     for key, value in start.settings.items():
@@ -152,6 +153,19 @@ def _nothing(text: str) -> None:
 def _heads_of(arch: Any) -> int | None:
     """Heads that the config gives, for files that do not."""
     return None if arch is None else resolve_arch(arch)['num_heads']
+
+
+def _check_width(arch: Any, weights: BackboneWeights, filename: str | Path) -> None:
+    """Raises ValueError if the config has another width, before its number of heads is taken for that of the file."""
+    kernel = weights.state.get('patch_embed.proj.weight')
+    if arch is None or kernel is None:
+        return
+    width = resolve_arch(arch)['embed_dim']
+    if width != len(kernel):
+        raise ValueError(
+            f'{KEY}.arch={arch!r} is not that of {filename}: embed_dim {len(kernel)} in the file, {width} in the config; '
+            f'set {KEY}.arch=None to use that of the file'
+        )
 
 
 def _check_arch(arch: Any, found: Mapping[str, Any], filename: str | Path) -> None:

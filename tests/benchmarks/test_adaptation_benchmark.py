@@ -28,6 +28,7 @@ NAMED = {  # what a recipe adds to the one above it
     '+ anchor': {'model.anchor'},
     '+ frozen blocks': {'model.frozen_blocks'},
     '+ query term': set(),
+    '+ ten times the rate': {'optim_wrapper.optimizer.lr'},
 }
 
 
@@ -84,7 +85,7 @@ def test_each_recipe_is_the_one_before_with_what_its_name_says(base):
     assert settings['from nothing'] == settings['as in pretraining']
     assert settings['as in pretraining'].items() >= AS_PRETRAINED.items()
     assert settings['+ query term'] == settings['+ frozen blocks']
-    assert [RECIPES[name].method for name in names] == ['dino'] * 5 + ['adclr']
+    assert [RECIPES[name].method for name in names] == ['dino'] * 5 + ['adclr'] * 2
 
 
 @pytest.mark.slow

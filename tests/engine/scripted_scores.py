@@ -6,18 +6,32 @@ from mmadclr.registry import METRICS
 
 @METRICS.register_module()
 class ScriptedScores:
-    """Returns ``scores[i]`` as ``score`` at its i-th call, and each time the same original and error unless None."""
+    """Returns ``scores[i]`` as ``score`` at its i-th call, and each time the same original and error unless None.
 
-    def __init__(self, scores, original=None, error=None):
-        self.scores = iter(scores)
+    With ``ranks``, which fall from 10, also those.
+    """
+
+    def __init__(self, scores, original=None, error=None, ranks=None):
+        self.scores, self.ranks = iter(scores), None if ranks is None else iter(ranks)
         self.beside = {'original/score': original, 'error/score': error}
 
     def of_model(self, model):
         beside = {name: value for name, value in self.beside.items() if value is not None}
-        return {'score': next(self.scores), **beside}
+        ranks = {} if self.ranks is None else {'rank': next(self.ranks), 'original/rank': 10.0}
+        return {'score': next(self.scores), **beside, **ranks}
 
 
-def run_scripted(small_config, scores, resume=False, epochs=None, original=None, error=None, checkpoint_interval=1, **hooks):
+def run_scripted(
+    small_config,
+    scores,
+    resume=False,
+    epochs=None,
+    original=None,
+    error=None,
+    ranks=None,
+    checkpoint_interval=1,
+    **hooks,
+):
     """A small run that is evaluated at the end of every epoch of 3 iterations; ``hooks`` by key."""
     settings = {
         'train_cfg.max_epochs': epochs or len(scores),
@@ -26,7 +40,7 @@ def run_scripted(small_config, scores, resume=False, epochs=None, original=None,
         **{f'default_hooks.{name}': hook for name, hook in hooks.items()},
     }
     cfg = small_config(settings)
-    cfg.val_evaluator = dict(type='ScriptedScores', scores=scores, original=original, error=error)
+    cfg.val_evaluator = dict(type='ScriptedScores', scores=scores, original=original, error=error, ranks=ranks)
     cfg.resume = resume
     run_scripted.count += 1
     cfg.experiment_name += f'_{run_scripted.count}'  # a fresh visualizer for every run

@@ -99,3 +99,13 @@ def test_the_original_is_given_or_measured(small_config):
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         StopWhenWorseHook('score', **settings)
+
+
+def test_a_collapse_ends_the_run_although_the_measure_rises_and_is_never_the_best(small_config):
+    scores, ranks = [5.5, 6.0, 7.0, 8.0, 9.0], [9.0, 8.0, 6.0, 3.0, 1.0]
+    keep = dict(type='KeepBestHook', measure='score', least_rank=0.7)
+    runner = run(small_config, scores, stop(least_rank=0.7), original=5.0, ranks=ranks, best=keep)
+    assert runner.epoch == 4
+    assert 'in 2 consecutive evaluations, the rank fell from 10.0 to 3.0: the features collapse' in reason_of(runner)
+    assert 'The best of the run is better than the original (6)' in reason_of(runner)
+    assert run(small_config, scores, stop(), original=5.0, ranks=ranks).epoch == 5

@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 
 from mmadclr.checkpoint.reading import read_checkpoint
 from mmadclr.checkpoint.run_files import write_synced
+from mmadclr.evaluation.adaptation.evaluator import ORIGINAL
 from mmadclr.evaluation.adaptation.scores import KINDS
 from mmadclr.registry import HOOKS
 
@@ -31,6 +32,8 @@ class KeepBestHook(Hook):
     Args:
         measure: Name in the results of the evaluation, as in the log without ``val/``.
         rule: ``'greater'`` or ``'less'`` is better; by default that of a measure of adaptation, else ``'greater'``.
+        least_rank: An evaluation is not better if the ``rank`` of the features is below this share of the original's, as in
+            a collapse, in which other measures may rise by chance.
 
     Raises:
         ValueError: Unknown ``rule``, or an evaluation without the measure.
@@ -38,7 +41,8 @@ class KeepBestHook(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, measure: str, rule: str | None = None) -> None:
+    def __init__(self, measure: str, rule: str | None = None, least_rank: float | None = None) -> None:
+        self.least_rank = least_rank
         self.measure, self.sign = measure, sign_of('KeepBestHook', measure, rule)
         self.name = f'best_{re.sub(r"[^0-9A-Za-z_.+-]", "_", measure)}.pth'
         self.best: dict[str, Any] | None = None  # score, and iterations done
@@ -53,7 +57,7 @@ class KeepBestHook(Hook):
             return
         found = {'score': measure_of('KeepBestHook', metrics, self.measure), 'iteration': runner.iter}
         # Scores of processes may differ in the last digits, and saving is collective.
-        decision = [self.is_better(found['score'])]
+        decision = [self.is_better(found['score']) and lost_rank(metrics, self.least_rank) is None]
         dist.broadcast_object_list(decision)
         if decision[0]:
             self.save(runner, found)
@@ -124,6 +128,14 @@ def sign_of(hook: str, measure: str, rule: str | None) -> int:
     if rule not in RULES:
         raise ValueError(f'rule={rule!r} of {hook}: choose one of {", ".join(map(repr, RULES))}')
     return 1 if rule == 'greater' else -1
+
+
+def lost_rank(metrics: Mapping[str, float] | None, least: float | None) -> str | None:
+    """What the rank of the features has fallen from and to, if it is below a share ``least`` of that of the original."""
+    rank, original = ((metrics or {}).get(name) for name in ('rank', f'{ORIGINAL}rank'))
+    if least is None or rank is None or original is None or rank >= least * original:
+        return None
+    return f'{original:.1f} to {rank:.1f}'
 
 
 def measure_of(hook: str, metrics: Mapping[str, float] | None, measure: str) -> float:

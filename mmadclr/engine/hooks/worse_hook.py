@@ -10,7 +10,7 @@ from mmengine import dist
 from mmengine.hooks import Hook
 
 from mmadclr.checkpoint.run_files import write_checkpoint
-from mmadclr.engine.hooks.best_hook import KeepBestHook, measure_of, sign_of
+from mmadclr.engine.hooks.best_hook import KeepBestHook, lost_rank, measure_of, sign_of
 from mmadclr.engine.hooks.checkpoint_hook import SafeCheckpointHook
 from mmadclr.evaluation.adaptation.evaluator import ERROR, ORIGINAL
 from mmadclr.registry import HOOKS
@@ -33,6 +33,7 @@ class StopWhenWorseHook(Hook):
         margin: By how much the measure must be worse to count, in its own unit. By default twice ``error/<measure>`` of the
             evaluation, the standard error of the difference, so that an equally good model is rarely stopped; 0 without it.
         rule: See ``KeepBestHook``.
+        least_rank: An evaluation is worse, too, if the ``rank`` of the features is below this share of the original's.
 
     Raises:
         ValueError: A number is out of range, the ``rule`` is unknown, or an evaluation lacks the measure or the original's.
@@ -47,12 +48,14 @@ class StopWhenWorseHook(Hook):
         original: float | None = None,
         margin: float | None = None,
         rule: str | None = None,
+        least_rank: float | None = None,
     ) -> None:
         if patience < 1 or (margin is not None and not margin >= 0):
             raise ValueError(
                 f'patience={patience}, margin={margin} of StopWhenWorseHook: patience must be at least 1, margin at least 0'
             )
         self.measure, self.patience, self.original, self.margin = measure, patience, original, margin
+        self.least_rank = least_rank
         self.sign = sign_of('StopWhenWorseHook', measure, rule)
         self.state: dict[str, Any] = {}
         self.reason: str | None = None
@@ -68,11 +71,12 @@ class StopWhenWorseHook(Hook):
             return
         value = measure_of('StopWhenWorseHook', metrics, self.measure)
         original = self.value_of_original(metrics or {})
-        decision = [self.is_worse(value, original, self.margin_of(metrics or {}))]
+        fallen = lost_rank(metrics, self.least_rank)
+        decision = [fallen is not None or self.is_worse(value, original, self.margin_of(metrics or {}))]
         dist.broadcast_object_list(decision)
         self.count(runner, decision[0])
         if self.state['count'] >= self.patience:
-            self.stop(runner, value, original)
+            self.stop(runner, value, original, fallen)
 
     def after_train(self, runner) -> None:
         self.is_training = False
@@ -106,12 +110,12 @@ class StopWhenWorseHook(Hook):
             self.state = {'count': self.state['count'] + 1 if worse else 0, 'iteration': runner.iter}
             runner.message_hub.update_info(self.key, self.state)
 
-    def stop(self, runner, value: float, original: float) -> None:
+    def stop(self, runner, value: float, original: float, fallen: str | None) -> None:
         """Saves a checkpoint unless there is one, and ends the training loop after this evaluation; collective call."""
         content = None if self.is_saved(runner) else runner.checkpoint_content(runner.iter)
         if content is not None and dist.is_main_process():
             write_checkpoint(content, Path(runner.work_dir) / f'iter_{runner.iter}.pth')
-        self.reason = self.explain(runner, value, original)
+        self.reason = self.explain(runner, value, original, fallen)
         runner.logger.warning(self.reason)
         runner.train_loop.stop_training = True
 
@@ -120,15 +124,19 @@ class StopWhenWorseHook(Hook):
         hooks = (hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook))
         return self.started_at == runner.iter or any(hook.saved_at == runner.iter for hook in hooks)
 
-    def explain(self, runner, value: float, original: float) -> str:
+    def explain(self, runner, value: float, original: float, fallen: str | None) -> str:
         """Why the run stops, and what to do."""
         side = 'below' if self.sign > 0 else 'above'
+        problem = f'{self.measure} has been {side} that of the original model ({original:.4g})'
+        now = f'now {value:.4g}: the model becomes worse on these images'
+        if fallen is not None:
+            problem = f'{self.measure} has been {side}, or the rank of the features far below, that of the original model'
+            now = f'the rank fell from {fallen}: the features collapse'
         return (
-            f'stopped after iteration {runner.iter}: {self.measure} has been {side} that of the original model '
-            f'({original:.4g}) in {self.state["count"]} consecutive evaluations, now {value:.4g}: the model becomes worse '
-            f'on these images. {self.what_to_use(runner, original)}Lower the learning rate (by a factor of 3 to 10), train '
-            'the heads longer before the backbone, or use more images; to continue all the same, raise patience (now '
-            f'{self.patience}) of StopWhenWorseHook and --resume'
+            f'stopped after iteration {runner.iter}: {problem} in {self.state["count"]} consecutive evaluations, {now}. '
+            f'{self.what_to_use(runner, original)}Lower the learning rate (by a factor of 3 to 10), train '
+            'the heads longer before the backbone, or use more images; to continue all the same, in a config of your '
+            f'own, raise patience (now {self.patience}) of StopWhenWorseHook and --resume'
         )
 
     def what_to_use(self, runner, original: float) -> str:

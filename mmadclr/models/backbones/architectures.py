@@ -135,7 +135,7 @@ def check_choice(name: str, value: Any, choices: Sequence) -> None:
 def _sizes_of_timm(arch: str) -> dict:
     if not timm.is_model(arch):
         names = [*PUBLIC, *timm.list_models('*vit*'), *timm.list_models('deit*')]
-        close = difflib.get_close_matches(arch, names)
+        close = difflib.get_close_matches(arch, list(dict.fromkeys(names)))
         hint = f'; did you mean {" or ".join(close)}?' if close else ''
         raise ValueError(f'arch {arch!r} is not a model of timm {timm.__version__}{hint}')
     with torch.device('meta'):
