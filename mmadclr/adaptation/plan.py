@@ -126,7 +126,7 @@ def choose_batch(images: int, on_gpu: bool, processes: int = 1) -> int:
 
 
 def choose_prototypes(images: int) -> int:
-    """Prototypes by the number of images; fewer than images."""
+    """Prototypes by the number of images: at most as many, but at least 64."""
     number = next(number for limit, number in PROTOTYPES if images < limit)
     return min(number, max(64, 2 ** int(math.log2(images))))
 

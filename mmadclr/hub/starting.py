@@ -124,6 +124,8 @@ def complete_start(cfg: Any) -> Any:
     for key, value in start.settings.items():
         if backbone.get(key) is None and key not in OF_METHOD:
             backbone[key] = value
+    if 'rope' in start.settings:  # the config may add random changes of positions in training
+        backbone['rope'] = {**start.settings['rope'], **backbone['rope']}
     _complete_normalization(cfg, start.normalization)
     return cfg
 

@@ -100,6 +100,14 @@ def test_rotary_positions_and_gates_come_from_the_file(method, gated, started_co
     assert not trained.model.state_dict()['blocks.1.attn.qkv.bias'].chunk(3)[1].any()
 
 
+def test_a_config_may_add_random_changes_of_rotary_positions(started_config, tmp_path):
+    folder = write_dinov3_folder(tmp_path / 'dinov3')
+    cfg = started_config(start=folder, overrides={'model.backbone.rope': dict(rescale_coords=2.0)})
+    backbone = Runner.from_cfg(cfg).model.teacher['backbone']
+    assert backbone.rope.rescale_coords == 2.0
+    assert torch.equal(backbone.rope.periods, open_backbone(folder).model.rope.periods)
+
+
 def test_the_license_is_told_once(started_config, tmp_path, monkeypatch):
     told = []
     for module in ('mmadclr.checkpoint.weights', 'mmadclr.hub.starting'):
