@@ -20,6 +20,8 @@ MODELS = {
     'vit, eps': ('ViT', dict(intermediate_size=128, layer_norm_eps=1e-3)),
     'vit, no biases': ('ViT', dict(intermediate_size=128, qkv_bias=False)),
     'vit, oblong': ('ViT', dict(intermediate_size=128, image_size=[32, 48])),
+    'mae': ('ViTMAE', dict(intermediate_size=128, mask_ratio=0.0)),
+    'msn': ('ViTMSN', dict(intermediate_size=128)),
     'dinov2': ('Dinov2', dict(mlp_ratio=3)),
     'dinov2, one channel a head': ('Dinov2', dict(num_attention_heads=64)),
     'registers': ('Dinov2WithRegisters', dict(num_register_tokens=3)),
@@ -52,7 +54,11 @@ def native_size(model):
 def assert_same_tokens(opened, model, size, atol=1e-5):
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     needs_resizing = type(model).__name__.startswith('ViT') and size != native_size(model)
-    want = model(images, **(dict(interpolate_pos_encoding=True) if needs_resizing else {})).last_hidden_state
+    options = dict(interpolate_pos_encoding=True) if needs_resizing else {}
+    if model.config.model_type == 'vit_mae':  # orders patches by noise, even if none is masked
+        patches = size[0] * size[1] // COMMON['patch_size'] ** 2
+        options['noise'] = torch.arange(patches).expand(2, -1) / patches
+    want = model(images, **options).last_hidden_state
     got = opened.model(images)
     prefix = opened.model.num_prefix_tokens
     torch.testing.assert_close(got.cls, want[:, 0], rtol=0, atol=atol)
