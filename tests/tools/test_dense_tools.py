@@ -104,6 +104,7 @@ def test_demo_ends_with_the_table_and_its_summary(demo):
         assert np.asarray(Image.open(work / f'{name}.png').convert('L')).std() > 10, name
 
 
+@pytest.mark.long
 def test_each_part_of_the_demo_shows_its_progress_and_no_dumps(demo):
     work, text = demo
     parts = re.split(r'^([A-Z]+, \w+).*$', text, flags=re.MULTILINE)
@@ -119,6 +120,7 @@ def test_each_part_of_the_demo_shows_its_progress_and_no_dumps(demo):
     assert [log.count('index created!') > 1 for log in logs] == [True, True], 'what pycocotools prints'
 
 
+@pytest.mark.long
 def test_parts_of_the_demo_run_alone_and_keep_the_other_numbers(demo, roots):
     work, _ = demo
     before = json.loads((work / 'summary.json').read_text())
@@ -134,6 +136,7 @@ def test_parts_of_the_demo_need_their_checkpoint(tmp_path):
     assert 'contains no pretrained checkpoint: run the part pretraining first' in done.stderr
 
 
+@pytest.mark.long
 def test_dense_probe_repeats_the_validation_of_the_run(demo, roots):
     work, _ = demo
     places = ['--data-root', roots['segmentation'], '--train', 'train', 'semantic/train', '--val', 'val', 'semantic/val']
@@ -143,6 +146,7 @@ def test_dense_probe_repeats_the_validation_of_the_run(demo, roots):
     assert printed(done)['patch_linear_miou'] == pytest.approx(summary['probe_miou_teacher'], abs=0.011)
 
 
+@pytest.mark.long
 def test_pretraining_configs_are_tested_by_their_validation(demo, roots, tmp_path):
     work, _ = demo
     done = tool('test', ADCLR_DEMO, work / 'epoch_2.pth', '--work-dir', tmp_path, *options(roots['segmentation']))
