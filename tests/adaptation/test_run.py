@@ -72,6 +72,7 @@ def test_it_ends_with_table_and_verdict(method, arguments, tmp_path, capsys, wei
         'original',
         'random',
         'mmadclr export',
+        '.pth (after epoch ',
     ):
         assert part in text
     result = json.loads((tmp_path / 'out' / 'adaptation.json').read_text())

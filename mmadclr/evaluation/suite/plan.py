@@ -34,7 +34,7 @@ from mmadclr.models.backbones.dense_features import check_blocks
 from mmadclr.models.backbones.query_vit import QueryViT
 
 LEARNED = (Hummingbird, PatchKnn, PatchLogistic, Linear, LinearDinov2)  # use training images
-ALIASES = {'ade': 'ade20k', 'voc2007': 'voc07', 'voc2012': 'voc12'}
+ALIASES = {'ade': 'ade20k'}
 JobKey = tuple[str, str]  # benchmark and protocol
 NEW, FINISHED, AGAIN = 'to run', 'finished', 'run again'
 
