@@ -145,3 +145,13 @@ def test_pictures_are_seen_upright(tmp_path, folder):
     study = make_study(arguments(folder / 'a.pth', tmp_path / 'turned.jpg', '--size', '64'))
     assert study.image(0, 0).size == (48, 64)
     assert study.tokens(0, 0).patches.shape == (8, 6, 64)
+
+
+@pytest.mark.long
+def test_figures_of_1024_pixels(folder, tmp_path):
+    """8,192 patches of one image."""
+    figures = {'attention', 'pca', 'queries', 'segmentation'}
+    out = tmp_path / 'out'
+    done = mmadclr('show', folder / 'a.pth', folder / 'one', '--size', 1024, '--what', ','.join(figures), '--out', out)
+    assert done.returncode == 0, done.stderr
+    assert {path.stem for path in out.glob('*.png')} == figures
