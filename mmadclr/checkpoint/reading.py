@@ -87,7 +87,7 @@ def read_checkpoint(filename: str | Path, mapped: bool = False) -> dict:
     if path.is_dir():
         return {**_read_shards(weights_files(path)), **configuration(path)}
     if not path.is_file():
-        hint = f'; a model of the Hugging Face hub is hf:{filename}' if HUB_NAME.fullmatch(str(filename)) else ''
+        hint = f'; for a model of the Hugging Face hub write hf:{filename}' if HUB_NAME.fullmatch(str(filename)) else ''
         raise FileNotFoundError(f'checkpoint {filename} does not exist{hint}')
     if path.name.endswith('.index.json'):
         return {**_read_shards(shards(path)), **configuration(path.parent)}

@@ -91,7 +91,7 @@ def test_satellite_weights_have_statistics_of_their_own():
 
 
 def test_a_name_of_the_hub_without_its_scheme_is_recognized():
-    with pytest.raises(FileNotFoundError, match='a model of the Hugging Face hub is hf:facebook/dinov2-small'):
+    with pytest.raises(FileNotFoundError, match='for a model of the Hugging Face hub write hf:facebook/dinov2-small'):
         open_backbone('facebook/dinov2-small')
     with pytest.raises(FileNotFoundError, match=r'runs/epoch_3\.pth does not exist$'):
         open_backbone('runs/epoch_3.pth')

@@ -185,10 +185,8 @@ def _notes(rows: Sequence[Row], images: int, channels: int, drift: Mapping[str, 
 def _few_images(units: int, rows: Sequence[Row]) -> str:
     halves = [(row.name, (row.change.interval.high - row.change.interval.low) / 2) for row in rows]
     sizes = ', '.join(f'{half:.2g} of {name}' for name, half in halves if half > 0)
-    return (
-        f'only {units} images: intervals are wide, and changes below about {sizes} cannot be told from chance; '
-        f'{FEW_IMAGES} or more images give a clearer result'
-    )
+    limits = f', and changes below about {sizes} cannot be told from chance' if sizes else ''
+    return f'only {units} images: intervals are wide{limits}; {FEW_IMAGES} or more images give a clearer result'
 
 
 def _limits_of(row: Row) -> Iterator[str]:

@@ -91,7 +91,8 @@ class Source:
         """What the features of an input depend on."""
         items = self.items(split)
         files = [path for item in items for path in (item.image, item.mask)]
-        images = digest_of([[item.name for item in items], files, sizes_and_times(files)])
+        found = None if self.folder is None else sizes_and_times(files)  # only what is kept outlives a change of the files
+        images = digest_of([[item.name for item in items], files, found])
         return dict(form=list(form), images=images, weights=self.digest, dtype=self.dtype, batch=self.loading.batch_size)
 
     def _place(self, split: str, form: Form) -> Path:
